@@ -1,0 +1,241 @@
+//! How one call is to be treated: the query string, read once into `Behave`.
+//!
+//! Never acts on it (see `calls`, `webhook`, `polling`). An unknown parameter is an error, because a mistyped fault that
+//! is silently ignored makes a test prove nothing.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use percent_encoding::percent_decode_str;
+
+use crate::faults::Fault;
+
+/// Every parameter of the three kinds of call.
+#[derive(Debug, Clone)]
+pub(crate) struct Behave {
+    // How the call itself is answered.
+    pub(crate) latency: Duration,
+    pub(crate) status: Option<u16>,
+    pub(crate) body: Option<Bytes>,
+    pub(crate) retry_after: Option<u64>,
+    pub(crate) failed: bool,
+    // When it is refused.
+    pub(crate) fail_first: u64,
+    pub(crate) fail_every: Option<u64>,
+    pub(crate) throttle_first: u64,
+    pub(crate) limit: Option<Limit>,
+    // How it goes wrong.
+    pub(crate) fault: Option<Fault>,
+    pub(crate) fault_every: u64,
+    pub(crate) accepted: bool,
+    pub(crate) callback: CallbackPlan,
+    // When polled work is ready; a poll's own query goes before that of the call that submitted the work.
+    pub(crate) polls: Option<u64>,
+    pub(crate) ready: Option<Duration>,
+}
+
+/// The vendor's own limit: at most `max` calls in any window of `per`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    pub(crate) max: usize,
+    pub(crate) per: Duration,
+}
+
+/// When and how an async vendor calls back.
+#[derive(Debug, Clone)]
+pub(crate) struct CallbackPlan {
+    pub(crate) url_at: String,
+    pub(crate) request_id_at: String,
+    pub(crate) after: Duration,
+    pub(crate) times: u32,
+    pub(crate) gap: Duration,
+    pub(crate) early: bool,
+    pub(crate) never: bool,
+    pub(crate) forged: bool,
+    pub(crate) retries: u32,
+    pub(crate) sign_secret: Option<String>,
+}
+
+impl Default for Behave {
+    fn default() -> Behave {
+        Behave {
+            latency: Duration::ZERO,
+            status: None,
+            body: None,
+            retry_after: None,
+            failed: false,
+            fail_first: 0,
+            fail_every: None,
+            throttle_first: 0,
+            limit: None,
+            fault: None,
+            fault_every: 1,
+            accepted: false,
+            callback: CallbackPlan {
+                url_at: "/callback_url".into(),
+                request_id_at: "/request_id".into(),
+                after: Duration::from_millis(50),
+                times: 1,
+                gap: Duration::ZERO,
+                early: false,
+                never: false,
+                forged: false,
+                retries: 5,
+                sign_secret: None,
+            },
+            polls: None,
+            ready: None,
+        }
+    }
+}
+
+impl Behave {
+    /// Reads a query string. `+` stays `+`: signing secrets and literal bodies are full of them.
+    pub(crate) fn parse(query: Option<&str>) -> Result<Behave, String> {
+        let mut behave = Behave::default();
+        let (mut max, mut per_ms, mut size) = (None, None, None);
+        for (key, value) in pairs(query)? {
+            match key.as_str() {
+                "max" => max = Some(number(&key, &value, 1, 1_000_000)?),
+                "per_ms" => per_ms = Some(number(&key, &value, 1, DAY_MS)?),
+                "size" => size = Some(number(&key, &value, 2, 10_000_000_000)?),
+                _ if behave.read_callback(&key, &value)? => {}
+                _ => behave.read_call(&key, &value)?,
+            }
+        }
+        behave.limit = match (max, per_ms) {
+            (None, None) => None,
+            (Some(max), Some(per)) => Some(Limit { max: max as usize, per: Duration::from_millis(per) }),
+            _ => return Err("`max` and `per_ms` go together".into()),
+        };
+        match (size, behave.fault) {
+            (None, _) => {}
+            (Some(size), Some(Fault::Big { .. })) => behave.fault = Some(Fault::Big { size }),
+            (Some(_), _) => return Err("`size` goes with `fault=big`".into()),
+        }
+        Ok(behave)
+    }
+
+    fn read_call(&mut self, key: &str, value: &str) -> Result<(), String> {
+        match key {
+            "latency_ms" => self.latency = millis(key, value)?,
+            "status" => self.status = Some(number(key, value, 200, 599)? as u16),
+            "body" => self.body = Some(Bytes::copy_from_slice(value.as_bytes())),
+            "retry_after" => self.retry_after = Some(number(key, value, 0, u64::MAX)?),
+            "failed" => self.failed = flag(key, value)?,
+            "fail_first" => self.fail_first = number(key, value, 0, u64::MAX)?,
+            "fail_every" => self.fail_every = Some(number(key, value, 1, u64::MAX)?),
+            "throttle_first" => self.throttle_first = number(key, value, 0, u64::MAX)?,
+            "fault" => self.fault = Some(Fault::from_str(value)?),
+            "fault_every" => self.fault_every = number(key, value, 1, u64::MAX)?,
+            "accepted" => self.accepted = flag(key, value)?,
+            "polls" => self.polls = Some(number(key, value, 0, u64::MAX)?),
+            "ready_ms" => self.ready = Some(millis(key, value)?),
+            _ => return Err(format!("there is no parameter `{key}`; GET / lists them")),
+        }
+        Ok(())
+    }
+
+    /// Says whether the parameter was one of the callback's.
+    fn read_callback(&mut self, key: &str, value: &str) -> Result<bool, String> {
+        let plan = &mut self.callback;
+        match key {
+            "callback_ptr" => plan.url_at = pointer(key, value)?,
+            "request_id_ptr" => plan.request_id_at = pointer(key, value)?,
+            "callback_ms" | "late_ms" => plan.after = millis(key, value)?,
+            "callback_times" => plan.times = number(key, value, 0, 1000)? as u32,
+            "callback_gap_ms" => plan.gap = millis(key, value)?,
+            "callback_retries" => plan.retries = number(key, value, 0, 1000)? as u32,
+            "sign_secret" => plan.sign_secret = Some(value.into()),
+            "never" => plan.never = flag(key, value)?,
+            "forged" => plan.forged = flag(key, value)?,
+            "callback" => match value {
+                "early" => plan.early = true,
+                "never" => plan.never = true,
+                "forged" => plan.forged = true,
+                "failed" => self.failed = true,
+                _ => return Err(format!("`callback` is early, never, forged or failed, not `{value}`")),
+            },
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+const DAY_MS: u64 = 86_400_000;
+
+/// The decoded parameters of a query string, in order.
+pub(crate) fn pairs(query: Option<&str>) -> Result<Vec<(String, String)>, String> {
+    let decode = |text: &str| {
+        let decoded = percent_decode_str(text).decode_utf8();
+        decoded.map(|text| text.into_owned()).map_err(|_| format!("`{text}` is not UTF-8"))
+    };
+    let parts = query.unwrap_or_default().split('&').filter(|part| !part.is_empty());
+    parts
+        .map(|part| {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            Ok((decode(key)?, decode(value)?))
+        })
+        .collect()
+}
+
+pub(crate) fn number(key: &str, value: &str, min: u64, max: u64) -> Result<u64, String> {
+    let number: u64 = value.parse().map_err(|_| format!("`{key}` is a whole number, not `{value}`"))?;
+    if (min..=max).contains(&number) {
+        Ok(number)
+    } else {
+        Err(format!("`{key}` is from {min} to {max}, not {number}"))
+    }
+}
+
+/// A wait of at most a day: more is a slip, and tokio's timers end after two years.
+fn millis(key: &str, value: &str) -> Result<Duration, String> {
+    Ok(Duration::from_millis(number(key, value, 0, DAY_MS)?))
+}
+
+fn flag(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "" | "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(format!("`{key}` is true or false, not `{value}`")),
+    }
+}
+
+fn pointer(key: &str, value: &str) -> Result<String, String> {
+    let right = value.is_empty() || value.starts_with('/');
+    if right {
+        Ok(value.into())
+    } else {
+        Err(format!("`{key}` is a JSON pointer such as /callback_url, not `{value}`"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_parameter_is_named_in_the_error() {
+        let error = Behave::parse(Some("latncy_ms=5")).expect_err("refused");
+        assert!(error.contains("`latncy_ms`"), "{error}");
+    }
+
+    #[test]
+    fn half_a_limit_is_refused() {
+        assert!(Behave::parse(Some("max=5")).is_err());
+        assert!(Behave::parse(Some("max=5&per_ms=100")).is_ok());
+    }
+
+    #[test]
+    fn plus_signs_and_escapes_reach_the_body_as_they_are_meant() {
+        let behave = Behave::parse(Some("body=%7B%22a%22%3A1.10e+5%7D")).expect("parses");
+        assert_eq!(behave.body.expect("a body"), r#"{"a":1.10e+5}"#);
+    }
+
+    #[test]
+    fn flags_need_no_value() {
+        let behave = Behave::parse(Some("never&forged=1&callback=failed")).expect("parses");
+        assert!(behave.callback.never && behave.callback.forged && behave.failed);
+    }
+}

@@ -1,0 +1,163 @@
+//! Pretend vendors with real sockets: scripted answers, faults, callbacks, and a journal of what arrived when.
+//!
+//! They prove the wire contract, so they never see Fetchgate's types. A call travels `server` (sockets) → `routes` →
+//! `calls` (journal, refusals, latency, faults) → `sync`, `webhook` or `polling`; `vendor` and `journal` remember,
+//! `callbacks` and `post` call back. The parameters of a call are in `behave`; `GET /` lists them.
+
+mod answer;
+mod behave;
+mod callbacks;
+mod calls;
+mod faults;
+mod journal;
+mod polling;
+mod post;
+mod reply;
+mod routes;
+mod server;
+mod sign;
+mod sync;
+mod text;
+mod vendor;
+mod webhook;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+pub use answer::Answer;
+pub use faults::Fault;
+pub use journal::{Arrival, Stats};
+
+use callbacks::Callbacks;
+use vendor::Vendor;
+
+/// Names that one server remembers; calls of others are answered 503.
+const NAMES: usize = 10_000;
+
+/// A running server. Dropping it ends its tasks soon, `stop` ends them before it returns.
+pub struct MockVendors {
+    address: SocketAddr,
+    world: Arc<World>,
+    stop: oneshot::Sender<()>,
+    tasks: JoinSet<()>,
+}
+
+/// What all connections share.
+pub(crate) struct World {
+    // Before every arrival: a time from before its journal's epoch could not be written down.
+    epoch: Instant,
+    vendors: RwLock<HashMap<String, Arc<Vendor>>>,
+    pub(crate) callbacks: Callbacks,
+}
+
+impl MockVendors {
+    /// Listens on an address such as `127.0.0.1:0` (0: any free port) and serves on the current runtime.
+    pub async fn start(listen: &str) -> io::Result<MockVendors> {
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        let world = Arc::new(World { epoch: Instant::now(), vendors: RwLock::default(), callbacks: Callbacks::new() });
+        let (stop, stopped) = oneshot::channel();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(server::run(listener, Arc::clone(&world), stopped));
+        Ok(MockVendors { address, world, stop, tasks })
+    }
+
+    /// `http://127.0.0.1:PORT`, without a slash at the end.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next calls of this name (polls too) get these answers, in order; then its behaviour is normal again.
+    ///
+    /// # Panics
+    /// When HTTP cannot carry an answer, or with too many names.
+    pub fn script(&self, name: &str, answers: Vec<Answer>) {
+        answers.iter().for_each(Answer::check);
+        self.world.vendor(name).expect("fewer than 10,000 names").script(answers);
+    }
+
+    /// The last thousand arrivals of this name, oldest first; fewer when their bodies are large.
+    pub fn arrivals(&self, name: &str) -> Vec<Arrival> {
+        self.world.known(name).map_or_else(Vec::new, |vendor| vendor.arrivals())
+    }
+
+    /// The times of all arrivals of this name, oldest first; at most two million.
+    pub fn arrival_times(&self, name: &str) -> Vec<Instant> {
+        self.world.known(name).map_or_else(Vec::new, |vendor| vendor.times())
+    }
+
+    /// How many calls of this name arrived.
+    pub fn count(&self, name: &str) -> u64 {
+        self.world.known(name).map_or(0, |vendor| vendor.count())
+    }
+
+    /// What was counted under this name, with the worst window of this length.
+    pub fn stats(&self, name: &str, window: Duration) -> Stats {
+        self.world.stats(name, window, None)
+    }
+
+    /// Forgets what was counted under this name, as `DELETE /stats/{name}` does. Script and tickets stay.
+    pub fn reset(&self, name: &str) {
+        self.world.known(name).inspect(|vendor| vendor.reset());
+    }
+
+    /// The statuses that this name's callbacks were answered with, retries included; 0 stands for no answer.
+    pub fn callback_replies(&self, name: &str) -> Vec<u16> {
+        self.world.known(name).map_or_else(Vec::new, |vendor| vendor.replies())
+    }
+
+    /// The same of its forged callbacks, which are not among `callback_replies`.
+    pub fn forged_replies(&self, name: &str) -> Vec<u16> {
+        self.world.known(name).map_or_else(Vec::new, |vendor| vendor.forged_replies())
+    }
+
+    /// Waits until no callback is scheduled or under way. A call counts from before its 202 is written.
+    pub async fn callbacks_settled(&self) {
+        self.world.callbacks.settled().await;
+    }
+
+    /// Ends every connection and callback; the port is free when this returns.
+    pub async fn stop(self) {
+        drop(self.stop);
+        self.tasks.join_all().await;
+        self.world.callbacks.stop().await;
+    }
+}
+
+impl World {
+    /// The vendor of this name, which may be new; none when there are too many.
+    pub(crate) fn vendor(&self, name: &str) -> Option<Arc<Vendor>> {
+        if let Some(vendor) = self.known(name) {
+            return Some(vendor);
+        }
+        let mut vendors = self.vendors.write().unwrap_or_else(PoisonError::into_inner);
+        if vendors.len() >= NAMES && !vendors.contains_key(name) {
+            return None;
+        }
+        let vendor = vendors.entry(name.into()).or_insert_with(|| Arc::new(Vendor::new(name, self.epoch)));
+        Some(Arc::clone(vendor))
+    }
+
+    /// The vendor of this name if it was ever called or scripted.
+    pub(crate) fn known(&self, name: &str) -> Option<Arc<Vendor>> {
+        self.vendors.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    pub(crate) fn stats(&self, name: &str, window: Duration, n: Option<usize>) -> Stats {
+        match self.known(name) {
+            Some(vendor) => vendor.stats(window, n),
+            None => Stats { window_ms: window.as_millis() as u64, ..Stats::default() },
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Vendors call us: a callback becomes the outcome of its job, whatever the job is doing, if nothing was faster.
+//!
+//! Never reads the store before the caller has proved who it is, and never says 200 before the outcome is durable.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::StatusCode,
+    response::Response,
+};
+use bytes::Bytes;
+
+use super::{
+    App,
+    body::{self, MAX_CALLBACK},
+    dto,
+    error::ApiError,
+    server::Segments,
+};
+use crate::{
+    job::{Failure, Job, JobId, lifecycle},
+    store::{Amended, Which},
+    vendor::{Callback, NotBelieved, Vendor},
+};
+
+/// `POST /vendor-webhook/{vendor}/{token}`: the URL that we handed to the vendor for one job. The token is the proof.
+pub(super) async fn for_one_job(
+    State(app): State<Arc<App>>,
+    Segments((vendor, token)): Segments<(String, String)>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let Some((id, run)) = app.vendors.read_token(&vendor, &token) else {
+        refused(&app, &vendor);
+        return Err(bad_signature());
+    };
+    // A vendor that has gone from the config can still finish what it accepted; it has lost only its rules for reading.
+    let vendor = app.vendors.get(&vendor).ok_or_else(|| ApiError::unknown_vendor(&vendor))?;
+    let raw = body::read(request, MAX_CALLBACK).await?;
+    let outcome = vendor.read_callback(body::check_json(&raw)?);
+    match amend(&app, vendor, Which::Id(id), Some(run), outcome).await? {
+        // Pruned since: it had ended, and the vendor has nothing to repeat.
+        Amended::Unknown | Amended::Changed(_) | Amended::Left(_) => Ok(success()),
+    }
+}
+
+/// `POST /vendor-webhook/{vendor}`: one URL for all jobs of a vendor; the body says which.
+pub(super) async fn shared(
+    State(app): State<Arc<App>>,
+    Segments(name): Segments<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
+    let headers = request.headers().clone();
+    let raw = body::read(request, MAX_CALLBACK).await?;
+    vendor.verify_shared(&headers, &raw, app.clock.now()).map_err(|why| {
+        refused(&app, &name);
+        match why {
+            NotBelieved::BadSignature => bad_signature(),
+            NotBelieved::SharedUrlOff => {
+                let detail =
+                    "this vendor has no webhook.verify in the config; set a signature scheme, or verify = \"none\"";
+                ApiError::new(StatusCode::FORBIDDEN, "shared_webhook_off", detail)
+            }
+        }
+    })?;
+    let body = body::check_json(&raw)?;
+    let which = match vendor.job_in_callback(body) {
+        Some(Callback::Job(id)) => Which::Id(id),
+        Some(Callback::Ticket(ticket)) => Which::Ticket { vendor: vendor.name().clone(), ticket },
+        Some(Callback::UnknownJob) => return Err(ApiError::unknown_job()),
+        None => {
+            let detail = "the body names no job; see webhook.request_id and webhook.ticket_in_callback in the config";
+            return Err(ApiError::bad_request("missing_request_id", detail));
+        }
+    };
+    let by_ticket = matches!(which, Which::Ticket { .. });
+    match amend(&app, vendor, which, None, vendor.read_callback(body)).await? {
+        Amended::Changed(job) | Amended::Left(job) if job.lane.vendor == *vendor.name() => Ok(success()),
+        // The vendor may have called back before its own reply, which has the ticket, was stored.
+        Amended::Unknown if by_ticket && app.store.backlog(vendor.name()).await.leased > 0 => {
+            let detail = "no job has this ticket yet, and a call is under way; send it again";
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unknown_job", detail).retry_after(1))
+        }
+        _ => Err(ApiError::unknown_job()),
+    }
+}
+
+/// Lets the outcome decide the job, if it has not ended and is this vendor's.
+async fn amend(
+    app: &App,
+    vendor: &Arc<Vendor>,
+    which: Which,
+    run: Option<u32>,
+    outcome: Result<Bytes, Failure>,
+) -> Result<Amended, ApiError> {
+    let name = vendor.name().clone();
+    let decide = move |job: &Job| {
+        if job.lane.vendor != name {
+            return None;
+        }
+        lifecycle::answered(job, run, outcome.clone())
+    };
+    let amended = app.store.amend(which, app.clock.now(), Box::new(decide)).await?;
+    if let Some(metrics) = app.metrics.vendor(vendor.name()) {
+        match &amended {
+            Amended::Changed(job) => {
+                metrics.callbacks_accepted.inc();
+                metrics.count_ended(job.status);
+            }
+            Amended::Left(job) => {
+                log_ignored(job.id, vendor.name());
+                metrics.callbacks_ignored.inc();
+            }
+            Amended::Unknown => {
+                metrics.callbacks_ignored.inc();
+            }
+        }
+    }
+    Ok(amended)
+}
+
+fn log_ignored(id: JobId, vendor: &str) {
+    tracing::info!(%vendor, job = %id, "callback ignored: the job has ended, or this is for an earlier run");
+}
+
+fn refused(app: &App, vendor: &str) {
+    tracing::warn!(%vendor, "callback refused: its signature is not right");
+    if let Some(metrics) = app.metrics.vendor(vendor) {
+        metrics.callbacks_refused.inc();
+    }
+}
+
+fn bad_signature() -> ApiError {
+    ApiError::new(StatusCode::UNAUTHORIZED, "bad_signature", "the callback's token or signature is not right")
+}
+
+fn success() -> Response {
+    dto::json_response(StatusCode::OK, r#"{"status":"success"}"#.into())
+}

@@ -1,0 +1,196 @@
+//! Answers as JSON: jobs, lists, attempts, and why a job waits.
+//!
+//! Never re-encodes a payload or a result: their bytes are put into the answer as they are stored.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::{App, error::ApiError};
+use crate::{
+    clock::Time,
+    job::{Attempts, Job, JobId, Stage, Status},
+    limit::Blocker,
+};
+
+/// What keeps a job from going on, and until when, as far as that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WhyWaiting {
+    blocked_on: String,
+    eligible_at: Option<Time>,
+}
+
+#[derive(Serialize)]
+struct JobView<'a> {
+    request_id: JobId,
+    vendor: &'a str,
+    tenant: &'a str,
+    priority: &'static str,
+    tags: &'a [String],
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorView<'a>>,
+    attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blocked_on: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eligible_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline: Option<Time>,
+    created_at: Time,
+    updated_at: Time,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finished_at: Option<Time>,
+}
+
+#[derive(Serialize)]
+struct ErrorView<'a> {
+    code: &'static str,
+    message: &'a str,
+}
+
+/// `202 {"request_id": "…"}`, exactly that.
+pub(super) fn accepted(id: JobId) -> Response {
+    json_response(StatusCode::ACCEPTED, format!(r#"{{"request_id":"{id}"}}"#).into())
+}
+
+/// A whole job without its payload.
+pub(super) fn job(job: &Job, why: Option<WhyWaiting>) -> Response {
+    job_with(job, false, why)
+}
+
+/// A whole job.
+pub(super) fn job_with(job: &Job, payload: bool, why: Option<WhyWaiting>) -> Response {
+    json_response(StatusCode::OK, render(job, payload, why.as_ref()).into())
+}
+
+/// One page of a list.
+pub(super) fn page(jobs: &[Job], next_cursor: Option<&str>) -> Response {
+    let mut body = br#"{"jobs":["#.to_vec();
+    for (i, job) in jobs.iter().enumerate() {
+        if i > 0 {
+            body.push(b',');
+        }
+        body.extend(render(job, false, None));
+    }
+    // A cursor is base64: nothing in it needs escaping.
+    let cursor = next_cursor.map_or_else(|| "null".to_owned(), |cursor| format!(r#""{cursor}""#));
+    body.extend(format!(r#"],"next_cursor":{cursor}}}"#).into_bytes());
+    json_response(StatusCode::OK, body.into())
+}
+
+fn render(job: &Job, payload: bool, why: Option<&WhyWaiting>) -> Vec<u8> {
+    let failure = job.failure.as_ref();
+    let view = JobView {
+        request_id: job.id,
+        vendor: &job.lane.vendor,
+        tenant: &job.lane.tenant,
+        priority: job.lane.priority.as_str(),
+        tags: &job.tags,
+        status: job.status.as_str(),
+        error: failure.map(|failure| ErrorView { code: failure.code.as_str(), message: &failure.message }),
+        attempts: job.attempt,
+        blocked_on: why.map(|why| &*why.blocked_on),
+        eligible_at: why.and_then(|why| why.eligible_at),
+        deadline: job.deadline.map(|deadline| deadline.at),
+        created_at: job.id.created_at(),
+        updated_at: job.updated_at,
+        finished_at: job.finished_at,
+    };
+    let mut body = serde_json::to_vec(&view).expect("a job's view is plain data");
+    let mut splice = |name: &str, value: &[u8]| {
+        body.pop(); // The closing brace.
+        body.extend(format!(r#","{name}":"#).into_bytes());
+        body.extend(value);
+        body.push(b'}');
+    };
+    if let Some(result) = &job.result {
+        splice("result", result);
+    }
+    if payload {
+        splice("payload", &job.payload);
+    }
+    body
+}
+
+/// The attempts of a job.
+pub(super) fn attempts(attempts: &Attempts) -> Response {
+    #[derive(Serialize)]
+    struct View<'a> {
+        n: u32,
+        kind: crate::job::AttemptKind,
+        sent_at: Option<Time>,
+        permit_at: Time,
+        status: Option<u16>,
+        latency_ms: u64,
+        outcome: crate::job::AttemptOutcome,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        detail: Option<&'a str>,
+    }
+    #[derive(Serialize)]
+    struct List<'a> {
+        attempts: Vec<View<'a>>,
+        omitted: u32,
+    }
+    let views = attempts.iter().map(|attempt| View {
+        n: attempt.n,
+        kind: attempt.kind,
+        sent_at: attempt.sent_at.map(Time),
+        permit_at: Time(attempt.permit_at),
+        status: attempt.status,
+        latency_ms: attempt.latency_ms,
+        outcome: attempt.outcome,
+        detail: attempt.detail.as_deref(),
+    });
+    json(StatusCode::OK, &List { attempts: views.collect(), omitted: attempts.omitted() })
+}
+
+/// What keeps a job from going on: the first that holds.
+pub(super) async fn why_waiting(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError> {
+    if job.status.has_ended() || (job.status == Status::Processing && job.stage == Stage::Call) {
+        return Ok(None);
+    }
+    let Some(vendor) = app.vendors.get(&job.lane.vendor) else { return Ok(None) };
+    let because = |blocked_on: &str, eligible_at| Ok(Some(WhyWaiting { blocked_on: blocked_on.into(), eligible_at }));
+    let now = app.clock.now();
+    let is_due = job.due_at <= now;
+    if job.stage == Stage::Await {
+        return because("awaiting_callback", None);
+    }
+    if !is_due && job.stage == Stage::Call && job.attempt == 0 {
+        return because("not_before", Some(job.due_at));
+    }
+    if let Some(pause) = app.pauses.get(vendor.name(), now) {
+        return because("vendor_paused", pause.until.map(|until| until.max(job.due_at)));
+    }
+    if !is_due {
+        let what = if job.stage == Stage::Poll { "next_poll" } else { "retry_backoff" };
+        return because(what, Some(job.due_at));
+    }
+    let (next_at, by) = app.limiter.next_for(&vendor.config.pool, &job.lane.tenant).await?;
+    let eligible_at = Some(app.clock.time_at(next_at).max(now));
+    match by {
+        Some(Blocker::Limit(id)) => because(&format!("limit:{id}"), eligible_at),
+        // The vendor's own wish, by Retry-After.
+        Some(Blocker::Gate) => because("retry_backoff", eligible_at),
+        None => {
+            let in_flight = app.metrics.vendor(vendor.name()).map_or(0, |metrics| metrics.in_flight.get());
+            let full = usize::try_from(in_flight).unwrap_or(0) >= vendor.config.concurrency;
+            because(if full { "concurrency" } else { "queue" }, None)
+        }
+    }
+}
+
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    json_response(status, serde_json::to_vec(value).expect("our own answers are plain data").into())
+}
+
+pub(super) fn json_response(status: StatusCode, body: Bytes) -> Response {
+    let mut response = (status, Body::from(body)).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,130 @@
+//! Everything that can go wrong in front of a caller, as `application/problem+json` (RFC 9457) with a stable code.
+//!
+//! Never shows what is inside: no stack trace, no SQL, no secret. What is our fault is logged here, once.
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use crate::store::StoreError;
+
+/// What is wrong with one place in a body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct FieldError {
+    /// RFC 6901, from the top of the body.
+    pub(crate) pointer: String,
+    pub(crate) detail: String,
+}
+
+/// A problem that a caller is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    errors: Vec<FieldError>,
+    retry_after_secs: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'static str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
+    errors: &'a [FieldError],
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> ApiError {
+        ApiError { status, code, detail: detail.into(), errors: Vec::new(), retry_after_secs: None }
+    }
+
+    pub(crate) fn bad_request(code: &'static str, detail: impl Into<String>) -> ApiError {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    pub(crate) fn unprocessable(code: &'static str, detail: impl Into<String>) -> ApiError {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
+    }
+
+    /// A body that is JSON and does not say what it should, with every place that is wrong.
+    pub(crate) fn invalid_fields(errors: Vec<FieldError>) -> ApiError {
+        let detail = errors.first().map_or_else(String::new, |first| format!("{}: {}", first.pointer, first.detail));
+        ApiError { errors, ..Self::unprocessable("invalid_field", detail) }
+    }
+
+    pub(crate) fn field(code: &'static str, pointer: &str, detail: impl Into<String>) -> ApiError {
+        let detail = detail.into();
+        let errors = vec![FieldError { pointer: pointer.to_owned(), detail: detail.clone() }];
+        ApiError { errors, ..Self::unprocessable(code, detail) }
+    }
+
+    pub(crate) fn unknown_job() -> ApiError {
+        Self::new(StatusCode::NOT_FOUND, "unknown_job", "there is no job with this id")
+    }
+
+    pub(crate) fn unknown_vendor(name: &str) -> ApiError {
+        let detail = format!("no vendor is called {name:?}; GET /vendors lists them");
+        Self::new(StatusCode::NOT_FOUND, "unknown_vendor", detail)
+    }
+
+    pub(crate) fn over_capacity() -> ApiError {
+        let detail = "as many jobs wait as capacity.max_waiting allows; try again later";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "over_capacity", detail).retry_after(5)
+    }
+
+    pub(crate) fn body_too_large(what: impl Into<String>) -> ApiError {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", what)
+    }
+
+    pub(crate) fn retry_after(self, secs: u32) -> ApiError {
+        ApiError { retry_after_secs: Some(secs), ..self }
+    }
+
+    /// The problem as JSON: the body of an answer, or an item of a batch.
+    pub(crate) fn to_json(&self) -> String {
+        let problem = Problem {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            errors: &self.errors,
+        };
+        serde_json::to_string(&problem).expect("a problem is plain data")
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> ApiError {
+        tracing::error!(%error, "a request failed");
+        match error {
+            StoreError::Unavailable(_) => {
+                let detail = "the store is not available; nothing was changed, or it is not known: send the same again later, with an Idempotency-Key";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail).retry_after(1)
+            }
+            StoreError::Corrupt(_) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "something stored could not be read; the log says what",
+            ),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, self.to_json()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(secs) = self.retry_after_secs {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
+        }
+        response
+    }
+}

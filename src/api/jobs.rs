@@ -1,0 +1,188 @@
+//! Submit, find, list, cancel and replay, over HTTP.
+//!
+//! Never decides what may happen to a job (see `job::lifecycle`).
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    App,
+    body::{self, NoParams, Params},
+    dto,
+    error::ApiError,
+    server::Segments,
+    submission,
+};
+use crate::{
+    config::parse_duration,
+    job::{Job, JobId, lifecycle},
+    store::{Amended, Submitted, Which, With},
+};
+
+/// The longest a caller can wait for the end of a job.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// A job without its payload.
+const SMALL: With = With { payload: false, result: true };
+
+/// `POST /jobs`
+pub(super) async fn submit(State(app): State<Arc<App>>, _: NoParams, request: Request) -> Result<Response, ApiError> {
+    let headers = request.headers().clone();
+    if !body::is_json(&body::media_type(&headers)) {
+        return Err(body::unsupported(&headers, "application/json"));
+    }
+    let key = submission::idempotency_key(&headers)?;
+    let raw = body::read(request, body::MAX_BODY).await?;
+    let mut job = submission::parse(&app, body::check_json(&raw)?)?;
+    job.idempotency = key.map(|key| submission::idempotency(key, &raw));
+    let vendor = job.lane.vendor.clone();
+    let outcome = app.metrics.timed(app.store.submit(vec![job])).await?;
+    let (id, replayed) = match outcome.first() {
+        Some(Submitted::New(id)) => (*id, false),
+        Some(Submitted::Known(id)) => (*id, true),
+        Some(Submitted::KeyReused) => return Err(key_reused()),
+        Some(Submitted::OverCapacity) | None => return Err(ApiError::over_capacity()),
+    };
+    if !replayed && let Some(metrics) = app.metrics.vendor(&vendor) {
+        metrics.accepted.inc();
+    }
+    let mut response = match preferred_wait(&headers) {
+        None => dto::accepted(id),
+        Some(wait) => {
+            let ended = wait_until_ended(&app, id, wait, SMALL).await?.filter(|job| job.status.has_ended());
+            let mut response = ended.map_or_else(|| dto::accepted(id), |job| dto::job(&job, None));
+            let applied = format!("wait={}", wait.as_secs());
+            response.headers_mut().insert("preference-applied", HeaderValue::from_str(&applied).expect("digits"));
+            response
+        }
+    };
+    let location = HeaderValue::from_str(&format!("/jobs/{id}")).expect("an id is plain ASCII");
+    response.headers_mut().insert(header::LOCATION, location);
+    if replayed {
+        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+pub(super) fn key_reused() -> ApiError {
+    let detail = "this Idempotency-Key came before with another body; use a new key for a new job";
+    ApiError::unprocessable("idempotency_key_reused", detail)
+}
+
+/// `Prefer: wait=N` (RFC 7240), clamped; what cannot be read is ignored, as a preference may be.
+fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
+    let prefers = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let wait = prefers.flat_map(|value| value.split([',', ';'])).find_map(|preference| {
+        let (name, value) = preference.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("wait").then(|| read_seconds(value.trim().trim_matches('"')))?
+    });
+    wait.map(|secs| Duration::from_secs(secs).min(MAX_WAIT))
+}
+
+/// A number of seconds; one too large to hold is as good as the largest.
+fn read_seconds(text: &str) -> Option<u64> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+/// The job once it has ended, or as it is when the time is up.
+async fn wait_until_ended(app: &App, id: JobId, wait: Duration, with: With) -> Result<Option<Job>, ApiError> {
+    // Registered before looking, so an end between the two is not missed.
+    let waiter = app.store.signals().wait_for(id);
+    let job = app.store.find(id, with).await?;
+    let (Some(found), Some(mut waiter)) = (&job, waiter) else { return Ok(job) };
+    if found.status.has_ended() || tokio::time::timeout(wait, waiter.ended()).await.is_err() {
+        return Ok(job);
+    }
+    Ok(app.store.find(id, with).await?)
+}
+
+/// `GET /jobs/{id}`
+pub(super) async fn find(
+    State(app): State<Arc<App>>,
+    Segments(id): Segments<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut params = Params::of(request.uri());
+    let wait = params.take("wait")?.map(|text| read_wait(&text)).transpose()?;
+    let payload = match params.take("include")?.as_deref() {
+        None => false,
+        Some("payload") => true,
+        Some(_) => return Err(body::invalid_parameter("include", r#"can only be "payload""#)),
+    };
+    params.finish()?;
+    let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
+    let with = With { payload, result: true };
+    let job = match wait {
+        Some(wait) => wait_until_ended(&app, id, wait, with).await?,
+        None => app.store.find(id, with).await?,
+    };
+    let job = job.ok_or_else(ApiError::unknown_job)?;
+    Ok(dto::job_with(&job, payload, dto::why_waiting(&app, &job).await?))
+}
+
+fn read_wait(text: &str) -> Result<Duration, ApiError> {
+    let wait =
+        parse_duration(text).map_err(|why| body::invalid_parameter("wait", &format!("is not a duration: {why}")))?;
+    Ok(wait.min(MAX_WAIT))
+}
+
+/// `GET /jobs/{id}/attempts`
+pub(super) async fn attempts(
+    State(app): State<Arc<App>>,
+    _: NoParams,
+    Segments(id): Segments<String>,
+) -> Result<Response, ApiError> {
+    let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
+    let attempts = app.store.attempts(id).await?.ok_or_else(ApiError::unknown_job)?;
+    Ok(dto::attempts(&attempts))
+}
+
+/// `POST /jobs/{id}/cancel`
+pub(super) async fn cancel(
+    State(app): State<Arc<App>>,
+    _: NoParams,
+    Segments(id): Segments<String>,
+) -> Result<Response, ApiError> {
+    let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
+    match app.store.amend(Which::Id(id), app.clock.now(), Box::new(lifecycle::cancel)).await? {
+        Amended::Changed(job) => {
+            if let Some(metrics) = app.metrics.vendor(&job.lane.vendor) {
+                metrics.count_ended(job.status);
+            }
+            Ok(dto::job(&job, None))
+        }
+        Amended::Left(job) => {
+            let detail = format!("the job is {}; only a job that has not ended can be cancelled", job.status.as_str());
+            Err(ApiError::new(StatusCode::CONFLICT, "already_ended", detail))
+        }
+        Amended::Unknown => Err(ApiError::unknown_job()),
+    }
+}
+
+/// `POST /jobs/{id}/replay`
+pub(super) async fn replay(
+    State(app): State<Arc<App>>,
+    _: NoParams,
+    Segments(id): Segments<String>,
+) -> Result<Response, ApiError> {
+    let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
+    let now = app.clock.now();
+    let decide = Box::new(move |job: &Job| lifecycle::replay(job, now));
+    match app.store.amend(Which::Id(id), now, decide).await? {
+        Amended::Changed(job) => {
+            let why = dto::why_waiting(&app, &job).await?;
+            Ok((StatusCode::ACCEPTED, dto::job(&job, why)).into_response())
+        }
+        Amended::Left(job) => {
+            let detail =
+                format!("the job is {}; only a failed, expired or cancelled job can be replayed", job.status.as_str());
+            Err(ApiError::new(StatusCode::CONFLICT, "not_replayable", detail))
+        }
+        Amended::Unknown => Err(ApiError::unknown_job()),
+    }
+}

@@ -1,0 +1,112 @@
+//! HTTP in: every route on one screen, and what the handlers share. The only module that knows the web framework.
+//!
+//! Never calls a vendor, and answers that a job is accepted only after the store has it.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{Redirect, Response},
+    routing::{get, post},
+};
+
+use self::error::ApiError;
+use crate::{
+    clock::Clock, job::JobIds, limit::Limiter, pauses::Pauses, store::Store, telemetry::Metrics, vendor::Registry,
+};
+
+mod batch;
+mod body;
+mod callbacks;
+mod dto;
+mod error;
+mod health;
+mod jobs;
+mod list;
+pub mod server;
+mod submission;
+mod vendors;
+
+/// The API's description, OpenAPI 3.1. A test holds the routes and every answer to it.
+pub const OPENAPI: &str = include_str!("../../docs/api/openapi.json");
+
+/// What every handler needs. Built once.
+pub struct App {
+    pub store: Arc<dyn Store>,
+    pub limiter: Arc<dyn Limiter>,
+    pub vendors: Arc<Registry>,
+    pub pauses: Arc<Pauses>,
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+    pub ids: JobIds,
+    pub default_vendor: Option<Arc<str>>,
+    /// The roles of this process, as `readyz` tells them.
+    pub roles: &'static [&'static str],
+}
+
+/// The whole API.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/jobs", post(jobs::submit).get(list::list))
+        .route("/jobs/batch", post(batch::submit))
+        .route("/jobs/{id}", get(jobs::find))
+        .route("/jobs/{id}/attempts", get(jobs::attempts))
+        .route("/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/jobs/{id}/replay", post(jobs::replay))
+        // Vendors call these.
+        .route("/vendor-webhook/{vendor}", post(callbacks::shared))
+        .route("/vendor-webhook/{vendor}/{token}", post(callbacks::for_one_job))
+        .route("/vendors", get(vendors::list))
+        .route("/vendors/{name}", get(vendors::find))
+        .route("/vendors/{name}/pause", post(vendors::pause))
+        .route("/vendors/{name}/resume", post(vendors::resume))
+        .route("/openapi.json", get(health::openapi))
+        .route("/", get(|| async { Redirect::to("/docs") }))
+        .merge(health::docs())
+        .merge(operations())
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(body::take_rest))
+        .layer(middleware::from_fn_with_state(app.clone(), count))
+        .with_state(app)
+}
+
+/// What a process without the API answers, on `ops.listen`.
+pub fn operations_router(app: Arc<App>) -> Router {
+    operations().fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(app)
+}
+
+fn operations() -> Router<Arc<App>> {
+    Router::new()
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/health", get(health::ready))
+        .route("/metrics", get(health::metrics))
+}
+
+async fn unknown_path() -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        "there is nothing at this path; GET /openapi.json lists the paths",
+    )
+}
+
+async fn wrong_method() -> ApiError {
+    let detail = "this path does not take this method; the Allow header lists those it takes";
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+}
+
+/// Counts an answer under its route, never under the path as sent.
+async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let method = request.method().clone();
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("unknown", |route| route.as_str());
+    app.metrics.count_http(method.as_str(), route, response.status().as_u16(), started.elapsed());
+    response
+}

@@ -1,0 +1,177 @@
+//! What a caller submits, checked: a body becomes a job that can be stored, or the list of what is wrong with it.
+//!
+//! Never looks into the payload, except for what the vendor's templates need from it.
+
+use std::sync::Arc;
+
+use axum::http::HeaderMap;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use super::{
+    App,
+    error::{ApiError, FieldError},
+};
+use crate::{
+    clock::Time,
+    config::parse_duration,
+    job::{Deadline, Idempotency, Lane, NewJob, Priority},
+    json,
+};
+
+const MAX_TAGS: usize = 16;
+const MAX_TAG_CHARS: usize = 64;
+const MAX_TENANT_CHARS: usize = 64;
+
+/// The fields of a submission, as far as they could be read.
+#[derive(Default)]
+struct Fields<'a> {
+    payload: Option<&'a RawValue>,
+    vendor: Option<String>,
+    tenant: Option<String>,
+    priority: Priority,
+    not_before: Option<Time>,
+    deadline: Option<Deadline>,
+    tags: Vec<String>,
+}
+
+/// Reads one submission. `body` is JSON that has been checked.
+pub(super) fn parse(app: &App, body: &RawValue) -> Result<NewJob, ApiError> {
+    let now = app.clock.now();
+    let members = json::members(body).ok_or_else(|| {
+        ApiError::field("invalid_field", "", "the body must be an object with a payload and a vendor")
+    })?;
+    let mut fields = Fields::default();
+    let mut errors = Vec::new();
+    let mut seen: Vec<&str> = Vec::with_capacity(members.len().min(16));
+    for (name, value) in &members {
+        if *name == "callback_url" && value.get() != "null" {
+            let detail = "callback_url is not built yet; poll GET /jobs/{id}, or wait with ?wait= or Prefer: wait=";
+            return Err(ApiError::field("not_supported", "/callback_url", detail));
+        }
+        let read =
+            if seen.contains(&&**name) { Err("is given more than once".into()) } else { fields.read(name, value, now) };
+        seen.push(name);
+        if let Err(detail) = read {
+            let name = name.replace('~', "~0").replace('/', "~1");
+            errors.push(FieldError { pointer: format!("/{name}"), detail });
+        }
+        if errors.len() == 32 {
+            break; // Enough to mend.
+        }
+    }
+    let Some(payload) = fields.payload else {
+        errors.push(FieldError {
+            pointer: "/payload".into(),
+            detail: "is missing; any JSON value will do, null too".into(),
+        });
+        return Err(ApiError::invalid_fields(errors));
+    };
+    if !errors.is_empty() {
+        return Err(ApiError::invalid_fields(errors));
+    }
+    let vendor = known_vendor(app, fields.vendor.as_deref())?;
+    vendor.check_payload(payload).map_err(|error| ApiError::field("invalid_field", &error.pointer, error.detail))?;
+    let default_deadline = vendor.config.deadline.map(|within| Deadline { at: now.plus(within), within: Some(within) });
+    let tenant: Arc<str> = fields.tenant.map_or_else(|| Arc::from("default"), Arc::from);
+    Ok(NewJob {
+        id: app.ids.next(now),
+        lane: Lane { vendor: vendor.name().clone(), priority: fields.priority, tenant },
+        payload: Bytes::copy_from_slice(payload.get().as_bytes()),
+        due_at: fields.not_before.map_or(now, |at| at.max(now)),
+        deadline: fields.deadline.or(default_deadline),
+        tags: fields.tags,
+        idempotency: None,
+    })
+}
+
+fn known_vendor<'a>(app: &'a App, named: Option<&str>) -> Result<&'a Arc<crate::vendor::Vendor>, ApiError> {
+    let Some(name) = named.or(app.default_vendor.as_deref()) else {
+        let detail = "is missing, and the config has no default_vendor";
+        return Err(ApiError::field("invalid_field", "/vendor", detail));
+    };
+    app.vendors.get(name).ok_or_else(|| {
+        let known: Vec<&str> = app.vendors.iter().map(|vendor| &**vendor.name()).take(20).collect();
+        let detail = format!("no vendor is called {name:?}; there are: {}", known.join(", "));
+        ApiError::field("unknown_vendor", "/vendor", detail)
+    })
+}
+
+impl<'a> Fields<'a> {
+    fn read(&mut self, name: &str, value: &'a RawValue, now: Time) -> Result<(), String> {
+        match name {
+            "payload" => self.payload = Some(value),
+            "vendor" => self.vendor = Some(typed(value, "a vendor's name")?),
+            "priority" => self.priority = typed(value, r#""high", "normal" or "low""#)?,
+            "not_before" => self.not_before = Some(read_moment(value, now)?.0),
+            "deadline" => self.deadline = Some(read_deadline(value, now)?),
+            "tenant" => self.tenant = Some(read_tenant(value)?),
+            "tags" => self.tags = read_tags(value)?,
+            "callback_url" => {}
+            _ => {
+                return Err("is not a field of a job; what is for the vendor goes into payload".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn typed<'a, T: Deserialize<'a>>(value: &'a RawValue, expected: &str) -> Result<T, String> {
+    serde_json::from_str(value.get()).map_err(|_| format!("must be {expected}"))
+}
+
+/// A moment, and the duration from now if it was given as one.
+fn read_moment(value: &RawValue, now: Time) -> Result<(Time, Option<std::time::Duration>), String> {
+    let expected = r#"a time such as "2026-11-22T15:00:00Z", or a duration from now such as "30s""#;
+    let text: String = typed(value, expected)?;
+    if let Ok(within) = parse_duration(&text) {
+        return Ok((now.plus(within), Some(within)));
+    }
+    let at: jiff::Timestamp = text.parse().map_err(|_| format!("must be {expected}"))?;
+    Ok((Time(at.as_millisecond()), None))
+}
+
+fn read_deadline(value: &RawValue, now: Time) -> Result<Deadline, String> {
+    let (at, within) = read_moment(value, now)?;
+    if at <= now {
+        return Err("lies in the past: the job could not be done in time".into());
+    }
+    Ok(Deadline { at, within })
+}
+
+fn read_tenant(value: &RawValue) -> Result<String, String> {
+    let tenant: String = typed(value, "a string")?;
+    let fits = (1..=MAX_TENANT_CHARS).contains(&tenant.chars().count()) && !tenant.chars().any(char::is_control);
+    if fits {
+        Ok(tenant)
+    } else {
+        Err(format!("must have 1 to {MAX_TENANT_CHARS} characters, none of them a control character"))
+    }
+}
+
+fn read_tags(value: &RawValue) -> Result<Vec<String>, String> {
+    let tags: Vec<String> = typed(value, "an array of strings")?;
+    let fits = |tag: &String| (1..=MAX_TAG_CHARS).contains(&tag.chars().count());
+    if tags.len() > MAX_TAGS || !tags.iter().all(fits) {
+        return Err(format!("must be at most {MAX_TAGS} strings of 1 to {MAX_TAG_CHARS} characters"));
+    }
+    Ok(tags)
+}
+
+/// The caller's `Idempotency-Key`, if there is one.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.as_bytes();
+    if !(1..=255).contains(&key.len()) || !key.iter().all(u8::is_ascii_graphic) {
+        let detail = "Idempotency-Key must have 1 to 255 visible ASCII characters, without spaces";
+        return Err(ApiError::bad_request("invalid_idempotency_key", detail));
+    }
+    Ok(Some(String::from_utf8_lossy(key).into_owned()))
+}
+
+/// What makes a submission the same as an earlier one: its key and its raw bytes.
+pub(super) fn idempotency(key: String, raw_body: &[u8]) -> Idempotency {
+    Idempotency { key, body_hash: Sha256::digest(raw_body).into() }
+}

@@ -1,0 +1,174 @@
+//! Vendors as people see them: limits and how much of them is used, what waits, and pausing.
+//!
+//! Never changes a limit.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::StatusCode,
+    response::Response,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    App,
+    body::{self, NoParams},
+    dto,
+    error::ApiError,
+    server::Segments,
+};
+use crate::{
+    clock::Time,
+    config::{Kind, parse_duration, write_duration},
+    limit::{Key, Per, Shape, Usage},
+    vendor::Vendor,
+};
+
+#[derive(Serialize)]
+struct VendorView {
+    name: Arc<str>,
+    kind: &'static str,
+    pool: Arc<str>,
+    paused: bool,
+    paused_until: Option<Time>,
+    limits: Vec<LimitView>,
+    concurrency: usize,
+    in_flight: i64,
+    open: u64,
+    waiting: u64,
+    oldest_waiting_s: Option<f64>,
+    calls_total: u64,
+    throttled_total: u64,
+    breaches_total: u64,
+}
+
+#[derive(Serialize)]
+struct LimitView {
+    id: Arc<str>,
+    calls: u64,
+    per: String,
+    shape: &'static str,
+    key: &'static str,
+    used: u64,
+    next_at: Time,
+}
+
+/// `GET /vendors`
+pub(super) async fn list(State(app): State<Arc<App>>, _: NoParams) -> Result<Response, ApiError> {
+    let mut vendors = Vec::new();
+    for vendor in app.vendors.iter() {
+        vendors.push(view(&app, vendor).await);
+    }
+    Ok(dto::json(StatusCode::OK, &serde_json::json!({ "vendors": vendors })))
+}
+
+/// `GET /vendors/{name}`
+pub(super) async fn find(
+    State(app): State<Arc<App>>,
+    _: NoParams,
+    Segments(name): Segments<String>,
+) -> Result<Response, ApiError> {
+    let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
+    Ok(dto::json(StatusCode::OK, &view(&app, vendor).await))
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct PauseBody {
+    r#for: Option<String>,
+}
+
+/// `POST /vendors/{name}/pause`, with `{"for": "10m"}` or nothing.
+pub(super) async fn pause(
+    State(app): State<Arc<App>>,
+    _: NoParams,
+    Segments(name): Segments<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
+    let headers = request.headers().clone();
+    let raw = body::read(request, body::MAX_BODY).await?;
+    if !raw.trim_ascii().is_empty() && !body::is_json(&body::media_type(&headers)) {
+        return Err(body::unsupported(&headers, "application/json"));
+    }
+    let wanted: PauseBody = if raw.trim_ascii().is_empty() {
+        PauseBody::default()
+    } else {
+        let expected = r#"must be {"for": "10m"}, or nothing for a pause until it is resumed"#;
+        let wrong = || ApiError::field("invalid_field", "", expected);
+        let text = body::check_json(&raw)?.get();
+        // serde would take an array for a struct too.
+        text.starts_with('{').then(|| serde_json::from_str(text).ok()).flatten().ok_or_else(wrong)?
+    };
+    let wrong = |why| ApiError::field("invalid_field", "/for", why);
+    let time = wanted.r#for.map(|text| parse_duration(&text)).transpose().map_err(wrong)?;
+    app.pauses.pause(&name, time.map(|time| app.clock.now().plus(time))).await?;
+    app.store.signals().ring(&name);
+    Ok(dto::json(StatusCode::OK, &view(&app, vendor).await))
+}
+
+/// `POST /vendors/{name}/resume`
+pub(super) async fn resume(
+    State(app): State<Arc<App>>,
+    _: NoParams,
+    Segments(name): Segments<String>,
+) -> Result<Response, ApiError> {
+    let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
+    app.pauses.resume(&name).await?;
+    app.store.signals().ring(&name);
+    Ok(dto::json(StatusCode::OK, &view(&app, vendor).await))
+}
+
+async fn view(app: &App, vendor: &Vendor) -> VendorView {
+    let now = app.clock.now();
+    let backlog = app.store.backlog(vendor.name()).await;
+    let usage = app.limiter.usage(&vendor.config.pool).await;
+    let pause = app.pauses.get(vendor.name(), now);
+    let metrics = app.metrics.vendor(vendor.name());
+    VendorView {
+        name: vendor.name().clone(),
+        kind: match &vendor.config.kind {
+            Kind::Sync => "sync",
+            Kind::Webhook(_) => "webhook",
+            Kind::Polling(_) => "polling",
+        },
+        pool: vendor.config.pool.clone(),
+        paused: pause.is_some(),
+        paused_until: pause.and_then(|pause| pause.until),
+        limits: usage.into_iter().map(|usage| limit_view(app, usage)).collect(),
+        concurrency: vendor.config.concurrency,
+        in_flight: metrics.map_or(0, |metrics| metrics.in_flight.get()),
+        open: backlog.open,
+        waiting: backlog.waiting,
+        oldest_waiting_s: backlog.oldest_due.map(|due| now.since(due).as_secs_f64()),
+        calls_total: metrics.map_or(0, |metrics| metrics.calls.get()),
+        throttled_total: metrics.map_or(0, |metrics| metrics.throttled.get()),
+        breaches_total: metrics.map_or(0, |metrics| metrics.breaches.get()),
+    }
+}
+
+fn limit_view(app: &App, usage: Usage) -> LimitView {
+    let Usage { limit, used, next_at } = usage;
+    LimitView {
+        id: limit.id,
+        calls: limit.calls,
+        per: match &limit.per {
+            Per::Rolling(period) => write_duration(*period),
+            Per::Day(_) => "day".into(),
+            Per::Month(_) => "month".into(),
+        },
+        shape: match limit.shape {
+            Shape::Paced => "paced",
+            Shape::Window => "window",
+            Shape::Bucket { .. } => "bucket",
+            Shape::Calendar => "calendar",
+        },
+        key: match limit.key {
+            Key::Vendor => "vendor",
+            Key::Tenant => "tenant",
+        },
+        used,
+        next_at: app.clock.time_at(next_at),
+    }
+}

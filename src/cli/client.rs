@@ -1,0 +1,328 @@
+//! A running service, over HTTP: where it is, one call at a time, and what its answers mean for a command.
+//!
+//! Never sends anything twice: whether a call can be repeated is for the command to know.
+
+use std::{fmt, time::Duration};
+
+use anyhow::anyhow;
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Uri,
+    header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT},
+};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep_until, timeout};
+use url::Url;
+
+use super::{Failure, Output, print};
+use crate::{
+    config::{parse_duration, write_duration},
+    job::Status,
+    vendor::{
+        error::CallError,
+        http::{Client, Origin, Reply},
+    },
+};
+
+/// How long a service may take to answer, besides the time it was asked to wait.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What one long poll asks for: below what proxies on the way put up with.
+const LONG_POLL: Duration = Duration::from_secs(30);
+/// The least time between two looks at a job, should the service not hold the answer.
+const REST: Duration = Duration::from_millis(250);
+/// The longest that `--wait` takes: a hundred days.
+const MAX_WAIT: Duration = Duration::from_secs(8_640_000);
+/// What of a path's segment stays as it is.
+const SEGMENT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+pub(super) const JSON: &str = "application/json";
+pub(super) const NDJSON: &str = "application/x-ndjson";
+
+/// Where a running service is.
+#[derive(Debug, Args)]
+pub(super) struct Target {
+    /// Where the service is
+    #[arg(long, value_name = "URL", env = "FETCHGATE_URL", hide_env_values = true)]
+    #[arg(default_value = "http://127.0.0.1:8000")]
+    url: String,
+}
+
+/// What all commands to a running service take.
+#[derive(Debug, Args)]
+pub(super) struct Talk {
+    #[command(flatten)]
+    pub(super) target: Target,
+    /// How the answer is printed
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
+    pub(super) output: Output,
+}
+
+/// A service that commands talk to, over one connection as long as that is good.
+pub(super) struct Service {
+    client: Client,
+    origin: Origin,
+    url: Url,
+}
+
+/// One request.
+pub(super) struct Call<'a> {
+    pub(super) method: Method,
+    /// Below the service's URL, with its query; what is not plain in it is percent-encoded.
+    pub(super) path: String,
+    /// The media type and the body.
+    pub(super) body: Option<(&'static str, Bytes)>,
+    pub(super) idempotency_key: Option<&'a str>,
+    /// How long the service is asked to hold its answer.
+    pub(super) wait: Duration,
+}
+
+impl Call<'_> {
+    pub(super) fn get(path: impl Into<String>) -> Self {
+        Call { method: Method::GET, path: path.into(), body: None, idempotency_key: None, wait: Duration::ZERO }
+    }
+
+    pub(super) fn post(path: impl Into<String>) -> Self {
+        Call { method: Method::POST, ..Call::get(path) }
+    }
+}
+
+/// The body of an answer that says yes: JSON.
+pub(super) struct Answer(Box<RawValue>);
+
+impl Answer {
+    /// The JSON as the service wrote it.
+    pub(super) fn json(&self) -> &RawValue {
+        &self.0
+    }
+
+    pub(super) fn read<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
+        read(&self.0)
+    }
+}
+
+/// Reads a part of an answer.
+pub(super) fn read<'a, T: Deserialize<'a>>(json: &'a RawValue) -> Result<T, Failure> {
+    let strange = |error| anyhow!("the answer is not what this version of fetchgate expects: {error}");
+    Ok(serde_json::from_str(json.get()).map_err(strange)?)
+}
+
+/// What commands need to know about a job.
+#[derive(Debug, Deserialize)]
+pub(super) struct JobState {
+    pub(super) request_id: String,
+    pub(super) status: Status,
+    pub(super) error: Option<JobError>,
+    pub(super) blocked_on: Option<String>,
+    pub(super) eligible_at: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct JobError {
+    pub(super) code: String,
+    message: String,
+}
+
+impl JobState {
+    /// Where waiting for the end was asked for, the exit code says how it went.
+    pub(super) fn verdict(&self) -> Result<(), Failure> {
+        let JobState { request_id, status, .. } = self;
+        let why = match (&self.error, &self.blocked_on) {
+            (Some(JobError { code, message }), _) => format!(": {message} ({code})"),
+            (None, Some(blocked_on)) => format!(", blocked on {blocked_on}"),
+            (None, None) => String::new(),
+        };
+        let sentence = match status {
+            Status::Complete => return Ok(()),
+            Status::Pending | Status::Processing => {
+                format!(
+                    "the job has not ended yet: it is {}{why}; `fetchgate jobs watch {request_id}` follows it",
+                    status.as_str()
+                )
+            }
+            Status::Failed | Status::Cancelled | Status::Expired => format!("the job is {}{why}", status.as_str()),
+        };
+        Err(Failure::No(anyhow!(print::shown(&sentence))))
+    }
+}
+
+/// An error of the service (RFC 9457), or of one job of a batch.
+#[derive(Debug, Deserialize)]
+pub(super) struct Problem {
+    detail: String,
+    code: String,
+    #[serde(default)]
+    errors: Vec<FieldError>,
+}
+
+#[derive(Debug, Deserialize)]
+struct FieldError {
+    pointer: String,
+    detail: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", print::shown(&self.detail), print::shown(&self.code))?;
+        for FieldError { pointer, detail } in &self.errors {
+            // One wrong field is often all that the detail speaks of.
+            let said = self.errors.len() == 1 && self.detail.contains(pointer) && self.detail.contains(detail);
+            if !said {
+                write!(f, "\n  {}: {}", print::shown(pointer), print::shown(detail))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Service {
+    pub(super) fn at(target: &Target) -> Result<Service, Failure> {
+        // The text itself is not repeated: there may be a password in it.
+        let wrong = |what: &str| {
+            let sentence = format!("--url (or FETCHGATE_URL) {what}; write it like http://127.0.0.1:8000");
+            Err(Failure::Usage(anyhow!(sentence)))
+        };
+        let url = match Url::parse(&target.url) {
+            Ok(url) => url,
+            Err(error) => return wrong(&format!("is not a URL: {error}")),
+        };
+        let Some(origin) = Origin::of(&url) else { return wrong("does not start with http:// or https://") };
+        if !url.username().is_empty() || url.password().is_some() {
+            return wrong("has a user name or a password in it, and a service takes neither");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return wrong("has a part after ? or # in it");
+        }
+        Ok(Service { client: Client::new(), origin, url })
+    }
+
+    /// Makes a call whose answer is to be a yes.
+    pub(super) async fn call(&self, call: Call<'_>) -> Result<Answer, Failure> {
+        let reply = self.exchange(call).await?;
+        if !reply.status.is_success() {
+            return Err(Failure::No(match serde_json::from_slice::<Problem>(&reply.body) {
+                Ok(problem) => anyhow!("{problem}"),
+                Err(_) => self.stranger(&format!("answered {}", reply.status)),
+            }));
+        }
+        let json = serde_json::from_slice(&reply.body);
+        Ok(Answer(json.map_err(|_| self.stranger("answered with something that is not JSON"))?))
+    }
+
+    /// The job, once it has ended or the time is up.
+    pub(super) async fn job(&self, id: &str, include_payload: bool, wait: Duration) -> Result<Answer, Failure> {
+        let until = Instant::now() + wait;
+        loop {
+            let asked = Instant::now();
+            let wait = until.saturating_duration_since(asked).min(LONG_POLL);
+            let mut query = url::form_urlencoded::Serializer::new(String::new());
+            if include_payload {
+                query.append_pair("include", "payload");
+            }
+            if !wait.is_zero() {
+                query.append_pair("wait", &write_duration(wait));
+            }
+            let path = format!("/jobs/{}?{}", segment(id), query.finish());
+            let answer = self.call(Call { wait, ..Call::get(path.trim_end_matches('?')) }).await?;
+            if Instant::now() >= until || answer.read::<JobState>()?.status.has_ended() {
+                return Ok(answer);
+            }
+            sleep_until((asked + REST).min(until)).await;
+        }
+    }
+
+    async fn exchange(&self, call: Call<'_>) -> Result<Reply, Failure> {
+        let patience = PATIENCE + call.wait;
+        let request = self.request(call)?;
+        let connecting = timeout(PATIENCE, self.client.connection(&self.origin)).await;
+        let no_answer = || CallError::Unreachable(format!("no connection within {}", write_duration(PATIENCE)));
+        let mut connection =
+            connecting.unwrap_or_else(|_| Err(no_answer())).map_err(|error| self.silent(&error, patience))?;
+        let reply = timeout(patience, connection.send(request)).await.unwrap_or(Err(CallError::TimedOut));
+        if reply.is_ok() {
+            self.client.keep(connection);
+        }
+        reply.map_err(|error| self.silent(&error, patience))
+    }
+
+    fn request(&self, call: Call<'_>) -> Result<Request<Full<Bytes>>, Failure> {
+        let path = format!("{}{}", self.url.path().trim_end_matches('/'), call.path);
+        let uri: Uri = path.parse().map_err(|error| Failure::Usage(anyhow!("this makes no path of a URL: {error}")))?;
+        let (media_type, body) = call.body.unwrap_or_default();
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = call.method;
+        *request.uri_mut() = uri;
+        let headers = request.headers_mut();
+        let host = HeaderValue::from_str(&self.origin.authority());
+        headers.insert(HOST, host.map_err(|_| Failure::Usage(anyhow!("--url has a host that HTTP cannot carry")))?);
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("fetchgate-cli/", env!("CARGO_PKG_VERSION"))));
+        headers.insert(ACCEPT, HeaderValue::from_static(JSON));
+        if !media_type.is_empty() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        }
+        if let Some(key) = call.idempotency_key {
+            let wrong = |_| Failure::Usage(anyhow!("--idempotency-key must be 1 to 255 visible ASCII characters"));
+            headers.insert("idempotency-key", HeaderValue::from_str(key).map_err(wrong)?);
+        }
+        Ok(request)
+    }
+
+    /// No answer, or none that we can read.
+    fn silent(&self, error: &CallError, patience: Duration) -> Failure {
+        let url = &self.url;
+        Failure::Unreachable(match error {
+            CallError::TooLarge(max) => {
+                return Failure::No(anyhow!(
+                    "the answer is larger than the {max} bytes that this command reads; use curl"
+                ));
+            }
+            CallError::Unreachable(why) => anyhow!(
+                "no service can be reached at {url}: {why}\nStart one with `fetchgate dev`, or say where it is with --url or FETCHGATE_URL."
+            ),
+            CallError::TimedOut => anyhow!(
+                "{url} did not answer within {}; it may still have done what was asked, so look before you ask again",
+                write_duration(patience)
+            ),
+            other => anyhow!(
+                "{url} did not answer to the end: {other}\nIt may have done what was asked, so look before you ask again."
+            ),
+        })
+    }
+
+    fn stranger(&self, what: &str) -> anyhow::Error {
+        anyhow!("{} {what}, which is not how Fetchgate answers; is the URL right?", self.url)
+    }
+}
+
+/// Text as one segment of a path.
+pub(super) fn segment(text: &str) -> impl fmt::Display {
+    utf8_percent_encode(text, &SEGMENT)
+}
+
+/// Reads the value of `--wait`.
+pub(super) fn wait(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map(|wait| wait.min(MAX_WAIT))
+}
+
+#[derive(Deserialize)]
+struct Readiness<'a> {
+    #[serde(borrow)]
+    checks: &'a RawValue,
+}
+
+/// Whether the service is ready; says what is not.
+pub(super) async fn healthcheck(target: &Target) -> Result<(), Failure> {
+    let service = Service::at(target)?;
+    let reply = service.exchange(Call::get("/readyz")).await?;
+    if reply.status.is_success() {
+        return print::line("ready");
+    }
+    let why = match serde_json::from_slice::<Readiness<'_>>(&reply.body) {
+        Ok(readiness) => anyhow!("not ready\n{}", print::fields(readiness.checks, &[])),
+        Err(_) => service.stranger(&format!("answered {}", reply.status)),
+    };
+    Err(Failure::No(why))
+}

@@ -1,0 +1,141 @@
+//! The command line: one file for each group of commands. What it does to a service it does over HTTP, like anybody else.
+//!
+//! Never holds logic of its own: it reads arguments, calls, and prints.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+mod batch;
+mod client;
+mod dev;
+mod jobs;
+mod print;
+mod serve;
+mod submit;
+mod vendors;
+mod watch;
+
+/// Calls outside vendors as fast as their limits allow, and never faster.
+#[derive(Debug, Parser)]
+#[command(name = "fetchgate", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The whole world with no config: the service, a store, and mock vendors to call
+    Dev(dev::DevArgs),
+    /// Runs the service from its config
+    Serve(serve::ServeArgs),
+    /// Reads the config, says what is wrong, and shows the limits in force
+    Check(serve::CheckArgs),
+    /// Jobs of a running service
+    #[command(subcommand)]
+    Jobs(jobs::JobsCommand),
+    /// Vendors of a running service
+    #[command(subcommand)]
+    Vendors(vendors::VendorsCommand),
+    /// For containers: exit code 0 when the service is ready
+    Healthcheck(client::Target),
+    /// Prints the API's description (OpenAPI 3.1)
+    Openapi,
+    /// Prints what a shell needs to complete these commands
+    Completions {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Table,
+    /// For programs: what the service answered
+    Json,
+}
+
+/// Where the config is.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The config file; else FETCHGATE_CONFIG, else ./fetchgate.toml
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Exit codes: 0 good, 1 the job failed or the command could not do its work, 2 usage, 3 unreachable.
+#[derive(Debug)]
+enum Failure {
+    /// The answer is no: a failed job, an error of the service.
+    No(anyhow::Error),
+    /// The arguments, or the config, are wrong.
+    Usage(anyhow::Error),
+    Unreachable(anyhow::Error),
+}
+
+impl Failure {
+    /// Says what was being done.
+    fn context(self, what: String) -> Failure {
+        match self {
+            Failure::No(error) => Failure::No(error.context(what)),
+            Failure::Usage(error) => Failure::Usage(error.context(what)),
+            Failure::Unreachable(error) => Failure::Unreachable(error.context(what)),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure::No(error)
+    }
+}
+
+/// Runs a command to its end.
+pub fn run(cli: Cli) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime could not be started: {error}");
+            return ExitCode::from(1);
+        }
+    };
+    let outcome = runtime.block_on(execute(cli.command));
+    let (code, error) = match outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        // Whoever reads the output has seen enough: `fetchgate jobs list --all | head`.
+        Err(Failure::No(error)) if is_broken_pipe(&error) => return ExitCode::SUCCESS,
+        Err(Failure::No(error)) => (1, error),
+        Err(Failure::Usage(error)) => (2, error),
+        Err(Failure::Unreachable(error)) => (3, error),
+    };
+    eprintln!("error: {error:#}");
+    ExitCode::from(code)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+async fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Dev(args) => dev::run(args).await,
+        Command::Serve(args) => serve::run(args).await,
+        Command::Check(args) => serve::check(&args),
+        Command::Jobs(command) => jobs::run(command).await,
+        Command::Vendors(command) => vendors::run(command).await,
+        Command::Healthcheck(target) => client::healthcheck(&target).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "fetchgate", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Openapi => {
+            println!("{}", crate::api::OPENAPI.trim_end());
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! `serve` and `check`: the service from its config, and the config alone.
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use tokio::net::TcpListener;
+
+use super::{ConfigArgs, Failure};
+use crate::{
+    clock::Clock,
+    config::{self, Config, Kind, write_duration},
+    limit::{Key, Per, Shape},
+    service::Service,
+    shutdown::Shutdown,
+    telemetry,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// What this process does; both unless told otherwise
+    #[arg(long, value_enum, value_delimiter = ',')]
+    role: Vec<Role>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Role {
+    Api,
+    Worker,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
+    let config = read(&args.config)?;
+    let wants = |role| args.role.is_empty() || args.role.contains(&role);
+    if !(wants(Role::Api) && wants(Role::Worker)) {
+        let why = "one process owns a SQLite store, so it has both roles; leave --role out, or write --role api,worker";
+        return Err(Failure::Usage(anyhow::anyhow!(why)));
+    }
+    telemetry::start_logs();
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let api = listen(config.server.listen).await?;
+    let ops = match config.ops_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let service = Service::build(&config, Clock::system()).await?;
+    tracing::info!(listen = %config.server.listen, vendors = config.vendors.len(), "ready");
+    Ok(run_until_stopped(service, api, ops, &config).await?)
+}
+
+/// Runs a service until a signal stops it.
+pub(super) async fn run_until_stopped(
+    service: Service,
+    api: TcpListener,
+    ops: Option<TcpListener>,
+    config: &Config,
+) -> anyhow::Result<()> {
+    let shutdown = Shutdown::new();
+    let signals = shutdown.clone().on_signals(config.capacity.grace);
+    let running = service.run(api, ops, shutdown.clone());
+    tokio::pin!(running, signals);
+    tokio::select! {
+        outcome = &mut running => return outcome,
+        listening = &mut signals => listening.context("signals cannot be listened to")?,
+    }
+    running.await
+}
+
+pub(super) async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}; is another process using the port?"))
+}
+
+fn read(args: &ConfigArgs) -> Result<Config, Failure> {
+    config::load(args.config.as_deref(), config::environment()).map_err(|error| Failure::Usage(error.into()))
+}
+
+pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
+    let config = read(&args.config)?;
+    println!("The config is good. {} vendors:", config.vendors.len());
+    for vendor in &config.vendors {
+        let kind = match &vendor.kind {
+            Kind::Sync => "sync",
+            Kind::Webhook(_) => "webhook",
+            Kind::Polling(_) => "polling",
+        };
+        println!("\n{} ({kind}, pool {}, {} calls in flight at once)", vendor.name, vendor.pool, vendor.concurrency);
+        let pool = config.pools.iter().find(|pool| pool.pool == vendor.pool);
+        let limits = pool.map(|pool| &*pool.limits).unwrap_or_default();
+        if limits.is_empty() {
+            println!("  no limits");
+        }
+        for limit in limits {
+            let per = match &limit.per {
+                Per::Rolling(period) => format!("in any {}", write_duration(*period)),
+                Per::Day(zone) => format!("per day in {}", zone.iana_name().unwrap_or("UTC")),
+                Per::Month(zone) => format!("per month in {}", zone.iana_name().unwrap_or("UTC")),
+            };
+            let shape = match limit.shape {
+                Shape::Paced => "paced".to_owned(),
+                Shape::Window => "window".to_owned(),
+                Shape::Bucket { burst } => format!("bucket, burst {burst}"),
+                Shape::Calendar => "calendar".to_owned(),
+            };
+            let whose = if limit.key == Key::Tenant { ", each tenant by itself" } else { "" };
+            println!(
+                "  {}: {} calls {per}{whose} ({shape}, guard {})",
+                limit.id,
+                limit.calls,
+                write_duration(limit.guard)
+            );
+        }
+    }
+    for warning in &config.warnings {
+        println!("\nwarning: {warning}");
+    }
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! `jobs submit`: one job from the arguments, or a file of jobs (see `batch`).
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use clap::{ArgGroup, Args, builder::PossibleValuesParser};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{
+    Failure, batch,
+    client::{self, Call, JSON, JobState, Service, Talk},
+    jobs, print,
+};
+use crate::{job::Priority, json};
+
+/// The service takes 2 MiB for a whole job.
+pub(super) const MAX_JOB: usize = 2 << 20;
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).args(["payload", "payload_file", "batch"]))]
+pub(super) struct SubmitArgs {
+    /// The vendor that is asked; may be left out if the service has a default_vendor
+    #[arg(long, conflicts_with = "batch")]
+    vendor: Option<String>,
+    /// What to ask the vendor: any JSON value, sent as it is written here
+    #[arg(long, value_name = "JSON")]
+    payload: Option<String>,
+    /// A file with the payload; - for stdin
+    #[arg(long, value_name = "FILE")]
+    payload_file: Option<PathBuf>,
+    /// A file of whole jobs, one JSON object a line, as POST /jobs takes them; - for stdin
+    #[arg(long, value_name = "FILE")]
+    batch: Option<PathBuf>,
+    /// Who goes first among the waiting jobs [default: normal]
+    #[arg(long, conflicts_with = "batch", value_parser = PossibleValuesParser::new(Priority::ALL.map(Priority::as_str)))]
+    priority: Option<String>,
+    /// Do not call the vendor before this: a time, or a duration from now
+    #[arg(long, value_name = "WHEN", conflicts_with = "batch")]
+    not_before: Option<String>,
+    /// The job expires if it has not ended by then: a time, or a duration from now
+    #[arg(long, value_name = "WHEN", conflicts_with = "batch")]
+    deadline: Option<String>,
+    /// Who the job is for
+    #[arg(long, conflicts_with = "batch")]
+    tenant: Option<String>,
+    /// A word to find the job by; can be given more than once
+    #[arg(long = "tag", value_name = "TAG", conflicts_with = "batch")]
+    tags: Vec<String>,
+    /// With the same key and the same job again, no second job is made
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+    /// Waits up to this long for the job's end and prints the job; the exit code is 0 only if it is complete
+    #[arg(long, value_name = "DURATION", value_parser = client::wait, conflicts_with = "batch")]
+    wait: Option<Duration>,
+    #[command(flatten)]
+    talk: Talk,
+}
+
+/// The body of `POST /jobs`.
+#[derive(Serialize)]
+struct Submission<'a> {
+    payload: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vendor: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    tags: &'a [String],
+}
+
+#[derive(Deserialize)]
+struct Accepted {
+    request_id: String,
+}
+
+pub(super) async fn run(args: &SubmitArgs) -> Result<(), Failure> {
+    let service = Service::at(&args.talk.target)?;
+    if let Some(file) = &args.batch {
+        return batch::run(&service, open(file)?, args.idempotency_key.as_deref(), args.talk.output).await;
+    }
+    let text = payload(args)?;
+    let body = Some((JSON, body(args, &text)?.into()));
+    let call = Call { body, idempotency_key: args.idempotency_key.as_deref(), ..Call::post("/jobs") };
+    let answer = service.call(call).await?;
+    let id = answer.read::<Accepted>()?.request_id;
+    let Some(wait) = args.wait else {
+        return print::answer(&answer, args.talk.output, |_| Ok(id));
+    };
+    let waited = service.job(&id, false, wait).await;
+    let job =
+        waited.map_err(|failure| failure.context(format!("job {id} is accepted, but it could not be waited for")))?;
+    jobs::show(&job, args.talk.output)?;
+    job.read::<JobState>()?.verdict()
+}
+
+fn body(args: &SubmitArgs, payload: &[u8]) -> Result<Vec<u8>, Failure> {
+    // Checked here, because text that is not one JSON value could turn into other fields of the job.
+    let payload = json::check(payload).map_err(|fault| Failure::Usage(anyhow!("the payload is {fault}")))?;
+    let submission = Submission {
+        payload,
+        vendor: args.vendor.as_deref(),
+        priority: args.priority.as_deref(),
+        not_before: args.not_before.as_deref(),
+        deadline: args.deadline.as_deref(),
+        tenant: args.tenant.as_deref(),
+        tags: &args.tags,
+    };
+    Ok(serde_json::to_vec(&submission).context("the job could not be written")?)
+}
+
+fn payload(args: &SubmitArgs) -> Result<Vec<u8>, Failure> {
+    let Some(file) = &args.payload_file else {
+        return Ok(args.payload.clone().unwrap_or_default().into_bytes());
+    };
+    let mut text = Vec::new();
+    let read = open(file)?.take(MAX_JOB as u64 + 1).read_to_end(&mut text);
+    read.with_context(|| format!("{} cannot be read", file.display())).map_err(Failure::Usage)?;
+    if text.len() > MAX_JOB {
+        return Err(Failure::Usage(anyhow!(
+            "{} is larger than the {MAX_JOB} bytes that a job can have",
+            file.display()
+        )));
+    }
+    Ok(text)
+}
+
+fn open(file: &Path) -> Result<Box<dyn Read>, Failure> {
+    if file == Path::new("-") {
+        return Ok(Box::new(io::stdin()));
+    }
+    let opened = File::open(file).with_context(|| format!("{} cannot be read", file.display()));
+    Ok(Box::new(opened.map_err(Failure::Usage)?))
+}

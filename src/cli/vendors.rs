@@ -1,0 +1,164 @@
+//! `vendors`: how each vendor is doing and how much of its limits is used; pausing and resuming.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Failure,
+    client::{self, Call, JSON, Service, Talk},
+    print,
+};
+use crate::config::{parse_duration, write_duration};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum VendorsCommand {
+    /// Lists the vendors: what waits for them and what was called
+    List(Talk),
+    /// Shows a vendor, and how much of each of its limits is used
+    Show(OneVendor),
+    /// Makes no new call to a vendor until it is resumed; its jobs wait
+    Pause(PauseArgs),
+    /// Ends a pause
+    Resume(OneVendor),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OneVendor {
+    /// The vendor's name
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    #[command(flatten)]
+    talk: Talk,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PauseArgs {
+    #[command(flatten)]
+    vendor: OneVendor,
+    /// Resumes it by itself after this long; else it stays paused until somebody resumes it
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+    length: Option<Duration>,
+}
+
+#[derive(Deserialize)]
+struct Row<'a> {
+    name: String,
+    kind: String,
+    paused: bool,
+    paused_until: Option<String>,
+    in_flight: i64,
+    open: u64,
+    waiting: u64,
+    oldest_waiting_s: Option<f64>,
+    calls_total: u64,
+    throttled_total: u64,
+    breaches_total: u64,
+    #[serde(borrow)]
+    limits: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct LimitRow {
+    id: String,
+    calls: u64,
+    per: String,
+    shape: String,
+    key: String,
+    used: u64,
+    next_at: String,
+}
+
+pub(super) async fn run(command: VendorsCommand) -> Result<(), Failure> {
+    match command {
+        VendorsCommand::List(talk) => ask(&talk, Call::get("/vendors"), list).await,
+        VendorsCommand::Show(vendor) => ask(&vendor.talk, Call::get(vendor.path()), show).await,
+        VendorsCommand::Resume(vendor) => ask(&vendor.talk, Call::post(vendor.path() + "/resume"), pause).await,
+        VendorsCommand::Pause(PauseArgs { vendor, length }) => {
+            let body = length.map(|length| (JSON, format!(r#"{{"for":"{}"}}"#, write_duration(length)).into()));
+            ask(&vendor.talk, Call { body, ..Call::post(vendor.path() + "/pause") }, pause).await
+        }
+    }
+}
+
+impl OneVendor {
+    fn path(&self) -> String {
+        format!("/vendors/{}", client::segment(&self.name))
+    }
+}
+
+async fn ask(talk: &Talk, call: Call<'_>, view: fn(&RawValue) -> Result<String, Failure>) -> Result<(), Failure> {
+    let answer = Service::at(&talk.target)?.call(call).await?;
+    print::answer(&answer, talk.output, view)
+}
+
+/// The vendors in the answer to `GET /vendors`, or the one of `GET /vendors/{name}`.
+pub(super) fn each(answer: &RawValue) -> Result<Vec<&RawValue>, Failure> {
+    #[derive(Deserialize)]
+    struct List<'a> {
+        #[serde(borrow)]
+        vendors: Option<Vec<&'a RawValue>>,
+    }
+    let List { vendors } = client::read(answer)?;
+    Ok(vendors.unwrap_or_else(|| vec![answer]))
+}
+
+fn list(answer: &RawValue) -> Result<String, Failure> {
+    let head =
+        ["NAME", "KIND", "STATE", "WAITING", "OLDEST", "IN FLIGHT", "OPEN", "CALLS", "429S", "BREACHES", "LIMITS"];
+    let mut rows = Vec::new();
+    for vendor in each(answer)? {
+        let row: Row<'_> = client::read(vendor)?;
+        let limits = limits(&row)?;
+        let ids: Vec<&str> = limits.iter().map(|limit| &*limit.id).collect();
+        rows.push([
+            row.name.clone(),
+            row.kind.clone(),
+            state(&row),
+            row.waiting.to_string(),
+            row.oldest_waiting_s.map_or_else(|| "-".to_owned(), |secs| format!("{secs:.1} s")),
+            row.in_flight.to_string(),
+            row.open.to_string(),
+            row.calls_total.to_string(),
+            row.throttled_total.to_string(),
+            row.breaches_total.to_string(),
+            if ids.is_empty() { "none".to_owned() } else { ids.join(", ") },
+        ]);
+    }
+    Ok(print::table(head, rows))
+}
+
+fn show(vendor: &RawValue) -> Result<String, Failure> {
+    let row: Row<'_> = client::read(vendor)?;
+    let fields = print::fields(vendor, &["limits"]);
+    let limits = limits(&row)?;
+    if limits.is_empty() {
+        return Ok(format!("{fields}\n\nno limits"));
+    }
+    let head = ["LIMIT", "USED", "CALLS", "PER", "SHAPE", "KEY", "NEXT AT"];
+    let rows = limits.into_iter().map(|limit| {
+        let LimitRow { id, calls, per, shape, key, used, next_at } = limit;
+        [id, used.to_string(), calls.to_string(), per, shape, key, next_at]
+    });
+    Ok(format!("{fields}\n\n{}", print::table(head, rows)))
+}
+
+fn pause(vendor: &RawValue) -> Result<String, Failure> {
+    let row: Row<'_> = client::read(vendor)?;
+    let state = if row.paused { state(&row) } else { "no longer paused".to_owned() };
+    Ok(print::shown(&format!("{} is {state}", row.name)))
+}
+
+fn state(row: &Row<'_>) -> String {
+    match (&row.paused_until, row.paused) {
+        (_, false) => "running".to_owned(),
+        (Some(until), true) => format!("paused until {until}"),
+        (None, true) => "paused until resumed".to_owned(),
+    }
+}
+
+fn limits(row: &Row<'_>) -> Result<Vec<LimitRow>, Failure> {
+    row.limits.iter().map(|limit| client::read(limit)).collect()
+}

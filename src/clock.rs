@@ -1,0 +1,127 @@
+//! The only place that reads a clock: wall time for jobs, and a timeline that never steps for limits.
+//!
+//! Never decides anything. Tests hold a [`Clock::manual`] and move it; production code cannot tell the difference.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Serialize, Serializer};
+use tokio::sync::watch;
+
+/// A moment in wall time, in whole milliseconds since the Unix epoch. On the wire: RFC 3339 UTC with milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(pub i64);
+
+impl Time {
+    /// This moment moved by `by`, held at the end of time instead of overflowing.
+    #[must_use]
+    pub fn plus(self, by: Duration) -> Time {
+        Time(self.0.saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// How long from `earlier` until this moment; nothing when that lies in the future.
+    pub fn since(self, earlier: Time) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// RFC 3339 in UTC with exactly three decimals.
+    pub fn rfc3339(self) -> String {
+        jiff::Timestamp::from_millisecond(self.0)
+            .unwrap_or(jiff::Timestamp::MAX)
+            .strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
+            .to_string()
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.rfc3339())
+    }
+}
+
+/// A point on the limiter's timeline: nanoseconds since the Unix epoch as this process first read it,
+/// then carried on by the monotonic clock. It never steps, so two readings differ by the time that truly passed.
+pub type Nanos = i64;
+
+/// Nanoseconds in a duration, held at the maximum (292 years).
+pub fn nanos(d: Duration) -> Nanos {
+    Nanos::try_from(d.as_nanos()).unwrap_or(Nanos::MAX)
+}
+
+/// Tells the time and waits for it. Cheap to clone.
+#[derive(Clone)]
+pub struct Clock(Arc<Kind>);
+
+enum Kind {
+    System { started: Instant, epoch_ns: Nanos },
+    Manual(watch::Sender<Nanos>),
+}
+
+impl Clock {
+    /// The machine's clocks.
+    #[expect(clippy::disallowed_methods, reason = "this is the one reading that everything else is derived from")]
+    pub fn system() -> Clock {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock(Arc::new(Kind::System { started: Instant::now(), epoch_ns: nanos(wall) }))
+    }
+
+    /// A clock that stands still at `start` until it is moved.
+    pub fn manual(start: Time) -> Clock {
+        Clock(Arc::new(Kind::Manual(watch::Sender::new(start.0.saturating_mul(1_000_000)))))
+    }
+
+    /// Wall time, as the operating system has it now.
+    #[expect(clippy::disallowed_methods, reason = "jobs live in wall time, and this is where it is read")]
+    pub fn now(&self) -> Time {
+        match &*self.0 {
+            Kind::System { .. } => {
+                let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                Time(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX))
+            }
+            Kind::Manual(now) => Time(now.borrow().div_euclid(1_000_000)),
+        }
+    }
+
+    /// The limiter's timeline.
+    pub fn nanos(&self) -> Nanos {
+        match &*self.0 {
+            Kind::System { started, epoch_ns } => epoch_ns.saturating_add(nanos(started.elapsed())),
+            Kind::Manual(now) => *now.borrow(),
+        }
+    }
+
+    /// Where a moment of wall time lies on the limiter's timeline, if the wall clock does not step until then.
+    pub fn nanos_at(&self, at: Time) -> Nanos {
+        let ahead_ms = at.0.saturating_sub(self.now().0);
+        self.nanos().saturating_add(ahead_ms.saturating_mul(1_000_000))
+    }
+
+    /// The wall time of a point on the limiter's timeline, if the wall clock does not step until then.
+    pub fn time_at(&self, at: Nanos) -> Time {
+        Time(self.now().0.saturating_add(at.saturating_sub(self.nanos()).div_euclid(1_000_000)))
+    }
+
+    /// Waits until the timeline has reached `at`; returns at once when it has. Cancel-safe.
+    /// Accurate to the runtime's timer, one millisecond, and never early.
+    pub async fn sleep_until(&self, at: Nanos) {
+        match &*self.0 {
+            Kind::System { started, epoch_ns } => {
+                let after = u64::try_from(at.saturating_sub(*epoch_ns)).unwrap_or(0);
+                tokio::time::sleep_until((*started + Duration::from_nanos(after)).into()).await;
+            }
+            Kind::Manual(now) => {
+                // The sender lives in this clock, so the wait can only end by the time being reached.
+                let _ = now.subscribe().wait_for(|now| *now >= at).await;
+            }
+        }
+    }
+
+    /// Moves a manual clock forward; the machine's clock cannot be moved and stays.
+    pub fn advance(&self, by: Duration) {
+        if let Kind::Manual(now) = &*self.0 {
+            now.send_modify(|now| *now = now.saturating_add(nanos(by)));
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Finds the config file and reads it; `parse` does the same with a text.
+//!
+//! The only place here that touches the process: its environment is read by [`environment`], its files by [`load`]
+//! (and those that `${file:...}` names).
+
+use std::{io::Read as _, path::Path};
+
+use super::{
+    Config, check,
+    error::{ConfigError, Place, Problem},
+    read,
+    source::{Env, layered},
+};
+
+/// Where the config is looked for when nobody says where it is.
+const HERE: &str = "fetchgate.toml";
+/// A configuration of ten thousand vendors fits; a log file named by mistake does not.
+const MOST_BYTES: u64 = 16 * 1024 * 1024;
+
+/// This process's variables; those that are not UTF-8 are as good as not set.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Reads the file that `--config` names, else `FETCHGATE_CONFIG`, else `fetchgate.toml` in this folder.
+pub fn load(path: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+    let env = Env(env.into_iter().collect());
+    let by_variable = env.0.get("FETCHGATE_CONFIG").filter(|path| !path.is_empty());
+    let (path, named_by) = match (path, by_variable) {
+        (Some(path), _) => (path, "--config"),
+        (None, Some(path)) => (Path::new(path), "FETCHGATE_CONFIG"),
+        (None, None) => (Path::new(HERE), ""),
+    };
+    let name = path.display().to_string();
+    match read_file(path) {
+        Ok(text) => parse_with(&text, &name, &env),
+        Err(why) => Err(unreadable(&name, named_by, &why).into()),
+    }
+}
+
+/// Reads a configuration from a text; `source_name` is what errors call it.
+pub fn parse(
+    text: &str,
+    source_name: &str,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<Config, ConfigError> {
+    parse_with(text, source_name, &Env(env.into_iter().collect()))
+}
+
+fn parse_with(text: &str, name: &str, env: &Env) -> Result<Config, ConfigError> {
+    let (layers, sources) = layered(text, name, env)?;
+    let root = read::read(layers, &sources)?;
+    check::check(&root, &sources, env)
+}
+
+fn read_file(path: &Path) -> Result<String, std::io::Error> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, "over 16 MiB"));
+    }
+    Ok(text)
+}
+
+fn unreadable(name: &str, named_by: &str, why: &std::io::Error) -> Problem {
+    let is_missing = why.kind() == std::io::ErrorKind::NotFound;
+    let (what, mend) = match (is_missing, named_by) {
+        (true, "") => {
+            let mend = "Name one with --config FILE or FETCHGATE_CONFIG, copy fetchgate.example.toml to fetchgate.toml, \
+                        or run `fetchgate dev`, which needs none";
+            ("there is no config file".to_owned(), mend.to_owned())
+        }
+        (true, _) => (format!("{named_by} names a file that is not there"), "Correct the path".to_owned()),
+        (false, _) => (format!("this file cannot be read: {why}"), "Make it a readable UTF-8 text".to_owned()),
+    };
+    Problem { key: String::new(), place: Place::Whole(name.to_owned()), what, mend }
+}

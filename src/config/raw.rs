@@ -1,0 +1,233 @@
+//! What may be written: every key of the config file with its type, before anything is checked.
+//!
+//! Never decides whether a value makes sense (see `check`). What a later check may complain about is [`Spanned`], so that it can name the line.
+//! Texts are as written: `${NAME}` is not filled in yet. Keys are optional here; which are required, `check` says, with all other faults at once.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+use toml::Spanned;
+
+pub(super) type Text = Spanned<String>;
+pub(super) type Number = Spanned<u64>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Root {
+    pub(super) default_vendor: Option<Text>,
+    pub(super) server: Server,
+    pub(super) ops: Ops,
+    pub(super) auth: Auth,
+    pub(super) store: Store,
+    pub(super) queue: Option<Spanned<Queue>>,
+    pub(super) capacity: Capacity,
+    #[serde(default)]
+    pub(super) vendors: BTreeMap<String, Spanned<Vendor>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Server {
+    pub(super) listen: Text,
+    pub(super) public_url: Text,
+    pub(super) callback_secret: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ops {
+    pub(super) listen: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Auth {
+    pub(super) mode: Text,
+    pub(super) allow_open: Spanned<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Store {
+    pub(super) url: Text,
+    pub(super) retention: Text,
+}
+
+/// Not built yet: read only so that it can be refused with a reason.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Queue {
+    #[serde(rename = "url")]
+    _url: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Capacity {
+    pub(super) max_waiting: Number,
+    pub(super) grace: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Vendor {
+    pub(super) kind: Option<Text>,
+    pub(super) method: Text,
+    pub(super) url: Option<Text>,
+    pub(super) pool: Option<Text>,
+    pub(super) limits: Option<Limits>,
+    pub(super) concurrency: Number,
+    pub(super) timeout: Text,
+    pub(super) retry: Retry,
+    pub(super) deadline: Option<Text>,
+    pub(super) open: Option<Number>,
+    pub(super) answer_within: Text,
+    #[serde(default)]
+    pub(super) headers: BTreeMap<String, Text>,
+    pub(super) body: Option<Text>,
+    pub(super) webhook: Option<Spanned<Webhook>>,
+    pub(super) polling: Option<Spanned<Polling>>,
+    pub(super) failed: Option<Spanned<Match>>,
+    pub(super) clean: Clean,
+    pub(super) breaker: Option<Spanned<Breaker>>,
+    pub(super) at_most_once: Option<Spanned<bool>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Retry {
+    pub(super) attempts: Number,
+    pub(super) first: Text,
+    pub(super) max: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Webhook {
+    pub(super) verify: Option<Text>,
+    pub(super) secret: Option<Text>,
+    pub(super) request_id: Option<Text>,
+    pub(super) result: Option<Text>,
+    pub(super) ticket: Option<Text>,
+    pub(super) ticket_in_callback: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Polling {
+    pub(super) ticket: Option<Text>,
+    pub(super) url: Option<Text>,
+    pub(super) every: Option<Text>,
+    pub(super) done: Option<Spanned<Match>>,
+    pub(super) result: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Match {
+    pub(super) at: Option<Text>,
+    pub(super) is: Option<Spanned<Vec<Spanned<Scalar>>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Clean {
+    pub(super) trim: bool,
+    pub(super) drop_null: bool,
+    pub(super) redact: Vec<Text>,
+}
+
+/// Not built yet: read only so that it can be refused with a reason.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Breaker {
+    #[serde(rename = "failed")]
+    _failed: Option<f64>,
+    #[serde(rename = "calls")]
+    _calls: Option<u64>,
+    #[serde(rename = "within")]
+    _within: Option<String>,
+    #[serde(rename = "open")]
+    _open: Option<String>,
+}
+
+pub(super) type Limits = Spanned<Vec<Spanned<Limit>>>;
+
+/// A limit, short or in full.
+pub(super) enum Limit {
+    /// `"50/s"`
+    Short(String),
+    /// `{ calls = 600, per = "1m" }`
+    Table(Box<LimitTable>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LimitTable {
+    pub(super) calls: Option<Number>,
+    pub(super) per: Option<Text>,
+    pub(super) shape: Option<Text>,
+    pub(super) guard: Option<Text>,
+    pub(super) burst: Option<Number>,
+    pub(super) id: Option<Text>,
+    pub(super) key: Option<Text>,
+    pub(super) tz: Option<Text>,
+}
+
+/// A text, a number or a bool, as the text that a JSON value is compared with.
+pub(super) struct Scalar(pub(super) String);
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Limit, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = Limit;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a limit")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Limit, E> {
+                Ok(Limit::Short(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Limit, A::Error> {
+                LimitTable::deserialize(MapAccessDeserializer::new(map)).map(|table| Limit::Table(Box::new(table)))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Scalar, D::Error> {
+        struct AsText;
+
+        impl Visitor<'_> for AsText {
+            type Value = Scalar;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Scalar, E> {
+                Ok(Scalar(text.to_owned()))
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Scalar, E> {
+                Ok(Scalar(number.to_string()))
+            }
+
+            fn visit_bool<E: de::Error>(self, yes: bool) -> Result<Scalar, E> {
+                Ok(Scalar(yes.to_string()))
+            }
+        }
+
+        deserializer.deserialize_any(AsText)
+    }
+}

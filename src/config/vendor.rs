@@ -1,0 +1,389 @@
+//! One vendor, checked: its URL, what is sent, how often it is tried; and the pools that vendors share.
+//!
+//! Never checks how a vendor answers (see `kind`) nor a single limit (see `limits`).
+
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+
+use hyper::{
+    Method,
+    header::{HeaderName, HeaderValue},
+};
+use toml::Spanned;
+use url::Url;
+
+use super::{
+    Kind, Match, Retry, Secret, Vendor,
+    check::{Check, Filled, LONGEST, quoted_key, shown},
+    error::nearest,
+    kind, limits, raw,
+};
+use crate::{
+    limit::{Limit, PoolLimits},
+    vendor::{
+        clean::Clean,
+        template::{Template, TemplateError},
+    },
+};
+
+const LONGEST_CALL: Duration = Duration::from_secs(600);
+const MOST_HEADERS: usize = 64;
+const MOST_REDACTED: usize = 64;
+
+/// Headers that belong to the connection or to us.
+const OUR_HEADERS: [&str; 12] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "idempotency-key",
+    "traceparent",
+];
+
+/// Which limits a vendor states for its pool.
+struct Stated<'a> {
+    vendor: &'a str,
+    pool: Arc<str>,
+    span: Range<usize>,
+    /// `None` when there is no such key; `Some(None)` when what is there is wrong.
+    limits: Option<Option<Vec<Limit>>>,
+}
+
+/// Checks all vendors; those that are wrong are left out, with problems noted.
+pub(super) fn vendors(
+    cx: &mut Check<'_>,
+    raw: &BTreeMap<String, Spanned<raw::Vendor>>,
+    public_url: Option<&Url>,
+) -> (Vec<Vendor>, Vec<PoolLimits>) {
+    let mut checked = Vec::new();
+    let mut stated = Vec::new();
+    for (name, vendor) in raw {
+        let key = format!("vendors.{}", quoted_key(name));
+        if !is_name(name) {
+            let what = format!("{} is not a name for a vendor", shown(name));
+            cx.problem(&key, &vendor.span(), what, "Use 1 to 64 of a-z, 0-9, _ and -");
+        }
+        let pool = match &vendor.get_ref().pool {
+            Some(pool) => pool_name(cx, &format!("{key}.pool"), pool),
+            None => Some(name.as_str().into()),
+        };
+        let limits = vendor.get_ref().limits.as_ref();
+        let span = limits.map_or(vendor.span(), Spanned::span);
+        let limits = limits.map(|raw| limits::limits(cx, &format!("{key}.limits"), raw));
+        if let Some(pool) = &pool {
+            stated.push(Stated { vendor: name, pool: pool.clone(), span, limits });
+        }
+        let whole = Whole { key: &key, raw: vendor.get_ref(), span: vendor.span() };
+        if let (Some(vendor), Some(pool)) = (vendor_alone(cx, &whole, public_url), pool) {
+            checked.push(Vendor { name: name.as_str().into(), pool, ..vendor });
+        }
+    }
+    (checked, pools(cx, stated))
+}
+
+/// A vendor as it was written, and where.
+pub(super) struct Whole<'a> {
+    pub(super) key: &'a str,
+    pub(super) raw: &'a raw::Vendor,
+    pub(super) span: Range<usize>,
+}
+
+impl Whole<'_> {
+    pub(super) fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.key)
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
+    (1..=64).contains(&name.len()) && name.bytes().all(fits)
+}
+
+fn pool_name(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Arc<str>> {
+    let text = cx.text(key, raw)?;
+    if is_name(&text.text) {
+        return Some(text.text.into());
+    }
+    cx.problem(key, &text.span, format!("{} is not a name for a pool", text.shown), "Use 1 to 64 of a-z, 0-9, _ and -");
+    None
+}
+
+/// Limits belong to the pool: one vendor of it states them, or several state the same.
+fn pools(cx: &mut Check<'_>, stated: Vec<Stated<'_>>) -> Vec<PoolLimits> {
+    let mut by_pool: BTreeMap<Arc<str>, Vec<Stated<'_>>> = BTreeMap::new();
+    for one in stated {
+        by_pool.entry(one.pool.clone()).or_default().push(one);
+    }
+    let mut pools = Vec::new();
+    for (pool, members) in by_pool {
+        let (with, without): (Vec<_>, Vec<_>) = members.into_iter().partition(|one| one.limits.is_some());
+        let Some(first) = with.first() else {
+            for one in &without {
+                let mend = "Write limits = [\"50/s\"], say; limits = [] states that there are none";
+                cx.problem(
+                    &format!("vendors.{}.limits", quoted_key(one.vendor)),
+                    &one.span,
+                    "this key is required",
+                    mend,
+                );
+            }
+            continue;
+        };
+        for other in &with[1..] {
+            if let (Some(Some(mine)), Some(Some(others))) = (&first.limits, &other.limits)
+                && mine != others
+            {
+                let place = cx.place(&first.span);
+                let what = format!("pool {pool:?} has other limits in vendors.{} ({place})", quoted_key(first.vendor));
+                let mend = "Make the two the same, remove this one, or name another pool";
+                cx.problem(&format!("vendors.{}.limits", quoted_key(other.vendor)), &other.span, what, mend);
+            }
+        }
+        if let Some(Some(limits)) = &first.limits {
+            pools.push(PoolLimits { pool, limits: limits.clone() });
+        }
+    }
+    pools
+}
+
+/// Everything but name and pool, which the caller fills in.
+fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>) -> Option<Vendor> {
+    let raw = whole.raw;
+    not_built_yet(cx, whole);
+    let method = method(cx, whole);
+    let url = match &raw.url {
+        Some(url) => url_template(cx, &whole.key("url"), url),
+        None => required(cx, whole, "url", "Write url = \"https://vendor.example/path\""),
+    };
+    let body = optional(raw.body.as_ref(), |body| body_template(cx, &whole.key("body"), body, method.as_ref()));
+    let kind = kind::kind(cx, whole, url.as_ref(), body.as_ref().and_then(Option::as_ref), public_url);
+    let headers = headers(cx, whole);
+    let concurrency = cx.number(&whole.key("concurrency"), &raw.concurrency, 1..=10_000);
+    let timeout = cx.duration(&whole.key("timeout"), &raw.timeout, LONGEST_CALL);
+    let retry = retry(cx, whole);
+    let deadline = optional(raw.deadline.as_ref(), |text| cx.duration(&whole.key("deadline"), text, LONGEST));
+    let answer_within = cx.duration(&whole.key("answer_within"), &raw.answer_within, LONGEST);
+    let open = optional(raw.open.as_ref(), |open| cx.number(&whole.key("open"), open, 1..=1_000_000_000));
+    let failed = optional(raw.failed.as_ref(), |failed| matching(cx, &whole.key("failed"), failed));
+    let clean = clean(cx, whole);
+    if let Some(Kind::Sync) = kind {
+        refuse_for_sync(cx, whole);
+    }
+    Some(Vendor {
+        name: "".into(),
+        pool: "".into(),
+        kind: kind?,
+        method: method?,
+        url: url?,
+        body: body?,
+        headers: headers?,
+        concurrency: usize::try_from(concurrency?).ok()?,
+        timeout: timeout?,
+        retry: retry?,
+        deadline: deadline?,
+        answer_within: answer_within?,
+        open: open?,
+        failed: failed?,
+        clean: clean?,
+    })
+}
+
+/// `Some(None)` when nothing was written, `None` when what was written is wrong.
+pub(super) fn optional<R, T>(raw: Option<&R>, check: impl FnOnce(&R) -> Option<T>) -> Option<Option<T>> {
+    match raw {
+        Some(raw) => check(raw).map(Some),
+        None => Some(None),
+    }
+}
+
+pub(super) fn required<T>(cx: &mut Check<'_>, whole: &Whole<'_>, name: &str, mend: &str) -> Option<T> {
+    cx.problem(&whole.key(name), &whole.span, "this key is required", mend);
+    None
+}
+
+fn not_built_yet(cx: &mut Check<'_>, whole: &Whole<'_>) {
+    if let Some(breaker) = &whole.raw.breaker {
+        cx.problem(&whole.key("breaker"), &breaker.span(), "the breaker is not built yet", "Remove it");
+    }
+    if let Some(once) = whole.raw.at_most_once.as_ref().filter(|once| *once.get_ref()) {
+        cx.problem(&whole.key("at_most_once"), &once.span(), "this is not built yet", "Remove it, or write false");
+    }
+}
+
+/// A sync vendor's answer is there or not: nothing stays open, nothing is waited for.
+fn refuse_for_sync(cx: &mut Check<'_>, whole: &Whole<'_>) {
+    let what = "a sync vendor answers at once";
+    let mend = "Remove it; it is for the kinds \"webhook\" and \"polling\"";
+    if let Some(open) = &whole.raw.open {
+        cx.problem(&whole.key("open"), &open.span(), what, mend);
+    }
+    let within = whole.raw.answer_within.span();
+    if !cx.sources.is_default(&within) {
+        cx.problem(&whole.key("answer_within"), &within, what, mend);
+    }
+}
+
+fn method(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Method> {
+    let key = whole.key("method");
+    let text = cx.text(&key, &whole.raw.method)?;
+    match text.text.as_str() {
+        "GET" => Some(Method::GET),
+        "POST" => Some(Method::POST),
+        "PUT" => Some(Method::PUT),
+        "PATCH" => Some(Method::PATCH),
+        other => {
+            let upper = other.to_ascii_uppercase();
+            let mend = match nearest(&upper, &["GET", "POST", "PUT", "PATCH"]) {
+                Some(near) if !text.is_filled => format!("Did you mean {near:?}?"),
+                _ => "Write \"GET\", \"POST\", \"PUT\" or \"PATCH\"".to_owned(),
+            };
+            cx.problem(&key, &text.span, format!("vendors are not called with {}", text.shown), mend);
+            None
+        }
+    }
+}
+
+/// A URL whose path and query may be templates. Never repeats it: people put keys into the query.
+pub(super) fn url_template(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Template> {
+    let text = cx.text(key, raw)?;
+    let mend = "Write an http or https URL, with {{ ... }} only in path and query";
+    no_templates_filled_in(cx, key, &text, raw)?;
+    match Template::url(&text.text) {
+        Ok(template) => Some(template),
+        Err(why) => {
+            cx.problem(key, &text.span, unusable("URL", &text, &why), mend);
+            None
+        }
+    }
+}
+
+fn body_template(cx: &mut Check<'_>, key: &str, raw: &raw::Text, method: Option<&Method>) -> Option<Template> {
+    let text = cx.text(key, raw)?;
+    if method == Some(&Method::GET) {
+        cx.problem(key, &text.span, "a GET sends no body", "Remove body, or write method = \"POST\"");
+        return None;
+    }
+    no_templates_filled_in(cx, key, &text, raw)?;
+    match Template::body(&text.text) {
+        Ok(template) => Some(template),
+        Err(why) => {
+            let mend = "Write JSON with {{ payload.name | json }} where values go";
+            cx.problem(key, &text.span, unusable("body", &text, &why), mend);
+            None
+        }
+    }
+}
+
+/// The reason names what stands between `{{` and `}}`, which may have been filled in.
+fn unusable(what: &str, text: &Filled, why: &TemplateError) -> String {
+    if text.is_filled {
+        format!("this {what}, once filled in, cannot be used")
+    } else {
+        format!("this {what} cannot be used: {why}")
+    }
+}
+
+/// A secret is never a template, whatever is in it.
+fn no_templates_filled_in(cx: &mut Check<'_>, key: &str, text: &Filled, raw: &raw::Text) -> Option<()> {
+    let count = |text: &str| text.matches("{{").count();
+    if text.is_filled && count(&text.text) != count(raw.get_ref()) {
+        let what = format!("what is filled into {} holds {{{{", text.shown);
+        cx.problem(key, &text.span, what, "Write templates here, not into variables or files");
+        return None;
+    }
+    Some(())
+}
+
+fn headers(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Vec<(HeaderName, Secret)>> {
+    let raw = &whole.raw.headers;
+    if raw.len() > MOST_HEADERS {
+        let mend = format!("Have at most {MOST_HEADERS}");
+        cx.problem(&whole.key("headers"), &whole.span, format!("{} headers are too many", raw.len()), mend);
+        return None;
+    }
+    let mut headers: Vec<(HeaderName, Secret)> = Vec::new();
+    for (name, value) in raw {
+        let key = format!("{}.{}", whole.key("headers"), quoted_key(name));
+        let mut wrong = |what: &str, mend: &str| cx.problem(&key, &value.span(), what, mend);
+        let Ok(header) = HeaderName::try_from(name.as_str()) else {
+            wrong("this is not a header's name", "Use letters, digits and - in it");
+            continue;
+        };
+        if OUR_HEADERS.contains(&header.as_str()) {
+            wrong("this header is set by Fetchgate", "Remove it");
+        } else if headers.iter().any(|(other, _)| *other == header) {
+            wrong("this header is there twice", "Remove one of the two; upper and lower case are the same here");
+        }
+        let Some(text) = cx.text(&key, value) else { continue };
+        match HeaderValue::from_str(&text.text) {
+            Ok(_) if text.text.is_ascii() => headers.push((header, Secret::new(text.text))),
+            _ => {
+                let what = "its value has a character that headers cannot have (a line break, or not ASCII)";
+                cx.problem(&key, &text.span, what, "Use visible ASCII and spaces");
+            }
+        }
+    }
+    (headers.len() == raw.len()).then_some(headers)
+}
+
+fn retry(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Retry> {
+    let raw = &whole.raw.retry;
+    let attempts = cx.number(&whole.key("retry.attempts"), &raw.attempts, 1..=1000);
+    let first = cx.duration(&whole.key("retry.first"), &raw.first, LONGEST);
+    let max = cx.duration(&whole.key("retry.max"), &raw.max, LONGEST);
+    if let (Some(first), Some(max)) = (first, max)
+        && first > max
+    {
+        // Whichever of the two was written is the one to mend.
+        let (name, span) =
+            if cx.sources.is_default(&raw.first.span()) { ("max", &raw.max) } else { ("first", &raw.first) };
+        let what = "the first pause is longer than the longest";
+        cx.problem(&whole.key(&format!("retry.{name}")), &span.span(), what, "Make retry.first at most retry.max");
+        return None;
+    }
+    Some(Retry { attempts: u32::try_from(attempts?).ok()?, first: first?, max: max? })
+}
+
+pub(super) fn matching(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Match>) -> Option<Match> {
+    let mend = r#"Write { at = "/status", is = ["..."] }"#;
+    let at = match &raw.get_ref().at {
+        Some(at) => cx.pointer(&format!("{key}.at"), at),
+        None => {
+            cx.problem(&format!("{key}.at"), &raw.span(), "this key is required", mend);
+            None
+        }
+    };
+    let is_key = format!("{key}.is");
+    let Some(is) = &raw.get_ref().is else {
+        cx.problem(&is_key, &raw.span(), "this key is required", mend);
+        return None;
+    };
+    if !(1..=64).contains(&is.get_ref().len()) {
+        cx.problem(&is_key, &is.span(), "this names no value, or over 64", mend);
+        return None;
+    }
+    let texts = is.get_ref().iter().enumerate().map(|(i, item)| {
+        let text = Spanned::new(item.span(), item.get_ref().0.clone());
+        cx.text(&format!("{is_key}[{i}]"), &text).map(|text| text.text)
+    });
+    let texts: Vec<Option<String>> = texts.collect();
+    Some(Match { at: at?, is: texts.into_iter().collect::<Option<_>>()? })
+}
+
+fn clean(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Clean> {
+    let raw = &whole.raw.clean;
+    let key = whole.key("clean.redact");
+    if let Some(last) = raw.redact.get(MOST_REDACTED) {
+        cx.problem(&key, &last.span(), "these are too many", format!("Have at most {MOST_REDACTED}"));
+        return None;
+    }
+    let pointers = raw.redact.iter().enumerate().map(|(i, text)| cx.pointer(&format!("{key}[{i}]"), text));
+    let pointers: Vec<_> = pointers.collect();
+    let redact = pointers.into_iter().collect::<Option<_>>()?;
+    Some(Clean { trim: raw.trim, drop_null: raw.drop_null, redact })
+}

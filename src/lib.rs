@@ -1,0 +1,28 @@
+//! Fetchgate calls outside vendors as fast as their limits allow, and never faster.
+//!
+//! The modules in the order in which a job travels:
+//!
+//! - [`api`]: HTTP in. A submission is checked, stored, and answered with an id.
+//! - [`job`]: the words and the rules, without I/O: what a job is, and what each step makes of it.
+//! - [`store`]: where jobs live; [`store::sqlite`] keeps them in one file.
+//! - [`worker`]: jobs out. One dispatcher for each vendor, one attempt for each call.
+//! - [`limit`]: may we call this vendor, and when?
+//! - [`vendor`]: how to talk to vendors, and what their replies mean.
+//!
+//! Around them: [`config`], [`service`] (the wiring), [`clock`], [`telemetry`], [`shutdown`] and [`cli`].
+//! `ARCHITECTURE.md` follows one job through the functions.
+
+pub mod api;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod job;
+pub mod json;
+pub mod limit;
+pub mod pauses;
+pub mod service;
+pub mod shutdown;
+pub mod store;
+pub mod telemetry;
+pub mod vendor;
+pub mod worker;

@@ -1,0 +1,163 @@
+//! What the book has of the long limits: sub-windows, how much of each is used, and how much is paid for in advance.
+//!
+//! Never writes the book itself (see [`local`](super::local)) and never decides when a call may go (see [`rule`](super::rule)).
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use super::{
+    Key, Limit, Per,
+    calendar::{SKEW, period_at},
+    state::MAX_TENANTS,
+};
+use crate::clock::{Clock, Nanos, Time, nanos};
+
+const MS: Nanos = 1_000_000;
+
+/// Sub-windows in which the `Book` counts a rolling period.
+const SUB_WINDOWS: Nanos = 256;
+
+/// Blocks charged ahead: this share of N, one 500th (0.2 %).
+const BLOCK_SHARE: u64 = 500;
+
+/// What the `Book` has of one count of the pool. Limits of the same period and key share it: every call is charged to all of them.
+pub(super) struct Ledger {
+    pub(super) count: String,
+    pub(super) key: Key,
+    pub(super) per: Per,
+    /// Calls charged ahead at least.
+    pub(super) block: u64,
+    /// How long a sub-window matters after its end.
+    pub(super) memory: Nanos,
+    /// By tenant; the empty name for a count of the whole pool.
+    pub(super) accounts: HashMap<Arc<str>, VecDeque<Sub>>,
+    /// The calendar period of the newest call, so that its edges are looked up once.
+    period: (Nanos, Nanos),
+    sweep_at: usize,
+}
+
+/// One sub-window.
+pub(super) struct Sub {
+    /// On the limiter's timeline; calls before it and not before the one before it are in here.
+    pub(super) end: Nanos,
+    /// In the `Book`, where it is this sub-window's name.
+    pub(super) ends_at: Time,
+    pub(super) used: u64,
+    /// Durable in the `Book`: never less than `used`.
+    pub(super) charged: u64,
+}
+
+impl Ledger {
+    pub(super) fn new(limit: &Limit) -> Ledger {
+        // The whole window, even for a pace: the next config may say window.
+        let memory = match &limit.per {
+            Per::Rolling(period) => nanos(*period).saturating_add(nanos(limit.guard)),
+            _ => SKEW,
+        };
+        Ledger {
+            count: count_name(limit),
+            key: limit.key,
+            per: limit.per.clone(),
+            block: limit.calls.div_ceil(BLOCK_SHARE),
+            memory,
+            accounts: HashMap::new(),
+            period: (0, 0),
+            sweep_at: MAX_TENANTS / 8,
+        }
+    }
+
+    pub(super) fn tenant_of(&self, tenant: &Arc<str>) -> Arc<str> {
+        match self.key {
+            Key::Vendor => "".into(),
+            Key::Tenant => tenant.clone(),
+        }
+    }
+
+    pub(super) fn account(&self, tenant: &Arc<str>) -> Option<&VecDeque<Sub>> {
+        self.accounts.get(if self.key == Key::Vendor { "" } else { tenant.as_ref() })
+    }
+
+    /// The end of the sub-window that a call at `at` counts in, and of the other one when it is near the edge of a calendar period.
+    pub(super) fn ends(&mut self, at: Nanos) -> (Nanos, Option<Nanos>) {
+        if let Per::Rolling(period) = &self.per {
+            let len = (nanos(*period) / SUB_WINDOWS).max(MS);
+            return (at.div_euclid(len).saturating_add(1).saturating_mul(len), None);
+        }
+        if at < self.period.0 || at >= self.period.1 {
+            self.period = period_at(&self.per, at);
+        }
+        let (start, end) = self.period;
+        if at.saturating_sub(SKEW) < start {
+            return (end, Some(start));
+        }
+        let near_end = at.saturating_add(SKEW) >= end;
+        (end, near_end.then(|| period_at(&self.per, end).1))
+    }
+
+    pub(super) fn covers(&mut self, tenant: &Arc<str>, at: Nanos) -> bool {
+        let (own, other) = self.ends(at);
+        let Some(subs) = self.account(tenant) else { return false };
+        let covered = |end: Nanos| subs.iter().rev().any(|sub| sub.end == end && sub.used < sub.charged);
+        covered(own) && other.is_none_or(covered)
+    }
+
+    pub(super) fn each_sub(&mut self, tenant: &Arc<str>, at: Nanos, change: impl Fn(&mut Sub)) {
+        let (own, other) = self.ends(at);
+        let key = if self.key == Key::Vendor { "" } else { tenant.as_ref() };
+        let Some(subs) = self.accounts.get_mut(key) else { return };
+        for end in [Some(own), other].into_iter().flatten() {
+            if let Some(sub) = subs.iter_mut().rev().find(|sub| sub.end == end) {
+                change(sub);
+            }
+        }
+    }
+
+    /// The sub-window of a tenant that ends then; begun when there is none. A calendar's goes on across a restart, since the end of
+    /// its period is the same; a rolling one starts anew beside the one that the process before began.
+    pub(super) fn open_sub(&mut self, tenant: &Arc<str>, end: Nanos, clock: &Clock) -> &mut Sub {
+        let rolling = matches!(self.per, Per::Rolling(_));
+        let subs = self.accounts.entry(tenant.clone()).or_default();
+        let known = subs.iter().rposition(|sub| sub.end == end);
+        let i = known.unwrap_or_else(|| {
+            let mut ends_at =
+                if rolling { Time(clock.time_at(end).0.saturating_add(1)) } else { Time(end.div_euclid(MS)) };
+            // Its name must be its own: after a restart, or when the wall clock has moved, it may be taken.
+            while subs.iter().any(|sub| sub.ends_at == ends_at) {
+                ends_at.0 += 1;
+            }
+            subs.push_back(Sub { end, ends_at, used: 0, charged: 0 });
+            subs.len() - 1
+        });
+        &mut subs[i]
+    }
+
+    /// Drops what nobody asks about any more.
+    pub(super) fn forget(&mut self, now: Nanos) {
+        let memory = self.memory;
+        let gone = |sub: &Sub| sub.end.saturating_add(memory) <= now;
+        for subs in self.accounts.values_mut().filter(|subs| subs.len() > 300) {
+            subs.retain(|sub| !gone(sub));
+        }
+        if self.accounts.len() >= self.sweep_at {
+            self.accounts.retain(|_, subs| !subs.iter().all(gone));
+            self.sweep_at = (self.accounts.len() * 2).max(MAX_TENANTS / 8);
+        }
+    }
+}
+
+/// Which count of its pool a limit charges: its period and key. Not N, so that the history survives a change of N.
+pub(super) fn count_name(limit: &Limit) -> String {
+    let zone = |zone: &jiff::tz::TimeZone| zone.iana_name().map_or_else(|| format!("{zone:?}"), str::to_owned);
+    let key = match limit.key {
+        Key::Vendor => "vendor",
+        Key::Tenant => "tenant",
+    };
+    match &limit.per {
+        Per::Rolling(period) if period.subsec_nanos() == 0 => format!("{}s/{key}", period.as_secs()),
+        Per::Rolling(period) => format!("{}ns/{key}", period.as_nanos()),
+        Per::Day(tz) => format!("day {}/{key}", zone(tz)),
+        Per::Month(tz) => format!("month {}/{key}", zone(tz)),
+    }
+}

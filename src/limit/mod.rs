@@ -1,0 +1,160 @@
+//! May we call this vendor, and when? Limits belong to a pool (an account); a permit is leave for one call at one stated time.
+//!
+//! Never calls a vendor and never reads a job. [`rule`] is the pure arithmetic; [`local`] keeps it for one process.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{clock::Nanos, store::StoreError};
+
+pub mod calendar;
+mod ledger;
+pub mod local;
+pub mod rule;
+mod state;
+
+/// One limit of a pool, checked and ready for the arithmetic.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limit {
+    /// How people name it: `id` from the config, else `calls/per` as written (`50/s`).
+    pub id: Arc<str>,
+    /// N: calls allowed in one period, at least 1.
+    pub calls: u64,
+    pub per: Per,
+    pub shape: Shape,
+    /// g: how much the period is stretched, because the vendor counts arrivals and the network jitters.
+    pub guard: Duration,
+    pub key: Key,
+}
+
+/// The period of a limit.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Per {
+    /// Any window of this length, wherever it starts.
+    Rolling(Duration),
+    /// The vendor's calendar day, in its time zone.
+    Day(jiff::tz::TimeZone),
+    /// The vendor's calendar month, in its time zone.
+    Month(jiff::tz::TimeZone),
+}
+
+/// How calls are spread inside the period. See `rule` for the arithmetic of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Evenly: one call each `ceil((T + g) / N)`.
+    Paced,
+    /// All at once if they like, then none until the oldest is T + g old.
+    Window,
+    /// A burst of up to this many (1..=N), then evenly.
+    Bucket { burst: u64 },
+    /// A count per calendar period; only with [`Per::Day`] and [`Per::Month`], which have no other shape.
+    Calendar,
+}
+
+/// Whom a limit counts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// All calls of the pool together.
+    Vendor,
+    /// Each tenant by itself.
+    Tenant,
+}
+
+/// A pool and its limits, as the config has them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolLimits {
+    pub pool: Arc<str>,
+    pub limits: Vec<Limit>,
+}
+
+/// Leave to make one call of a pool at `at`. Charged when given: it can be used once, given back, or wasted.
+#[derive(Debug)]
+pub struct Permit {
+    pub pool: Arc<str>,
+    pub tenant: Arc<str>,
+    /// Not before this.
+    pub at: Nanos,
+    /// Not after this: a later call would eat into the guard that covers the network's jitter.
+    pub late_after: Nanos,
+}
+
+/// What a limiter says to one wish for a call.
+#[derive(Debug)]
+pub enum Answer {
+    Granted(Permit),
+    /// Not before `until`, because of the limit (or gate) named.
+    NotBefore {
+        until: Nanos,
+        by: Blocker,
+    },
+}
+
+/// Why the next call of a pool has to wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blocker {
+    /// A limit, by its id.
+    Limit(Arc<str>),
+    /// The vendor told us to slow down (429, 503), or the limiter is starting cold.
+    Gate,
+}
+
+/// When a pool's next call could go, as far as the limits of the whole pool go; nothing is charged by looking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outlook {
+    /// The earliest time of the next permit; not before now.
+    pub next_at: Nanos,
+    /// What makes it later than now, if anything does.
+    pub by: Option<Blocker>,
+    /// How many permits could be had from now to the time asked about, up to the number asked about.
+    pub room: usize,
+}
+
+/// One limit's state for people: what `GET /vendors/{name}` shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Usage {
+    pub limit: Limit,
+    /// Calls that count against the limit now (its whole pool; for a tenant limit, the busiest tenant).
+    pub used: u64,
+    /// When the next call is allowed by this limit alone.
+    pub next_at: Nanos,
+}
+
+/// A permit that may not be used any more. It stays charged: that wastes capacity and never breaks a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missed {
+    /// Woken after `late_after`.
+    Late,
+    /// The pool's gate has closed over the permit's time since it was given.
+    GateClosed,
+}
+
+/// Gives permits for the calls of pools. No call is made without one; when the limiter cannot be reached, no call is made.
+#[async_trait]
+pub trait Limiter: Send + Sync {
+    /// When could the next call go, and how many before `until` (at most `most`)? Unknown pools have no limits.
+    async fn outlook(&self, pool: &str, until: Nanos, most: usize) -> Result<Outlook, StoreError>;
+
+    /// When could this tenant's next call go, and what makes that later than now? Its own limits count as well.
+    async fn next_for(&self, pool: &str, tenant: &Arc<str>) -> Result<(Nanos, Option<Blocker>), StoreError>;
+
+    /// One answer for each wish, in their order; permits are future-dated, not after `until`, and never go backwards.
+    /// Each permit is charged to all limits of its pool at once, or not given. A tenant over its own limit
+    /// is told to wait and holds up nobody behind it.
+    async fn reserve(&self, pool: &str, tenants: &[Arc<str>], until: Nanos) -> Result<Vec<Answer>, StoreError>;
+
+    /// The last look before the bytes go out: is this permit still good at `now`?
+    fn check(&self, permit: &Permit, now: Nanos) -> Result<(), Missed>;
+
+    /// Hands back permits that were not used and never will be. What a limit cannot take back exactly stays charged to it.
+    async fn give_back(&self, permits: Vec<Permit>);
+
+    /// Closes the gate of the whole pool until then: the vendor said so. Never opens it earlier than it was to open.
+    async fn close_gate(&self, pool: &str, until: Nanos);
+
+    /// The pool's limits and how much of each is used.
+    async fn usage(&self, pool: &str) -> Vec<Usage>;
+
+    /// A clean stop: hands back what was charged ahead and not used.
+    async fn stop(&self) -> Result<(), StoreError>;
+}

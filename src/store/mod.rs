@@ -1,0 +1,207 @@
+//! Where jobs live, from submit to their end and beyond.
+//!
+//! Never calls a vendor and never decides what a step means (see `job::lifecycle`). Callers do not know which backend runs.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{
+    clock::Time,
+    job::{Attempt, Attempts, Job, JobId, NewJob, Status, lifecycle::Change},
+};
+
+pub mod book;
+pub mod signals;
+pub mod sqlite;
+
+/// What a caller of the store can do about its error.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Try again later: the store cannot be reached, is full, or is stopping. Nothing was stored, or it is not known.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+    /// What is stored cannot be understood: a bug or a damaged file.
+    #[error("the store holds something unreadable: {0}")]
+    Corrupt(String),
+}
+
+/// What became of one submitted job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Submitted {
+    /// Stored, durably.
+    New(JobId),
+    /// The same key and the same body came before, as this job.
+    Known(JobId),
+    /// The same key came before with another body.
+    KeyReused,
+    /// As many jobs wait as may.
+    OverCapacity,
+}
+
+/// A worker's wish for jobs of one vendor.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub vendor: Arc<str>,
+    /// At most this many jobs in all.
+    pub most: usize,
+    /// At most this many of them for their submitting call; the rest can only be polls.
+    pub calls: usize,
+    pub now: Time,
+    /// How long the hold lasts, unless it is settled or released first.
+    pub lease: Duration,
+}
+
+/// A worker's timed hold on a job. Whoever holds it settles it, releases it, or loses it when the time is up.
+#[derive(Debug)]
+pub struct Lease {
+    pub job: Job,
+    /// The fence: the number of the attempt that this lease is for.
+    pub attempt: u32,
+}
+
+/// A settle that could not be stored. Nothing is lost: it can be tried again as it is.
+#[derive(Debug)]
+pub struct Unsettled {
+    pub lease: Box<Lease>,
+    pub change: Change,
+    pub attempt: Attempt,
+    pub why: StoreError,
+}
+
+/// What became of a settle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    Stored,
+    /// The job has ended by other means, or another worker holds it by now: nothing was changed.
+    TooLate,
+}
+
+/// Which job is meant.
+#[derive(Debug, Clone)]
+pub enum Which {
+    Id(JobId),
+    /// By the vendor's own reference to it.
+    Ticket {
+        vendor: Arc<str>,
+        ticket: String,
+    },
+}
+
+/// A decision about a job as it is now: a pure function, because a store may have to ask it again.
+pub type Decide = Box<dyn Fn(&Job) -> Option<Change> + Send + Sync>;
+
+/// What became of an amendment.
+#[derive(Debug, Clone)]
+pub enum Amended {
+    /// Stored; the job as it is now (without payload and result).
+    Changed(Job),
+    /// The decision was to leave the job as it is.
+    Left(Job),
+    Unknown,
+}
+
+/// Jobs whose alarm has gone off, and when the next will.
+#[derive(Debug, Clone, Default)]
+pub struct Overdue {
+    pub jobs: Vec<JobId>,
+    pub next_at: Option<Time>,
+}
+
+/// How much of a job to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct With {
+    pub payload: bool,
+    pub result: bool,
+}
+
+/// Which jobs to list. Empty fields match all.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    pub status: Option<Status>,
+    pub vendor: Option<String>,
+    pub tenant: Option<String>,
+    pub tag: Option<String>,
+    pub created_after: Option<Time>,
+    pub created_before: Option<Time>,
+    /// Only jobs with a smaller id.
+    pub before: Option<JobId>,
+    pub limit: usize,
+}
+
+/// Some jobs, newest first, without payload and result.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    pub jobs: Vec<Job>,
+    /// Where the next page begins; `None` when there is none. A page may be short and still have a next.
+    pub next: Option<JobId>,
+}
+
+/// Whether a vendor has something to do; cheap enough to be asked for every turn of its dispatcher.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// When the next job is due; the past means now.
+    pub next_due: Option<Time>,
+    /// When the next poll is due, for when no calls may be made.
+    pub next_poll: Option<Time>,
+    /// Accepted by the vendor and not answered.
+    pub open: u64,
+}
+
+/// How much of a vendor's work is where, for people.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Jobs that want a call or a poll, now or later, those being called left out.
+    pub waiting: u64,
+    /// Jobs a worker holds now.
+    pub leased: u64,
+    /// Accepted by the vendor and not answered.
+    pub open: u64,
+    /// When the oldest of the jobs that are due became so.
+    pub oldest_due: Option<Time>,
+}
+
+/// The job's life, verb by verb. Every method returns only when what it did is durable.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Stores new jobs, all in one go; one outcome for each, in their order.
+    async fn submit(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError>;
+
+    /// Leases jobs that are due, fairly between the vendor's lanes; polls of accepted work before new calls.
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Lease>, StoreError>;
+
+    /// Gives leases back without an attempt. With a time, the job's lane rests until then (its tenant is over its own limit).
+    async fn release(&self, leases: Vec<(Lease, Option<Time>)>);
+
+    /// Stores what an attempt made of its job, if the lease still holds. `Complete` is taken from a stale lease too,
+    /// while the job has not ended: the vendor was paid for it.
+    async fn settle(&self, lease: Lease, change: Change, attempt: Attempt) -> Result<Settled, Unsettled>;
+
+    /// Changes a job outside an attempt: callbacks, cancels, replays and alarms. One change decides; the rest see its outcome.
+    async fn amend(&self, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError>;
+
+    /// Up to `most` jobs whose deadline or time to answer has passed.
+    async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError>;
+
+    /// Makes jobs whose lease has lapsed free for other workers; says how many. Leases run on the timeline that never steps.
+    async fn reclaim(&self) -> Result<usize, StoreError>;
+
+    async fn find(&self, id: JobId, with: With) -> Result<Option<Job>, StoreError>;
+
+    async fn attempts(&self, id: JobId) -> Result<Option<Attempts>, StoreError>;
+
+    async fn list(&self, filter: Filter) -> Result<Page, StoreError>;
+
+    /// Deletes some jobs that ended before `before`; says whether there may be more.
+    async fn prune(&self, before: Time) -> Result<bool, StoreError>;
+
+    async fn ready(&self, vendor: &str) -> Ready;
+
+    async fn backlog(&self, vendor: &str) -> Backlog;
+
+    /// Wake-ups: for workers when there is work, for waiting callers when a job has ended.
+    fn signals(&self) -> &signals::Signals;
+
+    /// Stops taking writes, finishes those under way and closes the files.
+    async fn close(&self);
+}

@@ -1,0 +1,153 @@
+//! Changes to a job from outside its attempts: callbacks, cancels, replays, alarms, and leases that have lapsed.
+//!
+//! Never waits for a worker: a job that is being called can end here, and the fence refuses what the call brings later.
+
+use rusqlite::{OptionalExtension, Row as SqlRow};
+use tokio::sync::oneshot;
+
+use super::{
+    index::Row,
+    queue::{Fence, reindex, update},
+    rows,
+    writer::{After, Tx, Write},
+};
+use crate::{
+    clock::{Nanos, Time},
+    job::{Job, JobId},
+    store::{Amended, Decide, StoreError, Which},
+};
+
+/// Changes one job by a decision about it as it is.
+pub(super) struct Amend {
+    which: Which,
+    decide: Decide,
+    now: Time,
+    found: Option<Found>,
+    reply: oneshot::Sender<Result<Amended, StoreError>>,
+}
+
+struct Found {
+    row: Row,
+    was: Job,
+    /// What it has become, if the decision was to change it.
+    is: Option<Job>,
+    leased: bool,
+}
+
+impl Amend {
+    pub(super) fn boxed(
+        which: Which,
+        decide: Decide,
+        now: Time,
+        reply: oneshot::Sender<Result<Amended, StoreError>>,
+    ) -> Box<dyn Write> {
+        Box::new(Amend { which, decide, now, found: None, reply })
+    }
+}
+
+impl Write for Amend {
+    fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
+        self.found = None;
+        let Some((row, was)) = read(tx, &self.which)? else { return Ok(()) };
+        // From here on no worker can claim it. One that holds it already loses it by the attempt number.
+        let attempt = tx.shared.index().withdraw(row, &was);
+        let is = (self.decide)(&was).map(|change| change.apply(&was, attempt.unwrap_or(0), self.now));
+        if let Some(job) = &is {
+            update(tx, job, None, Fence::Any)?;
+        }
+        self.found = Some(Found { row, was, is, leased: attempt.is_some() });
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
+        let reply = match (outcome, self.found) {
+            (Err(error), found) => {
+                if let Some(found) = found {
+                    put_back(after, &found);
+                }
+                Err(error)
+            }
+            (Ok(()), None) => Ok(Amended::Unknown),
+            (Ok(()), Some(Found { row, was, is: Some(job), .. })) => {
+                // A refill in the same batch may have put it back on its shelf.
+                after.index.withdraw(row, &was);
+                after.index.unlease(job.id, None);
+                reindex(after, row, &was, job.clone());
+                Ok(Amended::Changed(job))
+            }
+            (Ok(()), Some(found)) => {
+                put_back(after, &found);
+                Ok(Amended::Left(found.was))
+            }
+        };
+        let _ = self.reply.send(reply);
+    }
+}
+
+/// Puts a job that stays as it was back on its shelf.
+fn put_back(after: &mut After<'_>, found: &Found) {
+    if !found.leased && rows::wants_to_go(&found.was) {
+        let now = after.now;
+        after.index.put(found.row, found.was.clone(), now);
+        after.ring(&found.was.lane.vendor);
+    }
+}
+
+fn read(tx: &Tx<'_>, which: &Which) -> rusqlite::Result<Option<(Row, Job)>> {
+    let from = format!("SELECT {}, j.payload FROM jobs j JOIN lanes l ON l.lane = j.lane", rows::COLUMNS);
+    let read = |row: &SqlRow<'_>| rows::job(row, true, false);
+    match which {
+        Which::Id(id) => {
+            let sql = format!("{from} WHERE j.id = ?1");
+            tx.conn.prepare_cached(&sql)?.query_row([id.as_bytes()], read).optional()
+        }
+        Which::Ticket { vendor, ticket } => {
+            let sql = format!("{from} WHERE j.ticket = ?1 AND l.vendor = ?2 ORDER BY j.n DESC LIMIT 1");
+            tx.conn.prepare_cached(&sql)?.query_row((ticket, &**vendor), read).optional()
+        }
+    }
+}
+
+/// Frees the jobs of leases that have lapsed, with an attempt number that shuts their old holders out.
+pub(super) struct Reclaim {
+    now: Nanos,
+    freed: Vec<(Row, Job)>,
+    reply: oneshot::Sender<Result<usize, StoreError>>,
+}
+
+impl Reclaim {
+    pub(super) fn boxed(now: Nanos, reply: oneshot::Sender<Result<usize, StoreError>>) -> Box<dyn Write> {
+        Box::new(Reclaim { now, freed: Vec::new(), reply })
+    }
+}
+
+impl Write for Reclaim {
+    fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
+        self.freed.clear();
+        let lapsed: Vec<(JobId, u32)> = tx.shared.index().lapsed(self.now);
+        for (id, attempt) in lapsed {
+            let freed = tx
+                .conn
+                .prepare_cached("UPDATE jobs SET attempt = ?2 WHERE id = ?1 AND status < 2 AND attempt < ?2")?
+                .execute((id.as_bytes(), attempt))?;
+            if let (1, Some(found)) = (freed, read(tx, &Which::Id(id))?) {
+                self.freed.push(found);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
+        let freed = self.freed.len();
+        if outcome.is_ok() {
+            for (row, job) in self.freed {
+                tracing::warn!(job = %job.id, attempt = job.attempt, "its worker held the job for too long; it is free again");
+                after.index.unlease(job.id, Some(job.attempt));
+                after.ring(&job.lane.vendor);
+                let now = after.now;
+                after.index.put(row, job, now);
+            }
+        }
+        let _ = self.reply.send(outcome.map(|()| freed));
+    }
+}

@@ -1,0 +1,106 @@
+//! The book in SQLite: a few small tables beside the jobs, written by the same writer.
+//!
+//! Never keeps anything in memory: the limiter and the dispatchers have their own copies.
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension};
+
+use super::{Sqlite, upkeep::Do, writer::ask};
+use crate::{
+    clock::Time,
+    store::{
+        StoreError,
+        book::{Book, Pause, Spend},
+    },
+};
+
+impl Sqlite {
+    async fn write<T, F>(&self, statements: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        ask(&self.requests()?, |reply| Do::boxed(statements, reply)).await?
+    }
+}
+
+#[async_trait]
+impl Book for Sqlite {
+    async fn spends(&self, since: Time) -> Result<Vec<Spend>, StoreError> {
+        self.readers
+            .read(move |conn| {
+                conn.prepare_cached("SELECT pool, count, tenant, ends_at, calls FROM spends WHERE ends_at >= ?1")?
+                    .query_map([since.0], |row| {
+                        Ok(Spend {
+                            pool: row.get(0)?,
+                            count: row.get(1)?,
+                            tenant: row.get(2)?,
+                            ends_at: Time(row.get(3)?),
+                            calls: row.get(4)?,
+                        })
+                    })?
+                    .collect()
+            })
+            .await
+    }
+
+    async fn charge(&self, spends: Vec<Spend>, forget: Time) -> Result<(), StoreError> {
+        self.write(move |conn| {
+            let mut set = conn.prepare_cached(
+                "INSERT INTO spends (pool, count, tenant, ends_at, calls) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT DO UPDATE SET calls = excluded.calls",
+            )?;
+            let mut drop_old = conn
+                .prepare_cached("DELETE FROM spends WHERE pool = ?1 AND count = ?2 AND tenant = ?3 AND ends_at < ?4")?;
+            for spend in &spends {
+                set.execute((&spend.pool, &spend.count, &spend.tenant, spend.ends_at.0, spend.calls))?;
+                drop_old.execute((&spend.pool, &spend.count, &spend.tenant, forget.0))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
+        self.readers
+            .read(|conn| {
+                conn.prepare_cached("SELECT vendor, until FROM pauses")?
+                    .query_map([], |row| {
+                        Ok(Pause { vendor: row.get(0)?, until: row.get::<_, Option<i64>>(1)?.map(Time) })
+                    })?
+                    .collect()
+            })
+            .await
+    }
+
+    async fn set_pause(&self, vendor: &str, pause: Option<Pause>) -> Result<(), StoreError> {
+        let vendor = vendor.to_owned();
+        self.write(move |conn| {
+            match &pause {
+                Some(pause) => conn
+                    .prepare_cached(
+                        "INSERT INTO pauses (vendor, until) VALUES (?1, ?2)
+                         ON CONFLICT DO UPDATE SET until = excluded.until",
+                    )?
+                    .execute((&vendor, pause.until.map(|until| until.0)))?,
+                None => conn.prepare_cached("DELETE FROM pauses WHERE vendor = ?1")?.execute([&vendor])?,
+            };
+            Ok(())
+        })
+        .await
+    }
+
+    async fn callback_secret(&self, fresh: [u8; 32]) -> Result<[u8; 32], StoreError> {
+        self.write(move |conn| {
+            conn.execute(
+                "INSERT INTO settings (name, value) VALUES ('callback_secret', ?1) ON CONFLICT DO NOTHING",
+                [fresh],
+            )?;
+            let kept = conn
+                .query_row("SELECT value FROM settings WHERE name = 'callback_secret'", [], |row| row.get(0))
+                .optional()?;
+            Ok(kept.unwrap_or(fresh))
+        })
+        .await
+    }
+}

@@ -1,0 +1,315 @@
+//! Submit and settle: the two writes that every job makes.
+//!
+//! Never decides what a job becomes: a submit stores what was checked, a settle what `lifecycle` said.
+
+use rusqlite::{OptionalExtension, named_params};
+use tokio::sync::oneshot;
+
+use super::{
+    index::Row,
+    rows,
+    writer::{After, Tx, Write},
+};
+use crate::{
+    clock::Time,
+    job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, Stage, Status, lifecycle::Change},
+    store::{Lease, Settled, StoreError, Submitted, Unsettled},
+};
+
+/// Stores new jobs.
+pub(super) struct Submit {
+    jobs: Vec<NewJob>,
+    outcomes: Vec<(Submitted, Option<Row>)>,
+    now: Time,
+    reply: oneshot::Sender<Result<Vec<Submitted>, StoreError>>,
+}
+
+impl Submit {
+    pub(super) fn boxed(
+        jobs: Vec<NewJob>,
+        now: Time,
+        reply: oneshot::Sender<Result<Vec<Submitted>, StoreError>>,
+    ) -> Box<dyn Write> {
+        Box::new(Submit { outcomes: Vec::with_capacity(jobs.len()), jobs, now, reply })
+    }
+}
+
+impl Write for Submit {
+    fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
+        self.outcomes.clear();
+        for job in &self.jobs {
+            let known = match &job.idempotency {
+                Some(idempotency) => remember_key(tx, job, idempotency, self.now)?,
+                None => None,
+            };
+            let outcome = match known {
+                Some(known) => (known, None),
+                None => (Submitted::New(job.id), Some(insert(tx, job, self.now)?)),
+            };
+            self.outcomes.push(outcome);
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
+        if let Err(error) = outcome {
+            let _ = self.reply.send(Err(error));
+            return;
+        }
+        for (job, (_, row)) in self.jobs.into_iter().zip(&self.outcomes) {
+            let Some(row) = *row else { continue };
+            after.ring(&job.lane.vendor);
+            if let Some(deadline) = job.deadline {
+                after.alarm(deadline.at);
+            }
+            after.index.recount(&job.lane.vendor, None, Some(Stage::Call), 1);
+            let now = after.now;
+            after.index.put(row, stored(job, self.now), now);
+        }
+        // A caller that has gone away does not mind.
+        let _ = self.reply.send(Ok(self.outcomes.into_iter().map(|(outcome, _)| outcome).collect()));
+    }
+}
+
+/// The job under a key that came before; otherwise the key is remembered for this job.
+fn remember_key(
+    tx: &Tx<'_>,
+    job: &NewJob,
+    idempotency: &Idempotency,
+    now: Time,
+) -> rusqlite::Result<Option<Submitted>> {
+    let found: Option<([u8; 32], [u8; 16])> = tx
+        .conn
+        .prepare_cached("SELECT body_hash, id FROM idempotency WHERE tenant = ?1 AND key = ?2")?
+        .query_row((&*job.lane.tenant, &idempotency.key), |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    if let Some((body_hash, id)) = found {
+        let same = body_hash == idempotency.body_hash;
+        return Ok(Some(if same { Submitted::Known(JobId::from_bytes(id)) } else { Submitted::KeyReused }));
+    }
+    tx.conn
+        .prepare_cached("INSERT INTO idempotency (tenant, key, body_hash, id, created_at) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute((&*job.lane.tenant, &idempotency.key, idempotency.body_hash, job.id.as_bytes(), now.0))?;
+    Ok(None)
+}
+
+fn insert(tx: &mut Tx<'_>, job: &NewJob, now: Time) -> rusqlite::Result<Row> {
+    let lane = tx.lane(&job.lane)?;
+    let n = tx.next_n();
+    let within = job.deadline.and_then(|deadline| deadline.within).map(|within| within.as_millis() as u64);
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO jobs (n, id, lane, status, stage, due_at, alarm_at, deadline_at, deadline_within, updated_at, tags, payload)
+             VALUES (:n, :id, :lane, 0, 0, :due_at, :deadline_at, :deadline_at, :within, :now, :tags, :payload)",
+        )?
+        .execute(named_params! {
+            ":n": n,
+            ":id": job.id.as_bytes(),
+            ":lane": lane,
+            ":due_at": job.due_at.0,
+            ":deadline_at": job.deadline.map(|deadline| deadline.at.0),
+            ":within": within,
+            ":now": now.0,
+            ":tags": (!job.tags.is_empty()).then(|| serde_json::json!(job.tags).to_string()),
+            ":payload": &*job.payload,
+        })?;
+    Ok(Row { n, lane })
+}
+
+/// A new job as it is once stored.
+fn stored(job: NewJob, now: Time) -> Job {
+    Job {
+        id: job.id,
+        lane: job.lane,
+        payload: job.payload,
+        status: Status::Pending,
+        stage: Stage::Call,
+        due_at: job.due_at,
+        answer_by: None,
+        deadline: job.deadline,
+        tags: job.tags,
+        run: 0,
+        tries: 0,
+        attempt: 0,
+        ticket: None,
+        result: None,
+        failure: None,
+        updated_at: now,
+        finished_at: None,
+    }
+}
+
+/// Stores what an attempt made of its job.
+pub(super) struct Settle {
+    lease: Box<Lease>,
+    change: Change,
+    attempt: Attempt,
+    now: Time,
+    took: Took,
+    reply: oneshot::Sender<Result<Settled, Unsettled>>,
+}
+
+/// What the table took.
+enum Took {
+    Nothing,
+    /// The change: the job is now this.
+    Change(Box<Job>),
+    /// Data from a stale lease, and where the job was by then.
+    StaleData(Row, Stage, Time),
+}
+
+impl Settle {
+    pub(super) fn boxed(
+        lease: Lease,
+        change: Change,
+        attempt: Attempt,
+        now: Time,
+        reply: oneshot::Sender<Result<Settled, Unsettled>>,
+    ) -> Box<dyn Write> {
+        Box::new(Settle { lease: Box::new(lease), change, attempt, now, took: Took::Nothing, reply })
+    }
+}
+
+impl Write for Settle {
+    fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
+        let id = self.lease.job.id;
+        // The first attempt, which most jobs end with, needs no reading.
+        let before = if self.attempt.n > 1 { attempts_so_far(tx, id)? } else { Attempts::default() };
+        let history = with_attempt(before, &self.attempt);
+        let job = self.change.apply(&self.lease.job, self.lease.attempt, self.now);
+        self.took = Took::Nothing;
+        if update(tx, &job, Some(&history), Fence::NotEndedBefore(self.lease.attempt))? {
+            self.took = Took::Change(Box::new(job));
+        } else if job.status == Status::Complete
+            && let Some((row, stage, due_at)) = place(tx, id)?
+        {
+            let history = with_attempt(attempts_so_far(tx, id)?, &self.attempt);
+            update(tx, &job, Some(&history), Fence::NotEnded)?;
+            self.took = Took::StaleData(row, stage, due_at);
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
+        let Settle { lease, change, attempt, took, reply, .. } = *self;
+        if let Err(why) = outcome {
+            let _ = reply.send(Err(Unsettled { lease, change, attempt, why }));
+            return;
+        }
+        let id = lease.job.id;
+        let row = after.index.unlease(id, Some(lease.attempt));
+        let settled = match (took, row) {
+            (Took::Nothing, _) => Settled::TooLate,
+            (Took::Change(job), row) => {
+                if let Some(row) = row {
+                    reindex(after, row, &lease.job, *job);
+                }
+                Settled::Stored
+            }
+            (Took::StaleData(row, stage, due_at), _) => {
+                after.index.unlease(id, None);
+                after.index.remove(row, stage, due_at);
+                after.index.recount(&lease.job.lane.vendor, Some(stage), None, 1);
+                after.ring(&lease.job.lane.vendor);
+                after.has_ended(id);
+                Settled::Stored
+            }
+        };
+        let _ = reply.send(Ok(settled));
+    }
+}
+
+fn attempts_so_far(tx: &Tx<'_>, id: JobId) -> rusqlite::Result<Attempts> {
+    let json = tx
+        .conn
+        .prepare_cached("SELECT attempts FROM jobs WHERE id = ?1")?
+        .query_row([id.as_bytes()], |row| row.get(0))
+        .optional()?;
+    rows::attempts(json.flatten())
+}
+
+/// A job's attempts with one more, as JSON.
+fn with_attempt(mut attempts: Attempts, attempt: &Attempt) -> Vec<u8> {
+    attempts.push(attempt.clone());
+    rows::to_json(&attempts)
+}
+
+/// Where a job that has not ended is in the index.
+fn place(tx: &Tx<'_>, id: JobId) -> rusqlite::Result<Option<(Row, Stage, Time)>> {
+    tx.conn
+        .prepare_cached("SELECT n, lane, stage, due_at FROM jobs WHERE id = ?1 AND status < 2")?
+        .query_row([id.as_bytes()], |row| {
+            let row_id = Row { n: row.get(0)?, lane: row.get(1)? };
+            Ok((row_id, rows::stage(row.get(2)?)?, Time(row.get(3)?)))
+        })
+        .optional()
+}
+
+/// Which rows an update may touch.
+#[derive(Clone, Copy)]
+pub(super) enum Fence {
+    /// Not ended, and the store's attempt number still below this one.
+    NotEndedBefore(u32),
+    NotEnded,
+    /// Ended jobs too: a replay.
+    Any,
+}
+
+/// Writes a job's row as it is after a change, if the fence lets it; says whether it did. Without a history the attempts stay.
+pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fence) -> rusqlite::Result<bool> {
+    const SQL: &str = "UPDATE jobs SET status = :status, stage = :stage, due_at = :due_at, alarm_at = :alarm_at, \
+           answer_by = :answer_by, deadline_at = :deadline_at, run = :run, tries = :tries, attempt = max(attempt, :attempt), \
+           updated_at = :updated_at, finished_at = :finished_at, failure_code = :failure_code, failure = :failure, \
+           ticket = :ticket, result = :result, attempts = coalesce(:attempts, attempts) \
+         WHERE id = :id AND status < :below AND attempt < :fence";
+    let (below, fence) = match fence {
+        Fence::NotEndedBefore(attempt) => (2, i64::from(attempt)),
+        Fence::NotEnded => (2, i64::MAX),
+        Fence::Any => (Status::ALL.len(), i64::MAX),
+    };
+    let changed = tx.conn.prepare_cached(SQL)?.execute(named_params! {
+        ":id": job.id.as_bytes(),
+        ":below": below,
+        ":fence": fence,
+        ":status": job.status as u8,
+        ":stage": if job.status.has_ended() { rows::ENDED } else { job.stage as u8 },
+        ":due_at": job.due_at.0,
+        ":alarm_at": job.alarm_at().map(|at| at.0),
+        ":answer_by": job.answer_by.map(|at| at.0),
+        ":deadline_at": job.deadline.map(|deadline| deadline.at.0),
+        ":run": job.run,
+        ":tries": job.tries,
+        ":attempt": job.attempt,
+        ":updated_at": job.updated_at.0,
+        ":finished_at": job.finished_at.map(|at| at.0),
+        ":failure_code": job.failure.as_ref().map(|failure| failure.code.as_str()),
+        ":failure": job.failure.as_ref().map(|failure| &*failure.message),
+        ":ticket": job.ticket,
+        ":result": job.result.as_deref(),
+        ":attempts": history,
+    })?;
+    Ok(changed == 1)
+}
+
+/// Brings the index up to date after a job that was not on a shelf has been changed.
+pub(super) fn reindex(after: &mut After<'_>, row: Row, was: &Job, job: Job) {
+    let stage_of = |job: &Job| (!job.status.has_ended()).then_some(job.stage);
+    after.index.recount(&job.lane.vendor, stage_of(was), stage_of(&job), 1);
+    if let Some(at) = job.alarm_at() {
+        after.alarm(at);
+    }
+    match stage_of(&job) {
+        None => {
+            after.has_ended(job.id);
+            if was.stage != Stage::Call {
+                after.ring(&job.lane.vendor); // One fewer is open: `open` may let another go.
+            }
+        }
+        Some(Stage::Await) => {}
+        Some(Stage::Call | Stage::Poll) => {
+            after.ring(&job.lane.vendor);
+            let now = after.now;
+            after.index.put(row, job, now);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Reading jobs for people: one by its id, its attempts, lists. On connections of their own, beside the writer.
+//!
+//! Never holds a connection for longer than one bounded statement, so that the write-ahead log can be emptied.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, named_params};
+use tokio::sync::Semaphore;
+
+use super::{rows, writer::Shared};
+use crate::{
+    job::{Attempts, Job, JobId, Status},
+    store::{Filter, Page, StoreError, With},
+};
+
+/// Rows that one page of a list looks at, at most.
+const EXAMINED: usize = 5000;
+/// Connections for reading, and so reads at once; more wait their turn.
+const CONNECTIONS: usize = 4;
+
+/// Connections that only read.
+pub(super) struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    places: Arc<Semaphore>,
+}
+
+impl Readers {
+    pub(super) fn new(path: &Path) -> Readers {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        Readers { path: path.to_owned(), idle: Mutex::default(), places }
+    }
+
+    /// Runs a read on a thread that may block.
+    pub(super) async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        statements: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        let readers = Arc::clone(self);
+        let read = move || -> rusqlite::Result<T> {
+            let _place = place;
+            let idle = readers.lock().pop();
+            let conn = idle.map_or_else(|| open(&readers.path), Ok)?;
+            let value = statements(&conn);
+            readers.lock().push(conn);
+            value
+        };
+        match tokio::task::spawn_blocking(read).await {
+            Ok(value) => value.map_err(|error| explain(&error)),
+            Err(error) => Err(StoreError::Unavailable(format!("the read was interrupted: {error}"))),
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn open(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_timeout(super::writer::BUSY)?;
+    super::keep_plans(&conn)?;
+    conn.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -4096;")?;
+    Ok(conn)
+}
+
+/// A read that failed, as its caller understands it.
+pub(super) fn explain(error: &rusqlite::Error) -> StoreError {
+    match error {
+        rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::InvalidColumnType(..) => StoreError::Corrupt(error.to_string()),
+        _ => StoreError::Unavailable(error.to_string()),
+    }
+}
+
+pub(super) fn find(conn: &Connection, id: JobId, with: With) -> rusqlite::Result<Option<Job>> {
+    let mut sql = format!("SELECT {}", rows::COLUMNS);
+    if with.payload {
+        sql.push_str(", j.payload");
+    }
+    if with.result {
+        sql.push_str(", j.result");
+    }
+    sql.push_str(" FROM jobs j JOIN lanes l ON l.lane = j.lane WHERE j.id = ?1");
+    conn.prepare_cached(&sql)?
+        .query_row([id.as_bytes()], |row| Ok(rows::job(row, with.payload, with.result)?.1))
+        .optional()
+}
+
+pub(super) fn attempts(conn: &Connection, id: JobId) -> rusqlite::Result<Option<Attempts>> {
+    let json: Option<Option<Vec<u8>>> = conn
+        .prepare_cached("SELECT attempts FROM jobs WHERE id = ?1")?
+        .query_row([id.as_bytes()], |row| row.get(0))
+        .optional()?;
+    json.map(rows::attempts).transpose()
+}
+
+/// Looks at a bounded number of jobs from the newest on, and keeps those that match.
+/// A leased job's row still says `pending`, so the status is compared here and not in SQL.
+pub(super) fn list(conn: &Connection, filter: &Filter, shared: &Shared) -> rusqlite::Result<Page> {
+    let sql = format!(
+        "SELECT {} FROM jobs j JOIN lanes l ON l.lane = j.lane WHERE j.id < :below AND j.id >= :from ORDER BY j.id DESC LIMIT :most",
+        rows::COLUMNS
+    );
+    let last = JobId::from_bytes([0xff; 16]);
+    let created_before = filter.created_before.map(JobId::first_at);
+    let below = [filter.before, created_before].into_iter().flatten().min().unwrap_or(last);
+
+    let from = filter.created_after.map_or(JobId::from_bytes([0; 16]), JobId::first_at);
+    let mut statement = conn.prepare_cached(&sql)?;
+    let mut found = statement.query(named_params! {
+        ":below": below.as_bytes(),
+        ":from": from.as_bytes(),
+        ":most": EXAMINED,
+    })?;
+    let mut page = Page::default();
+    let (mut examined, mut last_id) = (0, None);
+    while let Some(row) = found.next()? {
+        let (_, job) = rows::job(row, false, false)?;
+        examined += 1;
+        last_id = Some(job.id);
+        let job = overlay(job, shared);
+        if matches(&job, filter) {
+            page.jobs.push(job);
+        }
+        if page.jobs.len() == filter.limit {
+            break;
+        }
+    }
+    // Having stopped early, whether by the limit or by the bound, there may be more.
+    if page.jobs.len() == filter.limit || examined == EXAMINED {
+        page.next = last_id;
+    }
+    Ok(page)
+}
+
+fn matches(job: &Job, filter: &Filter) -> bool {
+    filter.status.is_none_or(|status| job.status == status)
+        && filter.vendor.as_ref().is_none_or(|vendor| **vendor == *job.lane.vendor)
+        && filter.tenant.as_ref().is_none_or(|tenant| **tenant == *job.lane.tenant)
+        && filter.tag.as_ref().is_none_or(|tag| job.tags.contains(tag))
+}
+
+/// A job that a worker holds is being processed, which only the index knows.
+pub(super) fn overlay(job: Job, shared: &Shared) -> Job {
+    if job.status == Status::Pending && shared.index().is_leased(job.id) {
+        return Job { status: Status::Processing, ..job };
+    }
+    job
+}

@@ -1,0 +1,217 @@
+//! Logs and metrics: the one list of metric names, and the handles that the hot paths keep.
+//!
+//! Never carries an id as a label, and never a payload, a header or a secret anywhere.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicU64},
+    time::{Duration, Instant},
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    registry::Registry,
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::job::Status;
+
+/// Sends logs to standard error: `RUST_LOG` says how much (default `info`), JSON when standard error is no terminal.
+pub fn start_logs() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second call, in a test binary say, leaves the first in force.
+    let _ = if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        logs.with_target(false).try_init()
+    } else {
+        logs.json().flatten_event(true).with_current_span(false).try_init()
+    };
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByVendor {
+    vendor: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByVendorAndStatus {
+    vendor: String,
+    status: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRoute {
+    method: String,
+    route: String,
+    status: u16,
+}
+
+/// What is counted for one vendor: handles, resolved once.
+#[derive(Clone)]
+pub struct VendorMetrics {
+    /// Jobs accepted.
+    pub accepted: Counter,
+    /// Calls and polls sent.
+    pub calls: Counter,
+    /// Replies 429, and 503 with Retry-After.
+    pub throttled: Counter,
+    /// Calls beyond a limit by our own books: stays 0.
+    pub breaches: Counter,
+    pub permits_granted: Counter,
+    /// Permits given back before their time.
+    pub permits_unused: Counter,
+    /// Permits missed because the worker woke too late, or because the gate closed over them.
+    pub permits_late: Counter,
+    /// Times that work was there and no permit.
+    pub limit_waits: Counter,
+    pub callbacks_accepted: Counter,
+    /// Callbacks for jobs that had ended.
+    pub callbacks_ignored: Counter,
+    /// Callbacks that were not believed, or not understood.
+    pub callbacks_refused: Counter,
+    pub in_flight: Gauge,
+    pub waiting: Gauge,
+    pub oldest_waiting_seconds: Gauge<f64, AtomicU64>,
+    latency: Histogram,
+    ended: [Counter; 4],
+}
+
+impl VendorMetrics {
+    pub fn count_ended(&self, status: Status) {
+        if let Some(at) = ENDS.iter().position(|end| *end == status) {
+            self.ended[at].inc();
+        }
+    }
+
+    pub fn observe_latency(&self, took: Duration) {
+        self.latency.observe(took.as_secs_f64());
+    }
+}
+
+const ENDS: [Status; 4] = [Status::Complete, Status::Failed, Status::Cancelled, Status::Expired];
+
+/// All metrics of one process.
+pub struct Metrics {
+    registry: Registry,
+    vendors: BTreeMap<Arc<str>, VendorMetrics>,
+    http_requests: Family<ByRoute, Counter>,
+    http_latency: Histogram,
+    store_latency: Histogram,
+    pub store_errors: Counter,
+}
+
+impl Metrics {
+    pub fn new(vendors: impl IntoIterator<Item = Arc<str>>) -> Metrics {
+        let mut registry = Registry::with_prefix("fetchgate");
+        let vendors = register_vendors(&mut registry, vendors);
+        let http_requests = Family::default();
+        registry.register("http_requests", "HTTP requests answered, by route and status", http_requests.clone());
+        let http_latency = latency();
+        registry.register("http_request_seconds", "Time to answer HTTP requests", http_latency.clone());
+        let store_latency = latency();
+        registry.register("store_write_seconds", "Time until a submit or settle was durable", store_latency.clone());
+        let store_errors = Counter::default();
+        registry.register("store_errors", "Store operations that failed", store_errors.clone());
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "What is running", build);
+        Metrics { registry, vendors, http_requests, http_latency, store_latency, store_errors }
+    }
+
+    /// The handles of a vendor; nothing for one that is not configured.
+    pub fn vendor(&self, name: &str) -> Option<&VendorMetrics> {
+        self.vendors.get(name)
+    }
+
+    pub fn vendors(&self) -> impl Iterator<Item = (&Arc<str>, &VendorMetrics)> {
+        self.vendors.iter()
+    }
+
+    pub fn count_http(&self, method: &str, route: &str, status: u16, took: Duration) {
+        let labels = ByRoute { method: method.to_owned(), route: route.to_owned(), status };
+        self.http_requests.get_or_create_owned(&labels).inc();
+        self.http_latency.observe(took.as_secs_f64());
+    }
+
+    /// Times a write to the store, and counts it if it failed.
+    pub async fn timed<T, E>(&self, write: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        let started = Instant::now();
+        let outcome = write.await;
+        self.store_latency.observe(started.elapsed().as_secs_f64());
+        if outcome.is_err() {
+            self.store_errors.inc();
+        }
+        outcome
+    }
+
+    /// Everything, in the OpenMetrics text format.
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        // Writing into a string cannot fail.
+        let _ = text::encode(&mut out, &self.registry);
+        out
+    }
+}
+
+fn latency() -> Histogram {
+    Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
+}
+
+/// Registers what is counted by vendor, and resolves the handles of each.
+fn register_vendors(
+    registry: &mut Registry,
+    names: impl IntoIterator<Item = Arc<str>>,
+) -> BTreeMap<Arc<str>, VendorMetrics> {
+    let mut counter = |name: &str, help: &str| {
+        let family = Family::<ByVendor, Counter>::default();
+        registry.register(name, help, family.clone());
+        family
+    };
+    let accepted = counter("jobs_accepted", "Jobs accepted");
+    let calls = counter("vendor_calls", "Calls and polls sent to the vendor");
+    let throttled = counter("vendor_throttled", "Replies by which the vendor asked us to slow down");
+    let breaches = counter("limit_breaches", "Calls beyond a limit by our own books; must stay 0");
+    let granted = counter("permits_granted", "Permits given by the limiter");
+    let unused = counter("permits_unused", "Permits given back before their time");
+    let late = counter("permits_late", "Permits missed: woken too late, or the gate closed over them");
+    let limit_waits = counter("limit_waits", "Times that work had to wait for a limit");
+    let callbacks_accepted = counter("callbacks_accepted", "Callbacks that ended a job");
+    let callbacks_ignored = counter("callbacks_ignored", "Callbacks for jobs that had ended");
+    let callbacks_refused = counter("callbacks_refused", "Callbacks that were not believed or not understood");
+    let in_flight = Family::<ByVendor, Gauge>::default();
+    registry.register("in_flight", "HTTP calls in flight", in_flight.clone());
+    let waiting = Family::<ByVendor, Gauge>::default();
+    registry.register("jobs_waiting", "Jobs that wait for a call or a poll", waiting.clone());
+    let oldest = Family::<ByVendor, Gauge<f64, AtomicU64>>::default();
+    registry.register("oldest_waiting_seconds", "How long the oldest due job has waited", oldest.clone());
+    let latencies = Family::<ByVendor, Histogram>::new_with_constructor(latency);
+    registry.register("vendor_latency_seconds", "Time from sending a call to its whole reply", latencies.clone());
+    let ended = Family::<ByVendorAndStatus, Counter>::default();
+    registry.register("jobs_ended", "Jobs ended, by how", ended.clone());
+    let resolve = |name: Arc<str>| {
+        let by = ByVendor { vendor: name.to_string() };
+        let ended = ENDS.map(|status| {
+            ended.get_or_create_owned(&ByVendorAndStatus { vendor: name.to_string(), status: status.as_str().into() })
+        });
+        let metrics = VendorMetrics {
+            accepted: accepted.get_or_create_owned(&by),
+            calls: calls.get_or_create_owned(&by),
+            throttled: throttled.get_or_create_owned(&by),
+            breaches: breaches.get_or_create_owned(&by),
+            permits_granted: granted.get_or_create_owned(&by),
+            permits_unused: unused.get_or_create_owned(&by),
+            permits_late: late.get_or_create_owned(&by),
+            limit_waits: limit_waits.get_or_create_owned(&by),
+            callbacks_accepted: callbacks_accepted.get_or_create_owned(&by),
+            callbacks_ignored: callbacks_ignored.get_or_create_owned(&by),
+            callbacks_refused: callbacks_refused.get_or_create_owned(&by),
+            in_flight: in_flight.get_or_create_owned(&by),
+            waiting: waiting.get_or_create_owned(&by),
+            oldest_waiting_seconds: oldest.get_or_create_owned(&by),
+            latency: latencies.get_or_create_owned(&by),
+            ended,
+        };
+        (name, metrics)
+    };
+    names.into_iter().map(resolve).collect()
+}

@@ -1,0 +1,274 @@
+//! Calls over warm connections of our own, so that a permit is spent at its time and never while connecting.
+//!
+//! Never follows a redirect, never sends anything twice, never uses a proxy from the environment, never reads without a cap.
+
+use std::{
+    collections::HashMap,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    HeaderMap, Request, StatusCode,
+    body::{Body, Incoming},
+    client::conn::http1,
+};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+use super::{error::CallError, template::Template};
+
+/// Bytes of a reply's body that are read at most.
+pub const MAX_REPLY_BYTES: usize = 8 << 20;
+/// A connection idle for longer is not used again: servers close theirs after 5 s or more, and a call into a closing one is lost.
+const MAX_IDLE: Duration = Duration::from_secs(4);
+/// Idle connections kept for one origin.
+const MAX_KEPT: usize = 1024;
+/// Headers of a reply at most; hyper bounds their bytes.
+const MAX_HEADERS: usize = 100;
+
+/// Where a connection goes: scheme, host and port, which never come from a template.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    pub tls: bool,
+    /// Without brackets, for connecting.
+    pub host: String,
+    pub port: u16,
+}
+
+impl Origin {
+    /// The origin of an http or https URL.
+    pub fn of(url: &url::Url) -> Option<Origin> {
+        let tls = match url.scheme() {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Some(Origin { tls, host, port: url.port_or_known_default()? })
+    }
+
+    /// The origin of a URL template, which the config has checked to be one.
+    pub(super) fn of_template(template: &Template) -> Origin {
+        template.origin().and_then(Origin::of).expect("the config takes http and https URLs only")
+    }
+
+    /// The `Host` header.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let default_port = if self.tls { 443 } else { 80 };
+        if self.port == default_port { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+/// What came back, whole.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Keeps connections to vendors. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    tls: TlsConnector,
+    idle: Arc<Mutex<HashMap<Origin, Vec<Connection>>>>,
+}
+
+type Driver = Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, Full<Bytes>>>>;
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// One open connection. Nothing runs in the background: it moves only while somebody uses it, and closes when dropped.
+pub struct Connection {
+    origin: Origin,
+    sender: http1::SendRequest<Full<Bytes>>,
+    /// Gone once the connection has ended: hyper tells those who wait on `sender` only when it is dropped.
+    driver: Option<Driver>,
+    idle_since: Instant,
+}
+
+impl Client {
+    /// A client that trusts the machine's certificates.
+    pub fn new() -> Client {
+        let mut roots = rustls::RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        let (trusted, _) = roots.add_parsable_certificates(found.certs);
+        if trusted == 0 {
+            tracing::warn!(
+                "this machine has no certificates to trust; calls to https vendors will fail (install ca-certificates)"
+            );
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider supports TLS 1.2 and 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Client { tls: TlsConnector::from(Arc::new(config)), idle: Arc::default() }
+    }
+
+    /// An open connection to the origin: an idle one that is still good, else a new one. Cancel-safe.
+    pub async fn connection(&self, origin: &Origin) -> Result<Connection, CallError> {
+        while let Some(mut connection) = self.take_idle(origin) {
+            if connection.is_good().await {
+                return Ok(connection);
+            }
+        }
+        self.connect(origin).await
+    }
+
+    /// How many idle connections there are that can still be used.
+    pub fn idle_connections(&self, origin: &Origin) -> usize {
+        let now = Instant::now();
+        // The oldest are in front.
+        let is_stale = |one: &Connection| now.duration_since(one.idle_since) >= MAX_IDLE;
+        self.idle().get(origin).map_or(0, |idle| idle.len() - idle.partition_point(is_stale))
+    }
+
+    /// Puts a connection back for the next call.
+    pub fn keep(&self, mut connection: Connection) {
+        if connection.driver.is_none() || connection.sender.is_closed() {
+            return;
+        }
+        connection.idle_since = Instant::now();
+        let mut idle = self.idle();
+        let idle = idle.entry(connection.origin.clone()).or_default();
+        // The newest are at the end and are used first; those at the front are the ones to have gone stale.
+        let stale = idle.iter().take_while(|one| one.idle_since.elapsed() >= MAX_IDLE).count();
+        idle.drain(..stale);
+        if idle.len() < MAX_KEPT {
+            idle.push(connection);
+        }
+    }
+
+    fn take_idle(&self, origin: &Origin) -> Option<Connection> {
+        let mut idle = self.idle();
+        let connection = idle.get_mut(origin)?.pop()?;
+        if connection.idle_since.elapsed() < MAX_IDLE {
+            return Some(connection);
+        }
+        // The newest is stale, so all are.
+        idle.remove(origin);
+        None
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, HashMap<Origin, Vec<Connection>>> {
+        self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Opens a connection. Cancel-safe.
+    pub async fn connect(&self, origin: &Origin) -> Result<Connection, CallError> {
+        let unreachable = |error: &dyn std::fmt::Display| CallError::Unreachable(error.to_string());
+        let tcp = TcpStream::connect((&*origin.host, origin.port)).await.map_err(|error| unreachable(&error))?;
+        tcp.set_nodelay(true).map_err(|error| unreachable(&error))?;
+        let stream: Box<dyn Stream> = if origin.tls {
+            let name = ServerName::try_from(origin.host.clone()).map_err(|error| unreachable(&error))?;
+            Box::new(self.tls.connect(name, tcp).await.map_err(|error| unreachable(&error))?)
+        } else {
+            Box::new(tcp)
+        };
+        let (sender, driver) = http1::Builder::new()
+            .max_headers(MAX_HEADERS)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| unreachable(&error))?;
+        let idle_since = Instant::now();
+        Ok(Connection { origin: origin.clone(), sender, driver: Some(Box::pin(driver)), idle_since })
+    }
+}
+
+impl Default for Client {
+    fn default() -> Client {
+        Client::new()
+    }
+}
+
+impl Connection {
+    /// Sends one request and reads the whole reply. Not cancel-safe: dropped half-way, the vendor may have been called,
+    /// and the connection is gone.
+    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Reply, CallError> {
+        let Connection { sender, driver, .. } = self;
+        let exchange = async {
+            let response = sender.send_request(request).await.map_err(|error| interrupted(&error))?;
+            let (head, body) = response.into_parts();
+            let body = read_capped(body).await?;
+            Ok(Reply { status: head.status, headers: head.headers, body })
+        };
+        let reply = drive(driver, exchange).await;
+        if reply.is_err() {
+            self.driver = None;
+        }
+        reply
+    }
+
+    /// Whether the other side has not closed it meanwhile.
+    async fn is_good(&mut self) -> bool {
+        let Connection { sender, driver, .. } = self;
+        let ready = drive(driver, async { sender.ready().await.is_ok() }).await;
+        ready && self.driver.is_some() && !self.sender.is_closed()
+    }
+}
+
+/// Moves the connection along while `work` waits for it: in one task, so nothing is spawned and nothing is left behind.
+async fn drive<T>(driver: &mut Option<Driver>, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        // The driver first: it sees an end of the other side before anything is written.
+        step(driver, cx);
+        if let Poll::Ready(value) = work.as_mut().poll(cx) {
+            return Poll::Ready(value);
+        }
+        // What the work has just asked for is done at once, not at the next wake-up.
+        step(driver, cx);
+        work.as_mut().poll(cx)
+    })
+    .await
+}
+
+fn step(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
+    if driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready()) {
+        *driver = None;
+    }
+}
+
+async fn read_capped(mut body: Incoming) -> Result<Bytes, CallError> {
+    let too_large = || CallError::TooLarge(MAX_REPLY_BYTES);
+    if body.size_hint().lower() > MAX_REPLY_BYTES as u64 {
+        return Err(too_large());
+    }
+    let mut whole = BytesMut::new();
+    let mut only = Bytes::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|error| interrupted(&error))?.into_data() else { continue };
+        if only.len() + whole.len() + data.len() > MAX_REPLY_BYTES {
+            return Err(too_large());
+        }
+        if whole.is_empty() && only.is_empty() {
+            only = data; // Most replies are one piece, which then needs no copy.
+            continue;
+        }
+        whole.extend_from_slice(&std::mem::take(&mut only));
+        whole.extend_from_slice(&data);
+    }
+    Ok(if whole.is_empty() { only } else { whole.freeze() })
+}
+
+/// hyper's message and its cause; neither holds headers or bodies.
+fn interrupted(error: &hyper::Error) -> CallError {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    CallError::Interrupted(format!("{error}{cause}"))
+}

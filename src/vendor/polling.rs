@@ -1,0 +1,58 @@
+//! Vendors that take work, give a ticket, and answer when asked again.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Method, Request};
+use serde_json::value::RawValue;
+
+use super::{
+    Vendor, as_json,
+    http::Origin,
+    matches,
+    template::{RenderError, Scope},
+};
+use crate::{
+    config::Polling,
+    job::{Failure, FailureCode, Job, Stage, lifecycle::Step},
+    json,
+};
+
+/// Asks whether the work is done.
+pub(super) fn poll_request(
+    vendor: &Vendor,
+    polling: &Polling,
+    scope: &Scope<'_>,
+) -> Result<Request<Full<Bytes>>, RenderError> {
+    let path = polling.url.render(scope)?;
+    let origin = Origin::of_template(&polling.url);
+    Ok(vendor.bare_request(Method::GET, &origin, &path, Bytes::new()))
+}
+
+/// A 2xx reply: done already, or accepted with a ticket, or not done yet.
+pub(super) fn read(vendor: &Vendor, polling: &Polling, job: &Job, body: Bytes) -> Result<Step, Failure> {
+    let answer = as_json(&body)?;
+    vendor.reported_failure(&answer)?;
+    if matches(&polling.done, &answer) {
+        return Ok(Step::Done { result: vendor.cleaned(select(polling, &answer)?) });
+    }
+    let ticket = match job.stage {
+        Stage::Poll => None,
+        _ => Some(read_ticket(polling, &answer)?),
+    };
+    Ok(Step::CheckAgain { after: polling.every, ticket })
+}
+
+fn select<'a>(polling: &Polling, answer: &'a RawValue) -> Result<&'a RawValue, Failure> {
+    let Some(at) = &polling.result else { return Ok(answer) };
+    at.find(answer).ok_or_else(|| {
+        Failure::new(FailureCode::BadResponse, format!("the vendor's answer is done and has nothing at {at}"))
+    })
+}
+
+fn read_ticket(polling: &Polling, answer: &RawValue) -> Result<String, Failure> {
+    let ticket = polling.ticket.find(answer).map(json::text).filter(|ticket| !ticket.is_empty() && ticket != "null");
+    ticket.map(|ticket| ticket.into_owned()).ok_or_else(|| {
+        let message = format!("the vendor accepted the job and gave no ticket at {}", polling.ticket);
+        Failure::new(FailureCode::BadResponse, message)
+    })
+}

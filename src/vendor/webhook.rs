@@ -1,0 +1,95 @@
+//! Vendors that take work and call back when it is done.
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use super::{Vendor, as_json, signature::StandardWebhooks, template::Scope};
+use crate::{
+    clock::Time,
+    config::{Verify, Webhook},
+    job::{Failure, FailureCode, JobId, lifecycle::Step},
+    json::{self, Pointer},
+};
+
+/// What we send when no body is configured.
+pub(super) fn default_body(scope: &Scope<'_>) -> String {
+    format!(
+        r#"{{"request_id":"{}","payload":{},"callback_url":"{}"}}"#,
+        scope.request_id,
+        scope.payload.get(),
+        scope.callback_url.unwrap_or_default()
+    )
+}
+
+/// A 2xx reply to the submitting call: the vendor has accepted, maybe with a ticket of its own.
+pub(super) fn accepted(vendor: &Vendor, webhook: &Webhook, body: &Bytes) -> Result<Step, Failure> {
+    let answer = as_json(body)?;
+    vendor.reported_failure(&answer)?;
+    let found = webhook.ticket.as_ref().and_then(|at| at.find(&answer));
+    Ok(Step::AwaitCallback { ticket: found.map(|ticket| json::text(ticket).into_owned()) })
+}
+
+/// What a callback on the shared URL says about which job it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Callback {
+    /// It names the job by our id.
+    Job(JobId),
+    /// It names an id that is none of ours.
+    UnknownJob,
+    /// It repeats the vendor's own reference.
+    Ticket(String),
+}
+
+/// Why a callback on the shared URL is not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotBelieved {
+    /// The vendor has no signature scheme configured, nor `verify = "none"`; or it is no webhook vendor.
+    SharedUrlOff,
+    BadSignature,
+}
+
+impl Vendor {
+    /// Whether a callback on the shared URL comes from this vendor.
+    pub fn verify_shared(&self, headers: &hyper::HeaderMap, body: &[u8], now: Time) -> Result<(), NotBelieved> {
+        match self.webhook().map(|webhook| &webhook.verify) {
+            None | Some(Verify::Off) => Err(NotBelieved::SharedUrlOff),
+            Some(Verify::None) => Ok(()),
+            Some(Verify::StandardWebhooks(secret)) => StandardWebhooks::new(secret.reveal())
+                .map_err(|_| NotBelieved::BadSignature)?
+                .verify(headers, body, now)
+                .map_err(|_| NotBelieved::BadSignature),
+        }
+    }
+
+    /// The job that a callback on the shared URL names; nothing if it names none.
+    pub fn job_in_callback(&self, body: &RawValue) -> Option<Callback> {
+        let webhook = self.webhook()?;
+        if let Some(id) = webhook.request_id.find(body).map(json::text).filter(|id| id != "null") {
+            return Some(JobId::parse(&id).map_or(Callback::UnknownJob, Callback::Job));
+        }
+        let ticket_at = webhook.ticket_in_callback.as_ref().or(webhook.ticket.as_ref())?;
+        ticket_at.find(body).map(|ticket| Callback::Ticket(json::text(ticket).into_owned()))
+    }
+
+    /// The data in a callback, or the failure that it reports.
+    pub fn read_callback(&self, body: &RawValue) -> Result<Bytes, Failure> {
+        self.reported_failure(body)?;
+        let data = match self.webhook().and_then(|webhook| webhook.result.as_ref()) {
+            Some(at) => at.find(body).ok_or_else(|| {
+                Failure::new(FailureCode::BadResponse, format!("the vendor's callback has nothing at {at}"))
+            })?,
+            None => DEFAULT_RESULTS.iter().find_map(|key| Pointer::from_keys([*key]).find(body)).unwrap_or(body),
+        };
+        Ok(self.cleaned(data))
+    }
+
+    fn webhook(&self) -> Option<&Webhook> {
+        match &self.config.kind {
+            crate::config::Kind::Webhook(webhook) => Some(webhook),
+            _ => None,
+        }
+    }
+}
+
+/// Where the data is, when the config does not say: the first of these members, else the whole body.
+const DEFAULT_RESULTS: [&str; 3] = ["final_result", "result", "data"];

@@ -1,0 +1,140 @@
+//! One attempt at one job: from a lease and a permit to a settled change.
+//!
+//! Never speaks HTTP itself (see `vendor`) and never decides what a step means (see `job::lifecycle`).
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Context, places::Hold};
+use crate::{
+    clock::Time,
+    job::{
+        Attempt, AttemptOutcome,
+        lifecycle::{self, Change, Step},
+    },
+    limit::Permit,
+    store::{Lease, Settled},
+    telemetry::VendorMetrics,
+    vendor::{
+        Reading, Vendor, attempt_kind,
+        error::CallError,
+        http::{Connection, Reply},
+    },
+};
+
+/// The first wait before a settle is tried again while the store is away; doubles up to `MAX_SETTLE_WAIT`.
+const FIRST_SETTLE_WAIT: Duration = Duration::from_millis(200);
+const MAX_SETTLE_WAIT: Duration = Duration::from_secs(5);
+
+/// Makes the call and stores what came of it. `hold` is the place among the vendor's calls in flight.
+pub(super) async fn run(cx: Arc<Context>, vendor: Arc<Vendor>, lease: Lease, permit: Permit, hold: Hold) {
+    let permit_at = cx.clock.time_at(permit.at);
+    let call = call(&cx, &vendor, &lease, &permit, hold.metrics()).await;
+    hold.call_is_over();
+    if let Err(CallError::Missed(missed)) = &call.reply {
+        tracing::debug!(vendor = %vendor.name(), job = %lease.job.id, ?missed, "permit missed; the job waits for another");
+        cx.limiter.give_back(vec![permit]).await;
+        cx.store.release(vec![(lease, None)]).await;
+        return;
+    }
+    let status = call.reply.as_ref().ok().map(|reply| reply.status.as_u16());
+    let Reading { step, close_gate } = match call.unsendable {
+        Some(why) => Reading { step: Step::GiveUp { why }, close_gate: None },
+        None => vendor.read(&lease.job, call.reply),
+    };
+    if let Some(silence) = close_gate {
+        let until = cx.clock.nanos().saturating_add(crate::clock::nanos(silence));
+        tracing::info!(vendor = %vendor.name(), status, ?silence, "the vendor asked us to slow down; its gate is closed");
+        hold.metrics().throttled.inc();
+        cx.limiter.close_gate(&vendor.config.pool, until).await;
+    }
+    let (outcome, detail) = describe(&step);
+    let attempt = Attempt {
+        n: lease.attempt,
+        kind: attempt_kind(lease.job.stage),
+        sent_at: call.sent_at.map(|at| at.0),
+        permit_at: permit_at.0,
+        status,
+        latency_ms: u64::try_from(call.took.as_millis()).unwrap_or(u64::MAX),
+        outcome,
+        detail,
+    };
+    let change = lifecycle::advance(&lease.job, step, &vendor.policy(), fastrand::f64(), cx.clock.now());
+    settle(&cx, lease, change, attempt, &hold).await;
+}
+
+/// What came of trying to call.
+struct Call {
+    reply: Result<Reply, CallError>,
+    /// The request could not even be built.
+    unsendable: Option<crate::job::Failure>,
+    sent_at: Option<Time>,
+    took: Duration,
+}
+
+async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, metrics: &VendorMetrics) -> Call {
+    let not_sent = |reply, unsendable| Call { reply, unsendable, sent_at: None, took: Duration::ZERO };
+    let request = match vendor.request(&lease.job) {
+        Ok(request) => request,
+        Err(why) => return not_sent(Err(CallError::Unreachable(why.message.clone())), Some(why)),
+    };
+    let within = Instant::now() + vendor.config.timeout;
+    let origin = vendor.origin(lease.job.stage);
+    let mut connection: Connection = match tokio::time::timeout_at(within.into(), cx.client.connection(&origin)).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return not_sent(Err(error), None),
+        Err(_) => return not_sent(Err(CallError::Unreachable("connecting took too long".into())), None),
+    };
+    // The last look: from here on the bytes go out.
+    if let Err(missed) = cx.limiter.check(permit, cx.clock.nanos()) {
+        cx.client.keep(connection);
+        metrics.permits_late.inc();
+        return not_sent(Err(CallError::Missed(missed)), None);
+    }
+    let (sent_at, sent) = (cx.clock.now(), Instant::now());
+    metrics.calls.inc();
+    let reply =
+        tokio::time::timeout_at(within.into(), connection.send(request)).await.unwrap_or(Err(CallError::TimedOut));
+    let took = sent.elapsed();
+    metrics.observe_latency(took);
+    if reply.is_ok() {
+        cx.client.keep(connection);
+    }
+    Call { reply, unsendable: None, sent_at: Some(sent_at), took }
+}
+
+/// A step, for the record.
+fn describe(step: &Step) -> (AttemptOutcome, Option<String>) {
+    match step {
+        Step::Done { .. } => (AttemptOutcome::Done, None),
+        Step::CheckAgain { .. } => (AttemptOutcome::CheckAgain, None),
+        Step::AwaitCallback { .. } => (AttemptOutcome::AwaitCallback, None),
+        Step::TryAgain { why, .. } => (AttemptOutcome::TryAgain, Some(why.message.clone())),
+        Step::GiveUp { why } => (AttemptOutcome::GiveUp, Some(why.message.clone())),
+    }
+}
+
+/// Stores a change, however long the store is away: the vendor has done its work. The dispatcher bounds how many wait here.
+async fn settle(cx: &Context, lease: Lease, change: Change, attempt: Attempt, hold: &Hold) {
+    let (id, end) = (lease.job.id, change.next.end());
+    let mut settling = cx.metrics.timed(cx.store.settle(lease, change, attempt)).await;
+    let mut wait = FIRST_SETTLE_WAIT;
+    loop {
+        match settling {
+            Ok(Settled::Stored) => return end.map_or((), |status| hold.metrics().count_ended(status)),
+            Ok(Settled::TooLate) => {
+                tracing::info!(job = %id, ?end, "came too late: the job had ended or gone to another worker");
+                return;
+            }
+            Err(unsettled) => {
+                tracing::warn!(job = %id, error = %unsettled.why, ?wait, "the outcome is not stored yet; trying again");
+                cx.clock.sleep_until(cx.clock.nanos() + crate::clock::nanos(wait)).await;
+                wait = (wait * 2).min(MAX_SETTLE_WAIT);
+                settling =
+                    cx.metrics.timed(cx.store.settle(*unsettled.lease, unsettled.change, unsettled.attempt)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! One vendor's loop: look when the next permit can come, claim what it can serve, reserve for exactly those jobs, fire at their times.
+//!
+//! Never polls: it waits for a time that it knows, or for the bell. Never holds a lease that it has no permit for.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{sync::Notify, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Context, Tick, attempt, pause,
+    places::{Hold, Places},
+    warm::Warmer,
+};
+use crate::{
+    clock::{Nanos, Time, nanos},
+    job::{Stage, lifecycle},
+    limit::{Answer, Blocker, Key, Permit},
+    store::{Amended, Claim, Lease, StoreError, Which},
+    vendor::Vendor,
+};
+
+/// How far ahead permits are reserved: enough for a late wake-up not to cost capacity, little enough to hold few places.
+const HORIZON: Duration = Duration::from_millis(10);
+/// Jobs claimed at once at most.
+const MOST_AT_ONCE: usize = 256;
+/// Attempts whose outcome waits for the store at most; beyond it nothing is claimed.
+const MOST_UNSETTLED: usize = 2048;
+/// A connection is opened this long before the permit that will use it.
+const WARM_AHEAD: Duration = Duration::from_millis(500);
+/// The wait after the store failed.
+const STORE_WAIT: Duration = Duration::from_secs(1);
+/// A lease lasts this much longer than a call can.
+const LEASE_SLACK: Duration = Duration::from_secs(5);
+
+pub struct Dispatcher {
+    cx: Arc<Context>,
+    vendor: Arc<Vendor>,
+    places: Arc<Places>,
+    bell: Arc<Notify>,
+    /// Reserved and not fired, in the order of their times.
+    held: VecDeque<(Lease, Permit)>,
+    running: JoinSet<()>,
+    warmer: Warmer,
+    /// The ids of limits that count each tenant by itself.
+    tenant_limits: HashSet<Arc<str>>,
+}
+
+impl Dispatcher {
+    /// For a vendor of the config: the store has its bell and the metrics have its handles.
+    pub(super) fn new(cx: Arc<Context>, vendor: Arc<Vendor>) -> Dispatcher {
+        let bell = cx.store.signals().bell(vendor.name()).unwrap_or_default();
+        let metrics =
+            cx.metrics.vendor(vendor.name()).expect("metrics are made for every vendor of the config").clone();
+        let per_tenant = vendor.limits.iter().filter(|limit| limit.key == Key::Tenant);
+        let tenant_limits = per_tenant.map(|limit| limit.id.clone()).collect();
+        let warmer = Warmer::new(cx.client.clone());
+        Dispatcher {
+            cx,
+            vendor,
+            places: Places::new(bell.clone(), metrics),
+            bell,
+            held: VecDeque::new(),
+            running: JoinSet::new(),
+            warmer,
+            tenant_limits,
+        }
+    }
+
+    /// Turns until `stop`, then gives back what is held and finishes what is in flight.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let bell = self.bell.clone();
+        while !stop.is_cancelled() {
+            let tick = self.tick().await.unwrap_or_else(|error| {
+                tracing::warn!(vendor = %self.vendor.name(), %error, "no jobs can be taken; looking again in a second");
+                self.cx.metrics.store_errors.inc();
+                Tick::WaitUntil(self.cx.clock.nanos() + nanos(STORE_WAIT))
+            });
+            if tick == Tick::Ran {
+                // Attempts run on the same threads: a busy vendor lets others have their turn.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            pause(&self.cx.clock, tick, &bell, &stop).await;
+        }
+        self.give_back_held().await;
+        while self.running.join_next().await.is_some() {}
+    }
+
+    /// One turn. Safe to drop only between turns.
+    pub async fn tick(&mut self) -> Result<Tick, StoreError> {
+        while let Some(ended) = self.running.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(vendor = %self.vendor.name(), %error, "an attempt broke off; its job is free again when its lease lapses");
+            }
+        }
+        let now = self.cx.clock.nanos();
+        if let Some(pause) = self.cx.pauses.get(self.vendor.name(), self.cx.clock.now()) {
+            self.give_back_held().await;
+            return Ok(pause.until.map_or(Tick::Idle, |until| Tick::WaitUntil(self.cx.clock.nanos_at(until))));
+        }
+        let fired = self.fire_due(now);
+        let tick = self.claim_and_reserve(now).await?;
+        let next = self.held.front().map(|(_, permit)| permit.at);
+        Ok(match (fired, tick, next) {
+            (true, _, _) | (_, Tick::Ran, _) => Tick::Ran,
+            (_, Tick::WaitUntil(at), Some(next)) => Tick::WaitUntil(at.min(next)),
+            (_, Tick::Idle, Some(next)) => Tick::WaitUntil(next),
+            (_, tick, None) => tick,
+        })
+    }
+
+    /// Waits until no attempt is under way; says whether there was any. For those who turn the loop themselves.
+    pub async fn finish_attempts(&mut self) -> bool {
+        let mut any = false;
+        while self.running.join_next().await.is_some() {
+            any = true;
+        }
+        any
+    }
+
+    /// Starts the attempts whose permit's time has come.
+    fn fire_due(&mut self, now: Nanos) -> bool {
+        let mut fired = false;
+        while let Some((lease, permit)) = self.held.pop_front_if(|(_, permit)| permit.at <= now) {
+            let hold = Hold::new(&self.places, lease.job.stage);
+            self.running.spawn(attempt::run(self.cx.clone(), self.vendor.clone(), lease, permit, hold));
+            fired = true;
+        }
+        fired
+    }
+
+    /// Claims jobs for the permits that can be had within the horizon, and reserves them.
+    async fn claim_and_reserve(&mut self, now: Nanos) -> Result<Tick, StoreError> {
+        let in_flight = self.places.in_flight();
+        let free = self.vendor.config.concurrency.saturating_sub(in_flight + self.held.len());
+        let unsettled = self.running.len().saturating_sub(in_flight);
+        let most = free.min(MOST_AT_ONCE).min(MOST_UNSETTLED.saturating_sub(unsettled));
+        if most == 0 {
+            return Ok(Tick::Idle); // An attempt that ends rings the bell.
+        }
+        let ready = self.cx.store.ready(self.vendor.name()).await;
+        let wall = self.cx.clock.now();
+        match ready.next_due {
+            None => return Ok(Tick::Idle),
+            Some(due) if due > wall => return Ok(Tick::WaitUntil(self.cx.clock.nanos_at(due))),
+            Some(_) => {}
+        }
+        let horizon = now + nanos(HORIZON);
+        let outlook = self.cx.limiter.outlook(&self.vendor.config.pool, horizon, most).await?;
+        if outlook.room == 0 {
+            self.places.metrics().limit_waits.inc();
+            return Ok(self.wait_for(outlook.next_at, now));
+        }
+        let (leases, expired) = self.claim(outlook.room, ready.open, wall).await?;
+        if !leases.is_empty() {
+            return self.reserve(leases, horizon).await;
+        }
+        // Behind those that have expired others may be due.
+        Ok(if expired > 0 { Tick::Ran } else { self.nothing_to_claim(wall).await })
+    }
+
+    /// A lane was due and gave nothing: its tenant rests, its jobs were cancelled, or it wants calls where only polls may be made.
+    async fn nothing_to_claim(&self, wall: Time) -> Tick {
+        let ready = self.cx.store.ready(self.vendor.name()).await;
+        let at = match ready.next_due {
+            Some(due) if due > wall => Some(due),
+            // What is due has to wait for fewer to be open, which rings the bell. Polls are what makes them fewer.
+            Some(_) => ready.next_poll.map(|at| at.max(wall.plus(Duration::from_millis(1)))),
+            None => None, // A lane that is still being read from the table rings the bell.
+        };
+        at.map_or(Tick::Idle, |at| Tick::WaitUntil(self.cx.clock.nanos_at(at)))
+    }
+
+    /// Sleeps towards a permit that lies beyond the horizon, with a stop on the way to open a connection.
+    fn wait_for(&mut self, next_at: Nanos, now: Nanos) -> Tick {
+        let warm_at = next_at.saturating_sub(nanos(WARM_AHEAD));
+        if warm_at > now {
+            return Tick::WaitUntil(warm_at);
+        }
+        self.warmer.warm(&self.vendor, Stage::Call, 1);
+        Tick::WaitUntil(next_at.saturating_sub(nanos(HORIZON)))
+    }
+
+    /// Claims jobs, and ends those that have expired; says how many those were.
+    async fn claim(&self, most: usize, open: u64, now: Time) -> Result<(Vec<Lease>, usize), StoreError> {
+        let submitting = self.places.submitting() + self.held.iter().filter(is_submit).count();
+        let calls = match self.vendor.config.open {
+            Some(limit) => usize::try_from(limit.saturating_sub(open)).unwrap_or(usize::MAX).saturating_sub(submitting),
+            None => most,
+        };
+        let lease = HORIZON + self.vendor.config.timeout + LEASE_SLACK;
+        let claim = Claim { vendor: self.vendor.name().clone(), most, calls, now, lease };
+        let leases = self.cx.store.claim(&claim).await?;
+        let (expired, good): (Vec<_>, Vec<_>) =
+            leases.into_iter().partition(|lease| lease.job.alarm_at().is_some_and(|at| at <= now));
+        let count = expired.len();
+        let mut expired = expired.into_iter();
+        while let Some(lease) = expired.next() {
+            if let Err(error) = self.expire(&lease, now).await {
+                let back = std::iter::once(lease).chain(expired).chain(good);
+                self.cx.store.release(back.map(|lease| (lease, None)).collect()).await;
+                return Err(error);
+            }
+        }
+        Ok((good, count))
+    }
+
+    /// A job past its deadline, or past the vendor's time to answer, spends no permit.
+    async fn expire(&self, lease: &Lease, now: Time) -> Result<(), StoreError> {
+        let (id, policy, jitter) = (lease.job.id, self.vendor.policy(), fastrand::f64());
+        let decide = Box::new(move |job: &crate::job::Job| lifecycle::alarmed(job, &policy, jitter, now));
+        if let Amended::Changed(job) = self.cx.store.amend(Which::Id(id), now, decide).await? {
+            self.places.metrics().count_ended(job.status);
+        }
+        Ok(())
+    }
+
+    /// Reserves a permit for each lease; those without are given back.
+    async fn reserve(&mut self, leases: Vec<Lease>, horizon: Nanos) -> Result<Tick, StoreError> {
+        let tenants: Vec<Arc<str>> = leases.iter().map(|lease| lease.job.lane.tenant.clone()).collect();
+        let answers = match self.cx.limiter.reserve(&self.vendor.config.pool, &tenants, horizon).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                self.cx.store.release(leases.into_iter().map(|lease| (lease, None)).collect()).await;
+                return Err(error);
+            }
+        };
+        let (mut granted, mut rested, mut again_at) = (0, false, Nanos::MAX);
+        let mut back = Vec::new();
+        for (lease, answer) in leases.into_iter().zip(answers) {
+            match answer {
+                Answer::Granted(permit) => {
+                    granted += 1;
+                    self.held.push_back((lease, permit));
+                }
+                Answer::NotBefore { until, by } => {
+                    again_at = again_at.min(until);
+                    let rests = matches!(&by, Blocker::Limit(id) if self.tenant_limits.contains(id));
+                    rested |= rests;
+                    back.push((lease, rests.then(|| self.cx.clock.time_at(until).plus(Duration::from_millis(1)))));
+                }
+            }
+        }
+        self.cx.store.release(back).await;
+        self.places.metrics().permits_granted.inc_by(granted);
+        if granted == 0 {
+            // The lanes of a tenant that is over its own limit rest now; those behind them may be ready.
+            let wait = Tick::WaitUntil((again_at - nanos(HORIZON)).max(self.cx.clock.nanos() + 1));
+            return Ok(if rested { Tick::Ran } else { wait });
+        }
+        let stage = self.held.front().map_or(Stage::Call, |(lease, _)| lease.job.stage);
+        self.warmer.warm(&self.vendor, stage, self.held.len());
+        Ok(Tick::Ran)
+    }
+
+    async fn give_back_held(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let (leases, permits): (Vec<_>, Vec<_>) =
+            self.held.drain(..).map(|(lease, permit)| ((lease, None), permit)).unzip();
+        self.places.metrics().permits_unused.inc_by(permits.len() as u64);
+        self.cx.limiter.give_back(permits).await;
+        self.cx.store.release(leases).await;
+    }
+}
+
+fn is_submit((lease, _): &&(Lease, Permit)) -> bool {
+    lease.job.stage == Stage::Call
+}

@@ -1,0 +1,102 @@
+//! What has to happen to jobs without a call: deadlines, vendors that do not answer, leases that lapse, old jobs that go.
+//!
+//! Never calls a vendor.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, Tick, pause};
+use crate::{
+    clock::{Nanos, Time, nanos},
+    config::Retry,
+    job::{
+        Job, JobId,
+        lifecycle::{self, Policy},
+    },
+    store::{Amended, StoreError, Which},
+};
+
+/// Alarms handled in one turn.
+const MOST_ALARMS: usize = 256;
+/// Leases are looked at this often.
+const RECLAIM_EVERY: Duration = Duration::from_secs(5);
+/// Old jobs are looked for this often; while there are more, a slice each [`PRUNE_PAUSE`].
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+const PRUNE_PAUSE: Duration = Duration::from_millis(50);
+
+pub struct Janitor {
+    cx: Arc<Context>,
+    reclaim_at: Nanos,
+    prune_at: Nanos,
+}
+
+impl Janitor {
+    pub(super) fn new(cx: Arc<Context>) -> Janitor {
+        let now = cx.clock.nanos();
+        Janitor { cx, reclaim_at: now, prune_at: now }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let tick = self.tick().await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "the janitor's turn failed; another follows in a second");
+                self.cx.metrics.store_errors.inc();
+                Tick::WaitUntil(self.cx.clock.nanos() + nanos(Duration::from_secs(1)))
+            });
+            let alarm = self.cx.store.signals().alarm();
+            pause(&self.cx.clock, tick, alarm, &stop).await;
+        }
+    }
+
+    /// One turn.
+    pub async fn tick(&mut self) -> Result<Tick, StoreError> {
+        let wall = self.cx.clock.now();
+        let overdue = self.cx.store.overdue(wall, MOST_ALARMS).await?;
+        for id in &overdue.jobs {
+            self.ring_alarm(*id, wall).await?;
+        }
+        if !overdue.jobs.is_empty() {
+            return Ok(Tick::Ran);
+        }
+        let now = self.cx.clock.nanos();
+        if self.reclaim_at <= now {
+            self.reclaim_at = now + nanos(RECLAIM_EVERY);
+            self.cx.store.reclaim().await?;
+            self.update_gauges(wall).await;
+        }
+        if self.prune_at <= now {
+            let before = Time(wall.0.saturating_sub(i64::try_from(self.cx.retention.as_millis()).unwrap_or(i64::MAX)));
+            let more = self.cx.store.prune(before).await?;
+            self.prune_at = now + nanos(if more { PRUNE_PAUSE } else { PRUNE_EVERY });
+        }
+        let alarm = overdue.next_at.map_or(Nanos::MAX, |at| self.cx.clock.nanos_at(at));
+        Ok(Tick::WaitUntil(alarm.min(self.reclaim_at).min(self.prune_at)))
+    }
+
+    async fn ring_alarm(&self, id: JobId, now: Time) -> Result<(), StoreError> {
+        let (vendors, jitter) = (self.cx.vendors.clone(), fastrand::f64());
+        let decide = Box::new(move |job: &Job| {
+            let policy = vendors.get(&job.lane.vendor).map_or(NO_POLICY, |vendor| vendor.policy());
+            lifecycle::alarmed(job, &policy, jitter, now)
+        });
+        if let Amended::Changed(job) = self.cx.store.amend(Which::Id(id), now, decide).await?
+            && let Some(metrics) = self.cx.metrics.vendor(&job.lane.vendor)
+        {
+            metrics.count_ended(job.status);
+        }
+        Ok(())
+    }
+
+    async fn update_gauges(&self, now: Time) {
+        for (name, metrics) in self.cx.metrics.vendors() {
+            let backlog = self.cx.store.backlog(name).await;
+            metrics.waiting.set(i64::try_from(backlog.waiting).unwrap_or(i64::MAX));
+            metrics.oldest_waiting_seconds.set(backlog.oldest_due.map_or(0.0, |due| now.since(due).as_secs_f64()));
+        }
+    }
+}
+
+/// For jobs of a vendor that has gone from the config: nobody can call it, so there is nothing to try again.
+const NO_POLICY: Policy =
+    Policy { retry: Retry { attempts: 1, first: Duration::ZERO, max: Duration::ZERO }, answer_within: Duration::ZERO };

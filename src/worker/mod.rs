@@ -1,0 +1,110 @@
+//! Jobs out: one dispatcher for each vendor, the attempts they start, and the janitor.
+//!
+//! Never sees HTTP requests from outside and never decides what a step means (see `job::lifecycle`).
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Notify,
+    task::{JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{dispatch::Dispatcher, janitor::Janitor};
+use crate::{
+    clock::{Clock, Nanos},
+    limit::Limiter,
+    pauses::Pauses,
+    store::Store,
+    telemetry::Metrics,
+    vendor::{Registry, http::Client},
+};
+
+pub mod attempt;
+pub mod dispatch;
+pub mod janitor;
+mod places;
+mod warm;
+
+/// What every attempt needs. Built once.
+pub struct Context {
+    pub store: Arc<dyn Store>,
+    pub limiter: Arc<dyn Limiter>,
+    pub vendors: Arc<Registry>,
+    pub pauses: Arc<Pauses>,
+    pub metrics: Arc<Metrics>,
+    pub client: Client,
+    pub clock: Clock,
+    /// How long ended jobs are kept.
+    pub retention: Duration,
+}
+
+/// What a turn of a loop came to: what the loop should wait for next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tick {
+    /// Something was done: turn again.
+    Ran,
+    /// Nothing to do before this, unless woken.
+    WaitUntil(Nanos),
+    /// Nothing to do until woken.
+    Idle,
+}
+
+/// The worker's tasks.
+pub struct Pool {
+    dispatchers: Vec<Dispatcher>,
+    janitor: Janitor,
+}
+
+impl Pool {
+    pub fn new(cx: &Arc<Context>) -> Pool {
+        let dispatchers = cx.vendors.iter().map(|vendor| Dispatcher::new(cx.clone(), vendor.clone())).collect();
+        Pool { dispatchers, janitor: Janitor::new(cx.clone()) }
+    }
+
+    /// Runs until `stop`, then finishes what is under way; what is not finished by `abort` is dropped, and its jobs run again after the next start.
+    /// An error is a loop that broke off: its vendor would never be called again, so the process has to end.
+    pub async fn run(self, stop: CancellationToken, abort: CancellationToken) -> Result<(), JoinError> {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.janitor.run(stop.clone()));
+        for dispatcher in self.dispatchers {
+            tasks.spawn(dispatcher.run(stop.clone()));
+        }
+        let finished = async {
+            while let Some(ended) = tasks.join_next().await {
+                ended?;
+            }
+            Ok(())
+        };
+        let outcome = tokio::select! {
+            outcome = finished => outcome,
+            () = abort.cancelled() => {
+                tracing::warn!("the grace period is over: calls under way are dropped, their jobs run again after the next start");
+                Ok(())
+            }
+        };
+        tasks.shutdown().await;
+        outcome
+    }
+
+    /// The parts, for those who turn the loops themselves: tests, on a clock of their own.
+    pub fn into_parts(self) -> (Vec<Dispatcher>, Janitor) {
+        (self.dispatchers, self.janitor)
+    }
+}
+
+/// Waits as a tick said: for the time, the bell or the stop, whichever comes first. Cancel-safe.
+async fn pause(clock: &Clock, tick: Tick, bell: &Notify, stop: &CancellationToken) {
+    let due = async {
+        match tick {
+            Tick::Ran => {}
+            Tick::WaitUntil(at) => clock.sleep_until(at).await,
+            Tick::Idle => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = due => {}
+        () = bell.notified() => {}
+        () = stop.cancelled() => {}
+    }
+}

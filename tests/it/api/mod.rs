@@ -1,0 +1,9 @@
+//! The HTTP API, black box.
+
+mod answers;
+mod callbacks;
+mod description;
+mod jobs;
+mod letters;
+mod refusals;
+mod vendors;

@@ -1,0 +1,200 @@
+//! Mistakes, one a line: what was written, the key and the line that the answer names, a word of the mend.
+
+use super::{parse, refused, sync_vendor, webhook_vendor};
+
+/// A polling vendor whose table, in line 5, is this.
+fn polling_vendor(polling: &str) -> String {
+    sync_vendor(&format!("polling = {{ {polling} }}\n")).replace("\"sync\"", "\"polling\"")
+}
+
+#[test]
+fn what_is_wrong_outside_the_vendors_is_refused() {
+    let table = [
+        ("[server]\nlisten = \"localhost:8000\"", "server.listen", 2, "127.0.0.1:8000"),
+        ("[server]\nlisten = 8000", "server.listen", 2, "127.0.0.1:8000"),
+        ("[server]\nlisten = \"0.0.0.0:8000\"", "auth.allow_open", 2, "allow_open = true"),
+        ("[server]\nlisten = \"[::]:8000\"\n[auth]\nmode = \"none\"", "auth.allow_open", 2, "allow_open = true"),
+        ("[server]\n\npublic_url = \"jobs.example\"", "server.public_url", 3, "https://"),
+        ("[server]\npublic_url = \"ftp://jobs.example\"", "server.public_url", 2, "https://"),
+        ("[server]\npublic_url = \"https://u:p@jobs.example\"", "server.public_url", 2, "before the @"),
+        ("[server]\npublic_url = \"https://jobs.example/?a=1\"", "server.public_url", 2, "what follows the path"),
+        ("[server]\ncallback_secret = \"\"", "server.callback_secret", 2, "remove the key"),
+        ("[ops]\nlisten = \"127.0.0.1:8000\"", "ops.listen", 2, "port of its own"),
+        ("[auth]\nmode = \"api_key\"", "auth.mode", 2, "not built yet"),
+        ("[auth]\nmode = \"open\"", "auth.mode", 2, "\"none\""),
+        ("[auth]\nallow_open = \"yes\"", "auth.allow_open", 2, "true or false"),
+        ("[store]\nurl = \"mongodb://localhost:27017/fetchgate\"", "store.url", 2, "not built yet"),
+        ("[store]\nurl = \"data/fetchgate.db\"", "store.url", 2, "sqlite:data/fetchgate.db"),
+        ("[store]\nurl = \"sqlite:\"", "store.url", 2, "path is missing"),
+        ("[store]\nurl = \"sqlite::memory:\"", "store.url", 2, "lost"),
+        ("[store]\nurl = \"sqlite:///data/x\"", "store.url", 2, "without //"),
+        ("[store]\nretention = \"0s\"", "store.retention", 2, "too short"),
+        ("[store]\nretention = \"99999d\"", "store.retention", 2, "at most"),
+        ("[queue]\nurl = \"redis://localhost\"", "queue", 1, "not built yet"),
+        ("[capacity]\nmax_waiting = 0", "capacity.max_waiting", 2, "from 1"),
+        ("[capacity]\nmax_waiting = \"many\"", "capacity.max_waiting", 2, "whole number"),
+        ("[capacity]\ngrace = \"30\"", "capacity.grace", 2, "unit is missing"),
+        ("[capacity]\ngrace = 30", "capacity.grace", 2, "\"10s\""),
+        ("[capacity]\ngrace = \"0s\"", "capacity.grace", 2, "too short"),
+        ("default_vendor = \"sink\"", "default_vendor", 1, "there is no vendor \"sink\""),
+        ("[servers]\n", "servers", 1, "server"),
+        ("[server]\nlistne = \"x\"", "server.listne", 2, "Did you mean listen?"),
+        ("public_url = \"x\"", "public_url", 1, "[server]"),
+        ("server = 1", "server", 1, "[table]"),
+        ("[[vendors]]\nkind = \"sync\"", "vendors", 1, "[vendors.name]"),
+    ];
+    for (text, key, line, word) in table {
+        refused(text, key, line, word);
+    }
+    refused(&format!("default_vendor = 'w'\n{}", sync_vendor("")), "default_vendor", 1, "Name one of v");
+    assert!(parse("[server]\nlisten = \"0.0.0.0:8000\"\n[auth]\nallow_open = true").is_ok());
+}
+
+#[test]
+fn text_that_is_not_toml_is_refused_with_its_line() {
+    let table = [
+        ("[server]\nlisten 127.0.0.1", 2, "key = value"),
+        ("[server]\nlisten = 127.0.0.1", 2, "quotes"),
+        ("[server]\nlisten = \"127.0.0.1", 2, "quotes"),
+        ("[server]\nlisten = \"a\"\nlisten = \"b\"", 3, "only once"),
+        ("[server\n", 1, "]"),
+    ];
+    for (text, line, word) in table {
+        refused(text, "", line, word);
+    }
+}
+
+#[test]
+fn vendors_that_are_wrong_are_refused() {
+    let table = [
+        ("concurrency = 0", "concurrency", "from 1 to 10000"),
+        ("concurrency = 10001", "concurrency", "from 1 to 10000"),
+        ("concurrency = \"32\"", "concurrency", "whole number"),
+        ("timeout = \"0s\"", "timeout", "too short"),
+        ("timeout = \"11m\"", "timeout", "\"10m\""),
+        ("timeout = 10", "timeout", "\"10s\""),
+        ("timeout = \"1.5s\"", "timeout", "no decimals"),
+        ("retry = { attempts = 0 }", "retry.attempts", "from 1"),
+        ("retry = { first = \"2m\" }", "retry.first", "at most retry.max"),
+        ("retry = { max = \"100ms\" }", "retry.max", "at most retry.max"),
+        ("retry = { first = \"0s\" }", "retry.first", "too short"),
+        ("retry = { tries = 5 }", "retry.tries", "attempts"),
+        ("retry = 5", "retry", "attempts = 5"),
+        ("deadline = \"0s\"", "deadline", "too short"),
+        ("open = 5", "open", "polling"),
+        ("answer_within = \"5m\"", "answer_within", "polling"),
+        ("method = \"DELETE\"", "method", "\"POST\""),
+        ("method = \"post\"", "method", "Did you mean \"POST\"?"),
+        ("pool = \"My Pool\"", "pool", "a-z"),
+        ("body = '{\"a\": {{ payload.a }}'", "body", "json"),
+        ("body = '{{ ticket | json }}'", "body", "ticket"),
+        ("body = '{{ callback_url | json }}'", "body", "webhook"),
+        ("headers = { \"a b\" = \"x\" }", "headers.\"a b\"", "letters"),
+        ("headers = { x = \"a\\nb\" }", "headers.x", "visible ASCII"),
+        ("headers = { x = \"\u{e9}\" }", "headers.x", "visible ASCII"),
+        ("headers = { x = 5 }", "headers.x", "text in quotes"),
+        ("headers = { Host = \"a\" }", "headers.Host", "Remove it"),
+        ("headers = { Content-Length = \"1\" }", "headers.Content-Length", "Remove it"),
+        ("headers = { transfer-encoding = \"chunked\" }", "headers.transfer-encoding", "Remove it"),
+        ("headers = { connection = \"close\" }", "headers.connection", "Remove it"),
+        ("headers = { idempotency-key = \"1\" }", "headers.idempotency-key", "Remove it"),
+        ("headers = { traceparent = \"1\" }", "headers.traceparent", "Remove it"),
+        ("headers = { x-a = \"1\", X-A = \"2\" }", "headers.x-a", "twice"),
+        ("clean = { redact = [\"/ok\", \"ssn\"] }", "clean.redact[1]", "starts with a slash"),
+        ("clean = { redact = \"/ssn\" }", "clean.redact", "array"),
+        ("clean = { trim = 1 }", "clean.trim", "true or false"),
+        ("failed = { at = \"/status\" }", "failed.is", "required"),
+        ("failed = { is = [\"x\"] }", "failed.at", "required"),
+        ("failed = { at = \"/status\", is = [] }", "failed.is", "no value"),
+        ("failed = { at = \"/status\", is = \"x\" }", "failed.is", "array"),
+        ("failed = { at = \"status\", is = [\"x\"] }", "failed.at", "slash"),
+        ("failed = { at = \"/status\", is = [1.5] }", "failed.is[0]", "text"),
+        ("webhook = { verify = \"none\" }", "webhook", "kind = \"webhook\""),
+        ("polling = { ticket = \"/id\" }", "polling", "kind = \"polling\""),
+        ("breaker = { failed = 0.9, calls = 20, within = \"30s\", open = \"10s\" }", "breaker", "not built yet"),
+        ("at_most_once = true", "at_most_once", "not built yet"),
+        ("timeuot = \"10s\"", "timeuot", "Did you mean timeout?"),
+        ("colour = \"red\"", "colour", "the keys here are"),
+    ];
+    for (more, key, word) in table {
+        refused(&sync_vendor(more), &format!("vendors.v.{key}"), 5, word);
+    }
+    refused(&sync_vendor("method = \"GET\"\nbody = '{}'"), "vendors.v.body", 6, "GET sends no body");
+    refused("[vendors.v]\nurl = \"http://a/\"\nlimits = []", "vendors.v.kind", 1, "\"polling\"");
+    refused("[vendors.v]\nkind = \"sync\"\nlimits = []", "vendors.v.url", 1, "https://");
+    refused(&sync_vendor("").replace("\"sync\"", "\"snyc\""), "vendors.v.kind", 2, "Did you mean \"sync\"?");
+    refused(&sync_vendor("").replace("vendors.v", "vendors.Big"), "vendors.Big", 1, "a-z");
+    refused(&sync_vendor("").replace("vendors.v", "vendors.'a.b'"), "vendors.\"a.b\"", 1, "a-z");
+    for url in ["ftp://a/b", "/path", "not a url", "http://", "http://{{ payload.host }}/", "http://u:p@h/"] {
+        let text = sync_vendor("").replace("http://127.0.0.1:9000/sync", url);
+        refused(&text, "vendors.v.url", 3, "http or https");
+    }
+}
+
+#[test]
+fn webhook_and_polling_vendors_are_checked_as_such() {
+    let webhook = [
+        ("webhook = { verify = \"hmac\" }", "webhook.verify", "standard-webhooks"),
+        ("webhook = { verify = \"standard-webhooks\" }", "webhook.secret", "required"),
+        ("webhook = { verify = \"standard-webhooks\", secret = \"***\" }", "webhook.secret", "base64"),
+        ("webhook = { verify = \"none\", secret = \"x\" }", "webhook.secret", "would not be used"),
+        ("webhook = { secret = \"x\" }", "webhook.secret", "standard-webhooks"),
+        ("webhook = { result = \"report\" }", "webhook.result", "slash"),
+        ("webhook = { ticket_in_callback = \"/id\" }", "webhook.ticket_in_callback", "ticket = "),
+        ("webhook = { signature = \"none\" }", "webhook.signature", "verify"),
+        ("open = 0", "open", "from 1"),
+        ("answer_within = \"0s\"", "answer_within", "too short"),
+        ("body = '{{ payload | json }}'", "body", "callback_url"),
+        ("method = \"GET\"", "method", "callback_url"),
+        ("polling = {}", "polling", "Remove it"),
+    ];
+    for (more, key, word) in webhook {
+        refused(&webhook_vendor(more), &format!("vendors.v.{key}"), 5, word);
+    }
+    for fine in ["", "webhook = { verify = \"none\" }\nbody = '{}'", "open = 5\nanswer_within = \"5m\""] {
+        assert!(parse(&webhook_vendor(fine)).is_ok(), "{fine}");
+    }
+    let ok = r#"ticket = "/id", url = "http://127.0.0.1/{{ ticket | path }}", every = "2s", done = { at = "/s", is = ["d"] }"#;
+    assert!(parse(&polling_vendor(ok)).is_ok());
+    let polling = [
+        (ok.replace(r#"ticket = "/id", "#, ""), "ticket", "required"),
+        (ok.replace(r#", every = "2s""#, ""), "every", "required"),
+        (ok.replace(r#", done = { at = "/s", is = ["d"] }"#, ""), "done", "required"),
+        (ok.replace("{{ ticket | path }}", "last"), "url", "{{ ticket | path }}"),
+        (ok.replace("http://", "gopher://"), "url", "http or https"),
+        (ok.replace("2s", "0s"), "every", "too short"),
+        (ok.replace("/id", "id"), "ticket", "slash"),
+    ];
+    for (table, key, word) in polling {
+        refused(&polling_vendor(&table), &format!("vendors.v.polling.{key}"), 5, word);
+    }
+    let none = sync_vendor("").replace("\"sync\"", "\"polling\"");
+    refused(&none, "vendors.v.polling", 1, "ticket = ");
+}
+
+#[test]
+fn a_webhook_vendor_elsewhere_must_be_able_to_reach_us() {
+    let elsewhere = webhook_vendor("").replace("127.0.0.1:9000", "api.bureau.example");
+    refused(&elsewhere, "vendors.v.url", 3, "server.public_url");
+    for public_url in
+        ["http://localhost:8000", "http://127.9.9.9", "http://[::1]:8000", "http://0.0.0.0:80", "http://a.localhost"]
+    {
+        let text = format!("{elsewhere}[server]\npublic_url = \"{public_url}\"");
+        refused(&text, "vendors.v.url", 3, "server.public_url");
+    }
+    assert!(parse(&format!("{elsewhere}[server]\npublic_url = \"https://jobs.example\"")).is_ok());
+    assert!(parse(&webhook_vendor("").replace("127.0.0.1:9000", "localhost:1")).is_ok(), "both on this machine");
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_in_the_order_of_the_lines() {
+    let text = sync_vendor("timeout = \"x\"\nconcurrency = 0\n[capacity]\ngrace = \"y\"");
+    let error = parse(&text).unwrap_err();
+    let keys: Vec<&str> = error.problems().iter().map(|problem| &*problem.key).collect();
+    assert_eq!(keys, ["vendors.v.timeout", "vendors.v.concurrency", "capacity.grace"]);
+    assert_eq!(error.to_string().lines().count(), 3);
+    let text = sync_vendor("timeout = 1\nconcurency = 0\n[capacity]\ngrace = true");
+    let error = parse(&text).unwrap_err();
+    let keys: Vec<&str> = error.problems().iter().map(|problem| &*problem.key).collect();
+    assert_eq!(keys, ["vendors.v.timeout", "vendors.v.concurency", "capacity.grace"]);
+}

@@ -1,0 +1,212 @@
+//! The limiter, in virtual time: no window holds too many calls, whatever happens, and little of a limit goes unused.
+
+mod local;
+mod oracle;
+mod rule;
+mod storms;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use fetchgate::{
+    clock::{Clock, Nanos, Time, nanos},
+    limit::{Answer, Key, Limit, Per, Permit, PoolLimits, Shape, local::Local},
+    store::{
+        StoreError,
+        book::{Book, Pause, Spend},
+    },
+};
+
+pub(crate) const MS: Nanos = 1_000_000;
+pub(crate) const SECOND: Nanos = 1_000 * MS;
+
+/// An hour before the night in which Berlin's clocks go forward.
+pub(crate) const START: Time = Time(1_774_735_200_000);
+
+/// A book in memory that outlives the limiters that write into it.
+#[derive(Default)]
+pub(crate) struct MemoryBook {
+    rows: Mutex<BTreeMap<(String, String, String, i64), u64>>,
+    pub(crate) away: AtomicBool,
+    pub(crate) writes: AtomicUsize,
+}
+
+#[async_trait]
+impl Book for MemoryBook {
+    async fn spends(&self, since: Time) -> Result<Vec<Spend>, StoreError> {
+        let rows = self.rows.lock().unwrap();
+        let row = |((pool, count, tenant, ends_at), calls): (&(String, String, String, i64), &u64)| Spend {
+            pool: pool.clone(),
+            count: count.clone(),
+            tenant: tenant.clone(),
+            ends_at: Time(*ends_at),
+            calls: *calls,
+        };
+        Ok(rows.iter().map(row).filter(|spend| spend.ends_at >= since).collect())
+    }
+
+    async fn charge(&self, spends: Vec<Spend>, forget: Time) -> Result<(), StoreError> {
+        tokio::task::yield_now().await;
+        if self.away.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("the test says so".into()));
+        }
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        let mut rows = self.rows.lock().unwrap();
+        for spend in spends {
+            rows.insert((spend.pool, spend.count, spend.tenant, spend.ends_at.0), spend.calls);
+        }
+        rows.retain(|(.., ends_at), _| *ends_at >= forget.0);
+        Ok(())
+    }
+
+    async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn set_pause(&self, _vendor: &str, _pause: Option<Pause>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn callback_secret(&self, fresh: [u8; 32]) -> Result<[u8; 32], StoreError> {
+        Ok(fresh)
+    }
+}
+
+impl MemoryBook {
+    pub(crate) fn rows(&self) -> Vec<u64> {
+        self.rows.lock().unwrap().values().copied().collect()
+    }
+
+    pub(crate) fn forget_everything(&self) {
+        self.rows.lock().unwrap().clear();
+    }
+}
+
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
+}
+
+/// A limit of the whole pool with the default guard.
+pub(crate) fn limit(calls: u64, period: Duration, shape: Shape) -> Limit {
+    let guard = (period / 200).clamp(Duration::from_millis(5), Duration::from_millis(500));
+    Limit { id: format!("{calls}/{period:?}").into(), calls, per: Per::Rolling(period), shape, guard, key: Key::Vendor }
+}
+
+pub(crate) fn daily(calls: u64, zone: &str) -> Limit {
+    let per = Per::Day(jiff::tz::TimeZone::get(zone).unwrap());
+    Limit { per, shape: Shape::Calendar, ..limit(calls, Duration::from_secs(1), Shape::Paced) }
+}
+
+pub(crate) fn per_tenant(limit: Limit) -> Limit {
+    Limit { key: Key::Tenant, id: format!("{}/tenant", limit.id).into(), ..limit }
+}
+
+pub(crate) async fn open(limits: &[Limit], clock: &Clock, book: &Arc<MemoryBook>) -> Local {
+    let pool = PoolLimits { pool: "acme".into(), limits: limits.to_vec() };
+    Local::open(vec![pool], clock.clone(), book.clone()).await.unwrap()
+}
+
+pub(crate) fn advance(clock: &Clock, by: Nanos) {
+    clock.advance(Duration::from_nanos(u64::try_from(by).unwrap()));
+}
+
+/// Moves the clock there, if that is ahead.
+pub(crate) fn advance_to(clock: &Clock, at: Nanos) {
+    advance(clock, (at - clock.nanos()).max(0));
+}
+
+pub(crate) fn wishes(tenant: &str, n: usize) -> Vec<Arc<str>> {
+    vec![tenant.into(); n]
+}
+
+pub(crate) fn permits(answers: Vec<Answer>) -> Vec<Permit> {
+    let permit = |answer| match answer {
+        Answer::Granted(permit) => Some(permit),
+        Answer::NotBefore { .. } => None,
+    };
+    answers.into_iter().filter_map(permit).collect()
+}
+
+/// One call as the vendor would see it.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    /// The permit's time.
+    pub(crate) at: Nanos,
+    /// When it reached the vendor: late and over a link with jitter.
+    pub(crate) arrived: Nanos,
+    pub(crate) tenant: Arc<str>,
+}
+
+/// The oracle: the most of these times in any half-open window of this length.
+pub(crate) fn most_in_any_window(mut times: Vec<Nanos>, window: Nanos) -> usize {
+    times.sort_unstable();
+    let (mut most, mut first) = (0, 0);
+    for (i, at) in times.iter().enumerate() {
+        while at - times[first] >= window {
+            first += 1;
+        }
+        most = most.max(i + 1 - first);
+    }
+    most
+}
+
+/// The oracle for calendars: the most calls in any one day, when the vendor's clock may be 5 s off in either direction.
+/// Asks for the civil date of each call; knows nothing of periods.
+pub(crate) fn most_in_any_period(times: &[Nanos], per: &Per) -> usize {
+    let mut periods: BTreeMap<(i16, i8, i8), usize> = BTreeMap::new();
+    for at in times {
+        let date = |skew: Nanos| {
+            let utc = jiff::Timestamp::from_nanosecond(i128::from(at + skew)).unwrap();
+            match per {
+                Per::Day(zone) => {
+                    let date = utc.to_zoned(zone.clone()).date();
+                    (date.year(), date.month(), date.day())
+                }
+                Per::Month(zone) => {
+                    let date = utc.to_zoned(zone.clone()).date();
+                    (date.year(), date.month(), 0)
+                }
+                Per::Rolling(_) => unreachable!(),
+            }
+        };
+        let mut dates = vec![date(-5 * SECOND), date(0), date(5 * SECOND)];
+        dates.dedup();
+        for date in dates {
+            *periods.entry(date).or_default() += 1;
+        }
+    }
+    periods.into_values().max().unwrap_or(0)
+}
+
+/// What the vendor would complain about: breaches of T by arrivals, and of T + g by permits.
+pub(crate) fn breaches(calls: &[Call], limits: &[Limit]) -> Vec<String> {
+    let mut found = Vec::new();
+    for limit in limits {
+        let mut groups: BTreeMap<&str, Vec<&Call>> = BTreeMap::new();
+        for call in calls {
+            groups.entry(if limit.key == Key::Tenant { &call.tenant } else { "" }).or_default().push(call);
+        }
+        for (who, calls) in groups {
+            let at: Vec<Nanos> = calls.iter().map(|call| call.at).collect();
+            let arrived: Vec<Nanos> = calls.iter().map(|call| call.arrived).collect();
+            let (seen, permitted) = match &limit.per {
+                Per::Rolling(period) => (
+                    most_in_any_window(arrived, nanos(*period)),
+                    most_in_any_window(at, nanos(*period) + nanos(limit.guard)),
+                ),
+                calendar => (0, most_in_any_period(&at, calendar)),
+            };
+            if seen.max(permitted) as u64 > limit.calls {
+                found.push(format!("{limit:?} {who:?}: {seen} seen, {permitted} permitted"));
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,20 @@
+//! All integration tests, in one binary: what the service promises, shown from outside.
+
+mod support;
+
+/// The HTTP API, black box: what clients send and see.
+mod api;
+/// The command line: the real binary against a real service.
+mod cli;
+/// The config: every mistake is named with its key, its line and the mend.
+mod config;
+/// What must hold when things break: processes, vendors, callbacks.
+mod failure;
+/// Documents that tell the truth, licences, dependencies.
+mod house;
+/// The limiter: the arithmetic, and the limiter of one process, in virtual time.
+mod limit;
+/// The store's promises that HTTP cannot show.
+mod store;
+/// The worker is woken for all that it has to do.
+mod worker;

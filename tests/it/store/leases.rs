@@ -1,0 +1,165 @@
+//! Who holds a job, and what a stale holder may still do.
+
+use std::time::Duration;
+
+use fetchgate::{
+    job::{Status, lifecycle, lifecycle::Next},
+    store::{Amended, Settled, Which},
+};
+
+use super::{LEASE, TestStore, complete, failed};
+use crate::{on_every_backend, support::Backend};
+
+on_every_backend!(
+    a_leased_job_is_not_leased_again,
+    a_lapsed_lease_is_free_for_others_and_its_holder_is_shut_out,
+    data_from_a_stale_lease_is_taken_while_the_job_has_not_ended,
+    data_from_a_stale_lease_keeps_the_attempts_that_came_after_it,
+    a_lease_that_has_lapsed_is_good_until_somebody_reclaims_it,
+    a_cancel_during_the_call_wins,
+    a_released_job_keeps_its_place_and_its_attempts,
+    a_lane_told_to_rest_is_left_alone_until_then,
+    a_restart_frees_what_was_leased,
+    a_ticket_finds_its_job,
+);
+
+async fn a_leased_job_is_not_leased_again(backend: Backend) {
+    let t = TestStore::open(backend).await;
+    let id = t.submit().await;
+    let lease = t.claim_one().await;
+    assert_eq!((lease.job.id, lease.attempt, t.status(id).await), (id, 1, Status::Processing));
+    assert!(t.claim_all("v").await.is_empty());
+    assert_eq!(t.store.reclaim().await.unwrap(), 0);
+    assert_eq!(t.settle(lease, complete()).await, Settled::Stored);
+    assert!(t.claim_all("v").await.is_empty());
+    let backlog = t.store.backlog("v").await;
+    assert_eq!((backlog.waiting, backlog.leased, backlog.open), (0, 0, 0));
+}
+
+async fn a_lapsed_lease_is_free_for_others_and_its_holder_is_shut_out(backend: Backend) {
+    let t = TestStore::open(backend).await;
+    let id = t.submit().await;
+    let stale = t.claim_one().await;
+    t.advance(LEASE);
+    assert_eq!(t.store.reclaim().await.unwrap(), 1);
+    let fresh = t.claim_one().await;
+    assert_eq!((stale.attempt, fresh.attempt), (1, 2));
+    assert_eq!(t.settle(stale, failed()).await, Settled::TooLate);
+    assert_eq!(t.status(id).await, Status::Processing, "a stale failure changes nothing");
+    assert_eq!(t.store.attempts(id).await.unwrap().unwrap().iter().count(), 0, "nor is it on record");
+    assert_eq!(t.settle(fresh, failed()).await, Settled::Stored);
+    assert_eq!(t.status(id).await, Status::Failed);
+}
+
+async fn data_from_a_stale_lease_is_taken_while_the_job_has_not_ended(backend: Backend) {
+    let t = TestStore::open(backend).await;
+    let id = t.submit().await;
+    let stale = t.claim_one().await;
+    t.advance(LEASE);
+    t.store.reclaim().await.unwrap();
+    let fresh = t.claim_one().await;
+    assert_eq!(t.settle(stale, complete()).await, Settled::Stored, "the vendor was paid for it");
+    assert_eq!(t.find(id).await.result.as_deref(), Some(&b"1"[..]));
+    assert_eq!(t.settle(fresh, Next::Complete { result: "2".into() }).await, Settled::TooLate);
+    assert_eq!(t.find(id).await.result.as_deref(), Some(&b"1"[..]), "the first outcome stays");
+    let backlog = t.store.backlog("v").await;
+    assert_eq!((backlog.waiting, backlog.leased, backlog.open), (0, 0, 0));
+    assert!(t.claim_all("v").await.is_empty());
+}
+
+async fn data_from_a_stale_lease_keeps_the_attempts_that_came_after_it(backend: Backend) {
+    let t = TestStore::open(backend).await;
+    let id = t.submit().await;
+    let stale = t.claim_one().await;
+    t.advance(LEASE);
+    t.store.reclaim().await.unwrap();
+    let fresh = t.claim_one().await;
+    t.settle(fresh, Next::Call { due_at: t.now() }).await;
+    t.settle(stale, complete()).await;
+    let attempts: Vec<u32> = t.store.attempts(id).await.unwrap().unwrap().iter().map(|attempt| attempt.n).collect();
+    assert_eq!(attempts, [2, 1], "in the order in which they were settled");
+    assert!(t.claim_all("v").await.is_empty());
+}
+
+async fn a_lease_that_has_lapsed_is_good_until_somebody_reclaims_it(backend: Backend) {
+    let t = TestStore::open(backend).await;
+    let id = t.submit().await;
+    let lease = t.claim_one().await;
+    t.advance(LEASE * 2);
+    assert_eq!(t.settle(lease, complete()).await, Settled::Stored);
+    assert_eq!(t.store.reclaim().await.unwrap(), 0);
+    assert_eq!(t.status(id).await, Status::Complete);
+}
+
+async fn a_cancel_during_the_call_wins(backend: Backend) {
+    let t = TestStore::open(backend).await;
+    let id = t.submit().await;
+    let lease = t.claim_one().await;
+    let amended = t.store.amend(Which::Id(id), t.now(), Box::new(lifecycle::cancel)).await.unwrap();
+    assert!(matches!(amended, Amended::Changed(job) if job.status == Status::Cancelled));
+    let now = t.now();
+    let replay = Box::new(move |job: &_| lifecycle::replay(job, now));
+    t.store.amend(Which::Id(id), now, replay).await.unwrap();
+    let again = t.claim_one().await;
+    assert_eq!(again.attempt, 2, "the call that was under way is counted, so that it is shut out");
+    assert_eq!(t.settle(lease, failed()).await, Settled::TooLate);
+    assert_eq!(t.settle(again, complete()).await, Settled::Stored);
+    assert_eq!(t.status(id).await, Status::Complete);
+}
+
+async fn a_released_job_keeps_its_place_and_its_attempts(backend: Backend) {
+    let t = TestStore::open(backend).await;
+    let ids = [t.submit().await, t.submit().await, t.submit().await];
+    let mut leases = t.claim("v", 2).await;
+    let second = leases.pop().unwrap();
+    let first = leases.pop().unwrap();
+    t.store.release(vec![(second, None), (first, None)]).await;
+    let again = t.claim("v", 10).await;
+    assert_eq!(again.iter().map(|lease| lease.job.id).collect::<Vec<_>>(), ids);
+    assert!(again.iter().all(|lease| lease.attempt == 1), "a release is not an attempt");
+}
+
+async fn a_lane_told_to_rest_is_left_alone_until_then(backend: Backend) {
+    let t = TestStore::open(backend).await;
+    t.submit_all(vec![t.job("v", Default::default(), "busy"), t.job("v", Default::default(), "other")]).await;
+    let mut leases = t.claim("v", 1).await;
+    assert_eq!(&*leases[0].job.lane.tenant, "busy");
+    let until = t.now().plus(Duration::from_secs(5));
+    t.store.release(vec![(leases.remove(0), Some(until))]).await;
+    let leases = t.claim("v", 10).await;
+    assert_eq!(leases.iter().map(|lease| &*lease.job.lane.tenant).collect::<Vec<_>>(), ["other"]);
+    assert_eq!(t.store.ready("v").await.next_due, Some(until));
+    t.advance(Duration::from_secs(5));
+    assert_eq!(t.claim("v", 10).await.len(), 1);
+}
+
+async fn a_restart_frees_what_was_leased(backend: Backend) {
+    let mut t = TestStore::open(backend).await;
+    let id = t.submit().await;
+    drop(t.claim_one().await);
+    t.restart().await;
+    t.quiet().await;
+    assert_eq!(t.status(id).await, Status::Pending);
+    let lease = t.claim_one().await;
+    assert_eq!(t.settle(lease, complete()).await, Settled::Stored);
+    assert_eq!(t.status(id).await, Status::Complete);
+}
+
+async fn a_ticket_finds_its_job(backend: Backend) {
+    let t = TestStore::open(backend).await;
+    let id = t.submit().await;
+    let mut lease = t.claim_one().await;
+    lease.job.ticket = Some("abc".into());
+    let answer_by = t.now().plus(Duration::from_secs(60));
+    t.settle(lease, Next::Await { answer_by }).await;
+    assert_eq!(t.store.backlog("v").await.open, 1);
+    let answered = async |vendor: &str| {
+        let which = Which::Ticket { vendor: vendor.into(), ticket: "abc".into() };
+        let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
+        t.store.amend(which, t.now(), decide).await.unwrap()
+    };
+    assert!(matches!(answered("w").await, Amended::Unknown), "tickets belong to a vendor");
+    assert!(matches!(answered("v").await, Amended::Changed(_)));
+    assert!(matches!(answered("v").await, Amended::Left(_)), "the second callback changes nothing");
+    assert_eq!((t.find(id).await.result.as_deref(), t.store.backlog("v").await.open), (Some(&b"2"[..]), 0));
+}

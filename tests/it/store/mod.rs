@@ -1,0 +1,201 @@
+//! The store's promises that HTTP cannot show.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use fetchgate::{
+    clock::{Clock, Time},
+    job::{
+        Attempt, AttemptKind, AttemptOutcome, Failure, FailureCode, Job, JobId, JobIds, Lane, NewJob, Priority, Stage,
+        Status,
+        lifecycle::{Change, Next},
+    },
+    store::{Claim, Lease, Settled, Store, Submitted, Unsettled, With, sqlite::Sqlite},
+};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use crate::support::{Backend, START};
+
+/// Files that cannot be used, disks that are full.
+mod damage;
+/// Who holds a job, and what a stale holder may still do.
+mod leases;
+/// Random histories against a model in plain memory.
+mod model;
+/// Who is next: order, fairness, lanes longer than what is kept in memory.
+mod order;
+/// What is deleted and when; who may wait.
+mod upkeep;
+
+/// How long the tests' leases last.
+const LEASE: Duration = Duration::from_secs(20);
+/// The vendors of every test's store.
+const VENDORS: [&str; 2] = ["v", "w"];
+
+/// A store on a clock that the test moves.
+struct TestStore {
+    store: Arc<dyn Store>,
+    clock: Clock,
+    ids: JobIds,
+    backend: Backend,
+    folder: TempDir,
+}
+
+impl TestStore {
+    async fn open(backend: Backend) -> TestStore {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let clock = Clock::manual(START);
+        let store = open(backend, &folder, &clock);
+        TestStore { store, clock, ids: JobIds::new(), backend, folder }
+    }
+
+    /// Another process takes over: what was in memory is gone.
+    async fn restart(&mut self) {
+        self.store.close().await;
+        // One process owns the file, so the old store has to go before the new one opens; a spare one stands in.
+        let spare = tempfile::tempdir().expect("a temporary folder");
+        self.store = open(self.backend, &spare, &self.clock);
+        self.store = open(self.backend, &self.folder, &self.clock);
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("jobs.db")
+    }
+
+    fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// A job that is due now.
+    fn job(&self, vendor: &str, priority: Priority, tenant: &str) -> NewJob {
+        NewJob {
+            id: self.ids.next(self.now()),
+            lane: Lane { vendor: vendor.into(), priority, tenant: tenant.into() },
+            payload: "null".into(),
+            due_at: self.now(),
+            deadline: None,
+            tags: Vec::new(),
+            idempotency: None,
+        }
+    }
+
+    async fn submit_all(&self, jobs: Vec<NewJob>) -> Vec<JobId> {
+        let submitted = self.store.submit(jobs).await.expect("the store works");
+        let id = |outcome| match outcome {
+            Submitted::New(id) => id,
+            other => panic!("not a new job: {other:?}"),
+        };
+        submitted.into_iter().map(id).collect()
+    }
+
+    /// A job of vendor `v`, due now.
+    async fn submit(&self) -> JobId {
+        self.submit_all(vec![self.job("v", Priority::Normal, "t")]).await[0]
+    }
+
+    async fn claim(&self, vendor: &str, most: usize) -> Vec<Lease> {
+        self.claim_calls(vendor, most, most).await
+    }
+
+    async fn claim_calls(&self, vendor: &str, most: usize, calls: usize) -> Vec<Lease> {
+        let claim = Claim { vendor: vendor.into(), most, calls, now: self.now(), lease: LEASE };
+        self.store.claim(&claim).await.expect("the store works")
+    }
+
+    /// Leases the one job of `v` that is due.
+    async fn claim_one(&self) -> Lease {
+        let mut leases = self.claim("v", 10).await;
+        assert_eq!(leases.len(), 1);
+        leases.remove(0)
+    }
+
+    /// Returns when everything has been done that the store had begun, readings of lanes too.
+    async fn quiet(&self) {
+        for _ in 0..3 {
+            self.store.prune(Time(0)).await.expect("the store works");
+        }
+    }
+
+    /// Leases all that is due, however often the store has to read on.
+    async fn claim_all(&self, vendor: &str) -> Vec<Lease> {
+        let mut all = Vec::new();
+        loop {
+            let leases = self.claim(vendor, 256).await;
+            if leases.is_empty() {
+                self.quiet().await;
+                let last = self.claim(vendor, 256).await;
+                if last.is_empty() {
+                    return all;
+                }
+                all.extend(last);
+            }
+            all.extend(leases);
+        }
+    }
+
+    async fn settle(&self, lease: Lease, next: Next) -> Settled {
+        self.try_settle(lease, next).await.expect("the store works")
+    }
+
+    /// Settles many at once, as many workers do.
+    async fn settle_all(&self, settles: Vec<(Lease, Next)>) {
+        let mut settling = JoinSet::new();
+        for (lease, next) in settles {
+            let (store, attempt) = (self.store.clone(), attempt(&lease, self.now()));
+            let change = Change { next, ticket: lease.job.ticket.clone(), tries: lease.job.tries };
+            settling.spawn(async move { store.settle(lease, change, attempt).await });
+        }
+        for settled in settling.join_all().await {
+            assert_eq!(settled.expect("the store works"), Settled::Stored);
+        }
+    }
+
+    async fn try_settle(&self, lease: Lease, next: Next) -> Result<Settled, Unsettled> {
+        let attempt = attempt(&lease, self.now());
+        let change = Change { next, ticket: lease.job.ticket.clone(), tries: lease.job.tries };
+        self.store.settle(lease, change, attempt).await
+    }
+
+    async fn find(&self, id: JobId) -> Job {
+        let with = With { payload: true, result: true };
+        self.store.find(id, with).await.expect("the store works").expect("the job is there")
+    }
+
+    async fn status(&self, id: JobId) -> Status {
+        self.find(id).await.status
+    }
+}
+
+fn open(backend: Backend, folder: &TempDir, clock: &Clock) -> Arc<dyn Store> {
+    match backend {
+        Backend::Sqlite => {
+            let path = folder.path().join("jobs.db");
+            Arc::new(Sqlite::open(&path, clock.clone(), VENDORS.map(Arc::from), 1_000_000).expect("the store opens"))
+        }
+    }
+}
+
+fn attempt(lease: &Lease, now: Time) -> Attempt {
+    Attempt {
+        n: lease.attempt,
+        kind: if lease.job.stage == Stage::Poll { AttemptKind::Poll } else { AttemptKind::Call },
+        sent_at: Some(now.0),
+        permit_at: now.0,
+        status: Some(200),
+        latency_ms: 1,
+        outcome: AttemptOutcome::Done,
+        detail: None,
+    }
+}
+
+fn complete() -> Next {
+    Next::Complete { result: "1".into() }
+}
+
+fn failed() -> Next {
+    Next::Failed(Failure::new(FailureCode::VendorRefused, "no"))
+}

@@ -1,0 +1,344 @@
+//! Random histories against a model in plain memory: no job is leased twice at once, none is lost, statuses and counts agree at every step.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use fastrand::Rng;
+use fetchgate::{
+    clock::Time,
+    job::{Idempotency, Job, JobId, NewJob, Priority, Stage, Status, lifecycle, lifecycle::Next},
+    store::{Amended, Lease, Settled, Submitted, Which},
+};
+
+use super::{LEASE, TestStore, VENDORS, complete, failed};
+use crate::{on_every_backend, support::Backend};
+
+on_every_backend!(random_histories_agree_with_the_model, random_histories_of_a_long_lane_agree_with_the_model);
+
+/// A job as it should be.
+#[derive(Debug, Clone)]
+struct Model {
+    vendor: usize,
+    status: Status,
+    stage: Stage,
+    due_at: Time,
+    /// The store's attempt number.
+    attempt: u32,
+    /// The attempt of the lease that holds, and until when.
+    lease: Option<(u32, Time)>,
+}
+
+impl Model {
+    fn ended(&self) -> bool {
+        self.status.has_ended()
+    }
+
+    fn wants_to_go(&self) -> bool {
+        !self.ended() && self.stage != Stage::Await
+    }
+
+    /// What readers see.
+    fn shown(&self) -> Status {
+        if self.status == Status::Pending && self.lease.is_some() { Status::Processing } else { self.status }
+    }
+
+    fn become_(&mut self, next: &Next, attempt: u32, now: Time) {
+        self.attempt = self.attempt.max(attempt);
+        self.lease = None;
+        match next {
+            Next::Call { due_at } | Next::Rerun { due_at, .. } => {
+                (self.status, self.stage, self.due_at) = (Status::Pending, Stage::Call, *due_at);
+            }
+            Next::Poll { due_at, .. } => {
+                (self.status, self.stage, self.due_at) = (Status::Processing, Stage::Poll, *due_at);
+            }
+            Next::Await { .. } => (self.status, self.stage, self.due_at) = (Status::Processing, Stage::Await, now),
+            ended => self.status = ended.end().expect("the others are ends"),
+        }
+    }
+}
+
+/// The store, the model, and the leases in the hands of workers, stale ones too.
+struct World {
+    t: TestStore,
+    rng: Rng,
+    jobs: BTreeMap<JobId, Model>,
+    ids: Vec<JobId>,
+    held: Vec<Lease>,
+    keys: BTreeMap<u32, JobId>,
+    most_jobs: usize,
+}
+
+async fn random_histories_agree_with_the_model(backend: Backend) {
+    for seed in 0..6 {
+        World::new(backend, seed, 400).await.run(700).await;
+    }
+}
+
+async fn random_histories_of_a_long_lane_agree_with_the_model(backend: Backend) {
+    let mut world = World::new(backend, 100, 20_000).await;
+    for _ in 0..6 {
+        world.submit(1000).await;
+    }
+    world.run(900).await;
+}
+
+impl World {
+    async fn new(backend: Backend, seed: u64, most_jobs: usize) -> World {
+        let t = TestStore::open(backend).await;
+        let (jobs, ids, held, keys) = (BTreeMap::new(), Vec::new(), Vec::new(), BTreeMap::new());
+        World { t, rng: Rng::with_seed(seed), jobs, ids, held, keys, most_jobs }
+    }
+
+    async fn run(mut self, steps: usize) {
+        for step in 0..steps {
+            self.step().await;
+            self.check_counts().await;
+            if let Some(id) = self.any() {
+                self.check(id).await;
+            }
+            if step % 100 == 99 {
+                self.check_all_that_is_due_can_be_claimed().await;
+            }
+        }
+        self.finish().await;
+    }
+
+    fn any(&mut self) -> Option<JobId> {
+        self.rng.choice(self.ids.iter()).copied()
+    }
+
+    fn now(&self) -> Time {
+        self.t.now()
+    }
+
+    async fn step(&mut self) {
+        match self.rng.u8(..100) {
+            0..15 if self.jobs.len() < self.most_jobs => {
+                let n = self.rng.usize(1..8);
+                self.submit(n).await;
+            }
+            0..40 => self.claim().await,
+            40..65 => self.settle().await,
+            65..70 => self.release().await,
+            70..82 => self.amend().await,
+            82..92 => self.t.advance(Duration::from_millis(self.rng.u64(..4000))),
+            92..96 => self.reclaim().await,
+            96..99 => self.t.quiet().await,
+            _ => self.restart().await,
+        }
+    }
+
+    async fn submit(&mut self, n: usize) {
+        let mut jobs = Vec::new();
+        for _ in 0..n {
+            let (vendor, tenant) = (self.rng.usize(..2), self.rng.u8(..3));
+            let mut job = self.t.job(VENDORS[vendor], *self.rng.choice(&Priority::ALL).unwrap(), &format!("t{tenant}"));
+            if self.most_jobs > 1000 {
+                job.lane = self.t.job("v", Priority::Normal, "t").lane;
+            }
+            if self.rng.bool() {
+                job.due_at = self.now().plus(Duration::from_millis(self.rng.u64(..10_000)));
+            }
+            jobs.push(job);
+        }
+        self.submit_keyed(&mut jobs);
+        let submitted = self.t.store.submit(jobs.clone()).await.expect("the store works");
+        for (job, outcome) in jobs.into_iter().zip(submitted) {
+            let key = job.idempotency.as_ref().map(|idempotency| idempotency.key.parse().expect("a number"));
+            if let Some(known) = key.and_then(|key| self.keys.get(&key)) {
+                assert_eq!(outcome, Submitted::Known(*known));
+                continue;
+            }
+            assert_eq!(outcome, Submitted::New(job.id));
+            self.keys.extend(key.map(|key| (key, job.id)));
+            let vendor = usize::from(*job.lane.vendor == *VENDORS[1]);
+            let model = Model {
+                vendor,
+                status: Status::Pending,
+                stage: Stage::Call,
+                due_at: job.due_at,
+                attempt: 0,
+                lease: None,
+            };
+            self.jobs.insert(job.id, model);
+            self.ids.push(job.id);
+        }
+    }
+
+    /// Some come with a key, from a few, all of one tenant.
+    fn submit_keyed(&mut self, jobs: &mut [NewJob]) {
+        for job in jobs.iter_mut().filter(|job| *job.lane.tenant == *"t0") {
+            if self.rng.u8(..4) == 0 {
+                job.idempotency = Some(Idempotency { key: self.rng.u32(..200).to_string(), body_hash: [1; 32] });
+            }
+        }
+    }
+
+    async fn claim(&mut self) {
+        let (vendor, most) = (self.rng.usize(..2), self.rng.usize(1..20));
+        let calls = if self.rng.bool() { most } else { self.rng.usize(..=most) };
+        let leases = self.t.claim_calls(VENDORS[vendor], most, calls).await;
+        assert!(leases.len() <= most && leases.iter().filter(|lease| lease.job.stage == Stage::Call).count() <= calls);
+        self.take(leases, vendor);
+    }
+
+    fn take(&mut self, leases: Vec<Lease>, vendor: usize) {
+        let now = self.now();
+        for lease in leases {
+            let model = self.jobs.get_mut(&lease.job.id).expect("no job is invented");
+            assert!(model.lease.is_none(), "leased twice at once: {model:?}");
+            assert!(model.wants_to_go() && model.due_at <= now && model.vendor == vendor, "{model:?} at {now:?}");
+            assert_eq!((lease.job.stage, lease.attempt), (model.stage, model.attempt + 1));
+            model.lease = Some((lease.attempt, now.plus(LEASE)));
+            self.held.push(lease);
+        }
+    }
+
+    fn any_lease(&mut self) -> Option<Lease> {
+        (!self.held.is_empty()).then(|| self.held.swap_remove(self.rng.usize(..self.held.len())))
+    }
+
+    fn any_next(&mut self) -> Next {
+        let now = self.now();
+        let due_at = now.plus(Duration::from_millis(self.rng.u64(..5000)));
+        let answer_by = now.plus(Duration::from_secs(3600));
+        match self.rng.u8(..8) {
+            0 | 1 => complete(),
+            2 => failed(),
+            3 | 4 => Next::Call { due_at },
+            5 | 6 => Next::Poll { due_at, answer_by },
+            _ => Next::Await { answer_by },
+        }
+    }
+
+    async fn settle(&mut self) {
+        let Some(lease) = self.any_lease() else { return };
+        let (id, attempt, next, now) = (lease.job.id, lease.attempt, self.any_next(), self.now());
+        let settled = self.t.settle(lease, next.clone()).await;
+        let model = self.jobs.get_mut(&id).expect("known");
+        let holds = model.attempt < attempt;
+        let taken = !model.ended() && (holds || next.end() == Some(Status::Complete));
+        assert_eq!(settled, if taken { Settled::Stored } else { Settled::TooLate }, "{model:?} by {attempt}: {next:?}");
+        if taken {
+            model.become_(&next, attempt, now);
+        }
+    }
+
+    async fn release(&mut self) {
+        let Some(lease) = self.any_lease() else { return };
+        let (id, attempt) = (lease.job.id, lease.attempt);
+        self.t.store.release(vec![(lease, None)]).await;
+        let model = self.jobs.get_mut(&id).expect("known");
+        if model.lease.is_some_and(|(holder, _)| holder == attempt) {
+            model.lease = None;
+        }
+    }
+
+    /// A cancel, a callback or a replay.
+    async fn amend(&mut self) {
+        let Some(id) = self.any() else { return };
+        let now = self.now();
+        type Decision = fn(&Job, Time) -> Option<lifecycle::Change>;
+        let decisions: [Decision; 3] = [
+            |job, _| lifecycle::cancel(job),
+            |job, _| lifecycle::answered(job, None, Ok("2".into())),
+            lifecycle::replay,
+        ];
+        let which = self.rng.usize(..3);
+        let decide = decisions[which];
+        let amended = self.t.store.amend(Which::Id(id), now, Box::new(move |job| decide(job, now))).await;
+        let model = self.jobs.get_mut(&id).expect("known");
+        let next = match which {
+            0 => (!model.ended()).then_some(Next::Cancelled),
+            1 => (!model.ended()).then(complete),
+            _ => {
+                let replayable = matches!(model.status, Status::Failed | Status::Cancelled);
+                replayable.then_some(Next::Rerun { due_at: now, deadline: None })
+            }
+        };
+        match (amended.expect("the store works"), next) {
+            (Amended::Changed(_), Some(next)) => {
+                let attempt = model.lease.map_or(0, |(attempt, _)| attempt);
+                model.become_(&next, attempt, now);
+            }
+            (Amended::Left(_), None) => {}
+            other => panic!("{model:?}: {other:?}"),
+        }
+    }
+
+    async fn reclaim(&mut self) {
+        let now = self.now();
+        let mut freed = 0;
+        for model in self.jobs.values_mut() {
+            if let Some((attempt, _)) = model.lease.filter(|(_, until)| *until <= now) {
+                model.lease = None;
+                model.attempt = attempt;
+                freed += 1;
+            }
+        }
+        assert_eq!(self.t.store.reclaim().await.expect("the store works"), freed);
+    }
+
+    /// The process ends; those that held leases end with it.
+    async fn restart(&mut self) {
+        self.t.restart().await;
+        self.held.clear();
+        self.jobs.values_mut().for_each(|model| model.lease = None);
+    }
+
+    async fn check(&self, id: JobId) {
+        let (job, model) = (self.t.find(id).await, &self.jobs[&id]);
+        assert_eq!((job.status, job.attempt), (model.shown(), model.attempt), "{model:?}");
+        assert_eq!(job.result.is_some(), model.status == Status::Complete);
+        if !model.ended() {
+            assert_eq!((job.stage, job.due_at), (model.stage, model.due_at));
+        }
+    }
+
+    async fn check_counts(&self) {
+        for (vendor, name) in VENDORS.iter().enumerate() {
+            let count = |which: fn(&Model) -> bool| {
+                self.jobs.values().filter(|model| model.vendor == vendor && which(model)).count() as u64
+            };
+            let backlog = self.t.store.backlog(name).await;
+            assert_eq!(backlog.waiting, count(|model| model.wants_to_go() && model.lease.is_none()), "waiting");
+            assert_eq!(backlog.leased, count(|model| model.lease.is_some()), "leased");
+            assert_eq!(backlog.open, count(|model| !model.ended() && model.stage != Stage::Call), "open");
+        }
+    }
+
+    async fn check_all_that_is_due_can_be_claimed(&mut self) {
+        let now = self.now();
+        for (vendor, name) in VENDORS.iter().enumerate() {
+            let free = |model: &Model| {
+                model.vendor == vendor && model.wants_to_go() && model.lease.is_none() && model.due_at <= now
+            };
+            let expected: BTreeSet<JobId> =
+                self.jobs.iter().filter(|(_, model)| free(model)).map(|(id, _)| *id).collect();
+            let leases = self.t.claim_all(name).await;
+            assert_eq!(leases.iter().map(|lease| lease.job.id).collect::<BTreeSet<_>>(), expected);
+            self.take(leases, vendor);
+        }
+    }
+
+    /// Everything that still wants to go goes, and every job is where the model says.
+    async fn finish(mut self) {
+        self.held.clear();
+        self.t.advance(LEASE + Duration::from_secs(20));
+        self.reclaim().await;
+        self.check_all_that_is_due_can_be_claimed().await;
+        let (held, now) = (std::mem::take(&mut self.held), self.now());
+        for lease in &held {
+            self.jobs.get_mut(&lease.job.id).expect("known").become_(&complete(), lease.attempt, now);
+        }
+        self.t.settle_all(held.into_iter().map(|lease| (lease, complete())).collect()).await;
+        self.check_counts().await;
+        for id in self.ids.iter().step_by(1 + self.ids.len() / 500) {
+            self.check(*id).await;
+        }
+        assert!(self.jobs.values().all(|model| model.ended() || model.stage == Stage::Await));
+    }
+}

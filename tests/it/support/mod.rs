@@ -1,0 +1,389 @@
+//! A whole service in the test's own process, on a clock that the test moves, calling mock vendors over real sockets.
+//!
+//! Never sleeps: the test turns the dispatchers itself and moves the clock to the next time that anything waits for.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fetchgate::{
+    api::{self, App},
+    clock::{Clock, Nanos, Time},
+    config::{self, Config},
+    service::Service,
+    vendor::http::{Client, Origin},
+    worker::{Tick, dispatch::Dispatcher, janitor::Janitor},
+};
+use http_body_util::Full;
+use hyper::{HeaderMap, Method, Request, StatusCode};
+use mock_vendors::MockVendors;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) mod openapi;
+
+/// Runs a test of the API or the store on every backend; the failing test's name says which.
+#[macro_export]
+macro_rules! on_every_backend {
+    ($($name:ident),+ $(,)?) => {$(
+        mod $name {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                super::$name($crate::support::Backend::Sqlite).await;
+            }
+        }
+    )+};
+}
+
+/// What the jobs are kept in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Backend {
+    Sqlite,
+}
+
+/// When every test begins.
+pub(crate) const START: Time = Time(1_800_000_000_000);
+
+/// A running service and its vendors.
+pub(crate) struct TestApp {
+    pub(crate) url: String,
+    pub(crate) vendors: Arc<MockVendors>,
+    pub(crate) clock: Clock,
+    pub(crate) app: Arc<App>,
+    dispatchers: Vec<Dispatcher>,
+    janitor: Janitor,
+    client: Client,
+    origin: Origin,
+    server: JoinSet<()>,
+    stop: CancellationToken,
+    config: Config,
+    folder: Arc<TempDir>,
+}
+
+/// What the service answered.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.text))
+    }
+
+    /// The `code` of a problem.
+    pub(crate) fn code(&self) -> String {
+        assert_eq!(self.headers["content-type"], "application/problem+json", "{}", self.text);
+        self.json()["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
+    }
+}
+
+/// Three vendors without limits worth speaking of, one of each kind.
+pub(crate) const THREE_KINDS: &str = r#"
+[vendors.sync]
+kind = "sync"
+url = "VENDORS/sync"
+limits = ["1000/s"]
+[vendors.async]
+kind = "webhook"
+url = "VENDORS/async?callback_ms=0"
+limits = ["1000/s"]
+webhook = { verify = "none" }
+[vendors.polling]
+kind = "polling"
+url = "VENDORS/polling"
+limits = ["1000/s"]
+polling = { ticket = "/id", url = "VENDORS/polling/polling/{{ ticket | path }}", every = "2s", done = { at = "/state", is = ["done"] }, result = "/output" }
+"#;
+
+impl TestApp {
+    /// The three kinds of vendors.
+    pub(crate) async fn start(backend: Backend) -> TestApp {
+        Self::with(backend, THREE_KINDS).await
+    }
+
+    /// A service with this config, in which `VENDORS` stands for the mock vendors' URL.
+    pub(crate) async fn with(backend: Backend, text: &str) -> TestApp {
+        let vendors = Arc::new(MockVendors::start("127.0.0.1:0").await.expect("a port for the mock vendors"));
+        let Backend::Sqlite = backend;
+        let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
+        let clock = Clock::manual(START);
+        Self::wire(text, vendors, folder, clock).await
+    }
+
+    async fn wire(text: &str, vendors: Arc<MockVendors>, folder: Arc<TempDir>, clock: Clock) -> TestApp {
+        // The port is known before the config, because callback URLs are made from it.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port for the API");
+        let address = listener.local_addr().expect("the port");
+        let (general, tables) = text.split_at(text.find("[vendors").unwrap_or(text.len()));
+        let text = format!(
+            "{general}\n[server]\nlisten = \"{address}\"\npublic_url = \"http://{address}\"\n[store]\nurl = \"sqlite:{}\"\n{tables}",
+            folder.path().join("jobs.db").display()
+        );
+        let text = text.replace("VENDORS", &vendors.url());
+        let config = config::parse(&text, "test", std::iter::empty()).unwrap_or_else(|error| panic!("{error}"));
+        Self::run(config, listener, vendors, folder, clock).await
+    }
+
+    async fn run(
+        config: Config,
+        listener: tokio::net::TcpListener,
+        vendors: Arc<MockVendors>,
+        folder: Arc<TempDir>,
+        clock: Clock,
+    ) -> TestApp {
+        let url = format!("http://{}", listener.local_addr().expect("the port"));
+        let service = Service::build(&config, clock.clone()).await.expect("the service");
+        let (app, pool) = service.into_parts();
+        let (dispatchers, janitor) = pool.into_parts();
+        let (mut server, stop) = (JoinSet::new(), CancellationToken::new());
+        server.spawn(api::server::serve(listener, api::router(app.clone()), stop.clone()));
+        let origin = Origin::of(&url.parse().expect("a URL")).expect("http");
+        let client = Client::new();
+        TestApp { url, vendors, clock, app, dispatchers, janitor, client, origin, server, stop, config, folder }
+    }
+
+    /// The process dies, without a word to anybody, and another starts on the same store and address.
+    pub(crate) async fn crash_and_restart(self) -> TestApp {
+        let TestApp { vendors, clock, config, folder, mut server, app, dispatchers, janitor, .. } = self;
+        server.shutdown().await;
+        drop((dispatchers, janitor));
+        app.store.close().await;
+        drop(app);
+        let listener = tokio::net::TcpListener::bind(config.server.listen).await.expect("the same port");
+        Self::run(config, listener, vendors, folder, clock).await
+    }
+
+    /// Sends a request and holds the answer to the API's description.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let answer = self.send_unchecked(method.clone(), path, headers, body).await;
+        openapi::check(&method, path, &answer);
+        answer
+    }
+
+    pub(crate) async fn send_unchecked(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path).header("host", self.origin.authority());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).expect("a request");
+        let mut connection = self.client.connection(&self.origin).await.expect("the service listens");
+        let reply = connection.send(request).await.expect("the service answers");
+        self.client.keep(connection);
+        let text = String::from_utf8(reply.body.to_vec()).expect("text");
+        Answer { status: reply.status, headers: reply.headers, text }
+    }
+
+    /// Sends a request whose answer is awaited later; it is on its way to the service when this returns.
+    pub(crate) async fn request_in_background(
+        &self,
+        method: Method,
+        path: &str,
+        body: &str,
+    ) -> impl Future<Output = Answer> + use<> {
+        let connection = self.client.connect(&self.origin).await.expect("the service listens");
+        let request = Request::builder().method(method).uri(path).header("host", self.origin.authority());
+        let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).expect("a request");
+        let mut sending = JoinSet::new();
+        sending.spawn(async move {
+            let mut connection = connection;
+            let reply = connection.send(request).await.expect("the service answers");
+            let text = String::from_utf8(reply.body.to_vec()).expect("text");
+            Answer { status: reply.status, headers: reply.headers, text }
+        });
+        async move { sending.join_next().await.expect("one request").expect("an answer") }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, &[], "").await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: impl Into<Bytes>) -> Answer {
+        self.send(Method::POST, path, &[("content-type", "application/json")], body).await
+    }
+
+    /// Sends these bytes on a connection of their own, and gives all that comes back until it is closed.
+    pub(crate) async fn send_bytes(&self, bytes: &[u8]) -> String {
+        let stream = TcpStream::connect(self.origin.authority()).await.expect("the service listens");
+        let (mut from, mut to) = stream.into_split();
+        let mut answer = Vec::new();
+        // A service that has answered need not read the rest.
+        let (_, read) = tokio::join!(to.write_all(bytes), from.read_to_end(&mut answer));
+        assert!(read.is_ok() || !answer.is_empty(), "the connection broke without an answer: {read:?}");
+        String::from_utf8(answer).expect("text")
+    }
+
+    /// The text of a member of a job, as it stands in the answer.
+    pub(crate) async fn letters(&self, id: &str, member: &str) -> String {
+        let path = format!("/jobs/{id}?include=payload");
+        let answer = self.send_unchecked(Method::GET, &path, &[], "").await;
+        text_of(&answer.text, member).unwrap_or_else(|| panic!("no {member} in {}", answer.text))
+    }
+
+    /// Asks while the test turns the dispatchers.
+    pub(crate) fn caller(&self) -> Caller {
+        Caller { client: self.client.clone(), origin: self.origin.clone() }
+    }
+
+    /// Where the vendor was asked to call back by its n-th call: the path of the URL.
+    pub(crate) fn callback_path(&self, name: &str, call: usize) -> String {
+        let sent: Value = serde_json::from_slice(&self.vendors.arrivals(name)[call].body).expect("JSON");
+        let url = sent["callback_url"].as_str().expect("a URL");
+        url.strip_prefix(&self.url).expect("the service's own").to_owned()
+    }
+
+    /// Works, and lets the janitor work, for this long in steps, so that alarms go off at their time.
+    pub(crate) async fn live_for(&mut self, time: Duration) {
+        const STEPS: u32 = 100;
+        for _ in 0..STEPS {
+            self.run_for(time / STEPS).await;
+            self.run_janitor().await;
+        }
+    }
+
+    /// Submits a job and gives its id.
+    pub(crate) async fn submit(&self, vendor: &str, payload: &str) -> String {
+        self.submit_with(&format!(r#"{{"payload": {payload}, "vendor": "{vendor}"}}"#)).await
+    }
+
+    /// Submits this body and gives the job's id.
+    pub(crate) async fn submit_with(&self, body: &str) -> String {
+        let answer = self.post("/jobs", body.to_owned()).await;
+        assert_eq!(answer.status, 202, "{}", answer.text);
+        answer.json()["request_id"].as_str().expect("an id").to_owned()
+    }
+
+    pub(crate) async fn find(&self, id: &str) -> Value {
+        let answer = self.get(&format!("/jobs/{id}")).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json()
+    }
+
+    pub(crate) async fn status(&self, id: &str) -> String {
+        self.find(id).await["status"].as_str().expect("a status").to_owned()
+    }
+
+    /// Turns every dispatcher once, and waits for the attempts that this started; says what they wait for next.
+    pub(crate) async fn turn(&mut self) -> Tick {
+        let mut next = Tick::Idle;
+        for dispatcher in &mut self.dispatchers {
+            let tick = dispatcher.tick().await.expect("the store works");
+            let tick = if dispatcher.finish_attempts().await { Tick::Ran } else { tick };
+            next = sooner(next, tick);
+        }
+        next
+    }
+
+    /// Works until no dispatcher has anything to wait for but vendors, moving the clock over every wait of theirs.
+    pub(crate) async fn run_until_idle(&mut self) {
+        self.run_until(None).await;
+    }
+
+    /// Works for this long, in the clock's time.
+    pub(crate) async fn run_for(&mut self, time: Duration) {
+        let end = self.clock.nanos() + fetchgate::clock::nanos(time);
+        self.run_until(Some(end)).await;
+    }
+
+    async fn run_until(&mut self, end: Option<Nanos>) {
+        loop {
+            self.vendors.callbacks_settled().await;
+            // Anything through the writer: what was queued before it, readings of lanes too, is done after it.
+            self.app.store.prune(Time(0)).await.expect("the store works");
+            let next = match self.turn().await {
+                Tick::Ran => continue,
+                Tick::WaitUntil(at) => Some(at),
+                Tick::Idle => None,
+            };
+            let to = match (next, end) {
+                (Some(at), Some(end)) => at.min(end),
+                (Some(at), None) => at,
+                (None, Some(end)) => end,
+                (None, None) => return,
+            };
+            let ahead = u64::try_from(to - self.clock.nanos()).unwrap_or(0);
+            self.clock.advance(Duration::from_nanos(ahead.max(1)));
+            if end.is_some_and(|end| self.clock.nanos() >= end) {
+                return;
+            }
+        }
+    }
+
+    /// Lets the janitor do all that is due now.
+    pub(crate) async fn run_janitor(&mut self) {
+        while self.janitor.tick().await.expect("the store works") == Tick::Ran {}
+    }
+
+    /// Moves the clock and lets the janitor do what has become due.
+    pub(crate) async fn advance(&mut self, time: Duration) {
+        self.clock.advance(time);
+        self.run_janitor().await;
+    }
+
+    /// How often a vendor was called.
+    pub(crate) fn calls(&self, name: &str) -> usize {
+        self.vendors.arrivals(name).len()
+    }
+
+    /// Ends in good order.
+    pub(crate) async fn stop(mut self) {
+        self.stop.cancel();
+        while self.server.join_next().await.is_some() {}
+        self.app.limiter.stop().await.expect("handed back");
+        self.app.store.close().await;
+    }
+}
+
+/// Asks the service from beside the test.
+pub(crate) struct Caller {
+    client: Client,
+    origin: Origin,
+}
+
+impl Caller {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        let request = Request::get(path).header("host", self.origin.authority()).body(Full::default());
+        let mut connection = self.client.connection(&self.origin).await.expect("the service listens");
+        let reply = connection.send(request.expect("a request")).await.expect("the service answers");
+        let text = String::from_utf8(reply.body.to_vec()).expect("text");
+        Answer { status: reply.status, headers: reply.headers, text }
+    }
+}
+
+/// The text of a member of an object, digit by digit.
+pub(crate) fn text_of(object: &str, member: &str) -> Option<String> {
+    let members: std::collections::HashMap<String, &serde_json::value::RawValue> =
+        serde_json::from_str(object).unwrap_or_else(|error| panic!("not an object ({error}): {object}"));
+    members.get(member).map(|value| value.get().to_owned())
+}
+
+fn sooner(a: Tick, b: Tick) -> Tick {
+    match (a, b) {
+        (Tick::Ran, _) | (_, Tick::Ran) => Tick::Ran,
+        (Tick::WaitUntil(a), Tick::WaitUntil(b)) => Tick::WaitUntil(a.min(b)),
+        (Tick::Idle, tick) | (tick, Tick::Idle) => tick,
+    }
+}

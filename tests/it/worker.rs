@@ -1,0 +1,78 @@
+//! The worker never sleeps through work: whatever a dispatcher waits for, somebody wakes it.
+
+use std::time::Duration;
+
+use crate::{
+    on_every_backend,
+    support::{Backend, TestApp},
+};
+
+on_every_backend!(
+    polls_go_on_while_no_more_may_be_open,
+    a_cancelled_job_does_not_hide_the_one_behind_it,
+    an_expired_job_does_not_hide_the_one_behind_it,
+    a_tenant_that_had_to_rest_is_served_again_and_holds_up_nobody,
+);
+
+fn one_vendor(kind: &str, rest: &str) -> String {
+    format!("[vendors.v]\nkind = \"{kind}\"\n{rest}\n")
+}
+
+async fn polls_go_on_while_no_more_may_be_open(backend: Backend) {
+    let polling = r#"url = "VENDORS/polling"
+limits = []
+open = 1
+polling = { ticket = "/id", url = "VENDORS/polling/polling/{{ ticket | path }}", every = "2s", done = { at = "/state", is = ["done"] }, result = "/output" }"#;
+    let mut app = TestApp::with(backend, &one_vendor("polling", polling)).await;
+    let mut ids = Vec::new();
+    for i in 0..3 {
+        ids.push(app.submit("v", &i.to_string()).await);
+    }
+    app.run_until_idle().await;
+    for id in &ids {
+        assert_eq!(app.status(id).await, "complete", "the job that is open was not asked about any more");
+    }
+    app.stop().await;
+}
+
+async fn a_cancelled_job_does_not_hide_the_one_behind_it(backend: Backend) {
+    let mut app = TestApp::start(backend).await;
+    let first = app.submit_with(r#"{"payload": 1, "vendor": "sync", "not_before": "10s"}"#).await;
+    let second = app.submit_with(r#"{"payload": 2, "vendor": "sync", "not_before": "20s"}"#).await;
+    app.run_for(Duration::from_secs(1)).await;
+    assert_eq!(app.post(&format!("/jobs/{first}/cancel"), "").await.status, 200);
+    app.run_until_idle().await;
+    assert_eq!((&*app.status(&second).await, app.calls("sync")), ("complete", 1));
+    app.stop().await;
+}
+
+async fn an_expired_job_does_not_hide_the_one_behind_it(backend: Backend) {
+    let slow = "url = \"VENDORS/sync\"\nlimits = [\"1/s\"]";
+    let mut app = TestApp::with(backend, &one_vendor("sync", slow)).await;
+    // The janitor is not there to end the first one, as when it is busy.
+    app.submit_with(r#"{"payload": 1, "vendor": "v", "not_before": "10s", "deadline": "5s"}"#).await;
+    let second = app.submit_with(r#"{"payload": 2, "vendor": "v", "not_before": "10s"}"#).await;
+    app.run_until_idle().await;
+    assert_eq!((&*app.status(&second).await, app.calls("sync")), ("complete", 1));
+    app.stop().await;
+}
+
+async fn a_tenant_that_had_to_rest_is_served_again_and_holds_up_nobody(backend: Backend) {
+    let shared = "url = \"VENDORS/sync\"\nlimits = [\"10/s\", { calls = 1, per = \"30s\", key = \"tenant\" }]";
+    let mut app = TestApp::with(backend, &one_vendor("sync", shared)).await;
+    let submit = async |app: &TestApp, tenant: &str| {
+        app.submit_with(&format!(r#"{{"payload": 1, "vendor": "v", "tenant": "{tenant}"}}"#)).await
+    };
+    let mut of_a = Vec::new();
+    for _ in 0..4 {
+        of_a.push(submit(&app, "a").await);
+    }
+    let of_b = submit(&app, "b").await;
+    app.run_for(Duration::from_secs(3)).await;
+    assert_eq!((&*app.status(&of_b).await, app.calls("sync")), ("complete", 2), "b does not wait for a");
+    app.run_until_idle().await;
+    for id in &of_a {
+        assert_eq!(app.status(id).await, "complete");
+    }
+    app.stop().await;
+}
