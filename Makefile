@@ -1,16 +1,25 @@
 # What a contributor does, and what CI does: the same.
-.PHONY: run test check bench
+.PHONY: run test servers check bench referee compose-test
 
 run: ## the whole world: API, worker, embedded store, mock vendors; nothing else needed
 	cargo run --release --locked -- dev
 
 test: ## every test; nothing has to be installed or started before
-	cargo test --workspace --locked
+	scripts/with-servers cargo test --workspace --locked
+
+servers: ## what the tests run against, installed where it is missing; `make test` does it too
+	scripts/with-servers true
 
 check: ## what CI checks besides the tests
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps --document-private-items
 
+compose-test: ## compose.yaml for real, on a local Docker engine; not part of CI
+	scripts/with-servers docker/compose-test
+
 bench: ## our own throughput against the mock vendors, on this machine
 	cargo bench --locked --bench throughput
+
+referee: ## real time: are limits kept at the vendor's side, whatever breaks? a quarter of an hour; half of that with ARGS=--quick
+	scripts/with-servers cargo bench --locked --bench referee -- $(ARGS)

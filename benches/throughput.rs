@@ -14,7 +14,8 @@ use bytes::Bytes;
 use fetchgate::{
     clock::Clock,
     config,
-    service::Service,
+    roles::Roles,
+    service::{Listeners, Service},
     shutdown::Shutdown,
     vendor::http::{Client, Origin},
 };
@@ -72,10 +73,10 @@ concurrency = 64
         url = vendors.url(),
     );
     let config = config::parse(&text, "bench", std::iter::empty())?;
-    let service = Service::build(&config, Clock::system()).await?;
+    let service = Service::build(&config, Roles::Both, Clock::system()).await?;
     let shutdown = Shutdown::new();
     let mut running = JoinSet::new();
-    running.spawn(service.run(api, None, shutdown.clone()));
+    running.spawn(service.run(Listeners { api: Some(api), ops: None }, shutdown.clone()));
 
     let origin = Origin::of(&format!("http://{address}").parse()?).expect("http");
     let started = Instant::now();

@@ -92,6 +92,15 @@ impl Clock {
         }
     }
 
+    /// The time by a manual clock: what a server that has a clock of its own should take for the time, so that a test moves both.
+    /// Nothing by the machine's clock.
+    pub fn injected(&self) -> Option<Nanos> {
+        match &*self.0 {
+            Kind::System { .. } => None,
+            Kind::Manual(now) => Some(*now.borrow()),
+        }
+    }
+
     /// Where a moment of wall time lies on the limiter's timeline, if the wall clock does not step until then.
     pub fn nanos_at(&self, at: Time) -> Nanos {
         let ahead_ms = at.0.saturating_sub(self.now().0);

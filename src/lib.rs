@@ -9,7 +9,7 @@
 //! - [`limit`]: may we call this vendor, and when?
 //! - [`vendor`]: how to talk to vendors, and what their replies mean.
 //!
-//! Around them: [`config`], [`service`] (the wiring), [`clock`], [`telemetry`], [`shutdown`] and [`cli`].
+//! Around them: [`config`], [`service`] (the wiring), [`roles`], [`clock`], [`telemetry`], [`shutdown`] and [`cli`].
 //! `ARCHITECTURE.md` follows one job through the functions.
 
 pub mod api;
@@ -20,6 +20,8 @@ pub mod job;
 pub mod json;
 pub mod limit;
 pub mod pauses;
+pub mod redis_link;
+pub mod roles;
 pub mod service;
 pub mod shutdown;
 pub mod store;

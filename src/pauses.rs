@@ -17,36 +17,64 @@ use crate::{
 
 pub struct Pauses {
     book: Arc<dyn Book>,
-    paused: Mutex<HashMap<String, Pause>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    paused: HashMap<String, Pause>,
+    /// Changes made in this process: what was read before one must not undo it.
+    changes: u64,
 }
 
 impl Pauses {
     pub async fn open(book: Arc<dyn Book>) -> Result<Pauses, StoreError> {
-        let paused = book.pauses().await?.into_iter().map(|pause| (pause.vendor.clone(), pause)).collect();
-        Ok(Pauses { book, paused: Mutex::new(paused) })
+        let pauses = Pauses { book, known: Mutex::default() };
+        pauses.refresh().await?;
+        Ok(pauses)
+    }
+
+    /// Learns what other processes have paused or resumed; gives the vendors for which that changes something.
+    pub async fn refresh(&self) -> Result<Vec<String>, StoreError> {
+        let changes = self.lock().changes;
+        let read = self.book.pauses().await?.into_iter();
+        let fresh: HashMap<String, Pause> = read.map(|pause| (pause.vendor.clone(), pause)).collect();
+        let mut known = self.lock();
+        if known.changes != changes {
+            return Ok(Vec::new()); // the next look will see it all
+        }
+        let ended = known.paused.keys().filter(|vendor| !fresh.contains_key(*vendor));
+        let begun = fresh.iter().filter(|(vendor, pause)| known.paused.get(*vendor) != Some(*pause));
+        let changed = ended.chain(begun.map(|(vendor, _)| vendor)).cloned().collect();
+        known.paused = fresh;
+        Ok(changed)
     }
 
     /// The vendor's pause, if it is in force at `now`.
     pub fn get(&self, vendor: &str, now: Time) -> Option<Pause> {
-        self.lock().get(vendor).filter(|pause| pause.until.is_none_or(|until| until > now)).cloned()
+        self.lock().paused.get(vendor).filter(|pause| pause.until.is_none_or(|until| until > now)).cloned()
     }
 
     /// Pauses a vendor until then, or until it is resumed. In the book first, then in force.
     pub async fn pause(&self, vendor: &str, until: Option<Time>) -> Result<(), StoreError> {
         let pause = Pause { vendor: vendor.to_owned(), until };
         self.book.set_pause(vendor, Some(pause.clone())).await?;
-        self.lock().insert(vendor.to_owned(), pause);
+        let mut known = self.lock();
+        known.paused.insert(vendor.to_owned(), pause);
+        known.changes += 1;
         Ok(())
     }
 
     pub async fn resume(&self, vendor: &str) -> Result<(), StoreError> {
         self.book.set_pause(vendor, None).await?;
-        self.lock().remove(vendor);
+        let mut known = self.lock();
+        known.paused.remove(vendor);
+        known.changes += 1;
         Ok(())
     }
 
     /// A panic elsewhere does not make a list of pauses wrong.
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Pause>> {
-        self.paused.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

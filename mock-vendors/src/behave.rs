@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 
+use crate::enforce::{Limit, LimitQuery};
 use crate::faults::Fault;
 
 /// Every parameter of the three kinds of call.
@@ -33,13 +34,6 @@ pub(crate) struct Behave {
     // When polled work is ready; a poll's own query goes before that of the call that submitted the work.
     pub(crate) polls: Option<u64>,
     pub(crate) ready: Option<Duration>,
-}
-
-/// The vendor's own limit: at most `max` calls in any window of `per`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limit {
-    pub(crate) max: usize,
-    pub(crate) per: Duration,
 }
 
 /// When and how an async vendor calls back.
@@ -94,21 +88,16 @@ impl Behave {
     /// Reads a query string. `+` stays `+`: signing secrets and literal bodies are full of them.
     pub(crate) fn parse(query: Option<&str>) -> Result<Behave, String> {
         let mut behave = Behave::default();
-        let (mut max, mut per_ms, mut size) = (None, None, None);
+        let (mut limit, mut size) = (LimitQuery::default(), None);
         for (key, value) in pairs(query)? {
             match key.as_str() {
-                "max" => max = Some(number(&key, &value, 1, 1_000_000)?),
-                "per_ms" => per_ms = Some(number(&key, &value, 1, DAY_MS)?),
                 "size" => size = Some(number(&key, &value, 2, 10_000_000_000)?),
+                _ if limit.read(&key, &value)? => {}
                 _ if behave.read_callback(&key, &value)? => {}
                 _ => behave.read_call(&key, &value)?,
             }
         }
-        behave.limit = match (max, per_ms) {
-            (None, None) => None,
-            (Some(max), Some(per)) => Some(Limit { max: max as usize, per: Duration::from_millis(per) }),
-            _ => return Err("`max` and `per_ms` go together".into()),
-        };
+        behave.limit = limit.limit()?;
         match (size, behave.fault) {
             (None, _) => {}
             (Some(size), Some(Fault::Big { .. })) => behave.fault = Some(Fault::Big { size }),
@@ -163,7 +152,7 @@ impl Behave {
     }
 }
 
-const DAY_MS: u64 = 86_400_000;
+pub(crate) const DAY_MS: u64 = 86_400_000;
 
 /// The decoded parameters of a query string, in order.
 pub(crate) fn pairs(query: Option<&str>) -> Result<Vec<(String, String)>, String> {

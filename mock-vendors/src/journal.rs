@@ -54,7 +54,7 @@ pub struct Stats {
     pub distinct: usize,
     pub repeats: u64,
     pub max_in_flight: usize,
-    /// Calls answered 429 by `max`, `per_ms` or `throttle_first`.
+    /// Calls answered 429 by a limit (`max`) or `throttle_first`.
     pub rejected: u64,
     /// Callbacks that were answered 2xx, and those given up.
     pub callbacks_ok: u64,

@@ -2,12 +2,13 @@
 //!
 //! They prove the wire contract, so they never see Fetchgate's types. A call travels `server` (sockets) → `routes` →
 //! `calls` (journal, refusals, latency, faults) → `sync`, `webhook` or `polling`; `vendor` and `journal` remember,
-//! `callbacks` and `post` call back. The parameters of a call are in `behave`; `GET /` lists them.
+//! `enforce` counts as vendors do, `callbacks` and `post` call back. The parameters of a call are in `behave`; `GET /` lists them.
 
 mod answer;
 mod behave;
 mod callbacks;
 mod calls;
+mod enforce;
 mod faults;
 mod journal;
 mod polling;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hyper::http::request::Parts;
 
 use crate::answer::Answer;
-use crate::behave::Limit;
+use crate::enforce::{Gate, Limit};
 use crate::journal::{Arrival, Journal, Stats};
 
 /// Polled work kept per name, by number and by bytes; the oldest is forgotten first.
@@ -29,7 +29,7 @@ pub(crate) struct Vendor {
 struct State {
     journal: Journal,
     script: VecDeque<Answer>,
-    admitted: VecDeque<Instant>,
+    gate: Gate,
     max_in_flight: usize,
     rejected: u64,
     callbacks: CallbackLog,
@@ -80,7 +80,7 @@ impl Vendor {
         let state = State {
             journal: Journal::new(epoch),
             script: VecDeque::new(),
-            admitted: VecDeque::new(),
+            gate: Gate::default(),
             max_in_flight: 0,
             rejected: 0,
             callbacks: CallbackLog::default(),
@@ -103,7 +103,8 @@ impl Vendor {
         state.max_in_flight = state.max_in_flight.max(in_flight);
         let call = state.journal.arrive(at, head, submits);
         let scripted = state.script.pop_front();
-        let over_limit = scripted.is_none() && limit.is_some_and(|limit| !state.admit(at, limit));
+        let now = state.journal.nanos(at);
+        let over_limit = scripted.is_none() && limit.is_some_and(|limit| !state.gate.admit(now, in_flight, &limit));
         Visit { vendor: Arc::clone(self), call, over_limit, scripted }
     }
 
@@ -218,24 +219,10 @@ impl Vendor {
     pub(crate) fn reset(&self) {
         let mut state = self.state();
         state.journal = Journal::new(state.journal.epoch());
-        state.admitted.clear();
+        state.gate = Gate::default();
         state.max_in_flight = self.in_flight.load(Ordering::Relaxed);
         state.rejected = 0;
         state.callbacks = CallbackLog::default();
-    }
-}
-
-impl State {
-    /// A sliding log: leave for one call if fewer than `max` were admitted less than `per` ago.
-    fn admit(&mut self, at: Instant, limit: Limit) -> bool {
-        while self.admitted.front().is_some_and(|first| at.saturating_duration_since(*first) >= limit.per) {
-            self.admitted.pop_front();
-        }
-        let room = self.admitted.len() < limit.max;
-        if room {
-            self.admitted.push_back(at);
-        }
-        room
     }
 }
 

@@ -11,7 +11,9 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
+use serde::Serialize;
 use swagger_ui_dist::{ApiDefinition, OpenApiSource};
+use tokio::time::error::Elapsed;
 
 use super::{App, OPENAPI, dto};
 use crate::{
@@ -19,7 +21,7 @@ use crate::{
     store::{StoreError, With},
 };
 
-/// The store has to answer within this time for the process to be ready.
+/// What has not answered within this time is as good as away.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// `GET /livez`
@@ -27,21 +29,71 @@ pub(super) async fn live() -> Response {
     dto::json(StatusCode::OK, &serde_json::json!({ "status": "alive" }))
 }
 
-/// `GET /readyz`, `GET /health`
+/// `GET /readyz`, `GET /health`: `503` when this process can do nothing of what it is for.
+///
+/// With Redis away jobs are still accepted (the truth is in the store), so a process with role api goes on taking requests:
+/// a load balancer that took it out would turn a delay into an outage.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
+    let (store, queue) = tokio::join!(store(&app), queue(&app));
+    let is_well = |check: &Option<String>| check.is_none();
+    let accept_jobs = app.roles.has_api().then(|| is_well(&store));
+    let call_vendors = app.roles.has_worker().then(|| is_well(&store) && queue.as_ref().is_none_or(is_well));
+    let is_ready = accept_jobs.unwrap_or(false) || call_vendors.unwrap_or(false);
+    let (code, status) =
+        if is_ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
+    let sentence = |check: Option<String>| check.unwrap_or_else(|| "ok".to_owned());
+    let body = Readiness {
+        status,
+        role: app.roles.names(),
+        can: Can { accept_jobs, call_vendors },
+        checks: Checks { store: sentence(store), queue: queue.map(sentence) },
+    };
+    dto::json(code, &body)
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    status: &'static str,
+    role: &'static [&'static str],
+    can: Can,
+    checks: Checks,
+}
+
+/// What this process can do now; what belongs to another role is left out.
+#[derive(Serialize)]
+struct Can {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accept_jobs: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call_vendors: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct Checks {
+    store: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<String>,
+}
+
+/// What is wrong with the store, if anything is.
+async fn store(app: &App) -> Option<String> {
     let nobody = JobId::from_bytes([0; 16]);
     let look = app.store.find(nobody, With { payload: false, result: false });
-    let store = match tokio::time::timeout(MAX_WAIT, look).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(StoreError::Unavailable(why) | StoreError::Corrupt(why))) => Err(why),
-        Err(_) => Err("does not answer".into()),
-    };
-    let (code, status) = match &store {
-        Ok(()) => (StatusCode::OK, "ready"),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
-    };
-    let store = store.err().unwrap_or_else(|| "ok".into());
-    dto::json(code, &serde_json::json!({ "status": status, "role": app.roles, "checks": { "store": store } }))
+    wrong(tokio::time::timeout(MAX_WAIT, look).await)
+}
+
+/// What is wrong with Redis, if this process needs one.
+async fn queue(app: &App) -> Option<Option<String>> {
+    let queue = app.queue.as_ref()?;
+    Some(wrong(tokio::time::timeout(MAX_WAIT, queue.ping()).await))
+}
+
+fn wrong<T>(look: Result<Result<T, StoreError>, Elapsed>) -> Option<String> {
+    match look {
+        Ok(Ok(_)) => None,
+        Ok(Err(StoreError::Unavailable(why) | StoreError::Corrupt(why))) => Some(why),
+        Err(_) => Some("does not answer".to_owned()),
+    }
 }
 
 /// `GET /metrics`

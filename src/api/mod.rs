@@ -15,7 +15,8 @@ use axum::{
 
 use self::error::ApiError;
 use crate::{
-    clock::Clock, job::JobIds, limit::Limiter, pauses::Pauses, store::Store, telemetry::Metrics, vendor::Registry,
+    clock::Clock, job::JobIds, limit::Limiter, pauses::Pauses, redis_link::Redis, roles::Roles, store::Store,
+    telemetry::Metrics, vendor::Registry,
 };
 
 mod batch;
@@ -43,8 +44,9 @@ pub struct App {
     pub clock: Clock,
     pub ids: JobIds,
     pub default_vendor: Option<Arc<str>>,
-    /// The roles of this process, as `readyz` tells them.
-    pub roles: &'static [&'static str],
+    pub roles: Roles,
+    /// Redis, where the store needs it: `readyz` looks whether it is there.
+    pub queue: Option<Redis>,
 }
 
 /// The whole API.
@@ -74,7 +76,7 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// What a process without the API answers, on `ops.listen`.
+/// What every process answers on `ops.listen`, and all that one without the API does.
 pub fn operations_router(app: Arc<App>) -> Router {
     operations().fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(app)
 }

@@ -75,13 +75,18 @@ pub(super) fn parse(app: &App, body: &RawValue) -> Result<NewJob, ApiError> {
     let vendor = known_vendor(app, fields.vendor.as_deref())?;
     vendor.check_payload(payload).map_err(|error| ApiError::field("invalid_field", &error.pointer, error.detail))?;
     let default_deadline = vendor.config.deadline.map(|within| Deadline { at: now.plus(within), within: Some(within) });
+    let (due_at, deadline) = (fields.not_before.map_or(now, |at| at.max(now)), fields.deadline.or(default_deadline));
+    if deadline.is_some_and(|deadline| deadline.at <= due_at) {
+        let detail = format!("cannot be met: not_before lets the job begin at {}, no sooner", due_at.rfc3339());
+        return Err(ApiError::field("infeasible", "/deadline", detail));
+    }
     let tenant: Arc<str> = fields.tenant.map_or_else(|| Arc::from("default"), Arc::from);
     Ok(NewJob {
         id: app.ids.next(now),
         lane: Lane { vendor: vendor.name().clone(), priority: fields.priority, tenant },
         payload: Bytes::copy_from_slice(payload.get().as_bytes()),
-        due_at: fields.not_before.map_or(now, |at| at.max(now)),
-        deadline: fields.deadline.or(default_deadline),
+        due_at,
+        deadline,
         tags: fields.tags,
         idempotency: None,
     })

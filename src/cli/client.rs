@@ -47,8 +47,12 @@ pub(super) const NDJSON: &str = "application/x-ndjson";
 pub(super) struct Target {
     /// Where the service is
     #[arg(long, value_name = "URL", env = "FETCHGATE_URL", hide_env_values = true)]
-    #[arg(default_value = "http://127.0.0.1:8000")]
-    url: String,
+    #[arg(default_value = Target::DEFAULT)]
+    pub(super) url: String,
+}
+
+impl Target {
+    pub(super) const DEFAULT: &str = "http://127.0.0.1:8000";
 }
 
 /// What all commands to a running service take.
@@ -234,7 +238,8 @@ impl Service {
         }
     }
 
-    async fn exchange(&self, call: Call<'_>) -> Result<Reply, Failure> {
+    /// Makes a call and gives whatever is answered.
+    pub(super) async fn exchange(&self, call: Call<'_>) -> Result<Reply, Failure> {
         let patience = PATIENCE + call.wait;
         let request = self.request(call)?;
         let connecting = timeout(PATIENCE, self.client.connection(&self.origin)).await;
@@ -292,7 +297,7 @@ impl Service {
         })
     }
 
-    fn stranger(&self, what: &str) -> anyhow::Error {
+    pub(super) fn stranger(&self, what: &str) -> anyhow::Error {
         anyhow!("{} {what}, which is not how Fetchgate answers; is the URL right?", self.url)
     }
 }
@@ -305,24 +310,4 @@ pub(super) fn segment(text: &str) -> impl fmt::Display {
 /// Reads the value of `--wait`.
 pub(super) fn wait(text: &str) -> Result<Duration, String> {
     parse_duration(text).map(|wait| wait.min(MAX_WAIT))
-}
-
-#[derive(Deserialize)]
-struct Readiness<'a> {
-    #[serde(borrow)]
-    checks: &'a RawValue,
-}
-
-/// Whether the service is ready; says what is not.
-pub(super) async fn healthcheck(target: &Target) -> Result<(), Failure> {
-    let service = Service::at(target)?;
-    let reply = service.exchange(Call::get("/readyz")).await?;
-    if reply.status.is_success() {
-        return print::line("ready");
-    }
-    let why = match serde_json::from_slice::<Readiness<'_>>(&reply.body) {
-        Ok(readiness) => anyhow!("not ready\n{}", print::fields(readiness.checks, &[])),
-        Err(_) => service.stranger(&format!("answered {}", reply.status)),
-    };
-    Err(Failure::No(why))
 }

@@ -7,7 +7,13 @@ use clap::Args;
 use mock_vendors::MockVendors;
 
 use super::{Failure, serve};
-use crate::{clock::Clock, config, service::Service, telemetry};
+use crate::{
+    clock::Clock,
+    config,
+    roles::Roles,
+    service::{Listeners, Service},
+    telemetry,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct DevArgs {
@@ -29,9 +35,9 @@ pub(super) async fn run(args: DevArgs) -> Result<(), Failure> {
     let text = world(listen, &folder.join("fetchgate.db"), &vendors.url());
     let config = config::parse(&text, "the built-in config of dev", std::iter::empty())
         .map_err(|error| Failure::Usage(error.into()))?;
-    let service = Service::build(&config, Clock::system()).await?;
+    let service = Service::build(&config, Roles::Both, Clock::system()).await?;
     greet(listen);
-    let outcome = serve::run_until_stopped(service, api, None, &config).await;
+    let outcome = serve::run_until_stopped(service, Listeners { api: Some(api), ops: None }, &config).await;
     vendors.stop().await;
     if args.persist.is_none() {
         // Left-overs in the temporary folder do no harm.

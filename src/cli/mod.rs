@@ -8,7 +8,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 mod batch;
 mod client;
+mod connect;
 mod dev;
+mod healthcheck;
 mod jobs;
 mod print;
 mod serve;
@@ -39,7 +41,7 @@ enum Command {
     #[command(subcommand)]
     Vendors(vendors::VendorsCommand),
     /// For containers: exit code 0 when the service is ready
-    Healthcheck(client::Target),
+    Healthcheck(healthcheck::HealthcheckArgs),
     /// Prints the API's description (OpenAPI 3.1)
     Openapi,
     /// Prints what a shell needs to complete these commands
@@ -125,10 +127,10 @@ async fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Dev(args) => dev::run(args).await,
         Command::Serve(args) => serve::run(args).await,
-        Command::Check(args) => serve::check(&args),
+        Command::Check(args) => serve::check(&args).await,
         Command::Jobs(command) => jobs::run(command).await,
         Command::Vendors(command) => vendors::run(command).await,
-        Command::Healthcheck(target) => client::healthcheck(&target).await,
+        Command::Healthcheck(args) => healthcheck::run(&args).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "fetchgate", &mut std::io::stdout());
             Ok(())

@@ -4,12 +4,13 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
 
-use super::{ConfigArgs, Failure};
+use super::{ConfigArgs, Failure, connect};
 use crate::{
     clock::Clock,
-    config::{self, Config, Kind, write_duration},
+    config::{self, Config, Kind, StoreAt, write_duration},
     limit::{Key, Per, Shape},
-    service::Service,
+    roles::Roles,
+    service::{Listeners, Service},
     shutdown::Shutdown,
     telemetry,
 };
@@ -33,12 +34,19 @@ enum Role {
 pub(super) struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Reaches each dependency too: the store, Redis, the vendors
+    #[arg(long)]
+    connect: bool,
 }
 
 pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let config = read(&args.config)?;
-    let wants = |role| args.role.is_empty() || args.role.contains(&role);
-    if !(wants(Role::Api) && wants(Role::Worker)) {
+    let roles = match (args.role.contains(&Role::Api), args.role.contains(&Role::Worker)) {
+        (true, false) => Roles::Api,
+        (false, true) => Roles::Worker,
+        (true, true) | (false, false) => Roles::Both,
+    };
+    if roles != Roles::Both && matches!(config.store.at, StoreAt::Sqlite(_)) {
         let why = "one process owns a SQLite store, so it has both roles; leave --role out, or write --role api,worker";
         return Err(Failure::Usage(anyhow::anyhow!(why)));
     }
@@ -46,26 +54,36 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let api = listen(config.server.listen).await?;
-    let ops = match config.ops_listen {
-        Some(address) => Some(listen(address).await?),
-        None => None,
-    };
-    let service = Service::build(&config, Clock::system()).await?;
-    tracing::info!(listen = %config.server.listen, vendors = config.vendors.len(), "ready");
-    Ok(run_until_stopped(service, api, ops, &config).await?)
+    let listeners = listeners(&config, roles).await?;
+    connect::before_start(&config).await?;
+    let service = Service::build(&config, roles, Clock::system()).await?;
+    let address = |listener: &Option<TcpListener>| listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    let (api, ops) = (address(&listeners.api), address(&listeners.ops));
+    tracing::info!(roles = ?roles.names(), ?api, ?ops, vendors = config.vendors.len(), "ready");
+    Ok(run_until_stopped(service, listeners, &config).await?)
+}
+
+/// A worker never binds the API's port, so that it can run beside an API process with the same config.
+async fn listeners(config: &Config, roles: Roles) -> anyhow::Result<Listeners> {
+    let mut listeners = Listeners { api: None, ops: None };
+    if roles.has_api() {
+        listeners.api = Some(listen(config.server.listen).await?);
+    }
+    match config.ops_listen {
+        Some(address) => listeners.ops = Some(listen(address).await?),
+        None if roles == Roles::Worker => {
+            tracing::warn!("ops.listen is not set: nobody can ask this worker whether it is ready");
+        }
+        None => {}
+    }
+    Ok(listeners)
 }
 
 /// Runs a service until a signal stops it.
-pub(super) async fn run_until_stopped(
-    service: Service,
-    api: TcpListener,
-    ops: Option<TcpListener>,
-    config: &Config,
-) -> anyhow::Result<()> {
+pub(super) async fn run_until_stopped(service: Service, listeners: Listeners, config: &Config) -> anyhow::Result<()> {
     let shutdown = Shutdown::new();
     let signals = shutdown.clone().on_signals(config.capacity.grace);
-    let running = service.run(api, ops, shutdown.clone());
+    let running = service.run(listeners, shutdown.clone());
     tokio::pin!(running, signals);
     tokio::select! {
         outcome = &mut running => return outcome,
@@ -84,8 +102,13 @@ fn read(args: &ConfigArgs) -> Result<Config, Failure> {
     config::load(args.config.as_deref(), config::environment()).map_err(|error| Failure::Usage(error.into()))
 }
 
-pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
+pub(super) async fn check(args: &CheckArgs) -> Result<(), Failure> {
     let config = read(&args.config)?;
+    show(&config);
+    if args.connect { connect::check(&config).await } else { Ok(()) }
+}
+
+fn show(config: &Config) {
     println!("The config is good. {} vendors:", config.vendors.len());
     for vendor in &config.vendors {
         let kind = match &vendor.kind {
@@ -123,5 +146,4 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
     for warning in &config.warnings {
         println!("\nwarning: {warning}");
     }
-    Ok(())
 }

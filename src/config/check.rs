@@ -1,21 +1,20 @@
-//! From what was written to what may be relied on: every section but the vendors (see `vendor`, `kind`, `limits`).
+//! From what was written to what may be relied on: every section but the store (see `store`) and the vendors (see `vendor`, `kind`, `limits`).
 //!
 //! Never stops at the first fault: each is noted, and all are reported together.
 
 use std::{
     net::SocketAddr,
     ops::{Range, RangeInclusive},
-    path::PathBuf,
     time::Duration,
 };
 
 use super::{
-    Capacity, Config, Secret, Server, Store, duration,
+    Capacity, Config, Secret, Server, duration,
     error::{ConfigError, Problem},
     fill, raw,
     read::form,
     source::{Env, Sources},
-    vendor,
+    store, vendor,
 };
 use crate::json::Pointer;
 
@@ -61,10 +60,6 @@ pub(super) fn check(root: &raw::Root, sources: &Sources<'_>, env: &Env) -> Resul
 }
 
 fn config(cx: &mut Check<'_>, root: &raw::Root) -> Option<Config> {
-    if let Some(queue) = &root.queue {
-        let mend = "Remove [queue]; store.url = \"sqlite:PATH\" needs none";
-        cx.problem("queue", &queue.span(), "Redis is not built yet", mend);
-    }
     let server = server(cx, &root.server);
     let ops_listen = root.ops.listen.as_ref().map(|listen| cx.address("ops.listen", listen));
     auth(cx, &root.auth, server.as_ref().map(|server| server.listen), &root.server.listen.span());
@@ -74,7 +69,7 @@ fn config(cx: &mut Check<'_>, root: &raw::Root) -> Option<Config> {
     {
         cx.problem("ops.listen", &raw.span(), "this is server.listen too", "Give it a port of its own, or remove it");
     }
-    let store = store(cx, &root.store);
+    let store = store::store(cx, &root.store, root.queue.as_ref());
     let max_waiting = cx.number("capacity.max_waiting", &root.capacity.max_waiting, 1..=1_000_000_000);
     let grace = cx.duration("capacity.grace", &root.capacity.grace, Duration::from_secs(86_400));
     let public_url = server.as_ref().map(|server| &server.public_url);
@@ -186,32 +181,6 @@ fn auth(cx: &mut Check<'_>, raw: &raw::Auth, listen: Option<SocketAddr>, listen_
         }
         "api_key" => cx.problem("auth.mode", span, "API keys are not built yet", "Write \"none\" for now"),
         _ => cx.problem("auth.mode", span, format!("there is no mode {}", mode.shown), "Write \"none\""),
-    }
-}
-
-/// Never repeats the URL: those of other stores hold passwords.
-fn store(cx: &mut Check<'_>, raw: &raw::Store) -> Option<Store> {
-    let retention = cx.duration("store.retention", &raw.retention, LONGEST);
-    let key = "store.url";
-    let url = cx.text(key, &raw.url)?;
-    let form = "Write \"sqlite:PATH\", for instance \"sqlite:data/fetchgate.db\"";
-    let path = match url.text.strip_prefix("sqlite:") {
-        _ if url.text.starts_with("mongodb") => Err("MongoDB is not built yet"),
-        None => Err("this does not begin with sqlite:"),
-        Some(path) if path.trim().is_empty() => Err("the path is missing"),
-        Some(path) if path.contains(":memory:") => Err("jobs in memory would be lost with the process"),
-        Some(path) if path.starts_with("//") => Err("this is a path, without // before it"),
-        Some(path) if path.contains(['?', '\0']) => {
-            Err("the path has a character that SQLite takes for something else")
-        }
-        Some(path) => Ok(PathBuf::from(path)),
-    };
-    match path {
-        Ok(path) => Some(Store { path, retention: retention? }),
-        Err(what) => {
-            cx.problem(key, &url.span, what, form);
-            None
-        }
     }
 }
 

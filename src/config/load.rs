@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Where the config is looked for when nobody says where it is.
-const HERE: &str = "fetchgate.toml";
+pub const HERE: &str = "fetchgate.toml";
 /// A configuration of ten thousand vendors fits; a log file named by mistake does not.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
 

@@ -1,7 +1,7 @@
 //! The configuration, checked: what the rest of the service reads. Every value here is usable as it stands.
 //!
 //! How a text becomes a [`Config`]: `load` finds it, `source` lays the environment over it and the example's defaults under it, `read` turns
-//! it into what may be written (`raw`), and `check` (with `vendor`, `kind`, `limits`) into what may be relied on. Faults are a [`ConfigError`].
+//! it into what may be written (`raw`), and `check` (with `store`, `vendor`, `kind`, `limits`) into what may be relied on. Faults are a [`ConfigError`].
 //!
 //! Nothing here talks to the outside: whether a vendor, a port or the store is there is found out later.
 
@@ -10,6 +10,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use crate::{
     json::Pointer,
     limit::PoolLimits,
+    redis_link::RedisUrl,
     vendor::{clean::Clean, template::Template},
 };
 
@@ -23,11 +24,12 @@ mod load;
 mod raw;
 mod read;
 mod source;
+mod store;
 mod vendor;
 
 pub use duration::{parse as parse_duration, write as write_duration};
 pub use error::{ConfigError, Place, Problem};
-pub use load::{environment, load, parse};
+pub use load::{HERE, environment, load, parse};
 pub use source::EXAMPLE;
 
 /// The whole configuration of one process.
@@ -65,10 +67,24 @@ impl Server {
 
 #[derive(Debug, Clone)]
 pub struct Store {
-    /// The SQLite file.
-    pub path: PathBuf,
+    pub at: StoreAt,
     /// How long ended jobs are kept.
     pub retention: Duration,
+}
+
+/// What jobs are kept in.
+#[derive(Debug, Clone)]
+pub enum StoreAt {
+    /// One process and its file.
+    Sqlite(PathBuf),
+    /// Many processes.
+    RedisMongo {
+        /// A `mongodb://` or `mongodb+srv://` URI, which may hold a password.
+        mongo: Secret,
+        /// Its database, which also names our keys in Redis.
+        database: String,
+        redis: RedisUrl,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -105,6 +121,13 @@ pub struct Vendor {
     /// A failure inside a 2xx answer or a callback.
     pub failed: Option<Match>,
     pub clean: Clean,
+}
+
+impl Vendor {
+    /// How long a worker may hold a job: a call, and this much more for its permit and for the store.
+    pub fn lease(&self) -> Duration {
+        self.timeout + Duration::from_secs(5)
+    }
 }
 
 /// How the vendor answers.

@@ -56,12 +56,10 @@ pub(super) struct Store {
     pub(super) retention: Text,
 }
 
-/// Not built yet: read only so that it can be refused with a reason.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Queue {
-    #[serde(rename = "url")]
-    _url: Option<Text>,
+    pub(super) url: Option<Text>,
 }
 
 #[derive(Deserialize)]

@@ -187,6 +187,13 @@ pub fn alarmed(job: &Job, policy: &Policy, jitter: f64, now: Time) -> Option<Cha
     job.answer_by.filter(|by| *by <= now).map(|_| no_answer(job, policy, jitter, now))
 }
 
+/// Gives up a job that workers died of again and again.
+pub fn crashed(job: &Job) -> Option<Change> {
+    let why = Failure::new(FailureCode::Crashed, "workers died or hung again and again while they held the job");
+    let next = Next::Failed(why);
+    (!job.status.has_ended()).then(|| Change { next, ticket: job.ticket.clone(), tries: job.tries })
+}
+
 /// Cancels a job that has not ended.
 pub fn cancel(job: &Job) -> Option<Change> {
     (!job.status.has_ended()).then(|| Change { next: Next::Cancelled, ticket: job.ticket.clone(), tries: job.tries })

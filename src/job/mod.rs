@@ -40,7 +40,7 @@ impl JobId {
         JobId(Uuid::from_u128(ms << 80))
     }
 
-    pub fn from_bytes(bytes: [u8; 16]) -> JobId {
+    pub const fn from_bytes(bytes: [u8; 16]) -> JobId {
         JobId(Uuid::from_bytes(bytes))
     }
 

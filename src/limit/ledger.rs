@@ -17,7 +17,7 @@ use crate::clock::{Clock, Nanos, Time, nanos};
 const MS: Nanos = 1_000_000;
 
 /// Sub-windows in which the `Book` counts a rolling period.
-const SUB_WINDOWS: Nanos = 256;
+pub(super) const SUB_WINDOWS: Nanos = 256;
 
 /// Blocks charged ahead: this share of N, one 500th (0.2 %).
 const BLOCK_SHARE: u64 = 500;

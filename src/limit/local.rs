@@ -15,6 +15,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -33,6 +34,9 @@ use crate::{
 
 const MS: Nanos = 1_000_000;
 const SECOND: Nanos = 1_000 * MS;
+
+/// Enough for a late wake-up not to cost capacity, little enough to hold few places.
+const HORIZON: Duration = Duration::from_millis(10);
 
 /// Limits of one process.
 pub struct Local {
@@ -58,10 +62,20 @@ pub(super) struct Pool {
 impl Local {
     /// Reads what the process before has spent, and starts cold where it left no trace.
     pub async fn open(pools: Vec<PoolLimits>, clock: Clock, book: Arc<dyn Book>) -> Result<Local, StoreError> {
+        Local::open_on_grid(pools, clock, book, 1).await
+    }
+
+    /// The same, with all intervals rounded up to whole ticks: gives the permits that a limiter with a coarser clock gives.
+    pub async fn open_on_grid(
+        pools: Vec<PoolLimits>,
+        clock: Clock,
+        book: Arc<dyn Book>,
+        tick: Nanos,
+    ) -> Result<Local, StoreError> {
         let opened = clock.nanos();
         let mut states: HashMap<Arc<str>, State> = HashMap::new();
         for pool in pools {
-            states.insert(pool.pool, State::cold(pool.limits, opened));
+            states.insert(pool.pool, State::cold(pool.limits, opened, tick));
         }
         let memories = states.values().flat_map(|s| &s.ledgers).map(|l| l.memory);
         let retention = memories.max().unwrap_or(0).saturating_add(60 * SECOND);
@@ -105,6 +119,14 @@ impl Local {
 
 #[async_trait]
 impl Limiter for Local {
+    fn horizon(&self) -> Duration {
+        HORIZON
+    }
+
+    async fn places(&self, _vendor: &str, most: usize, _busy: usize) -> Result<usize, StoreError> {
+        Ok(most)
+    }
+
     async fn outlook(&self, pool: &str, until: Nanos, most: usize) -> Result<Outlook, StoreError> {
         let now = self.clock.nanos();
         let Some(pool) = self.pools.get(pool) else {
@@ -141,14 +163,7 @@ impl Limiter for Local {
     }
 
     fn check(&self, permit: &Permit, now: Nanos) -> Result<(), Missed> {
-        if now > permit.late_after {
-            return Err(Missed::Late);
-        }
-        // A permit is never given before the gate opens, so a gate beyond it was closed since.
-        match self.pools.get(&permit.pool) {
-            Some(pool) if pool.gate() > permit.at => Err(Missed::GateClosed),
-            _ => Ok(()),
-        }
+        permit.check(self.pools.get(&permit.pool).map_or(Nanos::MIN, Pool::gate), now)
     }
 
     async fn give_back(&self, mut permits: Vec<Permit>) {
@@ -195,15 +210,6 @@ impl Limiter for Local {
     }
 }
 
-impl Answer {
-    fn permit(self) -> Option<Permit> {
-        match self {
-            Answer::Granted(permit) => Some(permit),
-            Answer::NotBefore { .. } => None,
-        }
-    }
-}
-
 impl Pool {
     fn new(name: Arc<str>, state: State, opened: Nanos) -> Pool {
         // The gate says that we start cold; the counts alone would say the same under the name of a limit.
@@ -232,7 +238,7 @@ impl Pool {
 
 /// How late a call may be: the guard, less a quarter of it (at least 1 ms) for the jitter of the link. Lateness and jitter together
 /// stay within the guard. For calendars the guard is the skew, and a tenth of it is ours.
-fn lateness(limit: &Limit) -> Nanos {
+pub(super) fn lateness(limit: &Limit) -> Nanos {
     if !matches!(limit.per, Per::Rolling(_)) {
         return SKEW / 10;
     }

@@ -1,6 +1,7 @@
 //! May we call this vendor, and when? Limits belong to a pool (an account); a permit is leave for one call at one stated time.
 //!
-//! Never calls a vendor and never reads a job. [`rule`] is the pure arithmetic; [`local`] keeps it for one process.
+//! Never calls a vendor and never reads a job. [`rule`] is the pure arithmetic; [`local`] keeps it for one process,
+//! [`redis`] for many.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,6 +12,7 @@ use crate::{clock::Nanos, store::StoreError};
 pub mod calendar;
 mod ledger;
 pub mod local;
+pub mod redis;
 pub mod rule;
 mod state;
 
@@ -79,6 +81,16 @@ pub struct Permit {
     pub late_after: Nanos,
 }
 
+impl Permit {
+    fn check(&self, gate: Nanos, now: Nanos) -> Result<(), Missed> {
+        if now > self.late_after {
+            return Err(Missed::Late);
+        }
+        // A permit is never given before the gate opens, so a gate beyond it was closed since.
+        if gate > self.at { Err(Missed::GateClosed) } else { Ok(()) }
+    }
+}
+
 /// What a limiter says to one wish for a call.
 #[derive(Debug)]
 pub enum Answer {
@@ -88,6 +100,15 @@ pub enum Answer {
         until: Nanos,
         by: Blocker,
     },
+}
+
+impl Answer {
+    fn permit(self) -> Option<Permit> {
+        match self {
+            Answer::Granted(permit) => Some(permit),
+            Answer::NotBefore { .. } => None,
+        }
+    }
 }
 
 /// Why the next call of a pool has to wait.
@@ -132,6 +153,13 @@ pub enum Missed {
 /// Gives permits for the calls of pools. No call is made without one; when the limiter cannot be reached, no call is made.
 #[async_trait]
 pub trait Limiter: Send + Sync {
+    /// How far ahead permits are worth reserving: what a late wake-up or a round trip must not cost in capacity.
+    fn horizon(&self) -> Duration;
+
+    /// How many calls of a vendor this process may have in flight now, out of `most` in all processes. `busy`: how many it has or is
+    /// about to; with none to come, others may have its places.
+    async fn places(&self, vendor: &str, most: usize, busy: usize) -> Result<usize, StoreError>;
+
     /// When could the next call go, and how many before `until` (at most `most`)? Unknown pools have no limits.
     async fn outlook(&self, pool: &str, until: Nanos, most: usize) -> Result<Outlook, StoreError>;
 

@@ -1,6 +1,7 @@
 //! The arithmetic of limits: when may the next call go, so that no window of length T ever holds more than N?
 //!
 //! Pure: no clock, no I/O, no locks, no floats. Time is whole nanoseconds on the limiter's timeline, and everything rounds against us.
+//! A limiter whose clock is coarser has its intervals rounded up to whole ticks of it.
 //!
 //! **The guard.** The vendor counts arrivals, not departures. Calls spaced for windows of length T + J at the sender are at most N
 //! in any T after a link of jitter J: a flow (σ, ρ) leaves a jitter-J element as (σ + ρJ, ρ) (Cruz 1991; Le Boudec & Thiran 2001).
@@ -34,6 +35,9 @@ const EXACT_PER_TENANT: u64 = 1_000;
 /// Times kept beyond N, so that this many of the newest calls can be undone without loss.
 const UNDOABLE: usize = 1_024;
 
+/// Sub-windows kept. One more than [`PARTS`] can matter; the others are for undoing, and for the crooked ends of a restart.
+const KEPT_PARTS: usize = PARTS + 16;
+
 /// Calendar periods remembered around the newest call.
 const PERIODS: usize = 8;
 
@@ -65,24 +69,38 @@ struct Part {
     calls: u64,
 }
 
+/// What a count derives from its limit: all that a script needs to keep the same count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Terms {
+    Even { every: Nanos, burst: u64 },
+    Ring { window: Nanos, kept: usize },
+    Parts { window: Nanos, len: Nanos, kept: usize },
+    Calendar,
+}
+
 impl Count {
-    /// No calls yet.
+    /// No calls yet, times to the nanosecond.
     pub fn new(limit: &Limit) -> Count {
+        Count::on_grid(limit, 1)
+    }
+
+    /// No calls yet, for times that are whole multiples of `tick`.
+    pub fn on_grid(limit: &Limit, tick: Nanos) -> Count {
         let calls = limit.calls.max(1);
         let Per::Rolling(period) = &limit.per else {
             let state = State::Calendar { per: limit.per.clone(), periods: VecDeque::new() };
             return Count { calls, window: 0, state };
         };
-        let window = nanos(*period).saturating_add(nanos(limit.guard)).max(1);
+        let window = round_up(nanos(*period).saturating_add(nanos(limit.guard)).max(1), tick);
         let exact = if limit.key == Key::Tenant { EXACT_PER_TENANT } else { EXACT };
         let state = match limit.shape {
-            Shape::Paced => even(calls, window, 1),
-            Shape::Bucket { burst } => even(calls, window, burst),
+            Shape::Paced => even(calls, window, 1, tick),
+            Shape::Bucket { burst } => even(calls, window, burst, tick),
             Shape::Window | Shape::Calendar if calls <= exact => {
                 State::Ring { times: VecDeque::new(), floor: Nanos::MIN }
             }
             Shape::Window | Shape::Calendar => {
-                let len = div_ceil(window, PARTS as u64);
+                let len = round_up(div_ceil(window, PARTS as u64), tick);
                 State::Parts { len, parts: VecDeque::new(), sum: 0, floor: Nanos::MIN }
             }
         };
@@ -119,7 +137,7 @@ impl Count {
             State::Even { every, tat, .. } => *tat = (*tat).max(at).saturating_add(*every),
             State::Ring { times, floor } => {
                 insert_sorted(times, at);
-                if times.len() > calls + calls.min(UNDOABLE) {
+                if times.len() > kept(calls) {
                     let gone = times.pop_front().unwrap_or(Nanos::MIN);
                     *floor = (*floor).max(gone.saturating_add(self.window));
                 }
@@ -244,6 +262,15 @@ impl Count {
         }
     }
 
+    pub(super) fn terms(&self) -> Terms {
+        match &self.state {
+            State::Even { every, burst, .. } => Terms::Even { every: *every, burst: *burst },
+            State::Ring { .. } => Terms::Ring { window: self.window, kept: kept(size(self.calls)) },
+            State::Parts { len, .. } => Terms::Parts { window: self.window, len: *len, kept: KEPT_PARTS },
+            State::Calendar { .. } => Terms::Calendar,
+        }
+    }
+
     /// True when `most` calls may all go at any times from `from` to `until`, as far as this limit goes. May say no too often.
     fn is_free(&self, from: Nanos, until: Nanos, most: usize) -> bool {
         let calls = size(self.calls);
@@ -276,8 +303,7 @@ impl Count {
             Some(part) if part.end == end => part.calls = part.calls.saturating_add(calls),
             _ => parts.insert(i, Part { end, calls }),
         }
-        // One more than PARTS can matter; the others are for undoing, and for the crooked ends of a restart.
-        while parts.len() > PARTS + 16 {
+        while parts.len() > KEPT_PARTS {
             let gone = parts.pop_front().unwrap_or(Part { end: Nanos::MIN, calls: 0 });
             *sum = sum.saturating_sub(gone.calls);
             *floor = (*floor).max(gone.end.saturating_add(self.window));
@@ -380,9 +406,18 @@ impl Count {
     }
 }
 
-fn even(calls: u64, window: Nanos, burst: u64) -> State {
+fn even(calls: u64, window: Nanos, burst: u64, tick: Nanos) -> State {
     let burst = burst.clamp(1, calls);
-    State::Even { every: div_ceil(window, calls - burst + 1), burst, tat: Nanos::MIN }
+    State::Even { every: round_up(div_ceil(window, calls - burst + 1), tick), burst, tat: Nanos::MIN }
+}
+
+/// Times kept of a ring of N.
+fn kept(calls: usize) -> usize {
+    calls + calls.min(UNDOABLE)
+}
+
+fn round_up(interval: Nanos, tick: Nanos) -> Nanos {
+    div_ceil(interval, tick.unsigned_abs()).saturating_mul(tick)
 }
 
 /// At least 1: two calls are never at the same time for a paced limit.

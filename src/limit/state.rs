@@ -19,8 +19,8 @@ use crate::{
     store::book::Spend,
 };
 
-const MS: Nanos = 1_000_000;
-const SECOND: Nanos = 1_000 * MS;
+pub(super) const MS: Nanos = 1_000_000;
+pub(super) const SECOND: Nanos = 1_000 * MS;
 
 /// Limits that remember calls for longer than this are kept in the `Book`; the others are waited out after a restart.
 pub(super) const DURABLE_FROM: Nanos = 10 * SECOND;
@@ -29,7 +29,7 @@ pub(super) const DURABLE_FROM: Nanos = 10 * SECOND;
 pub const MAX_TENANTS: usize = 10_000;
 
 /// The newest permits of a pool that can be handed back.
-const MAX_RECENT: usize = 1_024;
+pub(super) const MAX_RECENT: usize = 1_024;
 
 /// What is charged to the limits of one pool.
 pub(super) struct State {
@@ -55,6 +55,7 @@ struct Recent {
 /// A limit that each tenant has for itself.
 pub(super) struct TenantLimit {
     pub(super) limit: Limit,
+    tick: Nanos,
     /// What a tenant that is not in `counts` has: nothing, or after a cold start everything used up.
     pub(super) fresh: Count,
     pub(super) counts: HashMap<Arc<str>, Count>,
@@ -64,7 +65,7 @@ pub(super) struct TenantLimit {
 }
 
 impl State {
-    pub(super) fn cold(limits: Vec<Limit>, opened: Nanos) -> State {
+    pub(super) fn cold(limits: Vec<Limit>, opened: Nanos, tick: Nanos) -> State {
         let mut state = State {
             shared: Vec::new(),
             counts: Vec::new(),
@@ -75,7 +76,7 @@ impl State {
             recent: VecDeque::new(),
         };
         for limit in limits {
-            let mut count = Count::new(&limit);
+            let mut count = Count::on_grid(&limit, tick);
             if count.memory().is_some_and(|memory| memory <= DURABLE_FROM) {
                 count.fill(opened);
             } else {
@@ -86,7 +87,7 @@ impl State {
                     state.shared.push(limit);
                     state.counts.push(count);
                 }
-                Key::Tenant => state.tenants.push(TenantLimit::new(limit, count)),
+                Key::Tenant => state.tenants.push(TenantLimit::new(limit, count, tick)),
             }
         }
         state
@@ -295,9 +296,9 @@ pub(super) struct Paid {
 }
 
 impl TenantLimit {
-    fn new(limit: Limit, fresh: Count) -> TenantLimit {
+    fn new(limit: Limit, fresh: Count, tick: Nanos) -> TenantLimit {
         let sweep_at = MAX_TENANTS / 8;
-        TenantLimit { limit, fresh, counts: HashMap::new(), sweep_at, next_sweep: Nanos::MIN }
+        TenantLimit { limit, tick, fresh, counts: HashMap::new(), sweep_at, next_sweep: Nanos::MIN }
     }
 
     fn is_cold(&self) -> bool {
@@ -318,7 +319,7 @@ impl TenantLimit {
             return count.charge(at);
         }
         if self.is_cold() && self.fresh.is_idle(now) {
-            self.fresh = Count::new(&self.limit); // what was used up at the start is forgotten by now
+            self.fresh = Count::on_grid(&self.limit, self.tick); // what was used up at the start is forgotten by now
         }
         let mut count = self.fresh.clone();
         count.charge(at);

@@ -12,6 +12,7 @@ use crate::{
 };
 
 pub mod book;
+pub mod redis_mongo;
 pub mod signals;
 pub mod sqlite;
 
@@ -129,6 +130,16 @@ pub struct Filter {
     pub limit: usize,
 }
 
+impl Filter {
+    /// Whether a job in the range is one to list.
+    pub fn matches(&self, job: &Job) -> bool {
+        self.status.is_none_or(|status| job.status == status)
+            && self.vendor.as_ref().is_none_or(|vendor| **vendor == *job.lane.vendor)
+            && self.tenant.as_ref().is_none_or(|tenant| **tenant == *job.lane.tenant)
+            && self.tag.as_ref().is_none_or(|tag| job.tags.contains(tag))
+    }
+}
+
 /// Some jobs, newest first, without payload and result.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
@@ -195,13 +206,16 @@ pub trait Store: Send + Sync {
     /// Deletes some jobs that ended before `before`; says whether there may be more.
     async fn prune(&self, before: Time) -> Result<bool, StoreError>;
 
-    async fn ready(&self, vendor: &str) -> Ready;
+    async fn ready(&self, vendor: &str) -> Result<Ready, StoreError>;
 
     async fn backlog(&self, vendor: &str) -> Backlog;
 
     /// Wake-ups: for workers when there is work, for waiting callers when a job has ended.
     fn signals(&self) -> &signals::Signals;
 
-    /// Stops taking writes, finishes those under way and closes the files.
+    /// Returns with the reason when nothing more can ever be stored, for which the process should end. Cancel-safe.
+    async fn failed(&self) -> String;
+
+    /// Stops taking writes, finishes those under way and lets go of what it holds.
     async fn close(&self);
 }

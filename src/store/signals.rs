@@ -68,6 +68,11 @@ impl Signals {
         Some(Waiter { id, key, ended, waiting: Arc::clone(&self.waiting) })
     }
 
+    /// The jobs that somebody waits for.
+    pub fn waited_for(&self) -> Vec<JobId> {
+        lock(&self.waiting).by_job.keys().copied().collect()
+    }
+
     /// Wakes everybody, and lets nobody wait any more: the service is stopping, and callers are told what is known.
     pub fn dismiss_waiters(&self) {
         let mut waiting = lock(&self.waiting);

@@ -32,6 +32,7 @@ pub mod clean;
 pub mod error;
 pub mod http;
 mod polling;
+mod quota;
 mod refusal;
 pub mod signature;
 mod sync;
@@ -89,7 +90,7 @@ pub struct Vendor {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
     pub step: Step,
-    /// The vendor asked for silence: its whole pool is not called for this long.
+    /// The vendor asked for silence, or said that nothing is left of its limit: its whole pool is not called for this long.
     pub close_gate: Option<Duration>,
 }
 
@@ -204,15 +205,17 @@ impl Vendor {
             Ok(reply) => reply,
             Err(error) => return Reading { step: refusal::without_reply(&error), close_gate: None },
         };
+        let exhausted = quota::exhausted(&reply.headers);
         if !reply.status.is_success() {
-            return refusal::not_success(&reply);
+            let reading = refusal::not_success(&reply);
+            return Reading { close_gate: reading.close_gate.max(exhausted), ..reading };
         }
         let step = match &self.config.kind {
             Kind::Sync => sync::read(self, reply.body),
             Kind::Webhook(webhook) => webhook::accepted(self, webhook, &reply.body),
             Kind::Polling(polling) => polling::read(self, polling, job, reply.body),
         };
-        Reading { step: step.unwrap_or_else(|why| Step::GiveUp { why }), close_gate: None }
+        Reading { step: step.unwrap_or_else(|why| Step::GiveUp { why }), close_gate: exhausted }
     }
 
     /// The vendor's own word, inside a 2xx answer or a callback, that it failed.

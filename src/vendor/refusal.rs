@@ -15,7 +15,7 @@ use crate::job::{Failure, FailureCode, lifecycle::Step};
 /// How long a pool's gate stays closed after a 429 that does not say for how long.
 const GATE_WITHOUT_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The longest a vendor can close its gate with one reply.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+pub(super) const MAX_SILENCE: Duration = Duration::from_secs(3600);
 
 /// What it means that no reply came.
 pub(super) fn without_reply(error: &CallError) -> Step {
@@ -57,5 +57,5 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
             Duration::from_secs(u64::try_from(date(text)?.as_second() - now.as_second()).unwrap_or(0))
         }
     };
-    Some(wait.min(MAX_RETRY_AFTER))
+    Some(wait.min(MAX_SILENCE))
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Context, places::Hold};
+use super::{Context, limits, places::Hold};
 use crate::{
     clock::Time,
     job::{
@@ -45,10 +45,7 @@ pub(super) async fn run(cx: Arc<Context>, vendor: Arc<Vendor>, lease: Lease, per
         None => vendor.read(&lease.job, call.reply),
     };
     if let Some(silence) = close_gate {
-        let until = cx.clock.nanos().saturating_add(crate::clock::nanos(silence));
-        tracing::info!(vendor = %vendor.name(), status, ?silence, "the vendor asked us to slow down; its gate is closed");
-        hold.metrics().throttled.inc();
-        cx.limiter.close_gate(&vendor.config.pool, until).await;
+        limits::be_silent(&cx, &vendor, status.unwrap_or_default(), silence, hold.metrics()).await;
     }
     let (outcome, detail) = describe(&step);
     let attempt = Attempt {

@@ -12,7 +12,7 @@ use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Context, Tick, attempt, pause,
+    Context, Tick, attempt, limits, pause,
     places::{Hold, Places},
     warm::Warmer,
 };
@@ -24,18 +24,16 @@ use crate::{
     vendor::Vendor,
 };
 
-/// How far ahead permits are reserved: enough for a late wake-up not to cost capacity, little enough to hold few places.
-const HORIZON: Duration = Duration::from_millis(10);
 /// Jobs claimed at once at most.
 const MOST_AT_ONCE: usize = 256;
 /// Attempts whose outcome waits for the store at most; beyond it nothing is claimed.
 const MOST_UNSETTLED: usize = 2048;
 /// A connection is opened this long before the permit that will use it.
 const WARM_AHEAD: Duration = Duration::from_millis(500);
+/// The wait for places that other workers have.
+const PLACES_WAIT: Duration = Duration::from_millis(100);
 /// The wait after the store failed.
 const STORE_WAIT: Duration = Duration::from_secs(1);
-/// A lease lasts this much longer than a call can.
-const LEASE_SLACK: Duration = Duration::from_secs(5);
 
 pub struct Dispatcher {
     cx: Arc<Context>,
@@ -46,6 +44,8 @@ pub struct Dispatcher {
     held: VecDeque<(Lease, Permit)>,
     running: JoinSet<()>,
     warmer: Warmer,
+    /// The limiter has said all that there is to know until then.
+    ask_at: Nanos,
     /// The ids of limits that count each tenant by itself.
     tenant_limits: HashSet<Arc<str>>,
 }
@@ -67,6 +67,7 @@ impl Dispatcher {
             held: VecDeque::new(),
             running: JoinSet::new(),
             warmer,
+            ask_at: Nanos::MIN,
             tenant_limits,
         }
     }
@@ -74,6 +75,7 @@ impl Dispatcher {
     /// Turns until `stop`, then gives back what is held and finishes what is in flight.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let bell = self.bell.clone();
+        limits::begin(&self.cx, &self.vendor).await;
         while !stop.is_cancelled() {
             let tick = self.tick().await.unwrap_or_else(|error| {
                 tracing::warn!(vendor = %self.vendor.name(), %error, "no jobs can be taken; looking again in a second");
@@ -136,21 +138,33 @@ impl Dispatcher {
 
     /// Claims jobs for the permits that can be had within the horizon, and reserves them.
     async fn claim_and_reserve(&mut self, now: Nanos) -> Result<Tick, StoreError> {
+        if now < self.ask_at {
+            return Ok(Tick::WaitUntil(self.ask_at));
+        }
         let in_flight = self.places.in_flight();
-        let free = self.vendor.config.concurrency.saturating_sub(in_flight + self.held.len());
+        let (busy, all) = (in_flight + self.held.len(), self.vendor.config.concurrency);
         let unsettled = self.running.len().saturating_sub(in_flight);
-        let most = free.min(MOST_AT_ONCE).min(MOST_UNSETTLED.saturating_sub(unsettled));
+        let most = all.saturating_sub(busy).min(MOST_AT_ONCE).min(MOST_UNSETTLED.saturating_sub(unsettled));
         if most == 0 {
             return Ok(Tick::Idle); // An attempt that ends rings the bell.
         }
-        let ready = self.cx.store.ready(self.vendor.name()).await;
+        let ready = self.cx.store.ready(self.vendor.name()).await?;
         let wall = self.cx.clock.now();
-        match ready.next_due {
-            None => return Ok(Tick::Idle),
-            Some(due) if due > wall => return Ok(Tick::WaitUntil(self.cx.clock.nanos_at(due))),
-            Some(_) => {}
+        let nothing_due = match ready.next_due {
+            None => Some(Tick::Idle),
+            Some(due) if due > wall => Some(Tick::WaitUntil(self.cx.clock.nanos_at(due))),
+            Some(_) => None,
+        };
+        let wanted = busy + usize::from(nothing_due.is_none());
+        let ours = self.cx.limiter.places(self.vendor.name(), all, wanted).await?;
+        if let Some(tick) = nothing_due {
+            return Ok(tick);
         }
-        let horizon = now + nanos(HORIZON);
+        let most = most.min(ours.saturating_sub(busy));
+        if most == 0 {
+            return Ok(Tick::WaitUntil(now + nanos(PLACES_WAIT))); // Other workers have them.
+        }
+        let horizon = now + nanos(self.cx.limiter.horizon());
         let outlook = self.cx.limiter.outlook(&self.vendor.config.pool, horizon, most).await?;
         if outlook.room == 0 {
             self.places.metrics().limit_waits.inc();
@@ -158,32 +172,46 @@ impl Dispatcher {
         }
         let (leases, expired) = self.claim(outlook.room, ready.open, wall).await?;
         if !leases.is_empty() {
-            return self.reserve(leases, horizon).await;
+            let is_all = leases.len() == outlook.room;
+            let tick = self.reserve(leases, horizon).await?;
+            if is_all && tick == Tick::Ran {
+                // No more can be had before half of it is used.
+                self.ask_at = self.held.get(self.held.len() / 2).map_or(now, |(_, permit)| permit.at);
+            }
+            return Ok(tick);
         }
         // Behind those that have expired others may be due.
-        Ok(if expired > 0 { Tick::Ran } else { self.nothing_to_claim(wall).await })
+        Ok(if expired > 0 { Tick::Ran } else { self.nothing_to_claim(wall).await? })
     }
 
     /// A lane was due and gave nothing: its tenant rests, its jobs were cancelled, or it wants calls where only polls may be made.
-    async fn nothing_to_claim(&self, wall: Time) -> Tick {
-        let ready = self.cx.store.ready(self.vendor.name()).await;
+    async fn nothing_to_claim(&self, wall: Time) -> Result<Tick, StoreError> {
+        let ready = self.cx.store.ready(self.vendor.name()).await?;
         let at = match ready.next_due {
             Some(due) if due > wall => Some(due),
             // What is due has to wait for fewer to be open, which rings the bell. Polls are what makes them fewer.
             Some(_) => ready.next_poll.map(|at| at.max(wall.plus(Duration::from_millis(1)))),
             None => None, // A lane that is still being read from the table rings the bell.
         };
-        at.map_or(Tick::Idle, |at| Tick::WaitUntil(self.cx.clock.nanos_at(at)))
+        Ok(at.map_or(Tick::Idle, |at| Tick::WaitUntil(self.cx.clock.nanos_at(at))))
     }
 
     /// Sleeps towards a permit that lies beyond the horizon, with a stop on the way to open a connection.
     fn wait_for(&mut self, next_at: Nanos, now: Nanos) -> Tick {
+        let come_back = next_at.saturating_sub(self.half_horizon());
+        // Whoever rings meanwhile is heard after half a horizon at most: permits may have been handed back.
+        self.ask_at = come_back.min(now + self.half_horizon());
         let warm_at = next_at.saturating_sub(nanos(WARM_AHEAD));
         if warm_at > now {
             return Tick::WaitUntil(warm_at);
         }
         self.warmer.warm(&self.vendor, Stage::Call, 1);
-        Tick::WaitUntil(next_at.saturating_sub(nanos(HORIZON)))
+        Tick::WaitUntil(come_back)
+    }
+
+    /// Coming back when half of the horizon is used makes few round trips, and a late one costs nothing.
+    fn half_horizon(&self) -> Nanos {
+        nanos(self.cx.limiter.horizon()) / 2
     }
 
     /// Claims jobs, and ends those that have expired; says how many those were.
@@ -193,19 +221,22 @@ impl Dispatcher {
             Some(limit) => usize::try_from(limit.saturating_sub(open)).unwrap_or(usize::MAX).saturating_sub(submitting),
             None => most,
         };
-        let lease = HORIZON + self.vendor.config.timeout + LEASE_SLACK;
+        let lease = self.vendor.config.lease();
         let claim = Claim { vendor: self.vendor.name().clone(), most, calls, now, lease };
         let leases = self.cx.store.claim(&claim).await?;
         let (expired, good): (Vec<_>, Vec<_>) =
             leases.into_iter().partition(|lease| lease.job.alarm_at().is_some_and(|at| at <= now));
         let count = expired.len();
-        let mut expired = expired.into_iter();
-        while let Some(lease) = expired.next() {
-            if let Err(error) = self.expire(&lease, now).await {
-                let back = std::iter::once(lease).chain(expired).chain(good);
+        for lease in &expired {
+            if let Err(error) = self.expire(lease, now).await {
+                let back = expired.into_iter().chain(good);
                 self.cx.store.release(back.map(|lease| (lease, None)).collect()).await;
                 return Err(error);
             }
+        }
+        if count > 0 {
+            // Their jobs have changed, and nobody will settle them.
+            self.cx.store.release(expired.into_iter().map(|lease| (lease, None)).collect()).await;
         }
         Ok((good, count))
     }
@@ -250,7 +281,7 @@ impl Dispatcher {
         self.places.metrics().permits_granted.inc_by(granted);
         if granted == 0 {
             // The lanes of a tenant that is over its own limit rest now; those behind them may be ready.
-            let wait = Tick::WaitUntil((again_at - nanos(HORIZON)).max(self.cx.clock.nanos() + 1));
+            let wait = Tick::WaitUntil((again_at - self.half_horizon()).max(self.cx.clock.nanos() + 1));
             return Ok(if rested { Tick::Ran } else { wait });
         }
         let stage = self.held.front().map_or(Stage::Call, |(lease, _)| lease.job.stage);
@@ -262,6 +293,7 @@ impl Dispatcher {
         if self.held.is_empty() {
             return;
         }
+        self.ask_at = Nanos::MIN;
         let (leases, permits): (Vec<_>, Vec<_>) =
             self.held.drain(..).map(|(lease, permit)| ((lease, None), permit)).unzip();
         self.places.metrics().permits_unused.inc_by(permits.len() as u64);

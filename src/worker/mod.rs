@@ -23,6 +23,7 @@ use crate::{
 pub mod attempt;
 pub mod dispatch;
 pub mod janitor;
+mod limits;
 mod places;
 mod warm;
 

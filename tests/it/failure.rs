@@ -18,12 +18,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_fetchgate");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_fetchgate");
 /// Nothing here takes this long unless it hangs.
 const LONG: Duration = Duration::from_secs(30);
 
-/// Looks every few milliseconds. The one place that sleeps: processes outside cannot be on a clock of ours.
-async fn wait_until<T>(what: &str, most: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+/// Looks every few milliseconds. The one place in all tests that sleeps: processes outside cannot be on a clock of ours.
+pub(crate) async fn wait_until<T>(what: &str, most: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + most;
     loop {
         if let Some(found) = look().await {
@@ -42,7 +42,7 @@ struct World {
 }
 
 /// One process, killed when dropped.
-struct Process {
+pub(crate) struct Process {
     child: Child,
     client: Client,
     origin: Origin,
@@ -83,10 +83,8 @@ impl World {
         self.process(command, log)
     }
 
-    fn process(&self, mut command: Command, log: std::path::PathBuf) -> Process {
-        let child = command.spawn().expect("the binary starts");
-        let origin = Origin::of(&format!("http://{}", self.address).parse().expect("a URL")).expect("http");
-        Process { child, client: Client::new(), origin, log }
+    fn process(&self, command: Command, log: std::path::PathBuf) -> Process {
+        Process::new(command, self.address, log)
     }
 
     /// A process that is ready.
@@ -99,19 +97,30 @@ impl World {
 
 /// An address of this test's own: what the mock vendors and clients connect from is another one, so nobody takes its port
 /// while no process listens.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     let host = format!("127.{}.{}.{}:0", fastrand::u8(1..255), fastrand::u8(..), fastrand::u8(1..255));
     let listener = std::net::TcpListener::bind(host).expect("every address of 127/8 is this machine's");
     listener.local_addr().expect("the port")
 }
 
 impl Process {
-    async fn ready(&self) {
+    /// Starts it; it is asked at this address.
+    pub(crate) fn new(mut command: Command, address: SocketAddr, log: std::path::PathBuf) -> Process {
+        let child = command.spawn().expect("the binary starts");
+        let origin = Origin::of(&format!("http://{address}").parse().expect("a URL")).expect("http");
+        Process { child, client: Client::new(), origin, log }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) async fn ready(&self) {
         wait_until("ready", LONG, async || self.get("/readyz").await.filter(|(status, _)| *status == 200)).await;
     }
 
     /// The answer's status and body; nothing when the process was not there or died meanwhile.
-    async fn send(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Option<(u16, Bytes)> {
+    pub(crate) async fn send(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Option<(u16, Bytes)> {
         let request = Request::builder().method(method).uri(path).header("host", self.origin.authority());
         let request =
             request.header("content-type", "application/json").body(Full::new(body.into())).expect("a request");
@@ -121,33 +130,35 @@ impl Process {
         Some((reply.status.as_u16(), reply.body))
     }
 
-    async fn get(&self, path: &str) -> Option<(u16, Bytes)> {
+    pub(crate) async fn get(&self, path: &str) -> Option<(u16, Bytes)> {
         self.send("GET", path, "").await
     }
 
-    async fn json(&self, path: &str) -> Value {
+    pub(crate) async fn json(&self, path: &str) -> Value {
         let (status, body) = self.get(path).await.expect("an answer");
         assert_eq!(status, 200, "{path}: {}", String::from_utf8_lossy(&body));
         serde_json::from_slice(&body).expect("JSON")
     }
 
     /// Submits a job; its id if that was acknowledged.
-    async fn submit(&self, vendor: &str, payload: &str) -> Option<String> {
+    pub(crate) async fn submit(&self, vendor: &str, payload: &str) -> Option<String> {
         let (status, body) =
             self.send("POST", "/jobs", format!(r#"{{"vendor":"{vendor}","payload":{payload}}}"#)).await?;
         let accepted: Value = serde_json::from_slice(&body).expect("JSON");
         (status == 202).then(|| accepted["request_id"].as_str().expect("an id").to_owned())
     }
 
-    async fn submit_many(&self, vendor: &str, jobs: usize) {
+    pub(crate) async fn submit_many(&self, vendor: &str, jobs: usize) {
         let batch: Vec<Value> = (0..jobs).map(|i| json!({"vendor": vendor, "payload": i})).collect();
         let answer = self.send("POST", "/jobs/batch", json!(batch).to_string()).await;
         let (status, body) = answer.expect("an answer");
         assert_eq!(status, 202, "{}", String::from_utf8_lossy(&body));
+        let told: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!((&told["accepted"], &told["rejected"]), (&json!(jobs), &json!(0)));
     }
 
     /// The job once it has ended.
-    async fn ended(&self, id: &str) -> Value {
+    pub(crate) async fn ended(&self, id: &str) -> Value {
         wait_until(&format!("the end of {id}"), LONG, async || {
             let job = self.json(&format!("/jobs/{id}?wait=10s")).await;
             (!["pending", "processing"].contains(&job["status"].as_str()?)).then_some(job)
@@ -156,7 +167,7 @@ impl Process {
     }
 
     /// All jobs in the store, by id.
-    async fn all_jobs(&self) -> BTreeMap<String, Value> {
+    pub(crate) async fn all_jobs(&self) -> BTreeMap<String, Value> {
         let (mut all, mut cursor) = (BTreeMap::new(), String::new());
         loop {
             let page = self.json(&format!("/jobs?limit=500{cursor}")).await;
@@ -171,21 +182,25 @@ impl Process {
     }
 
     /// kill -9.
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
     }
 
-    fn terminate(&self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+    pub(crate) fn terminate(&self) {
+        self.signal("TERM");
     }
 
-    async fn exits(&mut self, most: Duration) -> ExitStatus {
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().expect("kill runs").success());
+    }
+
+    pub(crate) async fn exits(&mut self, most: Duration) -> ExitStatus {
         wait_until("the exit", most, async || self.child.try_wait().expect("it is our child")).await
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).expect("the log")
     }
 }
@@ -255,7 +270,7 @@ async fn every_acknowledged_job_survives_twenty_kills() {
                 ended.insert(id, job);
             }
         }
-        kill_shared(&process);
+        process.signal("KILL");
         while connections.join_next().await.is_some() {}
         let calls = world.vendors.arrivals("sync");
         world.vendors.reset("sync");
@@ -285,12 +300,6 @@ async fn every_acknowledged_job_survives_twenty_kills() {
     let first_read = process.all_jobs().await;
     assert!(ended.iter().all(|(id, job)| first_read[id] == *job), "an ended job has changed");
     assert_eq!(process.all_jobs().await, first_read);
-}
-
-/// kill -9 of a process that others still talk to.
-fn kill_shared(process: &Arc<Process>) {
-    let pid = process.child.id().to_string();
-    assert!(Command::new("kill").args(["-KILL", &pid]).status().expect("kill runs").success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,11 @@
 //! The house rules that a tool would check, as plain tests: documents that tell the truth, licences, dependencies that are used.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Command,
+};
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
@@ -61,6 +66,33 @@ fn every_file_named_in_the_documents_exists() {
     }
 }
 
+/// The names of variables that a text uses as `${NAME}` or `${NAME:-default}`.
+fn variables(text: &str) -> BTreeSet<&str> {
+    let ends = |c: char| !(c.is_ascii_uppercase() || c == '_');
+    text.split("${").skip(1).filter_map(|rest| rest.split(ends).next()).collect()
+}
+
+#[test]
+fn compose_its_config_and_its_environment_speak_of_the_same() {
+    let (compose, settings, config) = (read("compose.yaml"), read(".env.example"), read("docker/fetchgate.toml"));
+    let lines = settings.lines().filter_map(|line| line.split_once('='));
+    let explained: BTreeMap<&str, &str> = lines.filter(|(name, _)| !name.starts_with('#')).collect();
+    assert_eq!(explained.keys().copied().collect::<BTreeSet<_>>(), variables(&compose), "each variable is used");
+    for (name, value) in &explained {
+        assert!(compose.contains(&format!("${{{name}:-{value}}}")), "{name} has another default in compose.yaml");
+    }
+    assert!(variables(&config).iter().all(|name| compose.contains(&format!("    {name}: "))), "passed on");
+    let env = explained.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let config =
+        fetchgate::config::parse(&config, "docker/fetchgate.toml", env).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((config.server.listen.port(), config.vendors.len()), (8000, 3));
+    assert!(config.ops_listen.is_some(), "a worker's healthcheck needs it");
+
+    let manifest: toml::Table = read("Cargo.toml").parse().expect("TOML");
+    let rust = manifest["workspace"]["package"]["rust-version"].as_str().expect("a version");
+    assert!(read("Dockerfile").contains(&format!("FROM rust:{rust}-bookworm")), "the image is built with another Rust");
+}
+
 fn cargo(arguments: &[&str]) -> String {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let mut command = Command::new(cargo);
@@ -73,7 +105,7 @@ fn cargo(arguments: &[&str]) -> String {
 
 #[test]
 fn licences_are_permissive_and_nothing_unwanted_is_built_in() {
-    const ALLOWED: [&str; 12] = [
+    const ALLOWED: [&str; 14] = [
         "MIT",
         "Apache-2.0",
         "Apache-2.0 WITH LLVM-exception",
@@ -86,6 +118,8 @@ fn licences_are_permissive_and_nothing_unwanted_is_built_in() {
         "MIT-0",
         "0BSD",
         "Unlicense",
+        "BSL-1.0",             // Boost
+        "CDLA-Permissive-2.0", // for data: lists of certificates
     ];
     let tree = cargo(&["tree", "--workspace", "--prefix", "none", "--format", "{p}|{l}|"]);
     for line in tree.lines().filter(|line| !line.is_empty()) {

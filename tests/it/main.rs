@@ -14,6 +14,10 @@ mod failure;
 mod house;
 /// The limiter: the arithmetic, and the limiter of one process, in virtual time.
 mod limit;
+/// Processes with one role, and what is told of the things that they depend on.
+mod roles;
+/// Many processes over Redis and MongoDB, killed, stopped and emptied under load.
+mod scaled;
 /// The store's promises that HTTP cannot show.
 mod store;
 /// The worker is woken for all that it has to do.

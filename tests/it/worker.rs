@@ -50,8 +50,9 @@ async fn an_expired_job_does_not_hide_the_one_behind_it(backend: Backend) {
     let slow = "url = \"VENDORS/sync\"\nlimits = [\"1/s\"]";
     let mut app = TestApp::with(backend, &one_vendor("sync", slow)).await;
     // The janitor is not there to end the first one, as when it is busy.
-    app.submit_with(r#"{"payload": 1, "vendor": "v", "not_before": "10s", "deadline": "5s"}"#).await;
-    let second = app.submit_with(r#"{"payload": 2, "vendor": "v", "not_before": "10s"}"#).await;
+    app.submit_with(r#"{"payload": 1, "vendor": "v", "deadline": "5s"}"#).await;
+    let second = app.submit_with(r#"{"payload": 2, "vendor": "v"}"#).await;
+    app.clock.advance(Duration::from_secs(10));
     app.run_until_idle().await;
     assert_eq!((&*app.status(&second).await, app.calls("sync")), ("complete", 1));
     app.stop().await;

@@ -90,6 +90,18 @@ async fn the_limit_slides() {
 }
 
 #[tokio::test]
+async fn calls_under_way_over_the_limit_are_answered_429() {
+    let mock = start().await;
+    let line = "POST /sync/u?enforce=concurrency&max=2&latency_ms=60000";
+    let _two = (sent(&mock, line, "", "").await, sent(&mock, line, "", "").await);
+    while mock.count("u") < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ask(&mock, "POST /sync/u?enforce=concurrency&max=2", "").await.status, 429);
+    assert_eq!(ask(&mock, "POST /sync/u?enforce=concurrency&max=3", "").await.status, 200);
+}
+
+#[tokio::test]
 async fn refusals_come_on_the_calls_that_were_asked_for() {
     let mock = start().await;
     for (line, expected) in [

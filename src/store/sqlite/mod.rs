@@ -123,15 +123,6 @@ impl Sqlite {
         })
     }
 
-    /// Returns with the reason when nothing more can be stored: the disk has failed, or the writer has. Cancel-safe.
-    pub async fn failed(&self) -> String {
-        let mut failed = self.failed.clone();
-        match failed.wait_for(Option::is_some).await.map(|why| why.clone()) {
-            Ok(why) => why.unwrap_or_default(),
-            Err(_) => std::future::pending().await, // Closed in good order.
-        }
-    }
-
     fn requests(&self) -> Result<mpsc::Sender<Box<dyn Write>>, StoreError> {
         let requests = self.requests.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         requests.clone().ok_or_else(|| StoreError::Unavailable("the store is closed".into()))
@@ -246,9 +237,9 @@ impl Store for Sqlite {
         Ok(slice.next.is_some() || slice.more_keys)
     }
 
-    async fn ready(&self, vendor: &str) -> Ready {
+    async fn ready(&self, vendor: &str) -> Result<Ready, StoreError> {
         let now = self.shared.clock.now();
-        self.shared.index().ready(vendor, now)
+        Ok(self.shared.index().ready(vendor, now))
     }
 
     async fn backlog(&self, vendor: &str) -> Backlog {
@@ -258,6 +249,14 @@ impl Store for Sqlite {
 
     fn signals(&self) -> &Signals {
         &self.shared.signals
+    }
+
+    async fn failed(&self) -> String {
+        let mut failed = self.failed.clone();
+        match failed.wait_for(Option::is_some).await.map(|why| why.clone()) {
+            Ok(why) => why.unwrap_or_default(),
+            Err(_) => std::future::pending().await, // Closed in good order.
+        }
     }
 
     async fn close(&self) {

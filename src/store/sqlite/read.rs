@@ -130,7 +130,7 @@ pub(super) fn list(conn: &Connection, filter: &Filter, shared: &Shared) -> rusql
         examined += 1;
         last_id = Some(job.id);
         let job = overlay(job, shared);
-        if matches(&job, filter) {
+        if filter.matches(&job) {
             page.jobs.push(job);
         }
         if page.jobs.len() == filter.limit {
@@ -142,13 +142,6 @@ pub(super) fn list(conn: &Connection, filter: &Filter, shared: &Shared) -> rusql
         page.next = last_id;
     }
     Ok(page)
-}
-
-fn matches(job: &Job, filter: &Filter) -> bool {
-    filter.status.is_none_or(|status| job.status == status)
-        && filter.vendor.as_ref().is_none_or(|vendor| **vendor == *job.lane.vendor)
-        && filter.tenant.as_ref().is_none_or(|tenant| **tenant == *job.lane.tenant)
-        && filter.tag.as_ref().is_none_or(|tag| job.tags.contains(tag))
 }
 
 /// A job that a worker holds is being processed, which only the index knows.

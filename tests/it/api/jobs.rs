@@ -19,6 +19,7 @@ on_every_backend!(
     the_same_key_and_body_give_the_same_job,
     a_job_waits_for_its_time,
     a_job_past_its_deadline_expires_and_is_not_called,
+    a_deadline_before_the_job_may_begin_is_infeasible,
     a_cancelled_job_is_not_called,
     a_failed_job_can_be_replayed,
     jobs_are_listed_newest_first_and_filtered,
@@ -138,7 +139,7 @@ async fn a_job_waits_for_its_time(backend: Backend) {
     let id = app.submit_with(r#"{"payload": 1, "vendor": "sync", "not_before": "10m"}"#).await;
     let job = app.find(&id).await;
     assert_eq!((&job["status"], &job["blocked_on"]), (&json!("pending"), &json!("not_before")));
-    assert_eq!(job["eligible_at"], "2027-01-15T08:10:00.000Z");
+    assert_eq!(job["eligible_at"], "2026-01-15T08:10:00.000Z");
     app.run_for(Duration::from_secs(599)).await;
     assert_eq!(app.calls("sync"), 0);
     app.run_for(Duration::from_secs(2)).await;
@@ -148,16 +149,32 @@ async fn a_job_waits_for_its_time(backend: Backend) {
 
 async fn a_job_past_its_deadline_expires_and_is_not_called(backend: Backend) {
     let mut app = TestApp::start(backend).await;
-    let id = app.submit_with(r#"{"payload": 1, "vendor": "sync", "not_before": "10s", "deadline": "5s"}"#).await;
+    app.post("/vendors/sync/pause", "").await;
+    let id = app.submit_with(r#"{"payload": 1, "vendor": "sync", "deadline": "5s"}"#).await;
     app.advance(Duration::from_secs(5)).await;
     let job = app.find(&id).await;
     assert_eq!((&job["status"], &job["error"]["code"]), (&json!("expired"), &json!("deadline")));
+    app.run_until_idle().await;
+    app.post("/vendors/sync/resume", "").await;
     app.run_until_idle().await;
     assert_eq!(app.calls("sync"), 0);
     let again = app.post(&format!("/jobs/{id}/replay"), "").await;
     assert_eq!(again.status, 202, "{}", again.text);
     app.run_until_idle().await;
     assert_eq!(app.status(&id).await, "complete", "a duration deadline starts anew");
+    app.stop().await;
+}
+
+async fn a_deadline_before_the_job_may_begin_is_infeasible(backend: Backend) {
+    let app = TestApp::start(backend).await;
+    for deadline in ["5s", "10s"] {
+        let body = format!(r#"{{"payload": 1, "vendor": "sync", "not_before": "10s", "deadline": "{deadline}"}}"#);
+        let answer = app.post("/jobs", body).await;
+        assert_eq!((answer.status.as_u16(), &*answer.code()), (422, "infeasible"));
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("2026-01-15T08:00:10.000Z"), "the earliest time is told: {detail}");
+    }
+    app.submit_with(r#"{"payload": 1, "vendor": "sync", "not_before": "10s", "deadline": "11s"}"#).await;
     app.stop().await;
 }
 
@@ -222,8 +239,8 @@ async fn jobs_are_listed_newest_first_and_filtered(backend: Backend) {
     assert_eq!(listed("&tag=odd").await.len(), 3);
     assert_eq!(listed("&tenant=t0").await, [ids[6].clone()]);
     assert_eq!(listed("&status=complete").await, Vec::<String>::new());
-    assert_eq!(listed("&created_after=2027-01-15T08:00:00.005Z").await, ids[..2]);
-    assert_eq!(listed("&created_before=2027-01-15T08:00:00.002Z").await, ids[5..]);
+    assert_eq!(listed("&created_after=2026-01-15T08:00:00.005Z").await, ids[..2]);
+    assert_eq!(listed("&created_before=2026-01-15T08:00:00.002Z").await, ids[5..]);
     app.run_until_idle().await;
     let answer = app.get("/jobs?status=complete&limit=500").await;
     assert_eq!(answer.json()["jobs"].as_array().unwrap().len(), 7);

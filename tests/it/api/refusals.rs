@@ -108,7 +108,7 @@ async fn each_wrong_field_is_named(backend: Backend) {
         ("priority", ["\"urgent\"", "\"HIGH\"", "1", "null", "[]", "{}"].map(String::from).into()),
         ("not_before", BAD_MOMENTS.map(String::from).into()),
         ("deadline", BAD_MOMENTS.map(String::from).into()),
-        ("deadline", ["\"0s\"", "\"2027-01-15T08:00:00Z\"", "\"2020-01-01T00:00:00Z\""].map(String::from).into()),
+        ("deadline", ["\"0s\"", "\"2026-01-15T08:00:00Z\"", "\"2020-01-01T00:00:00Z\""].map(String::from).into()),
         (
             "tenant",
             vec!["\"\"".into(), long.clone(), "1".into(), "null".into(), r#""a\u0000""#.into(), r#""a\nb""#.into()],
@@ -217,9 +217,10 @@ async fn what_lies_just_within_the_bounds_is_taken(backend: Backend) {
         r#"{"payload": 1, "vendor": "sync", "not_before": "0s", "deadline": "1ms"}"#.into(),
         r#"{"payload": 1, "vendor": "sync", "not_before": "1999-01-01T00:00:00Z"}"#.into(),
         r#"{"payload": 1, "vendor": "sync", "not_before": "2999-01-01T00:00:00.123456789+14:00"}"#.into(),
-        r#"{"payload": 1, "vendor": "sync", "not_before": "36500d", "deadline": "36500d"}"#.into(),
+        r#"{"payload": 1, "vendor": "sync", "not_before": "36500d", "deadline": "36501d"}"#.into(),
         // Held at the end of time.
-        r#"{"payload": 1, "vendor": "sync", "not_before": "9999999999d", "deadline": "9999999999d"}"#.into(),
+        r#"{"payload": 1, "vendor": "sync", "not_before": "9999999999d"}"#.into(),
+        r#"{"payload": 1, "vendor": "sync", "deadline": "9999999999d"}"#.into(),
     ];
     for body in bodies {
         let id = app.submit_with(&body).await;

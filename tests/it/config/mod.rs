@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use fetchgate::{
-    config::{self, Config, ConfigError, EXAMPLE, Kind, Place, Verify},
+    config::{self, Config, ConfigError, EXAMPLE, Kind, Place, StoreAt, Verify},
     limit::{Key, Per, Shape},
 };
 use proptest::prelude::*;
@@ -11,6 +11,7 @@ use proptest::prelude::*;
 mod limits;
 mod mistakes;
 mod secrets;
+mod store;
 
 const SECRET: &str = "canary-7f3a9c";
 
@@ -61,7 +62,7 @@ fn the_example_is_valid_and_says_the_defaults_of_the_contract() {
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:8000");
     assert_eq!(config.server.public_base(), "http://127.0.0.1:8000");
     assert!(config.server.callback_secret.is_none() && config.ops_listen.is_none());
-    assert_eq!(config.store.path, Path::new("data/fetchgate.db"));
+    assert!(matches!(&config.store.at, StoreAt::Sqlite(path) if path == Path::new("data/fetchgate.db")));
     assert_eq!(config.store.retention, Duration::from_secs(7 * 86_400));
     assert_eq!(config.capacity.max_waiting, 5_000_000);
     assert_eq!(config.capacity.grace, Duration::from_secs(30));

@@ -40,6 +40,8 @@ fn what_is_filled_in_is_never_shown() {
         "[server]\npublic_url = \"https://u:@@host\"".to_owned(),
         "[server]\npublic_url = \"@\"".to_owned(),
         "[store]\nurl = \"mongodb://u:@@host\"".to_owned(),
+        "[store]\nurl = \"mongodb://u:@@host/x\"\n[queue]\nurl = \"@\"".to_owned(),
+        "[store]\nurl = \"mongodb://u:@@host/x\"\n[queue]\nurl = \"redis://u:@@host/0\"".to_owned(),
         "[store]\nretention = \"@\"".to_owned(),
         "[auth]\nmode = \"@\"".to_owned(),
         "[capacity]\ngrace = \"@\"\nmax_waiting = \"@\"".to_owned(),

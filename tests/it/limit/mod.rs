@@ -2,6 +2,7 @@
 
 mod local;
 mod oracle;
+mod redis;
 mod rule;
 mod storms;
 
@@ -36,6 +37,8 @@ pub(crate) struct MemoryBook {
     rows: Mutex<BTreeMap<(String, String, String, i64), u64>>,
     pub(crate) away: AtomicBool,
     pub(crate) writes: AtomicUsize,
+    /// As the book that many processes share: a smaller number than the one it has changes nothing.
+    pub(crate) keeps_greatest: bool,
 }
 
 #[async_trait]
@@ -60,7 +63,8 @@ impl Book for MemoryBook {
         self.writes.fetch_add(1, Ordering::Relaxed);
         let mut rows = self.rows.lock().unwrap();
         for spend in spends {
-            rows.insert((spend.pool, spend.count, spend.tenant, spend.ends_at.0), spend.calls);
+            let row = rows.entry((spend.pool, spend.count, spend.tenant, spend.ends_at.0)).or_default();
+            *row = if self.keeps_greatest { spend.calls.max(*row) } else { spend.calls };
         }
         rows.retain(|(.., ends_at), _| *ends_at >= forget.0);
         Ok(())
@@ -82,6 +86,11 @@ impl Book for MemoryBook {
 impl MemoryBook {
     pub(crate) fn rows(&self) -> Vec<u64> {
         self.rows.lock().unwrap().values().copied().collect()
+    }
+
+    /// Another book with the same in it, as the limiter of one process has it.
+    pub(crate) fn copy(&self) -> Arc<MemoryBook> {
+        Arc::new(MemoryBook { rows: Mutex::new(self.rows.lock().unwrap().clone()), ..MemoryBook::default() })
     }
 
     pub(crate) fn forget_everything(&self) {

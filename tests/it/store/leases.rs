@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use fetchgate::{
-    job::{Status, lifecycle, lifecycle::Next},
+    job::{
+        Status, lifecycle,
+        lifecycle::{Change, Next},
+    },
     store::{Amended, Settled, Which},
 };
 
-use super::{LEASE, TestStore, complete, failed};
+use super::{LEASE, TestStore, attempt, complete, failed};
 use crate::{on_every_backend, support::Backend};
 
 on_every_backend!(
@@ -128,7 +131,7 @@ async fn a_lane_told_to_rest_is_left_alone_until_then(backend: Backend) {
     t.store.release(vec![(leases.remove(0), Some(until))]).await;
     let leases = t.claim("v", 10).await;
     assert_eq!(leases.iter().map(|lease| &*lease.job.lane.tenant).collect::<Vec<_>>(), ["other"]);
-    assert_eq!(t.store.ready("v").await.next_due, Some(until));
+    assert_eq!(t.store.ready("v").await.unwrap().next_due, Some(until));
     t.advance(Duration::from_secs(5));
     assert_eq!(t.claim("v", 10).await.len(), 1);
 }
@@ -148,10 +151,10 @@ async fn a_restart_frees_what_was_leased(backend: Backend) {
 async fn a_ticket_finds_its_job(backend: Backend) {
     let t = TestStore::open(backend).await;
     let id = t.submit().await;
-    let mut lease = t.claim_one().await;
-    lease.job.ticket = Some("abc".into());
-    let answer_by = t.now().plus(Duration::from_secs(60));
-    t.settle(lease, Next::Await { answer_by }).await;
+    let lease = t.claim_one().await;
+    let next = Next::Await { answer_by: t.now().plus(Duration::from_secs(60)) };
+    let (change, attempt) = (Change { next, ticket: Some("abc".into()), tries: 0 }, attempt(&lease, t.now()));
+    t.store.settle(lease, change, attempt).await.unwrap();
     assert_eq!(t.store.backlog("v").await.open, 1);
     let answered = async |vendor: &str| {
         let which = Which::Ticket { vendor: vendor.into(), ticket: "abc".into() };

@@ -9,26 +9,40 @@ use fetchgate::{
         Status,
         lifecycle::{Change, Next},
     },
-    store::{Claim, Lease, Settled, Store, Submitted, Unsettled, With, sqlite::Sqlite},
+    store::{
+        Claim, Lease, Settled, Store, Submitted, Unsettled, With,
+        redis_mongo::{RedisMongo, VendorWork},
+        sqlite::Sqlite,
+    },
 };
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use crate::support::{Backend, START};
+use crate::support::{Backend, START, database, servers};
 
 /// Files that cannot be used, disks that are full.
 mod damage;
 /// Who holds a job, and what a stale holder may still do.
 mod leases;
+/// Random histories of several processes on the same servers, which lose the index now and then.
+mod many;
 /// Random histories against a model in plain memory.
 mod model;
 /// Who is next: order, fairness, lanes longer than what is kept in memory.
 mod order;
+/// What several processes do to each other, and servers to them.
+mod processes;
+/// Several processes on the same servers.
+mod site;
+/// The rules for streams as queues, one by one.
+mod streams;
 /// What is deleted and when; who may wait.
 mod upkeep;
 
 /// How long the tests' leases last.
 const LEASE: Duration = Duration::from_secs(20);
+/// How many ids of a lane Redis has at most, where there is a Redis.
+const DEPTH: usize = 16;
 /// The vendors of every test's store.
 const VENDORS: [&str; 2] = ["v", "w"];
 
@@ -38,14 +52,14 @@ struct TestStore {
     clock: Clock,
     ids: JobIds,
     backend: Backend,
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl TestStore {
     async fn open(backend: Backend) -> TestStore {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
         let clock = Clock::manual(START);
-        let store = open(backend, &folder, &clock);
+        let store = open(backend, &folder, &clock).await;
         TestStore { store, clock, ids: JobIds::new(), backend, folder }
     }
 
@@ -54,12 +68,21 @@ impl TestStore {
         self.store.close().await;
         // One process owns the file, so the old store has to go before the new one opens; a spare one stands in.
         let spare = tempfile::tempdir().expect("a temporary folder");
-        self.store = open(self.backend, &spare, &self.clock);
-        self.store = open(self.backend, &self.folder, &self.clock);
+        self.store = open(self.backend, &spare, &self.clock).await;
+        self.store = open(self.backend, &self.folder, &self.clock).await;
     }
 
     fn path(&self) -> PathBuf {
         self.folder.path().join("jobs.db")
+    }
+
+    /// As many jobs as make a lane several times longer than what is kept of it outside the database. No more of them behind Redis:
+    /// the MongoDB of the tests may be one that sorts the whole lane at each look.
+    fn long_lane(&self) -> usize {
+        match self.backend {
+            Backend::Sqlite => 6000,
+            Backend::RedisMongo => 100 * DEPTH,
+        }
     }
 
     fn advance(&self, by: Duration) {
@@ -170,13 +193,29 @@ impl TestStore {
     }
 }
 
-fn open(backend: Backend, folder: &TempDir, clock: &Clock) -> Arc<dyn Store> {
+async fn open(backend: Backend, folder: &TempDir, clock: &Clock) -> Arc<dyn Store> {
+    open_for(backend, folder, clock, 1_000_000).await
+}
+
+/// A store in which so many jobs may wait.
+async fn open_for(backend: Backend, folder: &TempDir, clock: &Clock, max_waiting: u64) -> Arc<dyn Store> {
     match backend {
         Backend::Sqlite => {
             let path = folder.path().join("jobs.db");
-            Arc::new(Sqlite::open(&path, clock.clone(), VENDORS.map(Arc::from), 1_000_000).expect("the store opens"))
+            Arc::new(Sqlite::open(&path, clock.clone(), VENDORS.map(Arc::from), max_waiting).expect("the store opens"))
+        }
+        Backend::RedisMongo => {
+            let database = database(folder);
+            let (uri, redis) = (servers::mongo().mongo_url(&database), servers::redis().link());
+            let store =
+                RedisMongo::open(&uri, &database, redis, VENDORS.map(work).to_vec(), clock.clone(), max_waiting);
+            Arc::new(store.await.expect("the store opens"))
         }
     }
+}
+
+fn work(vendor: &str) -> VendorWork {
+    VendorWork { name: vendor.into(), polls: true, lease: LEASE, depth: DEPTH, open: None }
 }
 
 fn attempt(lease: &Lease, now: Time) -> Attempt {

@@ -79,8 +79,8 @@ async fn random_histories_agree_with_the_model(backend: Backend) {
 
 async fn random_histories_of_a_long_lane_agree_with_the_model(backend: Backend) {
     let mut world = World::new(backend, 100, 20_000).await;
-    for _ in 0..6 {
-        world.submit(1000).await;
+    for _ in 0..8 {
+        world.submit(world.t.long_lane() / 8).await;
     }
     world.run(900).await;
 }

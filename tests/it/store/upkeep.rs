@@ -5,10 +5,10 @@ use std::time::Duration;
 use fetchgate::{
     clock::Time,
     job::{Idempotency, JobId, NewJob, Priority},
-    store::{Store, Submitted, With, signals::Signals},
+    store::{Submitted, With, signals::Signals},
 };
 
-use super::{TestStore, complete};
+use super::{TestStore, complete, open_for};
 use crate::{on_every_backend, support::Backend};
 
 on_every_backend!(
@@ -118,17 +118,16 @@ async fn waiters_are_woken_counted_and_bounded(backend: Backend) {
         waiter.ended().await;
     }
     drop((waiters, last));
+    let id = t.submit().await;
     let waiters: Vec<_> = (0..Signals::MAX_WAITERS).map(|_| signals.wait_for(id).expect("all places again")).collect();
     assert!(signals.wait_for(id).is_none());
     drop(waiters);
 }
 
 async fn more_than_the_most_that_may_wait_is_refused(backend: Backend) {
-    let Backend::Sqlite = backend;
     let folder = tempfile::tempdir().unwrap();
     let t = TestStore::open(backend).await;
-    let path = folder.path().join("small.db");
-    let small = fetchgate::store::sqlite::Sqlite::open(&path, t.clock.clone(), ["v".into()], 3).unwrap();
+    let small = open_for(backend, &folder, &t.clock, 3).await;
     let jobs = |n: usize| (0..n).map(|_| t.job("v", Priority::Normal, "t")).collect::<Vec<_>>();
     assert!(matches!(small.submit(jobs(2)).await.unwrap()[..], [Submitted::New(_), Submitted::New(_)]));
     assert_eq!(small.submit(jobs(2)).await.unwrap(), [Submitted::OverCapacity; 2]);

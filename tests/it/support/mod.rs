@@ -9,6 +9,7 @@ use fetchgate::{
     api::{self, App},
     clock::{Clock, Nanos, Time},
     config::{self, Config},
+    roles::Roles,
     service::Service,
     vendor::http::{Client, Origin},
     worker::{Tick, dispatch::Dispatcher, janitor::Janitor},
@@ -26,6 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) mod openapi;
+pub(crate) mod servers;
 
 /// Runs a test of the API or the store on every backend; the failing test's name says which.
 #[macro_export]
@@ -36,18 +38,43 @@ macro_rules! on_every_backend {
             async fn sqlite() {
                 super::$name($crate::support::Backend::Sqlite).await;
             }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn redis_mongo() {
+                super::$name($crate::support::Backend::RedisMongo).await;
+            }
         }
     )+};
 }
 
 /// What the jobs are kept in.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
     Sqlite,
+    RedisMongo,
 }
 
-/// When every test begins.
-pub(crate) const START: Time = Time(1_800_000_000_000);
+impl Backend {
+    /// The config's `[store]` and what belongs to it: a place of its own in `folder`, or on the servers.
+    fn tables(self, folder: &TempDir) -> String {
+        match self {
+            Backend::Sqlite => format!("[store]\nurl = \"sqlite:{}\"\n", folder.path().join("jobs.db").display()),
+            Backend::RedisMongo => {
+                let (mongo, redis) = (servers::mongo().mongo_url(&database(folder)), servers::redis().redis_url());
+                format!("[store]\nurl = \"{mongo}\"\n[queue]\nurl = \"{redis}\"\n")
+            }
+        }
+    }
+}
+
+/// A name that no other test has, and that a test keeps over restarts: its folder's.
+pub(crate) fn database(folder: &TempDir) -> String {
+    let name = folder.path().file_name().expect("a name").to_string_lossy().into_owned();
+    format!("t{}", name.replace('.', "_"))
+}
+
+/// When every test begins: in the past, because Redis takes no lease that begins in the future.
+pub(crate) const START: Time = Time(1_768_464_000_000);
 
 /// A running service and its vendors.
 pub(crate) struct TestApp {
@@ -116,20 +143,33 @@ impl TestApp {
     /// A service with this config, in which `VENDORS` stands for the mock vendors' URL.
     pub(crate) async fn with(backend: Backend, text: &str) -> TestApp {
         let vendors = Arc::new(MockVendors::start("127.0.0.1:0").await.expect("a port for the mock vendors"));
-        let Backend::Sqlite = backend;
         let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
-        let clock = Clock::manual(START);
-        Self::wire(text, vendors, folder, clock).await
+        // Limits that are kept in Redis begin cold. Every test starts when that is over.
+        let cold = Duration::from_secs(if backend == Backend::Sqlite { 0 } else { 10 });
+        let clock = Clock::manual(Time(START.0 - cold.as_millis() as i64));
+        let app = Self::wire(text, backend, vendors, folder, clock).await;
+        for vendor in &app.config.vendors {
+            app.app.limiter.outlook(&vendor.pool, 0, 1).await.expect("the limiter works");
+            app.app.limiter.places(&vendor.name, vendor.concurrency, 1).await.expect("the limiter works");
+        }
+        app.clock.advance(cold);
+        app
     }
 
-    async fn wire(text: &str, vendors: Arc<MockVendors>, folder: Arc<TempDir>, clock: Clock) -> TestApp {
+    async fn wire(
+        text: &str,
+        backend: Backend,
+        vendors: Arc<MockVendors>,
+        folder: Arc<TempDir>,
+        clock: Clock,
+    ) -> TestApp {
         // The port is known before the config, because callback URLs are made from it.
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port for the API");
         let address = listener.local_addr().expect("the port");
         let (general, tables) = text.split_at(text.find("[vendors").unwrap_or(text.len()));
         let text = format!(
-            "{general}\n[server]\nlisten = \"{address}\"\npublic_url = \"http://{address}\"\n[store]\nurl = \"sqlite:{}\"\n{tables}",
-            folder.path().join("jobs.db").display()
+            "{general}\n[server]\nlisten = \"{address}\"\npublic_url = \"http://{address}\"\n{}{tables}",
+            backend.tables(&folder)
         );
         let text = text.replace("VENDORS", &vendors.url());
         let config = config::parse(&text, "test", std::iter::empty()).unwrap_or_else(|error| panic!("{error}"));
@@ -144,7 +184,7 @@ impl TestApp {
         clock: Clock,
     ) -> TestApp {
         let url = format!("http://{}", listener.local_addr().expect("the port"));
-        let service = Service::build(&config, clock.clone()).await.expect("the service");
+        let service = Service::build(&config, Roles::Both, clock.clone()).await.expect("the service");
         let (app, pool) = service.into_parts();
         let (dispatchers, janitor) = pool.into_parts();
         let (mut server, stop) = (JoinSet::new(), CancellationToken::new());
@@ -364,8 +404,22 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// Asks whoever listens there.
+    pub(crate) fn at(url: &str) -> Caller {
+        Caller { client: Client::new(), origin: Origin::of(&url.parse().expect("a URL")).expect("http") }
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        let request = Request::get(path).header("host", self.origin.authority()).body(Full::default());
+        self.send(Request::get(path), "").await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &str) -> Answer {
+        self.send(Request::post(path).header("content-type", "application/json"), body).await
+    }
+
+    async fn send(&self, request: hyper::http::request::Builder, body: &str) -> Answer {
+        let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
+        let request = request.header("host", self.origin.authority()).body(body);
         let mut connection = self.client.connection(&self.origin).await.expect("the service listens");
         let reply = connection.send(request.expect("a request")).await.expect("the service answers");
         let text = String::from_utf8(reply.body.to_vec()).expect("text");

@@ -1,0 +1,163 @@
+//! Is what the config names really there, and of use? For `check --connect`, and for `serve` before it starts.
+//!
+//! Leaves nothing behind and never shows a URI: it may hold a password.
+
+use std::{collections::BTreeMap, fs::OpenOptions, io, path::Path, time::Duration};
+
+use anyhow::anyhow;
+use futures_util::{StreamExt as _, stream};
+use mongodb::{
+    Client, Collection,
+    bson::{Document, doc},
+    error::{Error, ErrorKind},
+    options::{Acknowledgment, ClientOptions, CollectionOptions, WriteConcern},
+};
+use tokio::{net::TcpStream, time::timeout};
+
+use super::Failure;
+use crate::{
+    config::{Config, Kind, StoreAt},
+    redis_link::{Redis, RedisUrl},
+    store::StoreError,
+    vendor::{http::Origin, template::Template},
+};
+
+/// A server that has not answered within this time is as good as away.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// All questions to one MongoDB together.
+const MONGO_PATIENCE: Duration = Duration::from_secs(10);
+/// The oldest MongoDB that is tested against.
+const OLDEST_MONGO: u32 = 6;
+/// Written to and emptied again, to see whether writes are acknowledged as we need them.
+const SCRATCH: &str = "connection_checks";
+/// Vendors reached for at once.
+const AT_ONCE: usize = 32;
+
+/// Reaches each dependency and says how it is. Vendors that cannot be reached are told and no failure: jobs for them would wait.
+pub(super) async fn check(config: &Config) -> Result<(), Failure> {
+    let mut broken = Vec::new();
+    println!();
+    let mut tell = |name: &str, outcome: Result<String, String>| match outcome {
+        Ok(how) => println!("{name}: ok, {how}"),
+        Err(why) => broken.push(format!("{name}: {why}")),
+    };
+    match &config.store.at {
+        StoreAt::Sqlite(path) => tell("store", sqlite(path).map_err(|error| error.to_string())),
+        StoreAt::RedisMongo { mongo: uri, database, redis } => {
+            let (store, queue) = tokio::join!(mongo(uri.reveal(), database), queue(redis));
+            tell("store", store);
+            tell("queue", queue);
+        }
+    }
+    for (origin, outcome) in vendors(config).await {
+        match outcome {
+            Ok(()) => println!("vendor {origin}: ok, it takes connections"),
+            Err(why) => println!("vendor {origin}: cannot be reached now ({why}); its jobs would wait"),
+        }
+    }
+    if broken.is_empty() { Ok(()) } else { Err(Failure::Unreachable(anyhow!(broken.join("\n")))) }
+}
+
+/// What has to be right before a process starts. Redis may be away: jobs are accepted without it, and workers wait for it.
+pub(super) async fn before_start(config: &Config) -> Result<(), Failure> {
+    let StoreAt::RedisMongo { mongo: uri, database, redis } = &config.store.at else { return Ok(()) };
+    let (store, redis) = (mongo(uri.reveal(), database), Redis::new(redis.clone()));
+    let (store, is_there) = tokio::join!(store, redis.ping());
+    let version = store.map_err(|why| Failure::Unreachable(anyhow!("store: {why}")))?;
+    tracing::info!("store: {version}");
+    match is_there {
+        Ok(()) => redis.check().await.map_err(|why| Failure::Unreachable(anyhow!("queue: {why}"))),
+        Err(StoreError::Unavailable(why) | StoreError::Corrupt(why)) => {
+            tracing::warn!(why, "Redis is away: until it is there, jobs are accepted and no vendor is called");
+            Ok(())
+        }
+    }
+}
+
+async fn queue(url: &RedisUrl) -> Result<String, String> {
+    Redis::new(url.clone()).check().await.map(|()| "Redis keeps what it is given".to_owned())
+}
+
+/// Whether MongoDB answers, is new enough, and acknowledges writes that a majority has on disk.
+async fn mongo(uri: &str, database: &str) -> Result<String, String> {
+    match timeout(MONGO_PATIENCE, ask_mongo(uri, database)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err("MongoDB takes connections and does not answer".to_owned()),
+    }
+}
+
+async fn ask_mongo(uri: &str, database: &str) -> Result<String, String> {
+    let mut options = ClientOptions::parse(uri).await.map_err(|error| explain(&error, ""))?;
+    options.server_selection_timeout = Some(PATIENCE);
+    options.connect_timeout = Some(PATIENCE);
+    let hosts = options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let wrong = |error: Error| explain(&error, &hosts);
+    let client = Client::with_options(options).map_err(wrong)?;
+    let database = client.database(database);
+    database.run_command(doc! { "ping": 1 }).await.map_err(wrong)?;
+    let info = database.run_command(doc! { "buildInfo": 1 }).await.map_err(wrong)?;
+    let version = info.get_str("version").unwrap_or("of an unknown version");
+    let major = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0_u32);
+    if major < OLDEST_MONGO {
+        return Err(format!("MongoDB {version} is too old: use {OLDEST_MONGO}.0 or newer"));
+    }
+    let concern = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).w_timeout(PATIENCE).build();
+    let options = CollectionOptions::builder().write_concern(concern).build();
+    let scratch: Collection<Document> = database.collection_with_options(SCRATCH, options);
+    let unsure =
+        |error: Error| format!("a write that a majority should have on disk failed: {}", explain(&error, &hosts));
+    let written = scratch.insert_one(doc! {}).await.map_err(unsure)?;
+    scratch.delete_one(doc! { "_id": written.inserted_id }).await.map_err(unsure)?;
+    Ok(format!("MongoDB {version} acknowledges writes that a majority has on disk"))
+}
+
+/// The driver's sentence for what went wrong, or a shorter one where it would print all that it knows.
+fn explain(error: &Error, hosts: &str) -> String {
+    match &*error.kind {
+        ErrorKind::ServerSelection { .. } => {
+            format!(
+                "MongoDB cannot be reached at {hosts} (is it running, is the replica set's name right, has it a primary?)"
+            )
+        }
+        ErrorKind::Authentication { .. } => "MongoDB does not accept the user or the password".to_owned(),
+        ErrorKind::DnsResolve { .. } => "the name in the MongoDB URI cannot be resolved".to_owned(),
+        kind => format!("MongoDB: {kind}"),
+    }
+}
+
+/// Whether the file can be made or written. Folders that are missing are made by `serve`.
+fn sqlite(path: &Path) -> io::Result<String> {
+    let told = |error: io::Error, place: &Path| io::Error::new(error.kind(), format!("{}: {error}", place.display()));
+    if path.exists() {
+        OpenOptions::new().append(true).open(path).map_err(|error| told(error, path))?;
+    }
+    let folders =
+        path.ancestors().skip(1).map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+    let folder = folders.into_iter().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    let probe = folder.join(format!(".fetchgate-check-{}", std::process::id()));
+    OpenOptions::new().write(true).create_new(true).open(&probe).map_err(|error| told(error, folder))?;
+    std::fs::remove_file(&probe)?;
+    Ok(format!("{} can be written", folder.display()))
+}
+
+/// Each place that vendors are called at, once.
+async fn vendors(config: &Config) -> Vec<(String, Result<(), String>)> {
+    let mut origins = BTreeMap::new();
+    for vendor in &config.vendors {
+        let polls = match &vendor.kind {
+            Kind::Polling(polling) => Some(&polling.url),
+            Kind::Sync | Kind::Webhook(_) => None,
+        };
+        for url in [Some(&vendor.url), polls].into_iter().flatten().filter_map(Template::origin) {
+            origins.extend(Origin::of(url).map(|origin| (url.origin().ascii_serialization(), origin)));
+        }
+    }
+    let reach = |(name, origin): (String, Origin)| async move {
+        let outcome = match timeout(PATIENCE, TcpStream::connect((origin.host.as_str(), origin.port))).await {
+            Ok(connected) => connected.map(drop).map_err(|error| error.to_string()),
+            Err(_) => Err("no answer".to_owned()),
+        };
+        (name, outcome)
+    };
+    stream::iter(origins).map(reach).buffered(AT_ONCE).collect().await
+}

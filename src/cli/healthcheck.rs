@@ -1,0 +1,76 @@
+//! `healthcheck`: is the process beside this command ready? For containers, whose config says where it answers.
+//!
+//! Asks one question and never waits for the answer to change.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::anyhow;
+use clap::Args;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Failure,
+    client::{Call, Service, Target},
+    print,
+};
+use crate::config::{self, Config};
+
+#[derive(Debug, Args)]
+pub(super) struct HealthcheckArgs {
+    /// Where the service is; else where its config says: ops.listen, or server.listen when that is not set
+    #[arg(long, value_name = "URL", env = "FETCHGATE_URL", hide_env_values = true)]
+    url: Option<String>,
+    /// The config file of the service; else FETCHGATE_CONFIG, else ./fetchgate.toml, else http://127.0.0.1:8000 is asked
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Readiness<'a> {
+    #[serde(borrow)]
+    checks: &'a RawValue,
+}
+
+/// Whether the service is ready; says what is not.
+pub(super) async fn run(args: &HealthcheckArgs) -> Result<(), Failure> {
+    let url = match &args.url {
+        Some(url) => url.clone(),
+        None => url_of(args.config.as_deref())?,
+    };
+    let service = Service::at(&Target { url })?;
+    let reply = service.exchange(Call::get("/readyz")).await?;
+    if reply.status.is_success() {
+        return print::line("ready");
+    }
+    let why = match serde_json::from_slice::<Readiness<'_>>(&reply.body) {
+        Ok(readiness) => anyhow!("not ready\n{}", print::fields(readiness.checks, &[])),
+        Err(_) => service.stranger(&format!("answered {}", reply.status)),
+    };
+    Err(Failure::No(why))
+}
+
+/// Where a process with this config answers. Both roles answer on `ops.listen`, so nobody has to say which one is meant.
+fn url_of(path: Option<&Path>) -> Result<String, Failure> {
+    let is_named = path.is_some() || std::env::var_os("FETCHGATE_CONFIG").is_some_and(|path| !path.is_empty());
+    if !is_named && !Path::new(config::HERE).exists() {
+        return Ok(Target::DEFAULT.to_owned());
+    }
+    let config = config::load(path, config::environment()).map_err(|error| Failure::Usage(error.into()))?;
+    Ok(format!("http://{}", answers_at(&config)))
+}
+
+fn answers_at(config: &Config) -> SocketAddr {
+    let mut address = config.ops_listen.unwrap_or(config.server.listen);
+    // One that listens everywhere is reached over loopback.
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}

@@ -1,0 +1,363 @@
+//! The limiter of many processes: one script per question keeps the arithmetic of [`rule`](super::rule) in Redis, for all of them.
+//!
+//! Never trusts what Redis says after it may have forgotten something, never gives a permit without it, and never compares the wall
+//! clocks of two machines: the time is that of Redis, carried on by our own monotonic clock.
+//!
+//! **After a loss** (restart, failover, FLUSHALL, a step of its clock) the scripts begin a new epoch: limits that forget within ten
+//! seconds count as used up at the last moment a permit of before may name; longer ones are restored from the [`Book`], in which their
+//! calls were charged before the permits were given. Until then there are none.
+//!
+//! **What is charged ahead** in the book is shared by all processes and lives on in Redis: a clean stop hands nothing of it back.
+//! Relies on a book that keeps the greatest number told for a sub-window, as several processes may pay for the same one.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use ::redis::Script;
+use async_trait::async_trait;
+use tokio::task::JoinSet;
+
+use self::{
+    call::{Call, Heard, Line, Paid, Raw, Undo},
+    places::Places,
+    pool::{Pool, forgotten_before},
+    spec::MICRO,
+};
+use super::{Answer, Blocker, Limiter, Missed, Outlook, Permit, PoolLimits, Usage};
+use crate::{
+    clock::{Clock, Nanos, nanos},
+    redis_link::{Heard as Said, Redis, script},
+    store::{
+        StoreError,
+        book::{Book, Spend},
+    },
+};
+
+mod call;
+mod places;
+mod pool;
+mod spec;
+
+/// Enough for several processes to come back only when half of it is used. No permit lies further ahead.
+const HORIZON: Duration = Duration::from_millis(500);
+
+/// A question is asked anew so often, with the history that the script wants, or the calendar edges of the right day.
+const MOST_ROUNDS: usize = 8;
+/// So often what is charged ahead may be used up by others before a call of ours.
+const MOST_PAYMENTS: usize = 64;
+
+/// Limits of many processes, kept in Redis.
+pub struct RedisLimiter {
+    shared: Arc<Shared>,
+    places: Arc<Places>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+struct Shared {
+    redis: Redis,
+    scripts: Scripts,
+    channel: String,
+    pools: HashMap<Arc<str>, Pool>,
+    clock: Clock,
+    book: Arc<dyn Book>,
+    /// How long ago a spend may have ended and still matter to somebody.
+    retention: Nanos,
+}
+
+struct Scripts {
+    reserve: Script,
+    look: Script,
+    undo: Script,
+    usage: Script,
+}
+
+/// What is asked of a script, beside what every call carries.
+#[derive(Default)]
+struct Ask<'a> {
+    until: Nanos,
+    most: usize,
+    tenants: &'a [Arc<str>],
+    paid: &'a [Paid],
+    undo: &'a [Undo],
+    /// Only if this is still the epoch.
+    epoch: Option<String>,
+}
+
+impl RedisLimiter {
+    /// Needs a runtime and no Redis: that is asked when a permit is. `timeouts`: how long a call of each vendor may take.
+    pub fn open(
+        redis: Redis,
+        prefix: &str,
+        pools: Vec<PoolLimits>,
+        timeouts: HashMap<Arc<str>, Duration>,
+        clock: Clock,
+        book: Arc<dyn Book>,
+    ) -> RedisLimiter {
+        let places = Arc::new(Places::new(redis.clone(), prefix, timeouts, clock.clone()));
+        let pools: HashMap<Arc<str>, Pool> =
+            pools.into_iter().map(|pool| (pool.pool.clone(), Pool::new(prefix, pool, nanos(HORIZON)))).collect();
+        let retention = pools.values().map(Pool::retention).max().unwrap_or(0);
+        let (scripts, channel) = (Scripts::new(), format!("{prefix}:gates"));
+        let shared = Arc::new(Shared { redis, scripts, channel, pools, clock, book, retention });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(listen(shared.clone()));
+        let repaired = places.clone();
+        tasks.spawn(async move { repaired.repair().await });
+        RedisLimiter { shared, places, tasks: Mutex::new(tasks) }
+    }
+}
+
+/// Hears of gates that others close. One that is missed comes with the next answer, as with every one.
+async fn listen(shared: Arc<Shared>) {
+    let heard = |said: Said<'_>| {
+        let Said::Message { body, .. } = said else { return };
+        let told = std::str::from_utf8(body).ok().and_then(|body| body.rsplit_once(' '));
+        if let Some((pool, gate)) = told
+            && let (Some(pool), Ok(gate)) = (shared.pools.get(pool), gate.parse())
+        {
+            pool.note_gate(gate);
+        }
+    };
+    shared.redis.listen(std::slice::from_ref(&shared.channel), heard).await;
+}
+
+impl Scripts {
+    fn new() -> Scripts {
+        let on_pools = |last| {
+            script(&[
+                include_str!("time.lua"),
+                include_str!("shapes.lua"),
+                include_str!("pool.lua"),
+                include_str!("ledger.lua"),
+                include_str!("open.lua"),
+                last,
+            ])
+        };
+        Scripts {
+            reserve: on_pools(include_str!("reserve.lua")),
+            look: on_pools(include_str!("look.lua")),
+            undo: on_pools(include_str!("undo.lua")),
+            usage: on_pools(include_str!("usage.lua")),
+        }
+    }
+}
+
+impl Shared {
+    /// Runs a script on a pool; brings it the history or the edges it lacks, and the gate it was not told of.
+    async fn ask(&self, pool: &Pool, script: &Script, ask: &Ask<'_>) -> Result<Heard, StoreError> {
+        let (mut token, mut history) = (String::new(), None);
+        for _ in 0..MOST_ROUNDS {
+            let before = self.clock.nanos();
+            let injected = self.clock.injected().map(|now| now.div_euclid(MICRO));
+            let (expected, epoch) = pool.expected(before).unwrap_or_default();
+            let about_now = if expected > 0 { expected } else { injected.unwrap_or(before.div_euclid(MICRO)) };
+            let untold = pool.untold();
+            let call = Call {
+                now: injected.unwrap_or(0),
+                expected,
+                epoch: ask.epoch.clone().unwrap_or(epoch),
+                nonce: format!("{:032x}", fastrand::u128(..)),
+                token: token.clone(),
+                ahead: ask.until.saturating_sub(before).div_euclid(MICRO),
+                most: ask.most,
+                edges: pool.edges(about_now),
+                tenants: ask.tenants,
+                paid: ask.paid,
+                undo: ask.undo,
+                history: history.take(),
+                close: untold.map(|until| until.saturating_sub(before).saturating_add(MICRO - 1).div_euclid(MICRO)),
+                channel: &self.channel,
+            };
+            let call = serde_json::to_string(&call).expect("numbers and names are JSON");
+            let (state, redis, epoch, gate, numbers, due): Raw =
+                self.redis.run(script.key(&pool.key).arg(&pool.spec).arg(call)).await?;
+            let line = pool.narrow(Line::new(before, self.clock.nanos(), redis));
+            if state == "edges" {
+                pool.note_time(line);
+                continue;
+            }
+            if let Some(until) = untold {
+                pool.told(until);
+            }
+            if state == "open" {
+                let heard = Heard { redis, line, epoch, gate, numbers, due };
+                pool.note(&heard);
+                return Ok(heard);
+            }
+            token = epoch;
+            let spends = self.book.spends(forgotten_before(redis, self.retention)).await?;
+            history = Some(pool.history(&spends, redis));
+        }
+        Err(StoreError::Unavailable("the limiter's state in Redis is lost again and again".into()))
+    }
+
+    /// Makes durable what a script wants paid.
+    async fn pay(&self, pool: &Pool, heard: &Heard, tenant: &Arc<str>) -> Result<Vec<Paid>, StoreError> {
+        let (mut spends, mut paid) = (Vec::new(), Vec::new());
+        for due in heard.due.chunks_exact(3) {
+            let (ends_at, calls) = (due[1], due[2]);
+            let Some(number) = usize::try_from(due[0]).ok().filter(|n| (1..=pool.ledgers.len()).contains(n)) else {
+                return Err(StoreError::Corrupt("the limiter's script names a ledger that is none".into()));
+            };
+            let ledger = &pool.ledgers[number - 1];
+            spends.push(Spend {
+                pool: pool.name.to_string(),
+                count: ledger.count.clone(),
+                tenant: ledger.tenant_of(tenant).to_string(),
+                ends_at: crate::clock::Time(ends_at),
+                calls: calls.unsigned_abs(),
+            });
+            paid.push(Paid { ledger: number, tenant: tenant.clone(), ends_at, calls });
+        }
+        self.book.charge(spends, forgotten_before(heard.redis, self.retention)).await?;
+        Ok(paid)
+    }
+
+    /// Answers the wishes from `answers.len()` on; stops where the book has to be written first.
+    async fn grant(
+        &self,
+        pool: &Pool,
+        tenants: &[Arc<str>],
+        until: Nanos,
+        paid: &[Paid],
+        answers: &mut Vec<Answer>,
+    ) -> Result<Vec<Paid>, StoreError> {
+        let wishes = &tenants[answers.len()..];
+        let ask = Ask { until, most: wishes.len(), tenants: wishes, paid, ..Ask::default() };
+        let heard = self.ask(pool, &self.scripts.reserve, &ask).await?;
+        for (answer, tenant) in heard.numbers.chunks_exact(2).zip(wishes) {
+            let (by, at) = (answer[0], answer[1]);
+            answers.push(match pool.blocker(by) {
+                None if by == 0 => Answer::Granted(pool.permit(&heard, at, tenant)),
+                by => Answer::NotBefore { until: heard.line.never_early(at), by: by.unwrap_or(Blocker::Gate) },
+            });
+        }
+        match tenants.get(answers.len()) {
+            Some(tenant) => self.pay(pool, &heard, tenant).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn reserve(
+        &self,
+        pool: &Pool,
+        tenants: &[Arc<str>],
+        until: Nanos,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), StoreError> {
+        let mut paid = Vec::new();
+        for _ in 0..MOST_PAYMENTS {
+            if answers.len() == tenants.len() {
+                return Ok(());
+            }
+            paid = self.grant(pool, tenants, until, &paid, answers).await?;
+        }
+        Err(StoreError::Unavailable("others use up whatever is charged ahead".into()))
+    }
+
+    async fn undo(&self, pool: &Pool, permits: &[Permit]) -> Result<(), StoreError> {
+        let Some((epoch, undo)) = pool.take_back(permits) else { return Ok(()) };
+        let ask = Ask { undo: &undo, epoch: Some(epoch), ..Ask::default() };
+        self.ask(pool, &self.scripts.undo, &ask).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl Limiter for RedisLimiter {
+    fn horizon(&self) -> Duration {
+        HORIZON
+    }
+
+    async fn places(&self, vendor: &str, most: usize, busy: usize) -> Result<usize, StoreError> {
+        self.places.get(vendor, most, busy).await
+    }
+
+    async fn outlook(&self, pool: &str, until: Nanos, most: usize) -> Result<Outlook, StoreError> {
+        let Some(pool) = self.shared.pools.get(pool) else {
+            return Ok(Outlook { next_at: self.shared.clock.nanos(), by: None, room: most });
+        };
+        let ask = Ask { until, most, ..Ask::default() };
+        let heard = self.shared.ask(pool, &self.shared.scripts.look, &ask).await?;
+        let [at, by, room] = *heard.numbers else { return Err(unreadable()) };
+        let room = usize::try_from(room).unwrap_or(0);
+        Ok(Outlook { next_at: heard.line.never_early(at), by: pool.blocker(by), room })
+    }
+
+    async fn next_for(&self, pool: &str, tenant: &Arc<str>) -> Result<(Nanos, Option<Blocker>), StoreError> {
+        let Some(pool) = self.shared.pools.get(pool) else { return Ok((self.shared.clock.nanos(), None)) };
+        let ask = Ask { most: 1, tenants: std::slice::from_ref(tenant), ..Ask::default() };
+        let heard = self.shared.ask(pool, &self.shared.scripts.look, &ask).await?;
+        let [at, by, _] = *heard.numbers else { return Err(unreadable()) };
+        Ok((heard.line.never_early(at), pool.blocker(by)))
+    }
+
+    async fn reserve(&self, pool: &str, tenants: &[Arc<str>], until: Nanos) -> Result<Vec<Answer>, StoreError> {
+        let Some(pool) = self.shared.pools.get(pool) else {
+            let (name, at): (Arc<str>, _) = (pool.into(), self.shared.clock.nanos());
+            let permit =
+                |tenant: &Arc<str>| Permit { pool: name.clone(), tenant: tenant.clone(), at, late_after: Nanos::MAX };
+            return Ok(tenants.iter().map(|tenant| Answer::Granted(permit(tenant))).collect());
+        };
+        let mut answers = Vec::with_capacity(tenants.len());
+        let done = self.shared.reserve(pool, tenants, until, &mut answers).await;
+        if let Err(error) = done {
+            self.give_back(answers.into_iter().filter_map(Answer::permit).collect()).await;
+            return Err(error);
+        }
+        Ok(answers)
+    }
+
+    fn check(&self, permit: &Permit, now: Nanos) -> Result<(), Missed> {
+        let gate = self.shared.pools.get(&permit.pool).map_or(Nanos::MIN, Pool::gate);
+        permit.check(gate, now)
+    }
+
+    async fn give_back(&self, permits: Vec<Permit>) {
+        let mut by_pool: HashMap<Arc<str>, Vec<Permit>> = HashMap::new();
+        for permit in permits {
+            by_pool.entry(permit.pool.clone()).or_default().push(permit);
+        }
+        for (pool, permits) in by_pool {
+            if let Some(pool) = self.shared.pools.get(&pool)
+                && let Err(error) = self.shared.undo(pool, &permits).await
+            {
+                tracing::debug!(pool = %pool.name, %error, "unused permits stay charged");
+            }
+        }
+    }
+
+    async fn close_gate(&self, pool: &str, until: Nanos) {
+        let Some(pool) = self.shared.pools.get(pool) else { return };
+        pool.close_gate(until);
+        // Every question carries what is untold; this one is asked for nothing else.
+        if let Err(error) = self.shared.ask(pool, &self.shared.scripts.look, &Ask::default()).await {
+            tracing::warn!(pool = %pool.name, %error, "the gate is closed here; the others hear of it with the next question");
+        }
+    }
+
+    async fn usage(&self, pool: &str) -> Vec<Usage> {
+        let Some(pool) = self.shared.pools.get(pool) else { return Vec::new() };
+        let Ok(heard) = self.shared.ask(pool, &self.shared.scripts.usage, &Ask::default()).await else {
+            return Vec::new();
+        };
+        let usage = |(limit, numbers): (&super::Limit, &[i64])| Usage {
+            limit: limit.clone(),
+            used: numbers[0].unsigned_abs(),
+            next_at: heard.line.never_early(numbers[1]),
+        };
+        pool.limits.iter().zip(heard.numbers.chunks_exact(2)).map(usage).collect()
+    }
+
+    async fn stop(&self) -> Result<(), StoreError> {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        self.places.give_back().await
+    }
+}
+
+fn unreadable() -> StoreError {
+    StoreError::Corrupt("the limiter's script gave an answer of another form".into())
+}

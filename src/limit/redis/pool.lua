@@ -1,0 +1,179 @@
+-- One pool's state: is it to be trusted, what does it count, and when is the next slot? Every script on a pool begins with this.
+--
+-- Keys, all under the tag of KEYS[1] (`<prefix>:{<pool>}:state`):
+--   state                            hash: run, seen, epoch, cold, gate, opened
+--   own                              set: keys of the pool itself. They never expire, so a new epoch has to drop them
+--   <epoch>:recent                   list: the newest permits, so that they can be handed back; the last is the newest slot
+--   <epoch>:undone                   list: hand-backs that were done, should one arrive twice
+--   <epoch>:<count>[:<tenant>]       what one count remembers (see shapes)
+--   <epoch>:book/<count>[:<tenant>]  what the book has of it (see ledger)
+--   <epoch>:tenants/<count>          zset: tenants by their last call
+--
+-- Fails closed. The epoch is a name for a stretch of time in which nothing was lost; when anything may have been, the next begins with
+-- short limits used up and long ones restored from the book, and until that is done there is no permit.
+
+local spec, call = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
+local base = string.sub(KEYS[1], 1, -6)
+local SECOND = 1000000
+local GATE = -1 -- in place of a limit's number: the gate makes wait
+
+-- `told` is what the clock says; `now` is that, or the newest time seen while the clock is behind it.
+local told, now, run, gate, epoch, cold, opened, is_changed
+local shared, all = {}, {} -- counts of the whole pool, and all counts in use by number and tenant
+local personal = {} -- the numbers of the limits that each tenant has for itself
+local newcomers = {} -- tenants first seen in this call, by limit
+
+-- Keeps what every call has learnt: the time, the gate, and in which epoch we are.
+local function save_state()
+  local fields = { 'run', run, 'seen', digits(now), 'gate', digits(gate) }
+  if is_changed then
+    redis.call('HDEL', KEYS[1], 'epoch', 'cold', 'opened')
+    for name, value in pairs({ epoch = epoch, cold = cold, opened = cmsgpack.pack(opened) }) do
+      fields[#fields + 1], fields[#fields + 2] = name, value
+    end
+  end
+  redis.call('HSET', KEYS[1], unpack(fields))
+end
+
+-- Reads the state and decides whether to trust it. Small backward steps of the clock are waited out.
+local function read_state()
+  local kept = redis.call('HMGET', KEYS[1], 'run', 'seen', 'gate', 'epoch', 'cold', 'opened')
+  local seen = tonumber(kept[2] or 0)
+  told, run, gate = clock(call.now), run_id(), tonumber(kept[3] or 0)
+  now = told
+  epoch, cold = kept[4] or nil, kept[5] or nil
+  opened = kept[6] and cmsgpack.unpack(kept[6]) or {}
+  -- The caller's estimate comes from the last answer; after a cold start that answer is of another time.
+  local expected = call.expected > 0 and call.epoch == epoch and call.expected or now
+  local is_behind = now < seen - 2 * SECOND
+  local has_stepped = is_behind or math.abs(now - expected) > 0.5 * SECOND
+  if has_stepped and gate > 0 then
+    gate = gate + now - (is_behind and seen or expected) -- as long closed as it would have been
+  end
+  if has_stepped or kept[1] ~= run then
+    epoch, cold, opened, is_changed = nil, nil, {}, true
+    local own = redis.call('SMEMBERS', base .. 'own')
+    for i = 1, #own, 1000 do redis.call('UNLINK', unpack(own, i, math.min(i + 999, #own))) end
+    redis.call('DEL', base .. 'own')
+  end
+  if not has_stepped then now = math.max(now, seen) end
+end
+
+local function key_of(name, tenant)
+  local key = base .. epoch .. ':' .. name
+  return tenant == '' and key or key .. ':' .. tenant
+end
+
+-- The number of calendar edges around now has to do for all that may be charged now.
+local function edges_fit()
+  for _, edges in ipairs(call.edges) do
+    if now - spec.skew < edges[1] or now + spec.longest + spec.skew >= edges[#edges] then return false end
+  end
+  return true
+end
+
+-- A count of a limit, by its number; loaded once. The tenant is '' for one of the whole pool. `k`: calls it may be charged.
+local function count_of(number, tenant, k)
+  local id = number .. ':' .. tenant
+  if all[id] then return all[id] end
+  local limit = spec.limits[number]
+  local shape = shapes[limit.kind]
+  local c = { shape = shape, number = number, tenant = tenant, key = key_of(limit.name, tenant) }
+  for name, value in pairs(limit) do c[name] = value end
+  c.edges, c.skew, c.opened = call.edges[limit.zone], spec.skew, opened[limit.name] or 0
+  -- What was used up at a cold start is forgotten like everything else.
+  if c.opened > 0 and c.opened + c.memory <= now then c.opened = 0 end
+  if shape.load then
+    shape.load(c, k)
+  else
+    local stored = redis.call('GET', c.key)
+    c.is_new = not stored
+    shape.read(c, stored and cmsgpack.unpack(stored))
+  end
+  all[id] = c
+  return c
+end
+
+-- How long a key that belongs to a tenant is kept: rounded up, and a minute more. A pool's own keys are kept for ever.
+local function keep(key, tenant, is_new, until_at)
+  if tenant ~= '' then
+    redis.call('PEXPIRE', key, digits(math.ceil(math.max(until_at - now, 0) / 1000) + 60000))
+  elseif is_new then
+    redis.call('SADD', base .. 'own', key)
+  end
+end
+
+local function save_count(c)
+  if c.shape.save then c.shape.save(c) else redis.call('SET', c.key, cmsgpack.pack(c.shape.write(c))) end
+  keep(c.key, c.tenant, c.is_new, c.edges and c.edges[#c.edges] + c.skew or now + spec.longest + c.memory)
+  if c.tenant ~= '' then
+    local tenants = key_of('tenants/' .. c.name, '')
+    if redis.call('ZADD', tenants, digits(now), c.tenant) == 1 then redis.call('SADD', base .. 'own', tenants) end
+  end
+end
+
+local function save_counts()
+  for _, c in pairs(all) do
+    if c.is_charged then save_count(c) end
+  end
+end
+
+local function charge(c, at)
+  if c.is_new and c.tenant ~= '' and not c.is_charged then newcomers[c.number] = (newcomers[c.number] or 0) + 1 end
+  c.shape.charge(c, at)
+  c.is_charged = true
+end
+
+-- The newest permit: its time, what it had waited for, whose it was.
+local function newest()
+  local top = redis.call('LINDEX', key_of('recent', ''), -1)
+  if not top then return 0, 0, '' end
+  local at, by, tenant = string.match(top, '^(%d+) (%-?%d+) (.*)$')
+  return tonumber(at), tonumber(by), tenant
+end
+
+-- The first slot at or after now that the gate, the newest permit and all limits of the pool allow, and what puts it off (0: nothing).
+local function next_slot(last, last_by)
+  local at, by = now, 0
+  if last > at then at, by = last, last_by end
+  if gate > at then at, by = gate, GATE end
+  repeat
+    local before = at
+    for _, c in ipairs(shared) do
+      local earliest = c.shape.earliest(c, at)
+      if earliest > at then at, by = earliest, c.number end
+    end
+  until at == before
+  return at, by
+end
+
+-- How many more calls find room from a slot until then. Charges in memory only: the counts are of no use afterwards.
+local function room(at, until_at, most)
+  local count = 0
+  while count < most and at <= until_at do
+    count = count + 1
+    for _, c in ipairs(shared) do c.shape.charge(c, at) end
+    at = next_slot(at, 0)
+  end
+  return count
+end
+
+-- True when no further tenant of this limit can be remembered. Those whose calls are forgotten make room.
+local function is_full(c)
+  local tenants, most = key_of('tenants/' .. c.name, ''), spec.most_tenants - (newcomers[c.number] or 0)
+  if redis.call('ZCARD', tenants) < most then return false end
+  redis.call('ZREMRANGEBYSCORE', tenants, '-inf', digits(now - spec.longest - c.memory))
+  return redis.call('ZCARD', tenants) >= most
+end
+
+-- Until when the tenant's own limits forbid a call at `at`, and which does.
+local function tenant_wait(tenant, at, k)
+  local until_at, by
+  for _, number in ipairs(personal) do
+    local c = count_of(number, tenant, k)
+    local is_unknown = c.is_new and not c.is_charged
+    local earliest = is_unknown and is_full(c) and at + SECOND or c.shape.earliest(c, at)
+    if earliest > at and earliest >= (until_at or 0) then until_at, by = earliest, number end
+  end
+  return until_at, by
+end

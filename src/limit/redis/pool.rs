@@ -1,0 +1,215 @@
+//! What one process knows of a pool in Redis: how it is asked for, its gate, and the permits it could hand back.
+//!
+//! Never decides when a call may go: the scripts do.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use super::{
+    call::{Heard, Line, Row, Undo},
+    spec::{Edges, MICRO, Spec, edges},
+};
+use crate::{
+    clock::{Nanos, Time, nanos},
+    limit::{
+        Blocker, Key, Limit, Per, Permit, PoolLimits,
+        calendar::period_at,
+        ledger::Ledger,
+        local::lateness,
+        state::{MAX_RECENT, MS, SECOND},
+    },
+    store::book::Spend,
+};
+
+pub(super) struct Pool {
+    pub(super) name: std::sync::Arc<str>,
+    /// Those of the whole pool first. The scripts go by their place here, counted from 1.
+    pub(super) limits: Vec<Limit>,
+    pub(super) ledgers: Vec<Ledger>,
+    zones: Vec<Per>,
+    pub(super) spec: String,
+    pub(super) key: String,
+    /// How long after its time a permit may be used.
+    pub(super) lateness: Nanos,
+    /// Closed until then, on our timeline: what the last look before a call reads.
+    gate: AtomicI64,
+    /// The gate as this process closed it and Redis may not know yet.
+    untold: AtomicI64,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    /// The last answer: its time, and in which epoch.
+    last: Option<(Line, String)>,
+    /// The newest permits of this process, and what Redis knows them by.
+    given: VecDeque<Given>,
+}
+
+struct Given {
+    at: Nanos,
+    slot: i64,
+    epoch: String,
+}
+
+impl Pool {
+    pub(super) fn new(prefix: &str, pool: PoolLimits, longest: Nanos) -> Pool {
+        let (shared, tenants): (Vec<_>, Vec<_>) = pool.limits.into_iter().partition(|limit| limit.key == Key::Vendor);
+        let limits: Vec<Limit> = shared.into_iter().chain(tenants).collect();
+        let (spec, ledgers, zones) = Spec::new(&pool.pool, &limits, longest);
+        Pool {
+            key: format!("{prefix}:{{{}}}:state", pool.pool),
+            lateness: limits.iter().map(lateness).min().unwrap_or(Nanos::MAX),
+            spec: spec.json(),
+            name: pool.pool,
+            limits,
+            ledgers,
+            zones,
+            gate: AtomicI64::new(Nanos::MIN),
+            untold: AtomicI64::new(Nanos::MIN),
+            memory: Mutex::default(),
+        }
+    }
+
+    /// What Redis should say the time is and in which epoch, if it has told us before.
+    pub(super) fn expected(&self, now: Nanos) -> Option<(i64, String)> {
+        self.memory().last.as_ref().map(|(line, epoch)| (line.redis_at(now), epoch.clone()))
+    }
+
+    pub(super) fn edges(&self, redis_now: i64) -> Vec<Edges> {
+        self.zones.iter().map(|per| edges(per, redis_now.saturating_mul(MICRO))).collect()
+    }
+
+    /// A new reading of the time, with what is known from those before.
+    pub(super) fn narrow(&self, line: Line) -> Line {
+        self.memory().last.as_ref().map_or(line, |(earlier, _)| line.narrowed(earlier))
+    }
+
+    /// The time in Redis is this; nothing else is known.
+    pub(super) fn note_time(&self, line: Line) {
+        self.memory().last = Some((line, String::new()));
+    }
+
+    /// Takes what every answer carries.
+    pub(super) fn note(&self, heard: &Heard) {
+        // Rather too early than too late: the permits after the gate must not look as if they were before it.
+        self.gate.fetch_max(heard.line.never_late(heard.gate), Ordering::AcqRel);
+        let before = self.memory().last.replace((heard.line, heard.epoch.clone()));
+        if before.is_some_and(|(_, epoch)| epoch != heard.epoch) {
+            // Redis has lost its state, and the gate with it.
+            self.untold.fetch_max(self.gate(), Ordering::AcqRel);
+        }
+    }
+
+    /// Somebody has closed the gate. A process that never spoke with Redis holds no permits that it could stop.
+    pub(super) fn note_gate(&self, gate: i64) {
+        if let Some((line, _)) = &self.memory().last {
+            self.gate.fetch_max(line.never_late(gate), Ordering::AcqRel);
+        }
+    }
+
+    pub(super) fn gate(&self) -> Nanos {
+        self.gate.load(Ordering::Acquire)
+    }
+
+    pub(super) fn close_gate(&self, until: Nanos) {
+        self.gate.fetch_max(until, Ordering::AcqRel);
+        self.untold.fetch_max(until, Ordering::AcqRel);
+    }
+
+    /// The gate that Redis has to be told about.
+    pub(super) fn untold(&self) -> Option<Nanos> {
+        Some(self.untold.load(Ordering::Acquire)).filter(|until| *until > Nanos::MIN)
+    }
+
+    pub(super) fn told(&self, until: Nanos) {
+        // If it was closed for longer meanwhile, that is still to be told.
+        let _ = self.untold.compare_exchange(until, Nanos::MIN, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Who makes wait, by its number in an answer.
+    pub(super) fn blocker(&self, by: i64) -> Option<Blocker> {
+        match usize::try_from(by) {
+            Ok(0) => None,
+            Ok(number) => self.limits.get(number - 1).map(|limit| Blocker::Limit(limit.id.clone())),
+            Err(_) => Some(Blocker::Gate),
+        }
+    }
+
+    pub(super) fn permit(&self, heard: &Heard, slot: i64, tenant: &std::sync::Arc<str>) -> Permit {
+        let at = heard.line.never_early(slot);
+        let late_after = heard.line.never_late(slot).saturating_add(self.lateness);
+        let mut memory = self.memory();
+        if memory.given.len() >= MAX_RECENT {
+            memory.given.pop_front();
+        }
+        memory.given.push_back(Given { at, slot, epoch: heard.epoch.clone() });
+        Permit { pool: self.name.clone(), tenant: tenant.clone(), at, late_after }
+    }
+
+    /// What Redis knows these permits by, newest first, and the epoch of them all. Those of another are forgotten there anyway.
+    pub(super) fn take_back(&self, permits: &[Permit]) -> Option<(String, Vec<Undo>)> {
+        let mut memory = self.memory();
+        let epoch = memory.last.as_ref()?.1.clone();
+        let mut undo: Vec<Undo> = Vec::new();
+        for permit in permits {
+            if let Some(i) = memory.given.iter().rposition(|given| given.at == permit.at)
+                && let Some(given) = memory.given.remove(i)
+                && given.epoch == epoch
+            {
+                undo.push(Undo { at: given.slot, tenant: permit.tenant.clone() });
+            }
+        }
+        undo.sort_by_key(|undo| std::cmp::Reverse(undo.at));
+        (!undo.is_empty()).then_some((epoch, undo))
+    }
+
+    /// How long ago a spend may have ended and still matter.
+    pub(super) fn retention(&self) -> Nanos {
+        self.ledgers.iter().map(|ledger| ledger.memory).max().unwrap_or(0)
+    }
+
+    /// What the book has of this pool, as the scripts take it: in the order of the ends.
+    pub(super) fn history(&self, spends: &[Spend], redis_now: i64) -> Vec<Row> {
+        let mut spends: Vec<&Spend> = spends.iter().filter(|spend| spend.pool == *self.name).collect();
+        spends.sort_by_key(|spend| spend.ends_at);
+        let now = redis_now.saturating_mul(MICRO);
+        let mut rows = Vec::new();
+        for spend in spends {
+            let Some(i) = self.ledgers.iter().position(|ledger| ledger.count == spend.count) else { continue };
+            let per = &self.ledgers[i].per;
+            let Time(ends_at) = spend.ends_at;
+            let (tenant, calls) = (spend.tenant.clone(), spend.calls);
+            let start = |at: Nanos| period_at(per, at).0;
+            let begun = start(ends_at.saturating_mul(MS).saturating_sub(1));
+            let row = Row { ledger: i + 1, tenant, ends_at, start: begun.div_euclid(MICRO), calls, counts_only: false };
+            // A period that should not have begun yet: the clock was set back, and today may be that day too.
+            if !matches!(per, Per::Rolling(_)) && begun > now.saturating_add(60 * SECOND) {
+                rows.push(Row { start: start(now).div_euclid(MICRO), counts_only: true, ..row.clone() });
+            }
+            rows.push(row);
+        }
+        rows
+    }
+
+    /// A panic under the lock leaves at worst a permit that cannot be handed back.
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Spends that ended before this matter to nobody. The book counts in Redis's time.
+pub(super) fn forgotten_before(redis: i64, retention: Nanos) -> Time {
+    let oldest = redis.saturating_mul(MICRO).saturating_sub(retention).saturating_sub(60 * SECOND);
+    Time(oldest.div_euclid(MS))
+}
+
+/// Of a duration, for the scripts.
+pub(super) fn micros(duration: std::time::Duration) -> i64 {
+    nanos(duration).div_euclid(MICRO)
+}

@@ -1,0 +1,364 @@
+//! The link to Redis: one shared connection for scripts, one for listening. The only module that knows how Redis is reached.
+//!
+//! Never retries a command by itself (a script may have run although its answer was lost) and never waits without a bound.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::StreamExt as _;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, FromRedisValue, IntoConnectionInfo, RedisError, RedisFuture,
+    Script, ScriptInvocation, Value,
+    aio::{ConnectionLike, MultiplexedConnection, PubSub},
+    cluster::ClusterClient,
+    cluster_async::ClusterConnection,
+    io::tcp::TcpSettings,
+    sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType},
+};
+use tokio::time::timeout;
+
+use crate::store::StoreError;
+
+/// Redis answers within this time, or the command has failed.
+const ANSWER: Duration = Duration::from_secs(2);
+const CONNECT: Duration = Duration::from_secs(1);
+/// After a connection could not be made, the next is tried no sooner; whoever asks before is told at once.
+const CONNECT_PAUSE: Duration = Duration::from_millis(250);
+/// A listener that hears nothing for this long asks whether anybody is there.
+const SILENCE: Duration = Duration::from_secs(5);
+/// The oldest Redis whose commands we use (`ZADD LT`, `XAUTOCLAIM`).
+const OLDEST: (u32, u32) = (6, 2);
+
+/// Where Redis is, checked: one node, Sentinels that know the master, or a Cluster.
+#[derive(Clone)]
+pub struct RedisUrl {
+    nodes: Vec<ConnectionInfo>,
+    kind: Kind,
+}
+
+#[derive(Clone, PartialEq)]
+enum Kind {
+    Node,
+    Sentinel { master: String },
+    Cluster,
+}
+
+/// Shows no password.
+impl std::fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let nodes: Vec<String> = self.nodes.iter().map(|node| node.addr().to_string()).collect();
+        f.write_str(&nodes.join(","))
+    }
+}
+
+impl RedisUrl {
+    /// Reads `redis://[user:password@]host:port/db`, the same as `rediss://` (TLS), and with several hosts
+    /// `redis+sentinel://host,host/master[/db]` and `redis+cluster://host,host` (with TLS `rediss+…`).
+    /// The error is a sentence that never repeats the URL: it may hold a password.
+    pub fn parse(text: &str) -> Result<RedisUrl, &'static str> {
+        const FORM: &str = "this is not a Redis URL";
+        let (scheme, rest) = text.split_once("://").ok_or(FORM)?;
+        let (plain, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
+        if !matches!(plain, "redis" | "rediss") {
+            return Err(FORM);
+        }
+        let node = |url: String| -> Result<ConnectionInfo, &'static str> {
+            let info = url.into_connection_info().map_err(|_| FORM)?;
+            // Small requests and answers in turn: waiting to fill a packet only delays them.
+            Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
+        };
+        if kind.is_empty() {
+            return Ok(RedisUrl { nodes: vec![node(text.to_owned())?], kind: Kind::Node });
+        }
+        let (who, place) = rest.rsplit_once('@').map_or(("", rest), |(who, place)| (who, place));
+        let at = if who.is_empty() { String::new() } else { format!("{who}@") };
+        let (hosts, path) = place.split_once('/').unwrap_or((place, ""));
+        let (kind, db) = match kind {
+            "cluster" if path.is_empty() => (Kind::Cluster, ""),
+            "cluster" => return Err("a Redis Cluster has one database: nothing may follow the hosts"),
+            "sentinel" => {
+                let (master, db) = path.split_once('/').unwrap_or((path, ""));
+                if master.is_empty() {
+                    return Err(
+                        "a Sentinel URL names the master after the hosts: redis+sentinel://host:26379/mymaster",
+                    );
+                }
+                (Kind::Sentinel { master: master.to_owned() }, db)
+            }
+            _ => return Err(FORM),
+        };
+        let nodes =
+            hosts.split(',').map(|host| node(format!("{plain}://{at}{host}/{db}"))).collect::<Result<_, _>>()?;
+        Ok(RedisUrl { nodes, kind })
+    }
+}
+
+/// A shared connection to Redis, opened when it is first needed and again after it broke. Cheap to clone.
+#[derive(Clone)]
+pub struct Redis(Arc<Shared>);
+
+struct Shared {
+    url: RedisUrl,
+    link: Mutex<Option<(u64, Link)>>,
+    /// Held by the one that connects; what the last try came to, when, and how many there were.
+    connecting: tokio::sync::Mutex<Tries>,
+}
+
+#[derive(Default)]
+struct Tries {
+    made: u64,
+    failed: Option<(Instant, StoreError)>,
+}
+
+/// One connection, pipelining the commands of everybody.
+#[derive(Clone)]
+enum Link {
+    Node(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+/// What a listener hears.
+pub enum Heard<'a> {
+    /// Listening from now on; what was said before may have been missed.
+    Connected,
+    Message {
+        channel: &'a str,
+        body: &'a [u8],
+    },
+}
+
+impl Redis {
+    pub fn new(url: RedisUrl) -> Redis {
+        Redis(Arc::new(Shared { url, link: Mutex::default(), connecting: tokio::sync::Mutex::default() }))
+    }
+
+    /// Runs a script. After an error it is not known whether it ran.
+    pub async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, StoreError> {
+        let (which, mut link) = self.link().await?;
+        let answer = timeout(ANSWER, script.invoke_async(&mut link)).await;
+        self.look_at(which, answer)
+    }
+
+    /// Runs one command.
+    pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+        let (which, mut link) = self.link().await?;
+        let answer = timeout(ANSWER, command.query_async(&mut link)).await;
+        self.look_at(which, answer)
+    }
+
+    /// Whether Redis is there and answers us.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.command(&redis::cmd("PING")).await
+    }
+
+    /// Listens to channels for ever. What is missed while the connection is away is missed: [`Heard::Connected`] says so.
+    pub async fn listen(&self, channels: &[String], mut heard: impl FnMut(Heard<'_>)) {
+        loop {
+            if let Ok(Ok(pubsub)) = timeout(ANSWER, self.subscribed(channels)).await {
+                heard(Heard::Connected);
+                let why = hear(pubsub, &mut heard).await;
+                tracing::warn!(why, "the listener's connection to Redis is gone; another is made");
+            }
+            tokio::time::sleep(CONNECT_PAUSE).await;
+        }
+    }
+
+    /// Looks whether Redis is one that we can work with; a sentence for the operator when it is not.
+    pub async fn check(&self) -> Result<(), String> {
+        let sentence = |error: StoreError| match error {
+            StoreError::Unavailable(why) | StoreError::Corrupt(why) => why,
+        };
+        let info = self.info("server").await.map_err(sentence)?;
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("0.0").trim();
+        let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+        let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+        if found < OLDEST {
+            return Err(format!("Redis {version} is too old: use {}.{} or newer", OLDEST.0, OLDEST.1));
+        }
+        let memory = self.info("memory").await.map_err(sentence)?;
+        let policy = memory.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).unwrap_or("").trim();
+        if policy != "noeviction" && !policy.is_empty() {
+            return Err(format!(
+                "Redis may throw our keys away (maxmemory-policy is {policy}): run CONFIG SET maxmemory-policy noeviction, and put it into redis.conf"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What one node says of itself: a Cluster would answer for all of them.
+    async fn info(&self, section: &str) -> Result<String, StoreError> {
+        let asked = async {
+            let mut node = self.client().await?.get_multiplexed_async_connection().await?;
+            redis::cmd("INFO").arg(section).query_async(&mut node).await
+        };
+        timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(no_answer())).map_err(|error| explain(&error))
+    }
+
+    async fn link(&self) -> Result<(u64, Link), StoreError> {
+        if let Some(link) = self.current() {
+            return Ok(link);
+        }
+        let mut tries = self.0.connecting.lock().await;
+        if let Some(link) = self.current() {
+            return Ok(link);
+        }
+        if let Some((at, why)) = &tries.failed
+            && at.elapsed() < CONNECT_PAUSE
+        {
+            return Err(why.clone());
+        }
+        tries.made += 1;
+        match timeout(ANSWER, self.connect()).await.unwrap_or_else(|_| Err(no_answer())) {
+            Ok(link) => {
+                tries.failed = None;
+                *self.slot() = Some((tries.made, link.clone()));
+                Ok((tries.made, link))
+            }
+            Err(error) => {
+                let why = explain(&error);
+                tries.failed = Some((Instant::now(), why.clone()));
+                Err(why)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Link, RedisError> {
+        if self.0.url.kind == Kind::Cluster {
+            let builder = ClusterClient::builder(self.0.url.nodes.clone())
+                .tcp_settings(TcpSettings::default().set_nodelay(true))
+                .connection_timeout(CONNECT)
+                .response_timeout(ANSWER)
+                .retries(2);
+            return Ok(Link::Cluster(builder.build()?.get_async_connection().await?));
+        }
+        // Our own time-out is the outer one, so that a late answer is not taken for a broken connection twice.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT))
+            .set_response_timeout(Some(ANSWER))
+            .set_pipeline_buffer_size(1024);
+        let client = self.client().await?;
+        Ok(Link::Node(client.get_multiplexed_async_connection_with_config(&config).await?))
+    }
+
+    /// A client of one node: the node, the master that the Sentinels name, or any node of a Cluster.
+    async fn client(&self) -> Result<Client, RedisError> {
+        let nodes = &self.0.url.nodes;
+        let any = nodes[usize::try_from(fastrand::u64(..)).unwrap_or(0) % nodes.len()].clone();
+        let Kind::Sentinel { master } = &self.0.url.kind else { return Client::open(any) };
+        let node = SentinelNodeConnectionInfo::default()
+            .set_redis_connection_info(any.redis_settings().clone())
+            .set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        // The Sentinels themselves have neither database nor, as a rule, password.
+        let sentinels =
+            nodes.iter().map(|node| node.addr().clone().into_connection_info()).collect::<Result<_, _>>()?;
+        SentinelClient::build::<ConnectionInfo>(sentinels, master, Some(node), SentinelServerType::Master)?
+            .async_get_client()
+            .await
+    }
+
+    async fn subscribed(&self, channels: &[String]) -> Result<PubSub, RedisError> {
+        let mut pubsub = self.client().await?.get_async_pubsub().await?;
+        pubsub.subscribe(channels).await?;
+        Ok(pubsub)
+    }
+
+    /// Takes an answer as it is; one that says that the connection is of no more use has the next command make another.
+    fn look_at<T>(
+        &self,
+        which: u64,
+        answer: Result<Result<T, RedisError>, tokio::time::error::Elapsed>,
+    ) -> Result<T, StoreError> {
+        let error = match answer.unwrap_or_else(|_| Err(no_answer())) {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let asked_wrongly = error.kind() == redis::ErrorKind::UnexpectedReturnType
+            || matches!(error.code(), Some("NOGROUP" | "WRONGTYPE" | "OOM"))
+            || matches!(error.kind(), redis::ErrorKind::Server(kind) if kind == redis::ServerErrorKind::ResponseError);
+        if !asked_wrongly {
+            let mut slot = self.slot();
+            if slot.as_ref().is_some_and(|(current, _)| *current == which) {
+                *slot = None;
+            }
+        }
+        Err(explain(&error))
+    }
+
+    fn current(&self) -> Option<(u64, Link)> {
+        self.slot().clone()
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<(u64, Link)>> {
+        self.0.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Passes on what is said until the connection breaks; says why it did.
+async fn hear(pubsub: PubSub, heard: &mut impl FnMut(Heard<'_>)) -> String {
+    let (mut sink, mut messages) = pubsub.split();
+    loop {
+        match timeout(SILENCE, messages.next()).await {
+            Ok(Some(message)) => {
+                heard(Heard::Message { channel: message.get_channel_name(), body: message.get_payload_bytes() });
+            }
+            Ok(None) => return "it was closed".into(),
+            Err(_) => match timeout(ANSWER, sink.ping::<Value>()).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return error.category().into(),
+                Err(_) => return "nobody answers".into(),
+            },
+        }
+    }
+}
+
+fn no_answer() -> RedisError {
+    (redis::ErrorKind::Io, "no answer in time").into()
+}
+
+/// What went wrong, without what was sent: that may hold a password.
+fn explain(error: &RedisError) -> StoreError {
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    let what = match (io, error.detail()) {
+        (Some(io), _) => io.to_string(),
+        (None, Some(detail)) if !error.is_io_error() => {
+            format!("{}: {} {detail}", error.category(), error.code().unwrap_or_default())
+        }
+        (None, _) => error.category().to_owned(),
+    };
+    StoreError::Unavailable(format!("Redis: {what}"))
+}
+
+/// A script of several pieces, each of which may use those before it.
+pub fn script(pieces: &[&str]) -> Script {
+    Script::new(&pieces.join("\n"))
+}
+
+impl ConnectionLike for Link {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Link::Node(node) => node.req_packed_command(cmd),
+            Link::Cluster(cluster) => cluster.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a redis::Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Link::Node(node) => node.req_packed_commands(pipeline, offset, count),
+            Link::Cluster(cluster) => cluster.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Link::Node(node) => node.get_db(),
+            Link::Cluster(cluster) => cluster.get_db(),
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! What dispatchers ask: is there something to do, give me jobs, take them back. And the refill, which always runs.
+//!
+//! Never leases a job that MongoDB does not say wants to go: the streams are only a hint.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures_util::{TryStreamExt as _, future::try_join_all};
+use mongodb::bson::{Document, doc};
+
+use super::{
+    Core, Hold,
+    docs::{self, JobDoc},
+    index::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, More, Read, Turn, VendorWork, Wanted},
+    mongo::within,
+};
+use crate::{
+    clock::Time,
+    job::{Job, JobId, Stage, lifecycle},
+    store::{Claim, Lease, Ready, StoreError, With},
+};
+
+/// Times that a lost index is opened and looked at again before the next turn.
+const LOOKS: usize = 3;
+/// Tenants told to the index in one script.
+const SLICE: usize = 500;
+/// How often a job may be lost by workers that die or hang before it is given up.
+const MOST_LAPSES: u32 = 5;
+
+impl Core {
+    pub(super) async fn ready(&self, name: &str) -> Result<Ready, StoreError> {
+        let Some(vendor) = self.vendors.get(name) else { return Ok(Ready::default()) };
+        for _ in 0..LOOKS {
+            let Some(look) = self.index.look(vendor).await? else {
+                self.open_index(vendor).await?;
+                continue;
+            };
+            self.note_epoch(vendor, &look.epoch).await?;
+            if look.sweep {
+                self.sweep(vendor).await?;
+                continue;
+            }
+            let next_due = [look.next_call, look.next_poll].into_iter().flatten().min();
+            return Ok(Ready { next_due, next_poll: look.next_poll, open: look.open });
+        }
+        Err(StoreError::Unavailable("the index in Redis is lost again and again".into()))
+    }
+
+    pub(super) async fn claim(&self, claim: &Claim) -> Result<Vec<Lease>, StoreError> {
+        let Some(vendor) = self.vendors.get(&claim.vendor) else { return Ok(Vec::new()) };
+        if self.take_low(vendor) {
+            self.refill(vendor, claim.now).await?;
+        }
+        let calls = self.calls(vendor, claim).await?;
+        let mut leases = Vec::new();
+        loop {
+            match self.claim_more(vendor, claim, calls, &mut leases).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(leases),
+                Err(error) if leases.is_empty() => return Err(error),
+                // What is leased is leased; the next claim fails by itself if it has to.
+                Err(_) => return Ok(leases),
+            }
+        }
+    }
+
+    /// One round of a claim; says whether another may find more.
+    async fn claim_more(
+        &self,
+        vendor: &VendorWork,
+        claim: &Claim,
+        (calls, claimed_by): (usize, Option<i64>),
+        leases: &mut Vec<Lease>,
+    ) -> Result<bool, StoreError> {
+        let most = claim.most - leases.len();
+        let calls = calls.saturating_sub(leases.iter().filter(|lease| lease.job.stage == Stage::Call).count());
+        let Some(claimed) = self.index.claim(vendor, most, calls.min(most), claimed_by).await? else {
+            self.open_index(vendor).await?;
+            return Ok(false);
+        };
+        let (low, got) = (claimed.low, claimed.entries.len());
+        if let Err(error) = self.note_epoch(vendor, &claimed.epoch).await {
+            self.give_back(vendor, claimed.entries).await;
+            return Err(error);
+        }
+        leases.extend(self.lease(vendor, claimed, claim.now).await?);
+        if leases.len() >= claim.most {
+            self.note_low(vendor, low);
+            return Ok(false);
+        }
+        // Entries whose jobs had ended were only in the way of others.
+        Ok(got > 0 || low && self.refill(vendor, claim.now).await?)
+    }
+
+    /// How many submitting calls may be claimed. Where a vendor bounds what is open: what is open in MongoDB, and every call that a worker
+    /// holds or takes while we count, leave so many.
+    async fn calls(&self, vendor: &VendorWork, claim: &Claim) -> Result<(usize, Option<i64>), StoreError> {
+        let Some(most_open) = vendor.open else { return Ok((claim.calls, None)) };
+        let Some(look) = self.index.look(vendor).await? else { return Ok((0, None)) };
+        let open =
+            within(async { self.mongo.jobs.count_documents(docs::lanes_between(&vendor.name, 3, 7)).await }).await?;
+        let left = most_open.saturating_sub(open).saturating_sub(look.calls_held);
+        Ok((claim.calls.min(usize::try_from(left).unwrap_or(usize::MAX)), Some(look.claimed)))
+    }
+
+    /// Reads the jobs of entries, and drops those that do not want to go: ended, cancelled, not due, or never there.
+    async fn lease(&self, vendor: &VendorWork, claimed: Claimed, now: Time) -> Result<Vec<Lease>, StoreError> {
+        if claimed.entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<JobId> = claimed.entries.iter().map(|entry| entry.id).collect();
+        let found = match self.mongo.find_all(&ids, With { payload: true, result: false }).await {
+            Ok(found) => found,
+            Err(error) => {
+                self.give_back(vendor, claimed.entries).await;
+                return Err(error);
+            }
+        };
+        let mut by_id: HashMap<JobId, JobDoc> = HashMap::with_capacity(found.len());
+        for document in found {
+            by_id.insert(document.id()?, document);
+        }
+        let (mut leases, mut dropped) = (Vec::with_capacity(ids.len()), Vec::new());
+        for entry in claimed.entries {
+            let Some(document) = by_id.remove(&entry.id) else {
+                dropped.push(Dealt { entry, which: DealtWith::IfHeld, next: None });
+                continue;
+            };
+            let (attempts, version) = (document.attempts.clone(), document.version);
+            let job = document.job()?;
+            let wants = !job.status.has_ended() && job.stage != Stage::Await;
+            if wants && job.due_at <= now && Line::of(&job) == entry.line {
+                let hold = Hold { vendor: vendor.name.clone(), entry, version, attempts, settling: false };
+                leases.push(self.hold(job, hold));
+            } else {
+                let next = wants.then(|| wanted(&job));
+                dropped.push(Dealt { entry, which: DealtWith::IfHeld, next });
+            }
+        }
+        // Where calls are bounded, others have looked while these seemed to be called.
+        let ring = vendor.open.is_some();
+        if !dropped.is_empty() && self.index.dealt(vendor, Counts::default(), ring, &dropped).await.is_err() {
+            self.deal_later(&vendor.name, dropped);
+        }
+        Ok(leases)
+    }
+
+    async fn give_back(&self, vendor: &VendorWork, entries: Vec<Entry>) {
+        self.hand_back(vendor, entries.into_iter().map(|entry| (entry, Arc::from(""), None)).collect()).await;
+    }
+
+    /// Takes its time: no caller of the API waits for this, and what is not handed back waits for its lease.
+    async fn hand_back(&self, vendor: &VendorWork, back: Vec<GivenBack>) {
+        if let Err(error) = self.index.release(vendor, &back).await {
+            tracing::warn!(%error, jobs = back.len(), "jobs could not be given back; they are free when their leases lapse or this process stops");
+            self.give_back_later(&vendor.name, back);
+        }
+    }
+
+    pub(super) async fn release(&self, leases: Vec<(Lease, Option<Time>)>) {
+        let mut by_vendor: HashMap<Arc<str>, Vec<GivenBack>> = HashMap::new();
+        for (lease, rest_until) in leases {
+            let hold = self.let_go(&lease);
+            // A stale lease says nothing about the entry that a later one is on.
+            if let Some(hold) = hold.filter(|hold| !self.holds_again(&lease, hold)) {
+                by_vendor.entry(hold.vendor).or_default().push((hold.entry, lease.job.lane.tenant.clone(), rest_until));
+            }
+        }
+        for (name, back) in by_vendor {
+            let Some(vendor) = self.vendors.get(&name) else { continue };
+            self.hand_back(vendor, back).await;
+        }
+    }
+
+    /// Takes over what workers have held for too long.
+    pub(super) async fn reclaim(&self) -> Result<usize, StoreError> {
+        let mut freed = 0;
+        for vendor in self.vendors.values() {
+            // Dispatchers with nothing to do do not look by themselves.
+            self.ready(&vendor.name).await?;
+            loop {
+                let entries = self.index.lapsed(vendor).await?;
+                if entries.is_empty() {
+                    break;
+                }
+                freed += self.free(vendor, entries).await?;
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Shuts the old holders of these out in MongoDB, then frees the jobs; gives up those that have been lost too often.
+    async fn free(&self, vendor: &VendorWork, entries: Vec<Entry>) -> Result<usize, StoreError> {
+        let ids: Vec<JobId> = entries.iter().map(|entry| entry.id).collect();
+        let (mut updates, mut freed) = (Vec::new(), 0);
+        for document in self.mongo.find_all(&ids, With { payload: false, result: false }).await? {
+            let (lapses, version) = (document.lapses + 1, document.version);
+            let job = document.job()?;
+            if job.status.has_ended() {
+                continue; // Whoever claims it next drops it.
+            }
+            tracing::warn!(job = %job.id, lapses, "its worker held the job for too long; it is free again");
+            freed += 1;
+            if lapses >= MOST_LAPSES
+                && let Some(change) = lifecycle::crashed(&job)
+            {
+                let is = change.apply(&job, job.attempt + 1, self.clock.now());
+                if self.mongo.update_job(docs::unchanged(job.id, version), docs::update(&job, &is)).await? {
+                    self.tell_change(&job, &is).await;
+                }
+                continue;
+            }
+            let attempt = i64::from(job.attempt) + 1;
+            let change =
+                doc! { "$set": { "attempt": attempt, "lapses": i64::from(lapses) }, "$inc": { "version": 1_i64 } };
+            updates.push(doc! { "q": docs::unchanged(job.id, version), "u": change });
+        }
+        if !updates.is_empty() {
+            self.mongo.update_jobs(updates).await?;
+        }
+        self.give_back(vendor, entries).await;
+        Ok(freed)
+    }
+
+    /// Opens an index where there is none, or only a part of one.
+    async fn open_index(&self, vendor: &VendorWork) -> Result<(), StoreError> {
+        let jobs = self.mongo.jobs.clone_with_type::<Document>();
+        let live = jobs.find_one(docs::lanes_between(&vendor.name, 0, 7)).projection(doc! { "_id": 1 });
+        // What nobody has nobody can hold.
+        let at_once = within(async { live.await }).await?.is_none();
+        let name = format!("{:016x}", fastrand::u64(..));
+        if self.index.open(vendor, &name, at_once).await? {
+            tracing::info!(vendor = %vendor.name, "a new index in Redis");
+        }
+        Ok(())
+    }
+
+    /// Puts the tenants that have something in MongoDB into the index, whatever it says. One by one they are read and found to have
+    /// nothing new, as a rule: so only of lanes in which there is a job, not of all that there ever were.
+    async fn sweep(&self, vendor: &VendorWork) -> Result<(), StoreError> {
+        // Damage that no look sees.
+        self.open_index(vendor).await?;
+        for line in vendor.all_lines() {
+            let lanes = docs::lanes_between(&vendor.name, line.0, line.0 + 1);
+            let lanes = within(async { self.mongo.jobs.distinct("lane", lanes).await }).await?;
+            let tenants = lanes.iter().filter_map(|lane| docs::tenant_of(lane.as_str()?));
+            let tenants: Vec<(Line, Arc<str>)> = tenants.map(|tenant| (line, tenant.into())).collect();
+            for slice in tenants.chunks(SLICE) {
+                self.index.flag(vendor, slice).await?;
+            }
+        }
+        self.recount(vendor).await
+    }
+
+    /// The counts drift when a process dies between MongoDB and Redis. Long backlogs are counted less often.
+    async fn recount(&self, vendor: &VendorWork) -> Result<(), StoreError> {
+        let stats = self.index.stats(vendor).await?;
+        if stats.waiting > 20_000 && fastrand::u8(..30) != 0 {
+            return Ok(());
+        }
+        let count = |from, to| {
+            let lanes = docs::lanes_between(&vendor.name, from, to);
+            within(async { self.mongo.jobs.count_documents(lanes).await })
+        };
+        let (calls, polls, awaits) = (count(0, 3).await?, count(3, 6).await?, count(6, 7).await?);
+        let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let counts = Counts {
+            waiting: signed(calls + polls),
+            open: signed(polls + awaits),
+            live: signed(calls + polls + awaits),
+        };
+        self.index.recount(vendor, counts).await
+    }
+
+    /// Brings what tenants have in MongoDB into the streams, as far as there is room, in turn; says whether there was something new.
+    async fn refill(&self, vendor: &VendorWork, now: Time) -> Result<bool, StoreError> {
+        let (epoch, turns) = self.index.turns(vendor).await?;
+        let read = try_join_all(turns.iter().map(|turn| self.read_lane(vendor, turn, now))).await?;
+        let mut by_line: HashMap<Line, Vec<Read>> = HashMap::new();
+        for (turn, read) in turns.iter().zip(read) {
+            by_line.entry(turn.line).or_default().push(read);
+        }
+        let mut added = 0;
+        for (line, read) in by_line {
+            added += self.index.fill(vendor, &epoch, line, &read).await?;
+        }
+        Ok(added > 0)
+    }
+
+    async fn read_lane(&self, vendor: &VendorWork, turn: &Turn, now: Time) -> Result<Read, StoreError> {
+        let lane = docs::lane_name(&vendor.name, turn.line, &turn.tenant);
+        // Those that are in the stream already come first again.
+        let most = turn.page + turn.known;
+        // `$lt` of the next millisecond: some servers of this wire leave out an equal upper bound.
+        let due = doc! { "lane": &lane, "due_at": { "$lt": now.0 + 1 } };
+        let jobs = self.mongo.jobs.clone_with_type::<Document>();
+        let found: Vec<Document> = within(async {
+            let found =
+                jobs.find(due).sort(doc! { "due_at": 1, "_id": 1 }).limit(i64::try_from(most).unwrap_or(i64::MAX));
+            found.projection(doc! { "_id": 1 }).await?.try_collect().await
+        })
+        .await?;
+        let ids: Vec<JobId> = found.iter().filter_map(docs::id_in).collect();
+        let more = if ids.len() >= most { More::Due } else { self.next_in_lane(&jobs, &lane, now).await? };
+        Ok(Read { tenant: turn.tenant.clone(), ids, more })
+    }
+
+    async fn next_in_lane(
+        &self,
+        jobs: &mongodb::Collection<Document>,
+        lane: &str,
+        now: Time,
+    ) -> Result<More, StoreError> {
+        let later = doc! { "lane": lane, "due_at": { "$gt": now.0 } };
+        let first = jobs.find_one(later).sort(doc! { "due_at": 1 }).projection(doc! { "due_at": 1 });
+        let first = within(async { first.await }).await?;
+        let due_at = first.as_ref().and_then(|job| job.get_i64("due_at").ok());
+        Ok(due_at.map_or(More::Nothing, |at| More::At(Time(at))))
+    }
+}
+
+/// What a job wants next.
+pub(super) fn wanted(job: &Job) -> Wanted {
+    Wanted { line: Line::of(job), tenant: job.lane.tenant.clone(), due_at: job.due_at, id: job.id }
+}

@@ -1,0 +1,317 @@
+//! Jobs as documents of MongoDB, and back. Payloads and results are Binary: bytes to us.
+//!
+//! Never decides anything; a text that no version wrote is an error, not a guess.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use mongodb::bson::{Binary, Bson, Document, doc, spec::BinarySubtype};
+use serde::{Deserialize, Serialize, de};
+
+use super::index::Line;
+use crate::{
+    clock::Time,
+    job::{Attempts, Deadline, Failure, FailureCode, Job, JobId, Lane, NewJob, Priority, Stage, Status},
+    store::StoreError,
+};
+
+/// A job's document. What is not there is not stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct JobDoc {
+    #[serde(rename = "_id")]
+    pub(super) id: Blob,
+    vendor: Arc<str>,
+    tenant: Arc<str>,
+    priority: Priority,
+    pub(super) status: Status,
+    stage: StageName,
+    pub(super) due_at: i64,
+    /// Only while it has not ended: in which lane. Sorted by it and `due_at` an index has exactly what is alive.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    lane: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    alarm_at: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    answer_by: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    deadline_at: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    deadline_within_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    tags: Vec<String>,
+    run: u32,
+    tries: u32,
+    attempt: u32,
+    /// The fence: every change adds one, and is made only if nobody made another.
+    pub(super) version: i64,
+    /// Which process settled it last.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) by: Option<String>,
+    /// How often a worker lost it.
+    #[serde(default)]
+    pub(super) lapses: u32,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    ticket: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    failure: Option<FailureDoc>,
+    updated_at: i64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) finished_at: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    payload: Option<Blob>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    result: Option<Blob>,
+    #[serde(default)]
+    pub(super) attempts: Attempts,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct FailureDoc {
+    code: String,
+    message: String,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StageName {
+    Call,
+    Poll,
+    Await,
+}
+
+impl From<Stage> for StageName {
+    fn from(stage: Stage) -> StageName {
+        match stage {
+            Stage::Call => StageName::Call,
+            Stage::Poll => StageName::Poll,
+            Stage::Await => StageName::Await,
+        }
+    }
+}
+
+/// A lane's name in a document: vendor, line and tenant. A vendor's name has no `/`, and a line is one digit: 0 to 2 are calls,
+/// 3 to 5 polls, 6 waits for callbacks.
+pub(super) fn lane_name(vendor: &str, line: Line, tenant: &str) -> String {
+    format!("{vendor}/{}/{tenant}", line.0)
+}
+
+/// The tenant in a lane's name.
+pub(super) fn tenant_of(lane: &str) -> Option<&str> {
+    lane.splitn(3, '/').nth(2)
+}
+
+/// All lanes of a vendor from one line up to another.
+pub(super) fn lanes_between(vendor: &str, from: usize, to: usize) -> Document {
+    doc! { "lane": { "$gte": format!("{vendor}/{from}/"), "$lt": format!("{vendor}/{to}/") } }
+}
+
+/// The lane that a job is in, while it has not ended.
+fn lane_of(job: &Job) -> Option<String> {
+    let line = if job.stage == Stage::Await { AWAITS } else { Line::of(job) };
+    (!job.status.has_ended()).then(|| lane_name(&job.lane.vendor, line, &job.lane.tenant))
+}
+
+/// Where jobs are that wait for a callback: no stream, only a place in the order of lanes.
+const AWAITS: Line = Line(6);
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl JobDoc {
+    /// A new job.
+    pub(super) fn new(job: NewJob, now: Time) -> JobDoc {
+        let line = Line::new(job.lane.priority, Stage::Call);
+        JobDoc {
+            id: Blob::id(job.id),
+            lane: Some(lane_name(&job.lane.vendor, line, &job.lane.tenant)),
+            vendor: job.lane.vendor,
+            tenant: job.lane.tenant,
+            priority: job.lane.priority,
+            status: Status::Pending,
+            stage: StageName::Call,
+            due_at: job.due_at.0,
+            alarm_at: job.deadline.map(|deadline| deadline.at.0),
+            answer_by: None,
+            deadline_at: job.deadline.map(|deadline| deadline.at.0),
+            deadline_within_ms: job.deadline.and_then(|deadline| deadline.within).map(millis),
+            tags: job.tags,
+            run: 0,
+            tries: 0,
+            attempt: 0,
+            version: 0,
+            by: None,
+            lapses: 0,
+            ticket: None,
+            failure: None,
+            updated_at: now.0,
+            finished_at: None,
+            payload: Some(Blob(job.payload)),
+            result: None,
+            attempts: Attempts::default(),
+        }
+    }
+
+    pub(super) fn id(&self) -> Result<JobId, StoreError> {
+        let bytes = <[u8; 16]>::try_from(&*self.id.0);
+        bytes.map(JobId::from_bytes).map_err(|_| StoreError::Corrupt("a job's id is not 16 bytes".into()))
+    }
+
+    /// The job, without what was not read.
+    pub(super) fn job(self) -> Result<Job, StoreError> {
+        let id = self.id()?;
+        let failure = match self.failure {
+            Some(FailureDoc { code, message }) => {
+                let unknown = || StoreError::Corrupt(format!("job {id} has a failure that no version wrote"));
+                Some(Failure { code: FailureCode::from_text(&code).ok_or_else(unknown)?, message })
+            }
+            None => None,
+        };
+        let within = self.deadline_within_ms.map(|ms| Duration::from_millis(ms.unsigned_abs()));
+        Ok(Job {
+            id,
+            lane: Lane { vendor: self.vendor, priority: self.priority, tenant: self.tenant },
+            payload: self.payload.map(|blob| blob.0).unwrap_or_default(),
+            status: self.status,
+            stage: match self.stage {
+                StageName::Call => Stage::Call,
+                StageName::Poll => Stage::Poll,
+                StageName::Await => Stage::Await,
+            },
+            due_at: Time(self.due_at),
+            answer_by: self.answer_by.map(Time),
+            deadline: self.deadline_at.map(|at| Deadline { at: Time(at), within }),
+            tags: self.tags,
+            run: self.run,
+            tries: self.tries,
+            attempt: self.attempt,
+            ticket: self.ticket,
+            result: self.result.map(|blob| blob.0),
+            failure,
+            updated_at: Time(self.updated_at),
+            finished_at: self.finished_at.map(Time),
+        })
+    }
+}
+
+/// What a change of `was` writes: `job` as it is after it. Fields that it no longer has are taken out.
+pub(super) fn update(was: &Job, job: &Job) -> Document {
+    let (mut set, mut unset) = (Document::new(), Document::new());
+    let mut put = |name: &str, before: Option<Bson>, after: Option<Bson>| match after {
+        _ if before == after => {}
+        Some(after) => drop(set.insert(name, after)),
+        None => drop(unset.insert(name, "")),
+    };
+    type Field = (&'static str, fn(&Job) -> Option<Bson>);
+    const FIELDS: [Field; 14] = [
+        ("status", |job| Some(job.status.as_str().into())),
+        ("stage", |job| Some(stage_name(job.stage).into())),
+        ("run", |job| Some(i64::from(job.run).into())),
+        ("tries", |job| Some(i64::from(job.tries).into())),
+        ("attempt", |job| Some(i64::from(job.attempt).into())),
+        ("updated_at", |job| number(Some(job.updated_at))),
+        ("lane", |job| lane_of(job).map(Bson::from)),
+        ("alarm_at", |job| number(job.alarm_at())),
+        ("answer_by", |job| number(job.answer_by)),
+        ("deadline_at", |job| number(job.deadline.map(|deadline| deadline.at))),
+        ("ticket", |job| job.ticket.clone().map(Bson::from)),
+        ("failure", |job| {
+            job.failure.as_ref().map(|why| doc! { "code": why.code.as_str(), "message": &why.message }.into())
+        }),
+        ("finished_at", |job| number(job.finished_at)),
+        ("result", |job| job.result.as_ref().map(binary)),
+    ];
+    for (name, of) in FIELDS {
+        put(name, of(was), of(job));
+    }
+    // When it ended is `finished_at`; a due time that nobody asks for need not be written.
+    if !job.status.has_ended() {
+        put("due_at", number(Some(was.due_at)), number(Some(job.due_at)));
+    }
+    // Workers that died before this step say nothing about the next.
+    set.insert("lapses", 0_i64);
+    let mut update = doc! { "$inc": { "version": 1_i64 } };
+    update.insert("$set", set);
+    if !unset.is_empty() {
+        update.insert("$unset", unset);
+    }
+    update
+}
+
+fn number(time: Option<Time>) -> Option<Bson> {
+    time.map(|time| Bson::Int64(time.0))
+}
+
+/// Only a job that nobody has changed since it was seen.
+pub(super) fn unchanged(id: JobId, version: i64) -> Document {
+    doc! { "_id": id_bson(id), "version": version }
+}
+
+fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Call => "call",
+        Stage::Poll => "poll",
+        Stage::Await => "await",
+    }
+}
+
+pub(super) fn id_bson(id: JobId) -> Bson {
+    binary(id.as_bytes())
+}
+
+/// The id of a document of which little else was read.
+pub(super) fn id_in(found: &Document) -> Option<JobId> {
+    let id = found.get_binary_generic("_id").ok()?;
+    id.as_slice().try_into().ok().map(JobId::from_bytes)
+}
+
+pub(super) fn binary(bytes: impl AsRef<[u8]>) -> Bson {
+    Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: bytes.as_ref().to_vec() })
+}
+
+/// Bytes that are kept as BSON Binary.
+#[derive(Clone)]
+pub(super) struct Blob(pub(super) Bytes);
+
+impl Blob {
+    pub(super) fn id(id: JobId) -> Blob {
+        Blob(Bytes::copy_from_slice(id.as_bytes()))
+    }
+}
+
+/// Payloads are nobody's business.
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl Serialize for Blob {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Blob, D::Error> {
+        deserializer.deserialize_byte_buf(BlobVisitor)
+    }
+}
+
+struct BlobVisitor;
+
+impl de::Visitor<'_> for BlobVisitor {
+    type Value = Blob;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bytes")
+    }
+
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Blob, E> {
+        Ok(Blob(Bytes::copy_from_slice(bytes)))
+    }
+
+    fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Blob, E> {
+        Ok(Blob(bytes.into()))
+    }
+}

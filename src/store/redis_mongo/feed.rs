@@ -1,0 +1,153 @@
+//! What processes tell each other, and what each looks for by itself now and then, because messages get lost.
+//!
+//! Never carries data: a bell says look, an id says read.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Core,
+    index::{Channel, Counts, Entry},
+};
+use crate::{
+    job::JobId,
+    redis_link::Heard,
+    store::{StoreError, With},
+};
+
+/// Each process looks for itself this often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+impl Core {
+    /// Listens for bells and ends until `stop`.
+    pub(super) async fn listen(self: Arc<Self>, stop: CancellationToken) {
+        let channels = [Channel::Bells, Channel::Ended].map(|channel| self.index.channel(channel));
+        let [bells, ended] = &channels;
+        let heard = |heard: Heard<'_>| match heard {
+            // Whatever was said before may have been missed.
+            Heard::Connected => {
+                self.signals.ring_all();
+                self.signals.alarm().notify_one();
+            }
+            Heard::Message { channel, body } if channel == bells => self.signals.ring(&String::from_utf8_lossy(body)),
+            Heard::Message { channel, body } if channel == ended => {
+                let id = |bytes: &[u8]| bytes.try_into().ok().map(JobId::from_bytes);
+                let ids: Vec<JobId> = body.chunks(16).filter_map(id).collect();
+                self.signals.announce_ended(&ids);
+            }
+            Heard::Message { .. } => {}
+        };
+        tokio::select! {
+            () = self.index.redis().listen(&channels, heard) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Looks once a second, until `stop`.
+    pub(super) async fn look_after(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = stop.cancelled() => return,
+            }
+            let looks: [Result<(), StoreError>; 4] = [
+                self.look_for_ends().await,
+                self.say_what_was_dealt_with().await,
+                self.tell_what_was_not_told().await,
+                self.say_what_is_held().await,
+            ];
+            for done in looks {
+                if let Err(error) = done {
+                    tracing::debug!(%error, "the next look follows in a second");
+                }
+            }
+        }
+    }
+
+    /// Jobs that callers wait for and that have ended, unheard.
+    async fn look_for_ends(&self) -> Result<(), StoreError> {
+        for ids in self.signals.waited_for().chunks(1000) {
+            let found = self.mongo.find_all(ids, With { payload: false, result: false }).await?;
+            let ended: Vec<JobId> =
+                found.iter().filter(|job| job.status.has_ended()).filter_map(|job| job.id().ok()).collect();
+            self.signals.announce_ended(&ended);
+        }
+        Ok(())
+    }
+
+    /// Entries that have been dealt with while the index could not be told.
+    async fn say_what_was_dealt_with(&self) -> Result<(), StoreError> {
+        let undealt = std::mem::take(&mut *super::lock(&self.undealt));
+        let mut failed = Ok(());
+        for (name, mut dealt) in undealt {
+            let Some(vendor) = self.vendors.get(&name) else { continue };
+            if failed.is_ok() {
+                // It may have lapsed meanwhile, and be ours again.
+                let held: HashSet<Entry> = self.holds_of(&name, false).into_iter().collect();
+                dealt.retain(|dealt| !held.contains(&dealt.entry));
+                failed = self.index.dealt(vendor, Counts::default(), vendor.open.is_some(), &dealt).await;
+            }
+            if failed.is_err() {
+                self.deal_later(&name, dealt);
+            }
+        }
+        failed
+    }
+
+    /// Lanes that the index could not be told about.
+    async fn tell_what_was_not_told(&self) -> Result<(), StoreError> {
+        let untold = std::mem::take(&mut *self.untold());
+        let mut left = untold.into_iter();
+        while let Some((name, lanes)) = left.next() {
+            let lanes: Vec<_> = lanes.into_iter().collect();
+            let Some(vendor) = self.vendors.get(&name) else { continue };
+            if let Err(error) = self.index.flag(vendor, &lanes).await {
+                self.tell_later(&name, lanes.into_iter());
+                left.for_each(|(name, lanes)| self.tell_later(&name, lanes.into_iter()));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// What this process is settling is still held, however long the store is away; and in a new index it is entered anew.
+    async fn say_what_is_held(&self) -> Result<(), StoreError> {
+        for vendor in self.vendors.values() {
+            let settling = self.holds_of(&vendor.name, true);
+            if !settling.is_empty() {
+                self.say_held(vendor, settling).await?;
+            } else if !self.holds_of(&vendor.name, false).is_empty() {
+                self.say_held(vendor, Vec::new()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that these are held, and everything that is when it turns out that the index is a new one.
+    async fn say_held(&self, vendor: &super::VendorWork, held: Vec<Entry>) -> Result<(), StoreError> {
+        let (epoch, names) = self.index.hold(vendor, &held).await?;
+        self.rename(&held, &names);
+        self.note_epoch(vendor, &epoch).await
+    }
+
+    /// Takes note of which index a vendor has. In a new one, what this process holds has to be entered.
+    pub(super) async fn note_epoch(&self, vendor: &super::VendorWork, epoch: &str) -> Result<(), StoreError> {
+        if epoch.is_empty() {
+            return Ok(());
+        }
+        let before = self.epochs().entry(vendor.name.clone()).or_insert_with(|| epoch.to_owned()).clone();
+        if before == epoch {
+            return Ok(());
+        }
+        let held = self.holds_of(&vendor.name, false);
+        tracing::warn!(vendor = %vendor.name, held = held.len(), "the index in Redis was lost; it is filled again from MongoDB");
+        for slice in held.chunks(500) {
+            let (_, names) = self.index.hold(vendor, slice).await?;
+            self.rename(slice, &names);
+        }
+        // Not before all of it is entered, or nobody would try again.
+        self.epochs().insert(vendor.name.clone(), epoch.to_owned());
+        Ok(())
+    }
+}

@@ -1,0 +1,87 @@
+//! Many requests, one statement: what comes while a statement is under way goes with the next one.
+//!
+//! Never waits for more to come, and never holds more than its bounds say.
+
+use std::{
+    future::Future,
+    sync::{Mutex, PoisonError},
+};
+
+use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::store::StoreError;
+
+/// Requests that wait for their turn at most; more wait outside.
+const MOST_QUEUED: usize = 4096;
+/// Requests in one statement at most.
+const MOST_TOGETHER: usize = 512;
+/// Bytes in one statement, about; a request of more goes alone. Well under the 16 MiB that MongoDB takes.
+const MOST_BYTES: usize = 6 << 20;
+/// Statements under way at once.
+const MOST_AT_ONCE: usize = 3;
+
+/// Where requests are handed in.
+pub(super) struct Group<R> {
+    queue: Mutex<Option<mpsc::Sender<R>>>,
+}
+
+impl<R: Send + 'static> Group<R> {
+    /// Requests handed in are given to `run`, many at a time, by a task in `tasks` that ends when the group is closed.
+    /// `bytes` says how much a request weighs.
+    pub(super) fn new<F>(
+        tasks: &mut JoinSet<()>,
+        bytes: impl Fn(&R) -> usize + Send + 'static,
+        run: impl Fn(Vec<R>) -> F + Send + 'static,
+    ) -> Group<R>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (queue, mut requests) = mpsc::channel::<R>(MOST_QUEUED);
+        tasks.spawn(async move {
+            let mut running = JoinSet::new();
+            let mut next: Option<R> = None;
+            loop {
+                let first = match next.take() {
+                    Some(first) => Some(first),
+                    None => requests.recv().await,
+                };
+                let Some(first) = first else { break };
+                while running.len() >= MOST_AT_ONCE {
+                    running.join_next().await;
+                }
+                let mut weight = bytes(&first);
+                let mut together = vec![first];
+                while together.len() < MOST_TOGETHER {
+                    let Ok(request) = requests.try_recv() else { break };
+                    weight += bytes(&request);
+                    if weight > MOST_BYTES {
+                        next = Some(request);
+                        break;
+                    }
+                    together.push(request);
+                }
+                running.spawn(run(together));
+            }
+            while running.join_next().await.is_some() {}
+        });
+        Group { queue: Mutex::new(Some(queue)) }
+    }
+
+    /// Hands a request in; gives it back when the group is closed.
+    pub(super) async fn send(&self, request: R) -> Result<(), R> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match queue {
+            Some(queue) => queue.send(request).await.map_err(|unsent| unsent.0),
+            None => Err(request),
+        }
+    }
+
+    /// Takes no more; what is queued is still done.
+    pub(super) fn close(&self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+pub(super) fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".into())
+}

@@ -1,0 +1,24 @@
+-- What has been read from MongoDB goes into a line's stream, and its tenants to where they belong.
+-- ARGV: now, lines, epoch, line, number of tenants, for each tenant: name, when it has more (ms; 0: it has more that is due; -1: nothing), then ids.
+-- Gives how many ids were new.
+local now, line = tonumber(ARGV[1]), ARGV[4]
+local name = epoch()
+if name ~= ARGV[3] then return 0 end
+local tenants, added = tonumber(ARGV[5]), 0
+for i = 6 + 2 * tenants, #ARGV do
+  if add(line, ARGV[i]) then added = added + 1 end
+end
+for i = 6, 4 + 2 * tenants, 2 do
+  local tenant, more = ARGV[i], tonumber(ARGV[i + 1])
+  redis.call('ZREM', of(line, 'reading'), tenant)
+  if more > 0 then
+    sleep(line, tenant, number(more))
+  elseif more == 0 and added > 0 then
+    take_turn(line, tenant)
+  elseif more == 0 then
+    -- All that was read is in the stream already: it has to move on first.
+    sleep(line, tenant, number(now + 20))
+  end
+end
+if added > 0 then ring() end
+return added

@@ -1,0 +1,154 @@
+-- What the dispatch scripts share. KEYS[1] is "<prefix>:{<vendor>}": all keys of a vendor begin with it, so they lie in one hash slot.
+--
+-- A line is one stream of a vendor: 0, 1, 2 are calls of priority high, normal, low; 3, 4, 5 are polls. Of each line:
+--   :<line>:jobs     the stream, a short piece of what waits; its entries stay until the job is settled
+--   :<line>:due      tenants with more in MongoDB than in the stream, in turn
+--   :<line>:asleep   tenants with something to do later, by when (ms)
+--   :<line>:reading  tenants that somebody reads from MongoDB now, by when that is given up (ms)
+--   :<line>:resting  tenants over their own limit, until when (ms)
+-- Of the vendor:
+--   :index   the ids in its streams and where: '-<line> <entry>' is free, '+<line> <entry>' is held by a worker
+--   :state   epoch (a name for this index), open_at (nothing is added or claimed before), sweep_at, turn, spent, claimed
+--   :counts  how many jobs are where: waiting, open, live
+local base = KEYS[1]
+local GROUP, FREE = 'workers', 'free'
+local index, state, counts = base .. ':index', base .. ':state', base .. ':counts'
+
+local function of(line, what)
+  return base .. ':' .. line .. ':' .. what
+end
+
+local function number(text)
+  return string.format('%.0f', text)
+end
+
+-- Entries of a line that a worker may take, and how many of them were given back by one.
+local function waiting(line)
+  local pending = redis.call('XPENDING', of(line, 'jobs'), GROUP)
+  local free = 0
+  if pending[1] > 0 then
+    for _, consumer in ipairs(pending[4]) do
+      if consumer[1] == FREE then free = tonumber(consumer[2]) end
+    end
+  end
+  return redis.call('XLEN', of(line, 'jobs')) - pending[1] + free, free, pending[1] - free
+end
+
+-- The epoch and when the index opens; nothing when the index was lost. A stream that has gone alone raises NOGROUP where it is used.
+local function epoch()
+  local found = redis.call('HMGET', state, 'epoch', 'open_at')
+  if not found[1] then return nil end
+  local now, open_at = tonumber(ARGV[1]), tonumber(found[2])
+  -- Nobody shuts an index for so long: a clock is wrong. It is shut again, by ours.
+  if open_at > now + 10000 then
+    open_at = now + 3000
+    redis.call('HSET', state, 'open_at', number(open_at))
+  end
+  return found[1], open_at
+end
+
+-- What frees memory, or needs next to none, is done in a full Redis too: after a first write the limit no longer stops a script.
+local function even_when_full()
+  redis.call('DEL', base .. ':none')
+end
+
+local function ring()
+  redis.call('PUBLISH', string.match(base, '^(.*):{') .. ':bells', string.match(base, '{(.*)}$'))
+end
+
+-- A tenant has something in MongoDB that is due: it takes its turn, unless it has one.
+local function take_turn(line, tenant)
+  local turn = redis.call('HINCRBY', state, 'turn', 1)
+  return redis.call('ZADD', of(line, 'due'), 'NX', turn, tenant) == 1
+end
+
+local function sleep(line, tenant, until_ms)
+  redis.call('ZADD', of(line, 'asleep'), 'LT', until_ms, tenant)
+end
+
+-- Tenants whose time has come take their turn; so do those whose reader has given up.
+local function wake(line, now)
+  for _, what in ipairs({'asleep', 'reading'}) do
+    local up = redis.call('ZRANGE', of(line, what), '-inf', number(now), 'BYSCORE', 'LIMIT', 0, 1000)
+    for _, tenant in ipairs(up) do
+      redis.call('ZREM', of(line, what), tenant)
+      take_turn(line, tenant)
+    end
+  end
+end
+
+-- Until when a tenant is to be left alone, if it is.
+local function rests(line, tenant, now)
+  local until_ms = tonumber(redis.call('ZSCORE', of(line, 'resting'), tenant) or 0)
+  if until_ms > now then return until_ms end
+  if until_ms > 0 then redis.call('ZREM', of(line, 'resting'), tenant) end
+  return nil
+end
+
+local function note(id, sign, line, entry)
+  redis.call('HSET', index, id, sign .. line .. ' ' .. entry)
+end
+
+-- In which line an id is, and its entry there.
+local function place(id)
+  return string.match(redis.call('HGET', index, id) or '', '^.(%d) (.*)$')
+end
+
+-- An id is in a stream once. One that is there by the index only (its entry was deleted by somebody else) is added again.
+local function add(line, id)
+  local where, name = place(id)
+  if where and #redis.call('XRANGE', of(where, 'jobs'), name, name) == 1 then return nil end
+  local entry = redis.call('XADD', of(line, 'jobs'), '*', 'id', id)
+  note(id, '-', line, entry)
+  return entry
+end
+
+-- Takes an entry out for good: acknowledged and deleted together, or its memory would never be freed.
+local function remove(line, entry, id)
+  redis.call('XACK', of(line, 'jobs'), GROUP, entry)
+  redis.call('XDEL', of(line, 'jobs'), entry)
+  local where, name = place(id)
+  if where == line and name == entry then redis.call('HDEL', index, id) end
+end
+
+-- Entries of ours. One that is not is taken out, and stops none of its neighbours.
+local function ours(line, entries)
+  local good = {}
+  for _, entry in ipairs(entries) do
+    -- Before Redis 7 one that somebody else deleted is claimed as nothing.
+    if not entry then
+    elseif entry[2] and entry[2][1] == 'id' and #entry[2] == 2 and #entry[2][2] == 16 then
+      good[#good + 1] = entry
+    else
+      redis.log(redis.LOG_WARNING, 'fetchgate: an entry of ' .. of(line, 'jobs') .. ' is not ours: ' .. entry[1])
+      redis.call('XACK', of(line, 'jobs'), GROUP, entry[1])
+      redis.call('XDEL', of(line, 'jobs'), entry[1])
+    end
+  end
+  return good
+end
+
+local function is_held_by(line, entry, consumer)
+  return #redis.call('XPENDING', of(line, 'jobs'), GROUP, entry, entry, 1, consumer) == 1
+end
+
+-- A job that wants to go: straight into the stream if there is room and its tenant has nothing waiting before it, else its tenant takes
+-- its turn and it is read from MongoDB when that comes. Gives whether it is in the stream, and whether somebody has to be told.
+local function enqueue(line, tenant, due_at, id, now, open_at, room)
+  if due_at > now then
+    local first = redis.call('ZRANGE', of(line, 'asleep'), 0, 0, 'WITHSCORES')
+    sleep(line, tenant, number(due_at))
+    return false, not first[2] or tonumber(first[2]) > due_at
+  end
+  if open_at > now or room <= 0 or rests(line, tenant, now)
+      or redis.call('ZSCORE', of(line, 'due'), tenant) or redis.call('ZSCORE', of(line, 'reading'), tenant) then
+    return false, take_turn(line, tenant)
+  end
+  return add(line, id) ~= nil, true
+end
+
+local function count(waiting_by, open_by, live_by)
+  if waiting_by ~= 0 then redis.call('HINCRBY', counts, 'waiting', waiting_by) end
+  if open_by ~= 0 then redis.call('HINCRBY', counts, 'open', open_by) end
+  if live_by ~= 0 then redis.call('HINCRBY', counts, 'live', live_by) end
+end

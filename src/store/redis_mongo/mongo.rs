@@ -1,0 +1,236 @@
+//! MongoDB, where jobs live: the client, its collections and indexes, and the few statements that everything is made of.
+//!
+//! Never trusts a write that is not on a majority's disks, and never waits without a bound.
+
+use std::time::Duration;
+
+use futures_util::{TryStreamExt as _, future::BoxFuture};
+use mongodb::{
+    Client, Collection, Database, IndexModel,
+    bson::{Bson, Document, RawDocumentBuf, doc},
+    error::{Error, ErrorKind},
+    options::{Acknowledgment, ClientOptions, IndexOptions, ReadConcern, WriteConcern},
+};
+
+use super::docs::{JobDoc, id_bson, id_in};
+use crate::{
+    clock::Time,
+    job::JobId,
+    store::{StoreError, With},
+};
+
+/// A statement has come to an end within this time, or it is not known whether it did.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A server is found within this time, or there is none.
+const FIND_SERVER: Duration = Duration::from_millis(800);
+/// The oldest server with the statements that we use.
+const OLDEST: i64 = 5;
+/// Documents looked at in one slice of pruning.
+const PRUNE: i64 = 1000;
+/// Somebody else's document has this key already.
+const DUPLICATE: i32 = 11_000;
+
+pub(super) struct Mongo {
+    client: Client,
+    database: Database,
+    pub(super) jobs: Collection<JobDoc>,
+    /// Idempotency keys.
+    pub(super) keys: Collection<Document>,
+    pub(super) spends: Collection<Document>,
+    pub(super) pauses: Collection<Document>,
+    pub(super) settings: Collection<Document>,
+}
+
+impl Mongo {
+    /// Finds the server, sees that it is one we can work with, and makes the indexes.
+    pub(super) async fn open(uri: &str, database: &str) -> Result<Mongo, StoreError> {
+        let mut options = ClientOptions::parse(uri).await.map_err(explain)?;
+        options.app_name.get_or_insert_with(|| "fetchgate".into());
+        options.server_selection_timeout = Some(FIND_SERVER);
+        options.connect_timeout = Some(FIND_SERVER);
+        options.max_connecting = Some(8);
+        // An accepted job is on a majority's disks.
+        let majority = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).w_timeout(PATIENCE).build();
+        options.write_concern = Some(majority);
+        options.read_concern = Some(ReadConcern::majority());
+        let client = Client::with_options(options).map_err(explain)?;
+        let database = client.database(database);
+        let mongo = Mongo {
+            jobs: database.collection("jobs"),
+            keys: database.collection("keys"),
+            spends: database.collection("spends"),
+            pauses: database.collection("pauses"),
+            settings: database.collection("settings"),
+            database,
+            client,
+        };
+        mongo.check_version().await?;
+        mongo.make_indexes().await?;
+        Ok(mongo)
+    }
+
+    async fn check_version(&self) -> Result<(), StoreError> {
+        let info = within(self.database.run_command(doc! { "buildInfo": 1 })).await?;
+        let version = info.get_str("version").unwrap_or("0");
+        let major = version.split('.').next().and_then(|part| part.parse::<i64>().ok()).unwrap_or(0);
+        if major < OLDEST {
+            let why = format!("MongoDB {version} is too old: use {OLDEST}.0 or newer");
+            return Err(StoreError::Unavailable(why));
+        }
+        Ok(())
+    }
+
+    async fn make_indexes(&self) -> Result<(), StoreError> {
+        // Each has only the documents that have its first field, so an ended job costs nothing.
+        let index = |keys: Document| {
+            let first = keys.keys().next().cloned().unwrap_or_default();
+            let only = doc! { first: { "$exists": true } };
+            IndexModel::builder()
+                .keys(keys)
+                .options(IndexOptions::builder().partial_filter_expression(only).build())
+                .build()
+        };
+        let indexes =
+            [doc! { "lane": 1, "due_at": 1, "_id": 1 }, doc! { "alarm_at": 1 }, doc! { "ticket": 1, "vendor": 1 }];
+        let made = async { self.jobs.create_indexes(indexes.map(index)).await };
+        tokio::time::timeout(PATIENCE * 12, made).await.map_err(|_| no_answer())?.map_err(explain)?;
+        let old = IndexModel::builder().keys(doc! { "at": 1 }).build();
+        within(async { self.keys.create_index(old).await }).await.map(drop)
+    }
+
+    /// Many updates of jobs in one statement; says how many documents they matched.
+    pub(super) async fn update_jobs(&self, updates: Vec<Document>) -> Result<usize, StoreError> {
+        self.update_in("jobs", updates).await
+    }
+
+    pub(super) async fn update_in(&self, collection: &str, updates: Vec<Document>) -> Result<usize, StoreError> {
+        let command = doc! {
+            "update": collection,
+            "updates": updates,
+            "ordered": false,
+            "writeConcern": { "w": "majority", "j": true, "wtimeout": PATIENCE.as_millis() as i64 },
+        };
+        let done = within(async { self.database.run_command(command).await }).await?;
+        if done.contains_key("writeErrors") || done.contains_key("writeConcernError") {
+            return Err(StoreError::Unavailable(format!("MongoDB could not store everything: {}", reason(&done))));
+        }
+        let matched = done.get_i32("n").map(i64::from).or_else(|_| done.get_i64("n")).unwrap_or(0);
+        Ok(usize::try_from(matched).unwrap_or(0))
+    }
+
+    /// Changes one job, if it is still as the filter says; says whether it was.
+    pub(super) async fn update_job(&self, filter: Document, update: Document) -> Result<bool, StoreError> {
+        Ok(self.update_jobs(vec![doc! { "q": filter, "u": update }]).await? == 1)
+    }
+
+    pub(super) async fn find(&self, id: JobId, with: With) -> Result<Option<JobDoc>, StoreError> {
+        within(async { self.jobs.find_one(doc! { "_id": id_bson(id) }).projection(without(with)).await }).await
+    }
+
+    /// Jobs by their ids, in no order; without those that cannot be read.
+    pub(super) async fn find_all(&self, ids: &[JobId], with: With) -> Result<Vec<JobDoc>, StoreError> {
+        let ids: Vec<Bson> = ids.iter().copied().map(id_bson).collect();
+        let filter = doc! { "_id": { "$in": ids } };
+        let jobs = self.jobs.clone_with_type::<RawDocumentBuf>();
+        let found: Vec<RawDocumentBuf> =
+            within(async { jobs.find(filter).projection(without(with)).await?.try_collect().await }).await?;
+        Ok(found.iter().filter_map(readable).collect())
+    }
+
+    /// Deletes those of a slice of jobs that ended before `before`; says where the next slice begins, if there is one.
+    /// Slices go by id, which no job that ended so early can have later: a job is made before it ends.
+    pub(super) async fn prune_jobs(&self, from: JobId, before: Time) -> Result<Option<JobId>, StoreError> {
+        let range = doc! { "_id": { "$gt": id_bson(from), "$lt": id_bson(JobId::first_at(before)) } };
+        let jobs = self.jobs.clone_with_type::<Document>();
+        let find = jobs.find(range).sort(doc! { "_id": 1 }).limit(PRUNE).projection(doc! { "finished_at": 1 });
+        let slice: Vec<Document> = within(async { find.await?.try_collect().await }).await?;
+        let is_old = |job: &&Document| job.get_i64("finished_at").is_ok_and(|at| at < before.0);
+        let old: Vec<Bson> = slice.iter().filter(is_old).filter_map(|job| job.get("_id").cloned()).collect();
+        if !old.is_empty() {
+            within(jobs.delete_many(doc! { "_id": { "$in": old } })).await?;
+        }
+        let is_full = slice.len() as i64 == PRUNE;
+        Ok(slice.last().and_then(id_in).filter(|_| is_full))
+    }
+
+    /// Deletes a slice of idempotency keys from before `before`; says whether there may be more.
+    pub(super) async fn prune_keys(&self, before: Time) -> Result<bool, StoreError> {
+        let find = self.keys.find(doc! { "at": { "$lt": before.0 } }).limit(PRUNE).projection(doc! { "_id": 1 });
+        let slice: Vec<Document> = within(async { find.await?.try_collect().await }).await?;
+        let names: Vec<Bson> = slice.iter().filter_map(|key| key.get("_id").cloned()).collect();
+        if !names.is_empty() {
+            within(self.keys.delete_many(doc! { "_id": { "$in": names } })).await?;
+        }
+        Ok(slice.len() as i64 == PRUNE)
+    }
+
+    pub(super) async fn close(&self) {
+        // What is still under way is cut off: whoever closes has waited for what matters.
+        let _ = tokio::time::timeout(PATIENCE, self.client.clone().shutdown().immediate(true)).await;
+    }
+}
+
+/// A job's document; nothing, and a word in the log, when no version up to ours wrote it. Its neighbours are not to suffer.
+pub(super) fn readable(raw: &RawDocumentBuf) -> Option<JobDoc> {
+    let read = mongodb::bson::deserialize_from_slice::<JobDoc>(raw.as_bytes());
+    let read = read.map_err(|error| error.to_string());
+    // What of it cannot be understood is found out here, and nowhere else.
+    let read = read.and_then(|found| match found.clone().job() {
+        Ok(_) => Ok(found),
+        Err(error) => Err(error.to_string()),
+    });
+    read.inspect_err(
+        |error| tracing::error!(id = ?raw.get("_id").ok(), error, "a job cannot be read; it is left alone"),
+    )
+    .ok()
+}
+
+fn without(with: With) -> Document {
+    let mut without = doc! { "lane": 0 };
+    if !with.payload {
+        without.insert("payload", 0);
+    }
+    if !with.result {
+        without.insert("result", 0);
+    }
+    without
+}
+
+/// Waits for a statement, as long as there is hope. After an error it is not known whether it was done.
+pub(super) async fn within<'a, T, S>(statement: S) -> Result<T, StoreError>
+where
+    S: IntoFuture<Output = Result<T, Error>>,
+    S::IntoFuture: Send + 'a,
+{
+    // Boxed, because the driver's futures are large and nest deeply.
+    let statement: BoxFuture<'a, Result<T, Error>> = Box::pin(statement.into_future());
+    tokio::time::timeout(PATIENCE, statement).await.map_err(|_| no_answer())?.map_err(explain)
+}
+
+fn no_answer() -> StoreError {
+    StoreError::Unavailable("MongoDB does not answer".into())
+}
+
+/// What went wrong, as its caller understands it.
+pub(super) fn explain(error: Error) -> StoreError {
+    match *error.kind {
+        ErrorKind::BsonDeserialization(_) | ErrorKind::BsonSerialization(_) => StoreError::Corrupt(error.to_string()),
+        _ => StoreError::Unavailable(format!("MongoDB: {error}")),
+    }
+}
+
+/// Of an insert of many: which were there already. Any other failure is an error.
+pub(super) fn duplicates(error: Error) -> Result<Vec<usize>, StoreError> {
+    let ErrorKind::InsertMany(failed) = &*error.kind else { return Err(explain(error)) };
+    let writes = failed.write_errors.as_deref().unwrap_or_default();
+    if failed.write_concern_error.is_some() || writes.iter().any(|write| write.code != DUPLICATE) {
+        return Err(explain(error));
+    }
+    Ok(writes.iter().map(|write| write.index).collect())
+}
+
+fn reason(answer: &Document) -> String {
+    let first = answer.get_array("writeErrors").ok().and_then(|errors| errors.first()).and_then(Bson::as_document);
+    let why = first.or_else(|| answer.get_document("writeConcernError").ok());
+    why.and_then(|why| why.get_str("errmsg").ok()).unwrap_or("it does not say why").to_owned()
+}

@@ -1,0 +1,203 @@
+//! Settling: what attempts made of their jobs, many in one statement. The fence in each update decides which of them count.
+//!
+//! Never lets an outcome go: what MongoDB could not take is given back to the worker, who holds its lease until it is stored.
+
+use std::{collections::HashMap, sync::Arc};
+
+use mongodb::bson::{Bson, Document, doc};
+use tokio::sync::oneshot;
+
+use super::{
+    Core, Hold,
+    docs::{self, JobDoc},
+    index::{Counts, Dealt, DealtWith, Line, Wanted},
+};
+use crate::{
+    clock::Time,
+    job::{
+        Attempt, Attempts, Job, JobId, Stage, Status,
+        lifecycle::{Change, Next},
+    },
+    store::{Lease, Settled, StoreError, Unsettled, With},
+};
+
+/// How often data from a stale lease is tried to be stored while others change the job.
+const TRIES: usize = 5;
+
+/// An attempt's outcome that wants to be stored.
+pub(super) struct Request {
+    pub(super) lease: Box<Lease>,
+    pub(super) change: Change,
+    pub(super) attempt: Attempt,
+    pub(super) reply: oneshot::Sender<Result<Settled, Unsettled>>,
+}
+
+impl Request {
+    pub(super) fn bytes(&self) -> usize {
+        let result = match &self.change.next {
+            Next::Complete { result } => result.len(),
+            _ => 0,
+        };
+        result + 1024
+    }
+
+    pub(super) fn give_back(self, why: StoreError) {
+        let Request { lease, change, attempt, reply } = self;
+        let _ = reply.send(Err(Unsettled { lease, change, attempt, why }));
+    }
+}
+
+/// What was stored of a request: the job as it was and as it is now.
+enum Took {
+    Change(Box<Job>),
+    /// From a stale lease, on top of what others had made of the job.
+    StaleData {
+        was: Box<Job>,
+        is: Box<Job>,
+    },
+    /// Nothing; the job as it is, if it is there.
+    Nothing(Option<Box<Job>>),
+}
+
+pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
+    let now = core.clock.now();
+    let holds: Vec<Option<Hold>> = requests.iter().map(|request| core.begin_settling(&request.lease)).collect();
+    match store(&core, &requests, &holds, now).await {
+        Ok(took) => {
+            core.fault("settled");
+            // As they are now: in a new index entries have new names.
+            let holds: Vec<Option<Hold>> = requests.iter().map(|request| core.let_go(&request.lease)).collect();
+            deal_with(&core, &requests, &holds, &took).await;
+            for (request, took) in requests.into_iter().zip(took) {
+                let settled = if matches!(took, Took::Nothing(_)) { Settled::TooLate } else { Settled::Stored };
+                let _ = request.reply.send(Ok(settled));
+            }
+        }
+        Err(why) => requests.into_iter().for_each(|request| request.give_back(why.clone())),
+    }
+}
+
+/// Writes all of them in one statement. As a rule each matches; if not, a look says which did.
+async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: Time) -> Result<Vec<Took>, StoreError> {
+    let after = |request: &Request| request.change.apply(&request.lease.job, request.lease.attempt, now);
+    let mut updates = Vec::with_capacity(requests.len());
+    for (request, hold) in requests.iter().zip(holds) {
+        // Whoever holds no lease any more matches nothing.
+        let (version, before) = hold.as_ref().map_or((-1, Attempts::default()), |h| (h.version, h.attempts.clone()));
+        let update = with_attempt(core, &request.lease.job, &after(request), before, &request.attempt)?;
+        updates.push(doc! { "q": docs::unchanged(request.lease.job.id, version), "u": update });
+    }
+    let matched = core.mongo.update_jobs(updates).await?;
+    if matched == requests.len() {
+        return Ok(requests.iter().map(|request| Took::Change(Box::new(after(request)))).collect());
+    }
+    let ids: Vec<JobId> = requests.iter().map(|request| request.lease.job.id).collect();
+    let mut by_id: HashMap<JobId, JobDoc> = HashMap::new();
+    for document in core.mongo.find_all(&ids, With { payload: false, result: false }).await? {
+        by_id.insert(document.id()?, document);
+    }
+    let mut took = Vec::with_capacity(requests.len());
+    for (request, hold) in requests.iter().zip(holds) {
+        let document = by_id.get(&request.lease.job.id).cloned();
+        // This statement, or the same one before it whose answer was lost.
+        let name = settler(core, request);
+        let is_ours = |document: &JobDoc| document.by.as_ref() == Some(&name);
+        let stays = |document: &JobDoc| hold.as_ref().is_some_and(|hold| document.version == hold.version + 1);
+        took.push(match document {
+            Some(document) if is_ours(&document) && stays(&document) => Took::Change(Box::new(after(request))),
+            document => take_stale(core, request, document, now).await?,
+        });
+    }
+    Ok(took)
+}
+
+/// Data is taken while the job has not ended, whoever holds it by now: the vendor was paid for it.
+async fn take_stale(
+    core: &Core,
+    request: &Request,
+    mut document: Option<JobDoc>,
+    now: Time,
+) -> Result<Took, StoreError> {
+    for _ in 0..TRIES {
+        let Some(found) = document else { return Ok(Took::Nothing(None)) };
+        let (attempts, version) = (found.attempts.clone(), found.version);
+        let was = found.job()?;
+        if was.status.has_ended() || request.change.next.end() != Some(Status::Complete) {
+            return Ok(Took::Nothing(Some(Box::new(was))));
+        }
+        let is = request.change.apply(&was, request.lease.attempt, now);
+        let update = with_attempt(core, &was, &is, attempts, &request.attempt)?;
+        if core.mongo.update_job(docs::unchanged(was.id, version), update).await? {
+            return Ok(Took::StaleData { was: Box::new(was), is: Box::new(is) });
+        }
+        document = core.mongo.find(was.id, With { payload: false, result: false }).await?;
+    }
+    Err(StoreError::Unavailable("too many others change the same job".into()))
+}
+
+/// The update that makes a job what it is after an attempt, with that attempt on record and our name to it.
+fn with_attempt(
+    core: &Core,
+    was: &Job,
+    job: &Job,
+    mut before: Attempts,
+    attempt: &Attempt,
+) -> Result<Document, StoreError> {
+    before.push(attempt.clone());
+    let attempts = mongodb::bson::serialize_to_bson(&before)
+        .map_err(|error| StoreError::Corrupt(format!("attempts that cannot be written: {error}")))?;
+    let mut update = docs::update(was, job);
+    if let Some(Bson::Document(set)) = update.get_mut("$set") {
+        set.insert("attempts", attempts);
+        set.insert("by", format!("{}/{}", core.process, attempt.n));
+    }
+    Ok(update)
+}
+
+/// Who settled with this lease.
+fn settler(core: &Core, request: &Request) -> String {
+    format!("{}/{}", core.process, request.attempt.n)
+}
+
+/// Tells the index, vendor by vendor, and those who wait for the end of these jobs.
+async fn deal_with(core: &Core, requests: &[Request], holds: &[Option<Hold>], took: &[Took]) {
+    let mut by_vendor: HashMap<&str, (Counts, bool, Vec<Dealt>)> = HashMap::new();
+    let mut ended = Vec::new();
+    for ((request, hold), took) in requests.iter().zip(holds).zip(took) {
+        let stage_of = |job: &Job| (!job.status.has_ended()).then_some(job.stage);
+        let (was, is, which) = match took {
+            Took::Change(is) => (stage_of(&request.lease.job), Some(&**is), DealtWith::IfHeld),
+            Took::StaleData { was, is } => (stage_of(was), Some(&**is), DealtWith::AnyOfTheJob),
+            // The counts are the business of whoever changed it.
+            Took::Nothing(is) => (is.as_ref().and_then(|job| stage_of(job)), is.as_deref(), DealtWith::IfHeld),
+        };
+        let nothing = matches!(took, Took::Nothing(_));
+        let (counts, ring, dealt) = by_vendor.entry(&request.lease.job.lane.vendor).or_default();
+        let now = is.and_then(stage_of);
+        counts.add(was, now);
+        // A call that is over leaves room for another too.
+        *ring |= !matches!(now, Some(Stage::Poll | Stage::Await));
+        if now.is_none() && !nothing {
+            ended.push(request.lease.job.id);
+        }
+        let wants = is.filter(|job| matches!(stage_of(job), Some(Stage::Call | Stage::Poll)));
+        let next = wants.map(|job| Wanted {
+            line: Line::of(job),
+            tenant: job.lane.tenant.clone(),
+            due_at: job.due_at,
+            id: job.id,
+        });
+        // Another lease of ours may be on the same entry by now.
+        if let Some(hold) = hold.as_ref().filter(|hold| !(nothing && core.holds_again(&request.lease, hold))) {
+            dealt.push(Dealt { entry: hold.entry.clone(), which, next });
+        }
+    }
+    for (name, (counts, ring, dealt)) in by_vendor {
+        let Some(vendor) = core.vendors.get(name) else { continue };
+        let ring = ring && vendor.open.is_some();
+        if core.told(core.index.dealt(vendor, counts, ring, &dealt)).await.is_err() {
+            core.deal_later(name, dealt);
+        }
+    }
+    core.announce_ended(&ended).await;
+}

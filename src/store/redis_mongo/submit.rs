@@ -1,0 +1,190 @@
+//! Submitting: many jobs in one insert, then their ids into the index.
+//!
+//! Never answers before MongoDB has the jobs on a majority's disks. Redis is only told: a job that it has not heard of is found.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use mongodb::bson::{Bson, Document, doc};
+use tokio::sync::oneshot;
+
+use super::{
+    Core,
+    docs::{self, JobDoc},
+    index::{Counts, Line, Wanted},
+    mongo::{self, within},
+};
+use crate::{
+    clock::Time,
+    job::{JobId, NewJob, Stage},
+    store::{StoreError, Submitted, With},
+};
+
+/// Jobs in one script: Redis does nothing else meanwhile.
+const SLICE: usize = 1000;
+
+/// Jobs that somebody wants stored.
+pub(super) struct Request {
+    pub(super) jobs: Vec<NewJob>,
+    pub(super) reply: oneshot::Sender<Result<Vec<Submitted>, StoreError>>,
+}
+
+impl Request {
+    pub(super) fn bytes(&self) -> usize {
+        self.jobs.iter().map(|job| job.payload.len() + 512).sum()
+    }
+}
+
+/// Stores the jobs of all these requests, and answers each.
+pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
+    // Whoever has gone meanwhile was told that nothing is known of its jobs, and may have sent them again.
+    let requests: Vec<Request> = requests.into_iter().filter(|request| !request.reply.is_closed()).collect();
+    let sizes: Vec<usize> = requests.iter().map(|request| request.jobs.len()).collect();
+    let (jobs, replies): (Vec<_>, Vec<_>) = requests.into_iter().map(|request| (request.jobs, request.reply)).unzip();
+    let stored = store(&core, jobs.into_iter().flatten().collect()).await;
+    let mut outcomes = stored.map(|outcomes| outcomes.into_iter());
+    for (reply, size) in replies.into_iter().zip(sizes) {
+        let answer = match &mut outcomes {
+            Ok(outcomes) => Ok(outcomes.by_ref().take(size).collect()),
+            Err(error) => Err(error.clone()),
+        };
+        // A caller that has gone away does not mind.
+        let _ = reply.send(answer);
+    }
+}
+
+async fn store(core: &Core, mut jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
+    if jobs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let now = core.clock.now();
+    let outcomes = remember_keys(core, &jobs, now).await?;
+    let mut missing = missing(core, &jobs, &outcomes).await?;
+    // A key without its job: the process that wrote it died before it wrote the job, which is this one.
+    let mut is_new: Vec<bool> = Vec::with_capacity(jobs.len());
+    for (job, outcome) in jobs.iter_mut().zip(&outcomes) {
+        is_new.push(match outcome {
+            Submitted::New(_) => true,
+            Submitted::Known(id) if missing.remove(id) => {
+                job.id = *id;
+                true
+            }
+            _ => false,
+        });
+    }
+    let new: Vec<NewJob> = jobs.into_iter().zip(is_new).filter_map(|(job, is_new)| is_new.then_some(job)).collect();
+    let wanted = wanted(&new);
+    insert(core, new, now).await?;
+    core.fault("inserted");
+    tell(core, wanted).await;
+    Ok(outcomes)
+}
+
+/// Writes the keys that jobs came under; one that is there already says what came under it before.
+async fn remember_keys(core: &Core, jobs: &[NewJob], now: Time) -> Result<Vec<Submitted>, StoreError> {
+    let mut outcomes: Vec<Submitted> = jobs.iter().map(|job| Submitted::New(job.id)).collect();
+    let keyed: Vec<usize> = (0..jobs.len()).filter(|i| jobs[*i].idempotency.is_some()).collect();
+    if keyed.is_empty() {
+        return Ok(outcomes);
+    }
+    let mut documents = Vec::with_capacity(keyed.len());
+    for job in keyed.iter().map(|i| &jobs[*i]) {
+        let Some(key) = &job.idempotency else { continue };
+        let name = doc! { "tenant": &*job.lane.tenant, "key": &key.key };
+        let (hash, id) = (docs::binary(key.body_hash), docs::id_bson(job.id));
+        documents.push(doc! { "_id": name, "body_hash": hash, "job": id, "at": now.0 });
+    }
+    let inserted = within(async { Ok(core.mongo.keys.insert_many(&documents).ordered(false).await) }).await?;
+    let known = match inserted {
+        Ok(_) => return Ok(outcomes),
+        Err(error) => mongo::duplicates(error)?,
+    };
+    let names: Vec<Bson> = known.iter().filter_map(|i| documents[*i].get("_id").cloned()).collect();
+    let found: Vec<Document> = within(async {
+        use futures_util::TryStreamExt as _;
+        core.mongo.keys.find(doc! { "_id": { "$in": names } }).await?.try_collect().await
+    })
+    .await?;
+    let found: HashMap<(&str, &str), &Document> = found.iter().filter_map(|key| Some((name_of(key)?, key))).collect();
+    for i in known {
+        let job = &jobs[keyed[i]];
+        let Some(key) = &job.idempotency else { continue };
+        // One that was forgotten between the two statements is as good as new to the next who asks.
+        let gone = || StoreError::Unavailable("an idempotency key was just forgotten; send the job again".into());
+        let before = found.get(&(&*job.lane.tenant, &*key.key)).ok_or_else(gone)?;
+        outcomes[keyed[i]] = match before.get_binary_generic("body_hash") {
+            Ok(hash) if *hash == key.body_hash => Submitted::Known(id_in(before)?),
+            _ => Submitted::KeyReused,
+        };
+    }
+    Ok(outcomes)
+}
+
+fn name_of(key: &Document) -> Option<(&str, &str)> {
+    let name = key.get_document("_id").ok()?;
+    Some((name.get_str("tenant").ok()?, name.get_str("key").ok()?))
+}
+
+fn id_in(key: &Document) -> Result<JobId, StoreError> {
+    let id = key.get_binary_generic("job").ok().and_then(|id| <[u8; 16]>::try_from(id.as_slice()).ok());
+    id.map(JobId::from_bytes).ok_or_else(|| StoreError::Corrupt("an idempotency key names no job".into()))
+}
+
+/// The jobs that came before by their keys and are not there.
+async fn missing(core: &Core, jobs: &[NewJob], outcomes: &[Submitted]) -> Result<HashSet<JobId>, StoreError> {
+    let own: HashSet<JobId> = jobs.iter().map(|job| job.id).collect();
+    let known = outcomes.iter().filter_map(|outcome| match outcome {
+        Submitted::Known(id) if !own.contains(id) => Some(*id),
+        _ => None,
+    });
+    let mut missing: HashSet<JobId> = known.collect();
+    if !missing.is_empty() {
+        let ids: Vec<JobId> = missing.iter().copied().collect();
+        for found in core.mongo.find_all(&ids, With { payload: false, result: false }).await? {
+            missing.remove(&found.id()?);
+        }
+    }
+    Ok(missing)
+}
+
+/// What the index is told about new jobs, by vendor.
+fn wanted(jobs: &[NewJob]) -> BTreeMap<Arc<str>, Vec<Wanted>> {
+    let mut by_vendor: BTreeMap<Arc<str>, Vec<Wanted>> = BTreeMap::new();
+    for job in jobs {
+        let line = Line::new(job.lane.priority, Stage::Call);
+        let wanted = Wanted { line, tenant: job.lane.tenant.clone(), due_at: job.due_at, id: job.id };
+        by_vendor.entry(job.lane.vendor.clone()).or_default().push(wanted);
+    }
+    by_vendor.values_mut().for_each(|jobs| jobs.sort_by_key(|job| (job.due_at, job.id)));
+    by_vendor
+}
+
+async fn insert(core: &Core, jobs: Vec<NewJob>, now: Time) -> Result<(), StoreError> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let documents: Vec<JobDoc> = jobs.into_iter().map(|job| JobDoc::new(job, now)).collect();
+    let inserted = within(async { Ok(core.mongo.jobs.insert_many(&documents).ordered(false).await) }).await?;
+    match inserted {
+        Ok(_) => Ok(()),
+        // Somebody with the same key wrote the same job first.
+        Err(error) => mongo::duplicates(error).map(drop),
+    }
+}
+
+/// Tells the index. When it cannot be told, the lanes are told later; when this process dies, a sweep finds them.
+async fn tell(core: &Core, wanted: BTreeMap<Arc<str>, Vec<Wanted>>) {
+    for (name, jobs) in wanted {
+        let live = i64::try_from(jobs.len()).unwrap_or(i64::MAX);
+        core.note_accepted(jobs.len() as u64);
+        let Some(vendor) = core.vendors.get(&name) else { continue };
+        let mut counts = Counts { waiting: live, open: 0, live };
+        for slice in jobs.chunks(SLICE) {
+            if core.told(core.index.enqueue(vendor, std::mem::take(&mut counts), slice)).await.is_err() {
+                core.tell_later(&name, slice.iter().map(|job| (job.line, job.tenant.clone())));
+            }
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! What a worker tells the limiter beside asking for permits: that it is there, and what the vendor wants.
+//!
+//! Never calls a vendor.
+
+use std::time::Duration;
+
+use super::Context;
+use crate::{clock::nanos, limit::Usage, telemetry::VendorMetrics, vendor::Vendor};
+
+/// Asks the limiter once, so that what begins cold there begins now and not with the first job. Who cannot ask waits later.
+pub(super) async fn begin(cx: &Context, vendor: &Vendor) {
+    let asked = cx.limiter.outlook(&vendor.config.pool, cx.clock.nanos(), 1).await;
+    if asked.is_ok() && cx.limiter.places(vendor.name(), vendor.config.concurrency, 1).await.is_err() {
+        tracing::debug!(vendor = %vendor.name(), "the limiter went away at the start");
+    }
+}
+
+/// Closes the gate of the vendor's pool, in every process. A vendor that refuses a call is told to people with what our own books say.
+pub(super) async fn be_silent(cx: &Context, vendor: &Vendor, status: u16, silence: Duration, metrics: &VendorMetrics) {
+    let pool = &vendor.config.pool;
+    cx.limiter.close_gate(pool, cx.clock.nanos().saturating_add(nanos(silence))).await;
+    if status < 300 {
+        tracing::debug!(vendor = %vendor.name(), ?silence, "the vendor says that nothing is left; its gate is closed until there is");
+        return;
+    }
+    metrics.throttled.inc();
+    let of = |usage: Usage| format!("{} of {} used", usage.used, usage.limit.id);
+    let books: Vec<String> = cx.limiter.usage(pool).await.into_iter().map(of).collect();
+    tracing::warn!(vendor = %vendor.name(), status, ?silence, books = books.join(", "), "the vendor asked us to slow down; its gate is closed");
+}

@@ -1,0 +1,273 @@
+//! What must hold when Redis, a process or a clock lets us down: the vendor's count never goes over.
+
+use super::*;
+
+fn paced(calls: u64) -> Limit {
+    limit(calls, Duration::from_secs(1), Shape::Paced)
+}
+
+fn window(calls: u64) -> Limit {
+    limit(calls, Duration::from_secs(1), Shape::Window)
+}
+
+async fn reserve(limiter: &RedisLimiter, clock: &Clock, n: usize) -> Vec<Permit> {
+    permits(limiter.reserve("acme", &wishes("t", n), clock.nanos() + 500 * MS).await.unwrap())
+}
+
+/// Some processes under random traffic, each with permits that it uses at their time or a little later.
+struct Storm {
+    scene: Scene,
+    processes: Vec<RedisLimiter>,
+    held: Vec<(usize, Permit)>,
+    fired: Vec<Call>,
+    random: fastrand::Rng,
+}
+
+impl Storm {
+    async fn step(&mut self) {
+        let who = self.random.usize(0..self.processes.len());
+        match self.random.u32(0..100) {
+            0..40 => {
+                let scale = [10 * MS, 300 * MS, 2 * SECOND, 30 * SECOND][self.random.usize(0..4)];
+                let now = self.scene.clock.nanos() + self.random.i64(0..scale) / 1_000 * 1_000;
+                self.fire(now);
+                advance_to(&self.scene.clock, now);
+            }
+            40..80 => {
+                let wishes: Vec<Arc<str>> =
+                    (0..self.random.usize(1..15)).map(|_| ["a", "b", "c"][self.random.usize(0..3)].into()).collect();
+                let until = self.scene.in_ms(self.random.i64(0..900));
+                let answers = self.processes[who].reserve("acme", &wishes, until).await;
+                let Ok(answers) = answers else {
+                    assert!(self.scene.book.away.load(Ordering::Relaxed));
+                    return;
+                };
+                self.held.extend(permits(answers).into_iter().map(|permit| (who, permit)));
+            }
+            80..86 => {
+                let (mine, rest) = std::mem::take(&mut self.held).into_iter().partition(|(of, _)| *of == who);
+                self.held = rest;
+                let mine: Vec<_> = (mine as Vec<(usize, Permit)>).into_iter().map(|(_, permit)| permit).collect();
+                self.processes[who].give_back(mine).await;
+            }
+            86..88 => self.processes[who].close_gate("acme", self.scene.in_ms(self.random.i64(0..3_000))).await,
+            // It dies with what it holds; another takes its place.
+            88..92 => {
+                self.held.retain(|(of, _)| *of != who);
+                self.processes[who] = self.scene.process();
+            }
+            92..96 => self.scene.flush(),
+            _ => {
+                let away = self.random.bool();
+                self.scene.book.away.store(away, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Fires what is due by `now`, some of it late, over a link with as much jitter as the guard has left.
+    fn fire(&mut self, now: Nanos) {
+        let (due, held) = std::mem::take(&mut self.held).into_iter().partition(|(_, permit)| permit.at <= now);
+        self.held = held;
+        for (who, permit) in due as Vec<(usize, Permit)> {
+            let late = self.random.i64(0..=permit.late_after.min(now).max(permit.at) - permit.at);
+            if self.processes[who].check(&permit, permit.at + late).is_ok() {
+                let arrived = permit.at + late + self.random.i64(0..=MS);
+                self.fired.push(Call { at: permit.at, arrived, tenant: permit.tenant });
+            }
+        }
+    }
+}
+
+fn limits(random: &mut fastrand::Rng) -> Vec<Limit> {
+    let one = |random: &mut fastrand::Rng| {
+        let period = Duration::from_millis([300, 2_000, 9_000, 45_000][random.usize(0..4)] + random.u64(0..100));
+        let calls = random.u64(1..30);
+        let made = match random.u32(0..5) {
+            0 => limit(calls, period, Shape::Paced),
+            1 => limit(calls, period, Shape::Bucket { burst: random.u64(1..=calls) }),
+            2 => daily(calls * 20, "America/New_York"),
+            _ => limit(calls, period, Shape::Window),
+        };
+        if random.bool() { made } else { per_tenant(made) }
+    };
+    (0..random.usize(1..4)).map(|_| one(random)).collect()
+}
+
+#[test]
+fn no_window_ever_holds_more_than_n_whatever_happens() {
+    let first: u64 =
+        std::env::var("FETCHGATE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    for seed in first..first.saturating_add(60) {
+        println!("FETCHGATE_SEED={seed}"); // shown when the test fails
+        let mut random = fastrand::Rng::with_seed(seed);
+        let scene = Scene::new(&limits(&mut random));
+        run_io(async {
+            let processes = (0..3).map(|_| scene.process()).collect();
+            let mut storm = Storm { scene, processes, held: Vec::new(), fired: Vec::new(), random };
+            for _ in 0..150 {
+                storm.step().await;
+            }
+            storm.fire(Nanos::MAX);
+            assert_eq!(breaches(&storm.fired, &storm.scene.limits), Vec::<String>::new());
+        });
+    }
+}
+
+#[test]
+fn scripts_that_redis_has_forgotten_are_told_again() {
+    let server = servers::Server::redis();
+    run_io(async {
+        let clock = Clock::manual(START);
+        let limiter = process(&server.link(), "p", &[window(20)], &clock, &shared_book());
+        reserve(&limiter, &clock, 1).await;
+        advance(&clock, 12 * SECOND);
+        assert_eq!(reserve(&limiter, &clock, 8).await.len(), 8);
+        assert_eq!(server.say("SCRIPT FLUSH"), "+OK");
+        assert_eq!(reserve(&limiter, &clock, 20).await.len(), 12);
+    });
+}
+
+#[test]
+fn another_run_of_redis_starts_cold_even_if_it_remembers() {
+    let mut server = servers::Server::redis();
+    let clock = Clock::manual(START);
+    run_io(async {
+        let limits = [window(20)];
+        let limiter = process(&server.link(), "p", &limits, &clock, &shared_book());
+        reserve(&limiter, &clock, 1).await;
+        advance(&clock, 12 * SECOND);
+        assert_eq!(reserve(&limiter, &clock, 20).await.len(), 20);
+        // What a restart from disk would bring back: the state of an older run, in which nothing had been used.
+        let mut older = ::redis::cmd("HSET");
+        older.arg("p:{acme}:state").arg("run").arg("0123");
+        server.link().command::<i64>(&older).await.unwrap();
+        let outlook = limiter.outlook("acme", 0, 1).await.unwrap();
+        assert_eq!(outlook.next_at, clock.nanos() + 500 * MS + SECOND + 5 * MS);
+    });
+    server.restart();
+    run_io(async {
+        let limiter = process(&server.link(), "p", &[window(20)], &clock, &shared_book());
+        assert_eq!(reserve(&limiter, &clock, 1).await.len(), 0);
+        advance(&clock, 2 * SECOND);
+        assert_eq!(reserve(&limiter, &clock, 30).await.len(), 20);
+    });
+}
+
+#[test]
+fn a_clock_that_steps_back_starts_cold_and_one_that_is_slewed_is_waited_out() {
+    run_io(async {
+        let scene = Scene::new(&[paced(50)]);
+        let limiter = scene.warm().await;
+        let newest = reserve(&limiter, &scene.clock, 3).await.pop().unwrap();
+        let at = |ms: i64| Scene {
+            clock: Clock::manual(Time(scene.clock.now().0 + ms)),
+            prefix: scene.prefix.clone(),
+            ..Scene::new(&scene.limits)
+        };
+        // A second behind: until the clock is where it was.
+        let slewed = at(-1_000);
+        let outlook = slewed.process().outlook("acme", 0, 1).await.unwrap();
+        assert_eq!(outlook.next_at, newest.at + 20_100_000);
+        // An hour behind: nothing that is known has a time that means anything.
+        let stepped = at(-3_600_000);
+        let outlook = stepped.process().outlook("acme", 0, 1).await.unwrap();
+        assert_eq!(outlook.by, Some(Blocker::Gate));
+        assert_eq!(outlook.next_at - stepped.clock.nanos(), 500 * MS + 20_100_000);
+    });
+}
+
+#[test]
+fn a_gate_stays_closed_as_long_when_the_clock_steps() {
+    run_io(async {
+        let scene = Scene::new(&[paced(50)]);
+        scene.warm().await.close_gate("acme", scene.in_ms(30_000)).await;
+        let back = Scene {
+            clock: Clock::manual(Time(scene.clock.now().0 - 3_600_000)),
+            prefix: scene.prefix.clone(),
+            ..Scene::new(&scene.limits)
+        };
+        let outlook = back.process().outlook("acme", 0, 1).await.unwrap();
+        assert_eq!(outlook.next_at - back.clock.nanos(), 30 * SECOND);
+    });
+}
+
+#[test]
+fn a_redis_that_does_not_answer_means_no_permits_and_no_hot_loop() {
+    let server = servers::Server::redis();
+    run_io(async {
+        let clock = Clock::system();
+        let limiter = process(&server.link(), "p", &[paced(50)], &clock, &shared_book());
+        limiter.outlook("acme", 0, 1).await.unwrap();
+        server.freeze();
+        for _ in 0..2 {
+            let began = clock.nanos();
+            assert!(limiter.reserve("acme", &wishes("t", 1), began + 500 * MS).await.is_err());
+            let took = clock.nanos() - began;
+            assert!((100 * MS..5 * SECOND).contains(&took), "{took} ns");
+        }
+        server.thaw();
+        while limiter.outlook("acme", 0, 1).await.is_err() {
+            clock.sleep_until(clock.nanos() + 50 * MS).await;
+        }
+        tokio::time::timeout(Duration::from_secs(3), limiter.stop()).await.expect("it ends").unwrap();
+    });
+}
+
+/// One question to a script as it goes over the wire, for what a limiter would never ask by itself.
+async fn ask(redis: &Redis, prefix: &str, last: &str, call: &str) -> (String, i64, String, i64, Vec<i64>, Vec<i64>) {
+    const SPEC: &str = r#"{"pool":"acme","longest":500000,"skew":5000000,"most_tenants":10,"most_recent":10,"ledgers":[],
+        "limits":[{"name":"w","kind":"ring","calls":3,"window":1000000,"keep":6,"per_tenant":false,"ledger":0,"zone":0,"memory":1000000}]}"#;
+    let common = format!(r#""nonce":"{:x}","token":"","ahead":0,"most":9,"edges":[],"paid":[]"#, fastrand::u64(..));
+    let script = fetchgate::redis_link::script(&[
+        include_str!("../../../../src/limit/redis/time.lua"),
+        include_str!("../../../../src/limit/redis/shapes.lua"),
+        include_str!("../../../../src/limit/redis/pool.lua"),
+        include_str!("../../../../src/limit/redis/ledger.lua"),
+        include_str!("../../../../src/limit/redis/open.lua"),
+        last,
+    ]);
+    let call = format!("{{{common},{call}}}");
+    redis.run(script.key(format!("{prefix}:{{acme}}:state")).arg(SPEC).arg(call)).await.unwrap()
+}
+
+const RESERVE: &str = include_str!("../../../../src/limit/redis/reserve.lua");
+const UNDO: &str = include_str!("../../../../src/limit/redis/undo.lua");
+
+#[test]
+fn a_clock_that_leaps_ahead_is_noticed_by_whoever_knew_the_time() {
+    run_io(async {
+        let (redis, prefix) = (servers::redis().link(), servers::prefix());
+        let call = |now: i64, expected: i64, epoch: &str| {
+            format!(r#""now":{now},"expected":{expected},"epoch":"{epoch}","tenants":["t","t","t"],"undo":[]"#)
+        };
+        let (.., epoch, _, _, _) = ask(&redis, &prefix, RESERVE, &call(9_000_000, 0, "")).await;
+        let (_, _, _, gate, numbers, _) = ask(&redis, &prefix, RESERVE, &call(19_000_000, 19_000_000, &epoch)).await;
+        assert_eq!((gate, numbers), (10_500_000, vec![0, 19_000_000, 0, 19_000_000, 0, 19_000_000]));
+        // Half a second may be a slow question. More is a leap: who knows when those three were.
+        let (_, _, _, gate, _, _) = ask(&redis, &prefix, RESERVE, &call(29_500_000, 29_000_000, &epoch)).await;
+        assert_eq!(gate, 10_500_000);
+        let (_, _, _, gate, numbers, _) = ask(&redis, &prefix, RESERVE, &call(39_500_001, 39_000_000, &epoch)).await;
+        assert_eq!((gate, numbers[0]), (41_000_001, -1));
+        // Another who knew the time before the leap does not start it all again.
+        let (_, _, _, gate, _, _) = ask(&redis, &prefix, RESERVE, &call(39_600_000, 39_000_000, &epoch)).await;
+        assert_eq!(gate, 41_000_001);
+    });
+}
+
+#[test]
+fn a_hand_back_that_arrives_twice_frees_one_call() {
+    run_io(async {
+        let (redis, prefix) = (servers::redis().link(), servers::prefix());
+        let call = |now: i64, epoch: &str, undo: &str| {
+            format!(r#""now":{now},"expected":0,"epoch":"{epoch}","tenants":["t","t","t"],"undo":[{undo}]"#)
+        };
+        let (.., epoch, _, _, _) = ask(&redis, &prefix, RESERVE, &call(9_000_000, "", "")).await;
+        ask(&redis, &prefix, RESERVE, &call(19_000_000, &epoch, "")).await;
+        for _ in 0..2 {
+            let undo = call(19_000_000, &epoch, r#"{"at":19000000,"tenant":"t"}"#);
+            ask(&redis, &prefix, UNDO, &format!(r#"{undo},"nonce":"once""#)).await;
+        }
+        let (.., numbers, _) = ask(&redis, &prefix, RESERVE, &call(19_000_000, &epoch, "")).await;
+        assert_eq!(numbers, [0, 19_000_000, 1, 20_000_000, 1, 20_000_000]);
+    });
+}

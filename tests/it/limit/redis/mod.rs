@@ -1,0 +1,78 @@
+//! The limiter of many processes, on a real Redis.
+
+mod differential;
+mod faults;
+mod places;
+mod promises;
+
+use std::collections::HashMap;
+
+use fetchgate::{
+    limit::{Blocker, Limiter, redis::RedisLimiter},
+    redis_link::Redis,
+};
+
+use super::*;
+use crate::support::servers;
+
+/// One process's limiter for the pool and vendor `acme`.
+fn process(redis: &Redis, prefix: &str, limits: &[Limit], clock: &Clock, book: &Arc<MemoryBook>) -> RedisLimiter {
+    let pool = PoolLimits { pool: "acme".into(), limits: limits.to_vec() };
+    let timeouts = HashMap::from([("acme".into(), Duration::from_secs(5))]);
+    RedisLimiter::open(redis.clone(), prefix, vec![pool], timeouts, clock.clone(), book.clone())
+}
+
+/// A book that several processes write.
+fn shared_book() -> Arc<MemoryBook> {
+    Arc::new(MemoryBook { keeps_greatest: true, ..MemoryBook::default() })
+}
+
+fn run_io<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+/// Everything that one process needs, on the shared server and a clock that stands still.
+struct Scene {
+    redis: Redis,
+    prefix: String,
+    limits: Vec<Limit>,
+    clock: Clock,
+    book: Arc<MemoryBook>,
+}
+
+impl Scene {
+    fn new(limits: &[Limit]) -> Scene {
+        Scene {
+            redis: servers::redis().link(),
+            prefix: servers::prefix(),
+            limits: limits.to_vec(),
+            clock: Clock::manual(START),
+            book: shared_book(),
+        }
+    }
+
+    fn process(&self) -> RedisLimiter {
+        process(&self.redis, &self.prefix, &self.limits, &self.clock, &self.book)
+    }
+
+    /// A process after the cold start is over.
+    async fn warm(&self) -> RedisLimiter {
+        let limiter = self.process();
+        limiter.outlook("acme", self.clock.nanos(), 1).await.unwrap();
+        advance(&self.clock, 12 * SECOND);
+        limiter
+    }
+
+    /// Forgets all that Redis knows of this scene, as FLUSHALL would.
+    fn flush(&self) {
+        let script = format!(
+            "for _,k in ipairs(redis.call('KEYS','{}:*')) do redis.call('DEL',k) end return 'done'",
+            self.prefix
+        );
+        assert_eq!(servers::redis().say(&format!("EVAL \"{script}\" 0")), "$4");
+    }
+
+    fn in_ms(&self, ms: i64) -> Nanos {
+        self.clock.nanos() + ms * MS
+    }
+}

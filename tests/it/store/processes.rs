@@ -1,0 +1,217 @@
+//! What several processes do to each other, and servers to them.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use fetchgate::{
+    clock::Clock,
+    job::{Idempotency, JobId, NewJob, Priority, Status, lifecycle, lifecycle::Next},
+    store::{Claim, Settled, Submitted, Which, redis_mongo::VendorWork},
+};
+use tokio::task::JoinSet;
+
+use super::{
+    LEASE, TestStore, complete,
+    site::{SHUT, Site},
+    work,
+};
+use crate::failure::wait_until;
+
+const LONG: Duration = Duration::from_secs(20);
+
+fn with_open(open: u64) -> Vec<VendorWork> {
+    vec![VendorWork { open: Some(open), ..work("v") }]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_ends_in_one_process_wakes_the_others_that_wait_for_room() {
+    let site = Site::new();
+    let (a, b) = (site.process_for(with_open(1), &site.clock).await, site.process_for(with_open(1), &site.clock).await);
+    let bell = b.store.signals().bell("v").unwrap();
+    for next in [complete(), Next::Call { due_at: site.now().plus(LEASE) }] {
+        a.submit_all((0..2).map(|_| a.job("v", Priority::Normal, "t")).collect()).await;
+        let lease = a.claim_one().await;
+        assert!(b.claim("v", 1).await.is_empty(), "one may be open, and is being called");
+        // What was rung so far is heard before the end of the call.
+        while tokio::time::timeout(Duration::from_millis(100), bell.notified()).await.is_ok() {}
+        a.settle(lease, next).await;
+        tokio::time::timeout(LONG, bell.notified()).await.expect("the other process is woken");
+        let lease = b.claim_one().await;
+        b.settle(lease, complete()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_calls_are_open_than_may_be_however_many_processes_claim() {
+    let site = Site::new();
+    let processes = [
+        site.process_for(with_open(5), &site.clock).await,
+        site.process_for(with_open(5), &site.clock).await,
+        site.process_for(with_open(5), &site.clock).await,
+    ];
+    processes[0].submit_all((0..60).map(|_| processes[0].job("v", Priority::Normal, "t")).collect()).await;
+    let answer_by = site.now().plus(Duration::from_secs(3600));
+    let mut open: Vec<JobId> = Vec::new();
+    let mut ended = 0;
+    while ended < 60 {
+        let mut claims = JoinSet::new();
+        for (which, process) in processes.iter().enumerate() {
+            let claim = Claim { vendor: "v".into(), most: 4, calls: 4, now: site.now(), lease: LEASE };
+            let store = process.store.clone();
+            claims.spawn(async move { (which, store.claim(&claim).await.expect("the store works")) });
+        }
+        let leases = claims.join_all().await;
+        let claimed: usize = leases.iter().map(|(_, leases)| leases.len()).sum();
+        assert!(open.len() + claimed <= 5, "{} are open and {claimed} being called", open.len());
+        for (which, lease) in leases.into_iter().flat_map(|(which, leases)| leases.into_iter().map(move |l| (which, l)))
+        {
+            open.push(lease.job.id);
+            processes[which].settle(lease, Next::Await { answer_by }).await;
+        }
+        assert!(!open.is_empty(), "stuck at {ended}");
+        for id in open.drain(..).take(3).collect::<Vec<_>>() {
+            let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
+            processes[2].store.amend(Which::Id(id), site.now(), decide).await.unwrap();
+            ended += 1;
+        }
+        let page = fetchgate::store::Filter { status: Some(Status::Processing), limit: 99, ..Default::default() };
+        open = processes[1].store.list(page).await.unwrap().jobs.into_iter().map(|job| job.id).collect();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_redis_was_not_told_of_a_settle_it_is_told_when_it_is_back() {
+    let site = Site::with_own_redis();
+    let (a, b) = (site.process().await, site.process().await);
+    let again = a.submit().await;
+    let lease = a.claim_one().await;
+    site.redis().freeze();
+    let due_at = site.now().plus(Duration::from_millis(1));
+    assert_eq!(a.settle(lease, Next::Call { due_at }).await, Settled::Stored);
+    site.redis().thaw();
+    site.clock.advance(Duration::from_secs(1));
+    let lease = wait_until("it goes again", LONG, async || b.claim("v", 1).await.pop()).await;
+    assert_eq!((lease.job.id, lease.attempt), (again, 2), "long before the lease of the first attempt lapses");
+    assert_eq!(b.settle(lease, complete()).await, Settled::Stored);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_redis_keeps_jobs_waiting_and_loses_none() {
+    let site = Site::with_own_redis();
+    let (a, b) = (site.process().await, site.process().await);
+    let mut ids: BTreeSet<JobId> =
+        a.submit_all((0..6).map(|_| a.job("v", Priority::Normal, "t")).collect()).await.into_iter().collect();
+    let held = a.claim("v", 2).await;
+    site.redis().say("CONFIG SET maxmemory 1");
+    ids.insert(b.submit().await);
+    for lease in held {
+        assert_eq!(a.settle(lease, complete()).await, Settled::Stored);
+    }
+    wait_until("what was in the stream goes", LONG, async || {
+        for lease in b.claim("v", 2).await {
+            b.settle(lease, complete()).await;
+        }
+        (site.ask::<i64>(&["HLEN", ":index"]).await == 0).then_some(())
+    })
+    .await;
+    site.redis().say("CONFIG SET maxmemory 0");
+    wait_until("the others follow", LONG, async || {
+        site.clock.advance(Duration::from_secs(1));
+        b.store.ready("v").await.ok()?;
+        for lease in b.claim("v", 2).await {
+            b.settle(lease, complete()).await;
+        }
+        (b.store.backlog("v").await.waiting == 0).then_some(())
+    })
+    .await;
+    for id in ids {
+        assert_eq!(a.status(id).await, Status::Complete);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_another_type_is_a_lost_index() {
+    for key in [":1:jobs", ":1:due", ":1:asleep", ":1:reading", ":index", ":state", ":counts"] {
+        let site = Site::new();
+        let (a, b) = (site.process().await, site.process().await);
+        let ids = a.submit_all((0..40).map(|_| a.job("v", Priority::Normal, "t")).collect()).await;
+        site.ask::<i64>(&["DEL", key]).await;
+        site.ask::<String>(&["SET", key, "what is this"]).await;
+        let (mut claimed, mut times) = (BTreeSet::new(), 0);
+        // Some of them are only seen when it comes to them, or by a sweep.
+        for _ in 0..4 {
+            site.recover(&[&b, &a]).await;
+            let leases = b.claim_all("v").await;
+            times += leases.len();
+            claimed.extend(leases.into_iter().map(|lease| lease.job.id));
+        }
+        assert_eq!((claimed.len(), times), (ids.len(), ids.len()), "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_with_nothing_to_do_are_not_read() {
+    let site = Site::new();
+    let (a, b) = (site.process().await, site.process().await);
+    a.submit_all((0..500).map(|i| a.job("v", Priority::Normal, &format!("t{i}"))).collect()).await;
+    let leases = a.claim_all("v").await;
+    assert_eq!(leases.len(), 500);
+    a.settle_all(leases.into_iter().map(|lease| (lease, complete())).collect()).await;
+    site.clock.advance(Duration::from_secs(11));
+    let ready = b.store.ready("v").await.unwrap();
+    assert_eq!((ready.next_due, site.ask::<i64>(&["ZCARD", ":1:due"]).await), (None, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_that_are_wrong_neither_stop_a_vendor_nor_mix_up_what_is_held() {
+    let site = Site::new();
+    let fast = Clock::manual(site.now().plus(Duration::from_secs(3600)));
+    let (a, b) = (site.process().await, site.process_for(vec![work("v")], &fast).await);
+    a.submit_all((0..6).map(|_| a.job("v", Priority::Normal, "t")).collect()).await;
+    let held: BTreeSet<JobId> = a.claim("v", 2).await.iter().map(|lease| lease.job.id).collect();
+    site.lose_the_index().await;
+    // Opened for a time that is an hour away for the others.
+    b.store.ready("v").await.unwrap();
+    a.store.ready("v").await.unwrap();
+    site.clock.advance(SHUT);
+    a.store.ready("v").await.unwrap();
+    let others: BTreeSet<JobId> = a.claim_all("v").await.iter().map(|lease| lease.job.id).collect();
+    assert!(!others.is_empty(), "the vendor is not called for an hour");
+    site.lose_the_index().await;
+    a.store.ready("v").await.unwrap();
+    // For the fast one it is open already.
+    b.submit().await;
+    wait_until("what is held is entered", LONG, async || {
+        a.store.ready("v").await.unwrap();
+        (a.store.backlog("v").await.leased == 6).then_some(())
+    })
+    .await;
+    assert_eq!(held.len() + others.len(), 6);
+    site.clock.advance(SHUT);
+    a.store.ready("v").await.unwrap();
+    let last: Vec<JobId> = b.claim_all("v").await.into_iter().map(|lease| lease.job.id).collect();
+    assert!(last.iter().all(|id| !held.contains(id) && !others.contains(id)), "leased twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_key_used_in_two_processes_at_once_makes_one_job() {
+    let site = Site::new();
+    let (a, b) = (site.process().await, site.process().await);
+    for round in 0..20 {
+        let key = |t: &TestStore| {
+            let idempotency = Some(Idempotency { key: round.to_string(), body_hash: [1; 32] });
+            NewJob { idempotency, ..t.job("v", Priority::Normal, "t") }
+        };
+        let outcomes = tokio::join!(a.store.submit(vec![key(&a)]), b.store.submit(vec![key(&b)]));
+        let id = |outcome: &Submitted| match outcome {
+            Submitted::New(id) | Submitted::Known(id) => *id,
+            other => panic!("{other:?}"),
+        };
+        let (first, second) = (outcomes.0.unwrap()[0], outcomes.1.unwrap()[0]);
+        assert_eq!(id(&first), id(&second));
+        assert!(!matches!((first, second), (Submitted::New(_), Submitted::New(_))));
+    }
+    site.clock.advance(Duration::from_secs(11));
+    a.store.ready("v").await.unwrap();
+    assert_eq!(a.store.backlog("v").await.waiting, 20);
+    assert_eq!(b.claim_all("v").await.len(), 20);
+}

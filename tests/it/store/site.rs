@@ -1,0 +1,123 @@
+//! A place where several processes run: one Redis, one MongoDB, one clock, as many stores as a test wants.
+
+use std::sync::Arc;
+
+use fetchgate::{
+    clock::{Clock, Time},
+    job::JobIds,
+    redis_link::Redis,
+    store::redis_mongo::{RedisMongo, VendorWork, key_of},
+};
+use redis::FromRedisValue;
+use tempfile::TempDir;
+
+use super::{TestStore, VENDORS, work};
+use crate::support::{Backend, START, database, servers, servers::Server};
+
+/// How long a new index stays shut, and a little more.
+pub(super) const SHUT: std::time::Duration = std::time::Duration::from_secs(4);
+
+pub(super) struct Site {
+    pub(super) clock: Clock,
+    folder: Arc<TempDir>,
+    redis: Option<Server>,
+    mongo: Option<Server>,
+    link: Redis,
+}
+
+impl Site {
+    /// On the servers of all tests, which no test may harm.
+    pub(super) fn new() -> Site {
+        Site::on(None, None)
+    }
+
+    pub(super) fn with_own_redis() -> Site {
+        Site::on(Some(Server::redis()), None)
+    }
+
+    pub(super) fn with_own_mongo() -> Site {
+        Site::on(None, Some(Server::mongo()))
+    }
+
+    fn on(redis: Option<Server>, mongo: Option<Server>) -> Site {
+        let link = redis.as_ref().unwrap_or_else(|| servers::redis()).link();
+        let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
+        Site { clock: Clock::manual(START), folder, redis, mongo, link }
+    }
+
+    pub(super) fn redis(&self) -> &Server {
+        self.redis.as_ref().unwrap_or_else(|| servers::redis())
+    }
+
+    pub(super) fn own_mongo(&mut self) -> &mut Server {
+        self.mongo.as_mut().expect("a MongoDB of its own")
+    }
+
+    /// One more process.
+    pub(super) async fn process(&self) -> TestStore {
+        self.process_for(VENDORS.map(work).to_vec(), &self.clock).await
+    }
+
+    pub(super) async fn process_for(&self, work: Vec<VendorWork>, clock: &Clock) -> TestStore {
+        let database = self.database();
+        let uri = self.mongo.as_ref().unwrap_or_else(|| servers::mongo()).mongo_url(&database);
+        let store = RedisMongo::open(&uri, &database, self.redis().link(), work, clock.clone(), 1_000_000);
+        let store = Arc::new(store.await.expect("the store opens"));
+        let (ids, folder) = (JobIds::new(), self.folder.clone());
+        TestStore { store, clock: clock.clone(), ids, backend: Backend::RedisMongo, folder }
+    }
+
+    pub(super) fn database(&self) -> String {
+        database(&self.folder)
+    }
+
+    pub(super) fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// A key of vendor `v`. The stream of its normal calls is `1:jobs`.
+    pub(super) fn key(&self, what: &str) -> String {
+        format!("{}:{what}", key_of(&self.database(), "v"))
+    }
+
+    /// Asks Redis with words, of which those that begin with `:` are keys of vendor `v`.
+    pub(super) async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut command = redis::Cmd::new();
+        for word in words {
+            match word.strip_prefix(':') {
+                Some(what) => command.arg(self.key(what)),
+                None => command.arg(word),
+            };
+        }
+        self.link.command(&command).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    /// Somebody empties Redis, as far as it is ours.
+    pub(super) async fn lose_the_index(&self) {
+        let keys: Vec<String> = self.ask(&["KEYS", &format!("{}:*", self.database())]).await;
+        for key in keys {
+            self.ask::<i64>(&["DEL", &key]).await;
+        }
+    }
+
+    /// Both processes look, so that one opens what was lost and the others say what they hold; then the index opens.
+    pub(super) async fn recover(&self, processes: &[&TestStore]) {
+        for _ in 0..2 {
+            for vendor in VENDORS {
+                for process in processes {
+                    process.store.ready(vendor).await.expect("the store works");
+                }
+            }
+        }
+        self.clock.advance(SHUT);
+        for vendor in VENDORS {
+            processes[0].store.ready(vendor).await.expect("the store works");
+        }
+    }
+
+    /// Ids in the stream of normal calls.
+    pub(super) async fn in_stream(&self) -> Vec<Vec<u8>> {
+        let entries: Vec<(String, Vec<Vec<u8>>)> = self.ask(&["XRANGE", ":1:jobs", "-", "+"]).await;
+        entries.into_iter().map(|(_, fields)| fields[1].clone()).collect()
+    }
+}
