@@ -77,8 +77,7 @@ struct Checks {
 
 /// What is wrong with the store, if anything is.
 async fn store(app: &App) -> Option<String> {
-    let nobody = JobId::from_bytes([0; 16]);
-    let look = app.store.find(nobody, With { payload: false, result: false });
+    let look = app.store.find(JobId::MIN, With { payload: false, result: false });
     wrong(tokio::time::timeout(MAX_WAIT, look).await)
 }
 

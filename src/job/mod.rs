@@ -29,6 +29,11 @@ impl Serialize for JobId {
 }
 
 impl JobId {
+    /// No id is less.
+    pub const MIN: JobId = JobId(Uuid::nil());
+    /// No id is greater.
+    pub const MAX: JobId = JobId(Uuid::max());
+
     /// Reads an id from a URL or a body. Only the hyphenated form that we give out is one.
     pub fn parse(text: &str) -> Option<JobId> {
         (text.len() == 36).then(|| Uuid::try_parse(text).ok().map(JobId)).flatten()
@@ -40,8 +45,13 @@ impl JobId {
         JobId(Uuid::from_u128(ms << 80))
     }
 
-    pub const fn from_bytes(bytes: [u8; 16]) -> JobId {
+    pub fn from_bytes(bytes: [u8; 16]) -> JobId {
         JobId(Uuid::from_bytes(bytes))
+    }
+
+    /// Nothing when these are not sixteen bytes.
+    pub fn from_slice(bytes: &[u8]) -> Option<JobId> {
+        bytes.try_into().ok().map(JobId::from_bytes)
     }
 
     pub fn as_bytes(&self) -> &[u8; 16] {
@@ -185,7 +195,8 @@ pub struct Idempotency {
 }
 
 /// What a job that has not ended waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// The submitting call, at or after its due time.
     Call,
@@ -193,6 +204,16 @@ pub enum Stage {
     Poll,
     /// The vendor's callback; the vendor has accepted.
     Await,
+}
+
+impl Stage {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Call => "call",
+            Stage::Poll => "poll",
+            Stage::Await => "await",
+        }
+    }
 }
 
 /// A job as the store knows it. Payload and result are bytes to us.
@@ -224,6 +245,16 @@ pub struct Job {
 }
 
 impl Job {
+    /// What it waits for; nothing once it has ended.
+    pub fn live_stage(&self) -> Option<Stage> {
+        (!self.status.has_ended()).then_some(self.stage)
+    }
+
+    /// Whether it waits for a call or a poll.
+    pub fn wants_to_go(&self) -> bool {
+        matches!(self.live_stage(), Some(Stage::Call | Stage::Poll))
+    }
+
     /// When something has to happen to this job without a call: its deadline, or the vendor's time to answer.
     pub fn alarm_at(&self) -> Option<Time> {
         let deadline = self.deadline.map(|d| d.at);

@@ -7,7 +7,7 @@ use mongodb::bson::{Document, doc};
 use super::{
     Core,
     dispatch::wanted,
-    docs::{self, JobDoc},
+    docs::{self, Found},
     index::Counts,
     mongo::within,
 };
@@ -29,8 +29,7 @@ impl Core {
     ) -> Result<Amended, StoreError> {
         for _ in 0..TRIES {
             let Some(found) = self.which(which).await? else { return Ok(Amended::Unknown) };
-            let version = found.version;
-            let was = found.job()?;
+            let Found { job: was, version, .. } = found;
             let Some(change) = decide(&was) else { return Ok(Amended::Left(was)) };
             // A worker that holds it loses it by the attempt number. If nobody can tell, somebody may.
             let held = self.told(self.index.held(&was.lane.vendor, &[was.id])).await;
@@ -44,26 +43,21 @@ impl Core {
         Err(StoreError::Unavailable("too many others change the same job".into()))
     }
 
-    async fn which(&self, which: &Which) -> Result<Option<JobDoc>, StoreError> {
+    async fn which(&self, which: &Which) -> Result<Option<Found>, StoreError> {
         match which {
             Which::Id(id) => self.mongo.find(*id, With { payload: false, result: false }).await,
-            Which::Ticket { vendor, ticket } => {
-                let filter = doc! { "ticket": ticket, "vendor": &**vendor };
-                let find = self.mongo.jobs.find_one(filter).sort(doc! { "_id": -1 });
-                within(async { find.projection(doc! { "payload": 0, "result": 0 }).await }).await
-            }
+            Which::Ticket { vendor, ticket } => self.mongo.find_by_ticket(vendor, ticket).await,
         }
     }
 
     /// Tells the index and those who wait for the job's end.
     pub(super) async fn tell_change(&self, was: &Job, is: &Job) {
-        let stage_of = |job: &Job| (!job.status.has_ended()).then_some(job.stage);
         let mut counts = Counts::default();
-        counts.add(stage_of(was), stage_of(is));
-        let wants = matches!(stage_of(is), Some(Stage::Call | Stage::Poll)).then(|| wanted(is));
+        counts.add(was.live_stage(), is.live_stage());
+        let wants = is.wants_to_go().then(|| wanted(is));
         if let Some(vendor) = self.vendors.get(&is.lane.vendor) {
             // It may have been called, or open: now others may be.
-            let ring = vendor.open.is_some() && !matches!(stage_of(is), Some(Stage::Poll | Stage::Await));
+            let ring = vendor.open.is_some() && !matches!(is.live_stage(), Some(Stage::Poll | Stage::Await));
             let told = self.told(self.index.amend(vendor, counts, ring, is.id, wants.as_ref())).await;
             if let (Err(_), Some(wanted)) = (told, wants) {
                 self.tell_later(&vendor.name, [wanted.lane()].into_iter());
@@ -85,6 +79,6 @@ impl Core {
         let due = soonest(doc! { "alarm_at": { "$lt": now.0 + 1 } }, most).await?;
         let next = soonest(doc! { "alarm_at": { "$gt": now.0 } }, 1).await?;
         let next_at = next.first().and_then(|job| job.get_i64("alarm_at").ok()).map(Time);
-        Ok(Overdue { jobs: due.iter().filter_map(docs::id_in).collect(), next_at })
+        Ok(Overdue { jobs: due.iter().filter_map(|job| docs::id_in(job, "_id")).collect(), next_at })
     }
 }

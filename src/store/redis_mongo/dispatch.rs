@@ -9,7 +9,7 @@ use mongodb::bson::{Document, doc};
 
 use super::{
     Core, Hold,
-    docs::{self, JobDoc},
+    docs::{self, Found},
     index::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, More, Read, Turn, VendorWork, Wanted},
     mongo::within,
 };
@@ -108,31 +108,24 @@ impl Core {
             return Ok(Vec::new());
         }
         let ids: Vec<JobId> = claimed.entries.iter().map(|entry| entry.id).collect();
-        let found = match self.mongo.find_all(&ids, With { payload: true, result: false }).await {
+        let mut found = match self.mongo.find_all(&ids, With { payload: true, result: false }).await {
             Ok(found) => found,
             Err(error) => {
                 self.give_back(vendor, claimed.entries).await;
                 return Err(error);
             }
         };
-        let mut by_id: HashMap<JobId, JobDoc> = HashMap::with_capacity(found.len());
-        for document in found {
-            by_id.insert(document.id()?, document);
-        }
         let (mut leases, mut dropped) = (Vec::with_capacity(ids.len()), Vec::new());
         for entry in claimed.entries {
-            let Some(document) = by_id.remove(&entry.id) else {
+            let Some(Found { job, version, attempts, .. }) = found.remove(&entry.id) else {
                 dropped.push(Dealt { entry, which: DealtWith::IfHeld, next: None });
                 continue;
             };
-            let (attempts, version) = (document.attempts.clone(), document.version);
-            let job = document.job()?;
-            let wants = !job.status.has_ended() && job.stage != Stage::Await;
-            if wants && job.due_at <= now && Line::of(&job) == entry.line {
+            if job.wants_to_go() && job.due_at <= now && Line::of(&job) == entry.line {
                 let hold = Hold { vendor: vendor.name.clone(), entry, version, attempts, settling: false };
                 leases.push(self.hold(job, hold));
             } else {
-                let next = wants.then(|| wanted(&job));
+                let next = job.wants_to_go().then(|| wanted(&job));
                 dropped.push(Dealt { entry, which: DealtWith::IfHeld, next });
             }
         }
@@ -192,9 +185,9 @@ impl Core {
     async fn free(&self, vendor: &VendorWork, entries: Vec<Entry>) -> Result<usize, StoreError> {
         let ids: Vec<JobId> = entries.iter().map(|entry| entry.id).collect();
         let (mut updates, mut freed) = (Vec::new(), 0);
-        for document in self.mongo.find_all(&ids, With { payload: false, result: false }).await? {
-            let (lapses, version) = (document.lapses + 1, document.version);
-            let job = document.job()?;
+        for found in self.mongo.find_all(&ids, With { payload: false, result: false }).await?.into_values() {
+            let Found { job, version, .. } = found;
+            let lapses = found.lapses + 1;
             if job.status.has_ended() {
                 continue; // Whoever claims it next drops it.
             }
@@ -299,7 +292,7 @@ impl Core {
             found.projection(doc! { "_id": 1 }).await?.try_collect().await
         })
         .await?;
-        let ids: Vec<JobId> = found.iter().filter_map(docs::id_in).collect();
+        let ids: Vec<JobId> = found.iter().filter_map(|job| docs::id_in(job, "_id")).collect();
         let more = if ids.len() >= most { More::Due } else { self.next_in_lane(&jobs, &lane, now).await? };
         Ok(Read { tenant: turn.tenant.clone(), ids, more })
     }

@@ -19,13 +19,13 @@ use crate::{
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct JobDoc {
     #[serde(rename = "_id")]
-    pub(super) id: Blob,
+    id: Blob,
     vendor: Arc<str>,
     tenant: Arc<str>,
     priority: Priority,
-    pub(super) status: Status,
-    stage: StageName,
-    pub(super) due_at: i64,
+    status: Status,
+    stage: Stage,
+    due_at: i64,
     /// Only while it has not ended: in which lane. Sorted by it and `due_at` an index has exactly what is alive.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     lane: Option<String>,
@@ -43,26 +43,26 @@ pub(super) struct JobDoc {
     tries: u32,
     attempt: u32,
     /// The fence: every change adds one, and is made only if nobody made another.
-    pub(super) version: i64,
+    version: i64,
     /// Which process settled it last.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(super) by: Option<String>,
+    by: Option<String>,
     /// How often a worker lost it.
     #[serde(default)]
-    pub(super) lapses: u32,
+    lapses: u32,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     ticket: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     failure: Option<FailureDoc>,
     updated_at: i64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(super) finished_at: Option<i64>,
+    finished_at: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     payload: Option<Blob>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     result: Option<Blob>,
     #[serde(default)]
-    pub(super) attempts: Attempts,
+    attempts: Attempts,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -71,22 +71,15 @@ struct FailureDoc {
     message: String,
 }
 
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum StageName {
-    Call,
-    Poll,
-    Await,
-}
-
-impl From<Stage> for StageName {
-    fn from(stage: Stage) -> StageName {
-        match stage {
-            Stage::Call => StageName::Call,
-            Stage::Poll => StageName::Poll,
-            Stage::Await => StageName::Await,
-        }
-    }
+/// A job as it was read, and what else its document says.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    /// Without what was not read.
+    pub(super) job: Job,
+    pub(super) version: i64,
+    pub(super) by: Option<String>,
+    pub(super) lapses: u32,
+    pub(super) attempts: Attempts,
 }
 
 /// A lane's name in a document: vendor, line and tenant. A vendor's name has no `/`, and a line is one digit: 0 to 2 are calls,
@@ -129,7 +122,7 @@ impl JobDoc {
             tenant: job.lane.tenant,
             priority: job.lane.priority,
             status: Status::Pending,
-            stage: StageName::Call,
+            stage: Stage::Call,
             due_at: job.due_at.0,
             alarm_at: job.deadline.map(|deadline| deadline.at.0),
             answer_by: None,
@@ -152,14 +145,9 @@ impl JobDoc {
         }
     }
 
-    pub(super) fn id(&self) -> Result<JobId, StoreError> {
-        let bytes = <[u8; 16]>::try_from(&*self.id.0);
-        bytes.map(JobId::from_bytes).map_err(|_| StoreError::Corrupt("a job's id is not 16 bytes".into()))
-    }
-
-    /// The job, without what was not read.
-    pub(super) fn job(self) -> Result<Job, StoreError> {
-        let id = self.id()?;
+    pub(super) fn read(self) -> Result<Found, StoreError> {
+        let no_id = || StoreError::Corrupt("a job's id is not 16 bytes".into());
+        let id = JobId::from_slice(&self.id.0).ok_or_else(no_id)?;
         let failure = match self.failure {
             Some(FailureDoc { code, message }) => {
                 let unknown = || StoreError::Corrupt(format!("job {id} has a failure that no version wrote"));
@@ -168,16 +156,12 @@ impl JobDoc {
             None => None,
         };
         let within = self.deadline_within_ms.map(|ms| Duration::from_millis(ms.unsigned_abs()));
-        Ok(Job {
+        let job = Job {
             id,
             lane: Lane { vendor: self.vendor, priority: self.priority, tenant: self.tenant },
             payload: self.payload.map(|blob| blob.0).unwrap_or_default(),
             status: self.status,
-            stage: match self.stage {
-                StageName::Call => Stage::Call,
-                StageName::Poll => Stage::Poll,
-                StageName::Await => Stage::Await,
-            },
+            stage: self.stage,
             due_at: Time(self.due_at),
             answer_by: self.answer_by.map(Time),
             deadline: self.deadline_at.map(|at| Deadline { at: Time(at), within }),
@@ -190,7 +174,8 @@ impl JobDoc {
             failure,
             updated_at: Time(self.updated_at),
             finished_at: self.finished_at.map(Time),
-        })
+        };
+        Ok(Found { job, version: self.version, by: self.by, lapses: self.lapses, attempts: self.attempts })
     }
 }
 
@@ -205,7 +190,7 @@ pub(super) fn update(was: &Job, job: &Job) -> Document {
     type Field = (&'static str, fn(&Job) -> Option<Bson>);
     const FIELDS: [Field; 14] = [
         ("status", |job| Some(job.status.as_str().into())),
-        ("stage", |job| Some(stage_name(job.stage).into())),
+        ("stage", |job| Some(job.stage.as_str().into())),
         ("run", |job| Some(i64::from(job.run).into())),
         ("tries", |job| Some(i64::from(job.tries).into())),
         ("attempt", |job| Some(i64::from(job.attempt).into())),
@@ -247,22 +232,13 @@ pub(super) fn unchanged(id: JobId, version: i64) -> Document {
     doc! { "_id": id_bson(id), "version": version }
 }
 
-fn stage_name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Call => "call",
-        Stage::Poll => "poll",
-        Stage::Await => "await",
-    }
-}
-
 pub(super) fn id_bson(id: JobId) -> Bson {
     binary(id.as_bytes())
 }
 
-/// The id of a document of which little else was read.
-pub(super) fn id_in(found: &Document) -> Option<JobId> {
-    let id = found.get_binary_generic("_id").ok()?;
-    id.as_slice().try_into().ok().map(JobId::from_bytes)
+/// The id in a field of a document of which little else was read.
+pub(super) fn id_in(found: &Document, field: &str) -> Option<JobId> {
+    JobId::from_slice(found.get_binary_generic(field).ok()?)
 }
 
 pub(super) fn binary(bytes: impl AsRef<[u8]>) -> Bson {

@@ -32,8 +32,7 @@ impl Core {
             }
             Heard::Message { channel, body } if channel == bells => self.signals.ring(&String::from_utf8_lossy(body)),
             Heard::Message { channel, body } if channel == ended => {
-                let id = |bytes: &[u8]| bytes.try_into().ok().map(JobId::from_bytes);
-                let ids: Vec<JobId> = body.chunks(16).filter_map(id).collect();
+                let ids: Vec<JobId> = body.chunks(16).filter_map(JobId::from_slice).collect();
                 self.signals.announce_ended(&ids);
             }
             Heard::Message { .. } => {}
@@ -69,8 +68,8 @@ impl Core {
     async fn look_for_ends(&self) -> Result<(), StoreError> {
         for ids in self.signals.waited_for().chunks(1000) {
             let found = self.mongo.find_all(ids, With { payload: false, result: false }).await?;
-            let ended: Vec<JobId> =
-                found.iter().filter(|job| job.status.has_ended()).filter_map(|job| job.id().ok()).collect();
+            let ended = found.into_values().filter(|found| found.job.status.has_ended()).map(|found| found.job.id);
+            let ended: Vec<JobId> = ended.collect();
             self.signals.announce_ended(&ended);
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::oneshot;
 
-use super::{Core, docs::JobDoc};
+use super::{Core, docs::Found};
 use crate::{
     job::JobId,
     store::{StoreError, With},
@@ -16,7 +16,7 @@ use crate::{
 pub(super) struct Request {
     pub(super) id: JobId,
     pub(super) with: With,
-    pub(super) reply: oneshot::Sender<Result<Option<JobDoc>, StoreError>>,
+    pub(super) reply: oneshot::Sender<Result<Option<Found>, StoreError>>,
 }
 
 /// Reads all of them, by what is wanted of them, and answers each.
@@ -29,14 +29,15 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
         let with = With { payload, result };
         // One by its id is a simpler statement than several.
         let found = match &*requests {
-            [one] => core.mongo.find(one.id, with).await.map(|found| found.into_iter().collect()),
+            [one] => core
+                .mongo
+                .find(one.id, with)
+                .await
+                .map(|found| found.map(|found| (one.id, found)).into_iter().collect()),
             many => core.mongo.find_all(&many.iter().map(|one| one.id).collect::<Vec<_>>(), with).await,
         };
-        let by_id = found.map(|found: Vec<JobDoc>| {
-            found.into_iter().filter_map(|job| Some((job.id().ok()?, job))).collect::<HashMap<_, _>>()
-        });
         for request in requests {
-            let answer = match &by_id {
+            let answer = match &found {
                 // The same job may be asked for twice.
                 Ok(found) => Ok(found.get(&request.id).cloned()),
                 Err(error) => Err(error.clone()),

@@ -461,7 +461,7 @@ impl Index {
         let call = self.on(&self.scripts.stats, vendor);
         let found: Vec<Vec<u8>> = self.run(&call).await?.unwrap_or_default();
         let number = |i: usize| text(found.get(i).cloned()).parse::<i64>().unwrap_or(0).max(0).unsigned_abs();
-        let heads = found.iter().skip(4).filter_map(|id| id_of(id)).collect();
+        let heads = found.iter().skip(4).filter_map(|id| JobId::from_slice(id)).collect();
         Ok(Stats { waiting: number(0), open: number(1), live: number(2), held: number(3), heads })
     }
 
@@ -503,10 +503,6 @@ fn text(bytes: Option<Vec<u8>>) -> String {
     bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
-fn id_of(bytes: &[u8]) -> Option<JobId> {
-    bytes.try_into().ok().map(JobId::from_bytes)
-}
-
 fn entries(mut found: impl Iterator<Item = Vec<u8>>) -> Result<Vec<Entry>, StoreError> {
     let mut entries = Vec::new();
     while let (Some(line), Some(name), Some(id)) = (found.next(), found.next(), found.next()) {
@@ -515,7 +511,7 @@ fn entries(mut found: impl Iterator<Item = Vec<u8>>) -> Result<Vec<Entry>, Store
         entries.push(Entry {
             line: Line(line.ok_or_else(bad)?),
             name: text(Some(name)),
-            id: id_of(&id).ok_or_else(bad)?,
+            id: JobId::from_slice(&id).ok_or_else(bad)?,
         });
     }
     Ok(entries)

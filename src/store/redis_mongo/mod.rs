@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::index::{VendorWork, key_of};
 use self::{
-    docs::JobDoc,
+    docs::Found,
     group::Group,
     index::{Channel, Dealt, Entry, GivenBack, Index, Line},
     mongo::{Mongo, within},
@@ -55,8 +55,6 @@ const MOST_UNTOLD: usize = 10_000;
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// Idempotency keys are kept this long.
 const KEYS_KEPT: Duration = Duration::from_secs(24 * 3600);
-/// Not after any job's id.
-const FIRST: JobId = JobId::from_bytes([0; 16]);
 /// Rows that one page of a list looks at, at most.
 const EXAMINED: i64 = 5000;
 
@@ -170,11 +168,11 @@ impl RedisMongo {
         let finds = Group::new(&mut tasks, |_| 0, move |many| find::run(of(&finding), many));
         let submits = Group::new(&mut tasks, submit::Request::bytes, move |many| submit::run(of(&submitting), many));
         let settles = Group::new(&mut tasks, settle::Request::bytes, move |many| settle::run(of(&settling), many));
-        let (tasks, prune_from) = (tokio::sync::Mutex::new(tasks), Mutex::new(FIRST));
+        let (tasks, prune_from) = (tokio::sync::Mutex::new(tasks), Mutex::new(JobId::MIN));
         Ok(RedisMongo { core, submits, settles, finds, tasks, stop, max_waiting, prune_from })
     }
 
-    async fn read(&self, id: JobId, with: With) -> Result<Option<JobDoc>, StoreError> {
+    async fn read(&self, id: JobId, with: With) -> Result<Option<Found>, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.finds.send(find::Request { id, with, reply }).await.map_err(|_| group::closed())?;
         answer.await.unwrap_or_else(|_| Err(group::closed()))
@@ -248,14 +246,13 @@ impl Store for RedisMongo {
     }
 
     async fn find(&self, id: JobId, with: With) -> Result<Option<Job>, StoreError> {
-        let Some(found) = self.read(id, with).await? else { return Ok(None) };
-        let mut jobs = vec![found.job()?];
-        self.core.show_held(&mut jobs).await;
-        Ok(jobs.pop())
+        let Some(mut found) = self.read(id, with).await? else { return Ok(None) };
+        self.core.show_held(std::slice::from_mut(&mut found.job)).await;
+        Ok(Some(found.job))
     }
 
     async fn attempts(&self, id: JobId) -> Result<Option<Attempts>, StoreError> {
-        Ok(self.read(id, With { payload: false, result: false }).await?.map(|job| job.attempts))
+        Ok(self.read(id, With { payload: false, result: false }).await?.map(|found| found.attempts))
     }
 
     async fn list(&self, filter: Filter) -> Result<Page, StoreError> {
@@ -266,7 +263,7 @@ impl Store for RedisMongo {
         let keys_before = Time(self.core.clock.now().0 - i64::try_from(KEYS_KEPT.as_millis()).unwrap_or(0));
         let from = *lock(&self.prune_from);
         let next = self.core.mongo.prune_jobs(from, before).await?;
-        *lock(&self.prune_from) = next.unwrap_or(FIRST);
+        *lock(&self.prune_from) = next.unwrap_or(JobId::MIN);
         let more_keys = self.core.mongo.prune_keys(keys_before).await?;
         Ok(next.is_some() || more_keys)
     }
@@ -454,7 +451,7 @@ impl Core {
             while read < 500 {
                 let Some(job) = within(found.try_next()).await? else { break };
                 read += 1;
-                slice.extend(mongo::readable(&job).map(JobDoc::job).transpose()?);
+                slice.extend(mongo::readable(&job).map(|found| found.job));
             }
             self.show_held(&mut slice).await;
             let is_last = read < 500;
@@ -483,7 +480,7 @@ impl Core {
         let Some(vendor) = self.vendors.get(name) else { return Ok(Backlog::default()) };
         let stats = self.told(self.index.stats(vendor)).await?;
         let heads = self.mongo.find_all(&stats.heads, With { payload: false, result: false }).await?;
-        let waiting = heads.iter().filter(|job| !job.status.has_ended()).map(|job| Time(job.due_at));
+        let waiting = heads.into_values().filter(|found| !found.job.status.has_ended()).map(|found| found.job.due_at);
         Ok(Backlog {
             waiting: stats.waiting.saturating_sub(stats.held),
             leased: stats.held,

@@ -2,7 +2,7 @@
 //!
 //! Never trusts a write that is not on a majority's disks, and never waits without a bound.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use futures_util::{TryStreamExt as _, future::BoxFuture};
 use mongodb::{
@@ -12,7 +12,7 @@ use mongodb::{
     options::{Acknowledgment, ClientOptions, IndexOptions, ReadConcern, WriteConcern},
 };
 
-use super::docs::{JobDoc, id_bson, id_in};
+use super::docs::{Found, JobDoc, id_bson, id_in};
 use crate::{
     clock::Time,
     job::JobId,
@@ -123,18 +123,26 @@ impl Mongo {
         Ok(self.update_jobs(vec![doc! { "q": filter, "u": update }]).await? == 1)
     }
 
-    pub(super) async fn find(&self, id: JobId, with: With) -> Result<Option<JobDoc>, StoreError> {
-        within(async { self.jobs.find_one(doc! { "_id": id_bson(id) }).projection(without(with)).await }).await
+    pub(super) async fn find(&self, id: JobId, with: With) -> Result<Option<Found>, StoreError> {
+        let find = self.jobs.find_one(doc! { "_id": id_bson(id) });
+        within(async { find.projection(without(with)).await }).await?.map(JobDoc::read).transpose()
     }
 
-    /// Jobs by their ids, in no order; without those that cannot be read.
-    pub(super) async fn find_all(&self, ids: &[JobId], with: With) -> Result<Vec<JobDoc>, StoreError> {
+    /// The newest job that a vendor calls this.
+    pub(super) async fn find_by_ticket(&self, vendor: &str, ticket: &str) -> Result<Option<Found>, StoreError> {
+        let find = self.jobs.find_one(doc! { "ticket": ticket, "vendor": vendor }).sort(doc! { "_id": -1 });
+        let without = without(With { payload: false, result: false });
+        within(async { find.projection(without).await }).await?.map(JobDoc::read).transpose()
+    }
+
+    /// Jobs by their ids; without those that cannot be read.
+    pub(super) async fn find_all(&self, ids: &[JobId], with: With) -> Result<HashMap<JobId, Found>, StoreError> {
         let ids: Vec<Bson> = ids.iter().copied().map(id_bson).collect();
         let filter = doc! { "_id": { "$in": ids } };
         let jobs = self.jobs.clone_with_type::<RawDocumentBuf>();
         let found: Vec<RawDocumentBuf> =
             within(async { jobs.find(filter).projection(without(with)).await?.try_collect().await }).await?;
-        Ok(found.iter().filter_map(readable).collect())
+        Ok(found.iter().filter_map(readable).map(|found| (found.job.id, found)).collect())
     }
 
     /// Deletes those of a slice of jobs that ended before `before`; says where the next slice begins, if there is one.
@@ -150,7 +158,7 @@ impl Mongo {
             within(jobs.delete_many(doc! { "_id": { "$in": old } })).await?;
         }
         let is_full = slice.len() as i64 == PRUNE;
-        Ok(slice.last().and_then(id_in).filter(|_| is_full))
+        Ok(slice.last().and_then(|job| id_in(job, "_id")).filter(|_| is_full))
     }
 
     /// Deletes a slice of idempotency keys from before `before`; says whether there may be more.
@@ -170,19 +178,15 @@ impl Mongo {
     }
 }
 
-/// A job's document; nothing, and a word in the log, when no version up to ours wrote it. Its neighbours are not to suffer.
-pub(super) fn readable(raw: &RawDocumentBuf) -> Option<JobDoc> {
-    let read = mongodb::bson::deserialize_from_slice::<JobDoc>(raw.as_bytes());
-    let read = read.map_err(|error| error.to_string());
-    // What of it cannot be understood is found out here, and nowhere else.
-    let read = read.and_then(|found| match found.clone().job() {
-        Ok(_) => Ok(found),
-        Err(error) => Err(error.to_string()),
-    });
-    read.inspect_err(
-        |error| tracing::error!(id = ?raw.get("_id").ok(), error, "a job cannot be read; it is left alone"),
-    )
-    .ok()
+/// A job from its document; nothing, and a word in the log, when no version up to ours wrote it. Its neighbours are not to suffer.
+pub(super) fn readable(raw: &RawDocumentBuf) -> Option<Found> {
+    let document = mongodb::bson::deserialize_from_slice::<JobDoc>(raw.as_bytes());
+    let found = document.map_err(|error| error.to_string()).and_then(|job| job.read().map_err(|e| e.to_string()));
+    found
+        .inspect_err(
+            |error| tracing::error!(id = ?raw.get("_id").ok(), error, "a job cannot be read; it is left alone"),
+        )
+        .ok()
 }
 
 fn without(with: With) -> Document {

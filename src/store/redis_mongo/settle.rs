@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 
 use super::{
     Core, Hold,
-    docs::{self, JobDoc},
-    index::{Counts, Dealt, DealtWith, Line, Wanted},
+    dispatch::wanted,
+    docs::{self, Found},
+    index::{Counts, Dealt, DealtWith},
 };
 use crate::{
     clock::Time,
@@ -92,36 +93,27 @@ async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: T
         return Ok(requests.iter().map(|request| Took::Change(Box::new(after(request)))).collect());
     }
     let ids: Vec<JobId> = requests.iter().map(|request| request.lease.job.id).collect();
-    let mut by_id: HashMap<JobId, JobDoc> = HashMap::new();
-    for document in core.mongo.find_all(&ids, With { payload: false, result: false }).await? {
-        by_id.insert(document.id()?, document);
-    }
+    let by_id = core.mongo.find_all(&ids, With { payload: false, result: false }).await?;
     let mut took = Vec::with_capacity(requests.len());
     for (request, hold) in requests.iter().zip(holds) {
-        let document = by_id.get(&request.lease.job.id).cloned();
+        let found = by_id.get(&request.lease.job.id).cloned();
         // This statement, or the same one before it whose answer was lost.
-        let name = settler(core, request);
-        let is_ours = |document: &JobDoc| document.by.as_ref() == Some(&name);
-        let stays = |document: &JobDoc| hold.as_ref().is_some_and(|hold| document.version == hold.version + 1);
-        took.push(match document {
-            Some(document) if is_ours(&document) && stays(&document) => Took::Change(Box::new(after(request))),
-            document => take_stale(core, request, document, now).await?,
+        let name = settler(core, &request.attempt);
+        let is_ours = |found: &Found| {
+            found.by.as_ref() == Some(&name) && hold.as_ref().is_some_and(|hold| found.version == hold.version + 1)
+        };
+        took.push(match found {
+            Some(found) if is_ours(&found) => Took::Change(Box::new(after(request))),
+            found => take_stale(core, request, found, now).await?,
         });
     }
     Ok(took)
 }
 
 /// Data is taken while the job has not ended, whoever holds it by now: the vendor was paid for it.
-async fn take_stale(
-    core: &Core,
-    request: &Request,
-    mut document: Option<JobDoc>,
-    now: Time,
-) -> Result<Took, StoreError> {
+async fn take_stale(core: &Core, request: &Request, mut found: Option<Found>, now: Time) -> Result<Took, StoreError> {
     for _ in 0..TRIES {
-        let Some(found) = document else { return Ok(Took::Nothing(None)) };
-        let (attempts, version) = (found.attempts.clone(), found.version);
-        let was = found.job()?;
+        let Some(Found { job: was, version, attempts, .. }) = found else { return Ok(Took::Nothing(None)) };
         if was.status.has_ended() || request.change.next.end() != Some(Status::Complete) {
             return Ok(Took::Nothing(Some(Box::new(was))));
         }
@@ -130,7 +122,7 @@ async fn take_stale(
         if core.mongo.update_job(docs::unchanged(was.id, version), update).await? {
             return Ok(Took::StaleData { was: Box::new(was), is: Box::new(is) });
         }
-        document = core.mongo.find(was.id, With { payload: false, result: false }).await?;
+        found = core.mongo.find(was.id, With { payload: false, result: false }).await?;
     }
     Err(StoreError::Unavailable("too many others change the same job".into()))
 }
@@ -149,14 +141,14 @@ fn with_attempt(
     let mut update = docs::update(was, job);
     if let Some(Bson::Document(set)) = update.get_mut("$set") {
         set.insert("attempts", attempts);
-        set.insert("by", format!("{}/{}", core.process, attempt.n));
+        set.insert("by", settler(core, attempt));
     }
     Ok(update)
 }
 
-/// Who settled with this lease.
-fn settler(core: &Core, request: &Request) -> String {
-    format!("{}/{}", core.process, request.attempt.n)
+/// Who settled by this attempt.
+fn settler(core: &Core, attempt: &Attempt) -> String {
+    format!("{}/{}", core.process, attempt.n)
 }
 
 /// Tells the index, vendor by vendor, and those who wait for the end of these jobs.
@@ -164,29 +156,22 @@ async fn deal_with(core: &Core, requests: &[Request], holds: &[Option<Hold>], to
     let mut by_vendor: HashMap<&str, (Counts, bool, Vec<Dealt>)> = HashMap::new();
     let mut ended = Vec::new();
     for ((request, hold), took) in requests.iter().zip(holds).zip(took) {
-        let stage_of = |job: &Job| (!job.status.has_ended()).then_some(job.stage);
         let (was, is, which) = match took {
-            Took::Change(is) => (stage_of(&request.lease.job), Some(&**is), DealtWith::IfHeld),
-            Took::StaleData { was, is } => (stage_of(was), Some(&**is), DealtWith::AnyOfTheJob),
+            Took::Change(is) => (request.lease.job.live_stage(), Some(&**is), DealtWith::IfHeld),
+            Took::StaleData { was, is } => (was.live_stage(), Some(&**is), DealtWith::AnyOfTheJob),
             // The counts are the business of whoever changed it.
-            Took::Nothing(is) => (is.as_ref().and_then(|job| stage_of(job)), is.as_deref(), DealtWith::IfHeld),
+            Took::Nothing(is) => (is.as_ref().and_then(|job| job.live_stage()), is.as_deref(), DealtWith::IfHeld),
         };
         let nothing = matches!(took, Took::Nothing(_));
         let (counts, ring, dealt) = by_vendor.entry(&request.lease.job.lane.vendor).or_default();
-        let now = is.and_then(stage_of);
+        let now = is.and_then(Job::live_stage);
         counts.add(was, now);
         // A call that is over leaves room for another too.
         *ring |= !matches!(now, Some(Stage::Poll | Stage::Await));
         if now.is_none() && !nothing {
             ended.push(request.lease.job.id);
         }
-        let wants = is.filter(|job| matches!(stage_of(job), Some(Stage::Call | Stage::Poll)));
-        let next = wants.map(|job| Wanted {
-            line: Line::of(job),
-            tenant: job.lane.tenant.clone(),
-            due_at: job.due_at,
-            id: job.id,
-        });
+        let next = is.filter(|job| job.wants_to_go()).map(wanted);
         // Another lease of ours may be on the same entry by now.
         if let Some(hold) = hold.as_ref().filter(|hold| !(nothing && core.holds_again(&request.lease, hold))) {
             dealt.push(Dealt { entry: hold.entry.clone(), which, next });

@@ -113,9 +113,10 @@ async fn remember_keys(core: &Core, jobs: &[NewJob], now: Time) -> Result<Vec<Su
         let Some(key) = &job.idempotency else { continue };
         // One that was forgotten between the two statements is as good as new to the next who asks.
         let gone = || StoreError::Unavailable("an idempotency key was just forgotten; send the job again".into());
+        let no_job = || StoreError::Corrupt("an idempotency key names no job".into());
         let before = found.get(&(&*job.lane.tenant, &*key.key)).ok_or_else(gone)?;
         outcomes[keyed[i]] = match before.get_binary_generic("body_hash") {
-            Ok(hash) if *hash == key.body_hash => Submitted::Known(id_in(before)?),
+            Ok(hash) if *hash == key.body_hash => Submitted::Known(docs::id_in(before, "job").ok_or_else(no_job)?),
             _ => Submitted::KeyReused,
         };
     }
@@ -125,11 +126,6 @@ async fn remember_keys(core: &Core, jobs: &[NewJob], now: Time) -> Result<Vec<Su
 fn name_of(key: &Document) -> Option<(&str, &str)> {
     let name = key.get_document("_id").ok()?;
     Some((name.get_str("tenant").ok()?, name.get_str("key").ok()?))
-}
-
-fn id_in(key: &Document) -> Result<JobId, StoreError> {
-    let id = key.get_binary_generic("job").ok().and_then(|id| <[u8; 16]>::try_from(id.as_slice()).ok());
-    id.map(JobId::from_bytes).ok_or_else(|| StoreError::Corrupt("an idempotency key names no job".into()))
 }
 
 /// The jobs that came before by their keys and are not there.
@@ -142,9 +138,8 @@ async fn missing(core: &Core, jobs: &[NewJob], outcomes: &[Submitted]) -> Result
     let mut missing: HashSet<JobId> = known.collect();
     if !missing.is_empty() {
         let ids: Vec<JobId> = missing.iter().copied().collect();
-        for found in core.mongo.find_all(&ids, With { payload: false, result: false }).await? {
-            missing.remove(&found.id()?);
-        }
+        let found = core.mongo.find_all(&ids, With { payload: false, result: false }).await?;
+        missing.retain(|id| !found.contains_key(id));
     }
     Ok(missing)
 }

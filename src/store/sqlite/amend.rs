@@ -86,7 +86,7 @@ impl Write for Amend {
 
 /// Puts a job that stays as it was back on its shelf.
 fn put_back(after: &mut After<'_>, found: &Found) {
-    if !found.leased && rows::wants_to_go(&found.was) {
+    if !found.leased && found.was.wants_to_go() {
         let now = after.now;
         after.index.put(found.row, found.was.clone(), now);
         after.ring(&found.was.lane.vendor);

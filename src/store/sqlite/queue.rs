@@ -293,12 +293,11 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
 
 /// Brings the index up to date after a job that was not on a shelf has been changed.
 pub(super) fn reindex(after: &mut After<'_>, row: Row, was: &Job, job: Job) {
-    let stage_of = |job: &Job| (!job.status.has_ended()).then_some(job.stage);
-    after.index.recount(&job.lane.vendor, stage_of(was), stage_of(&job), 1);
+    after.index.recount(&job.lane.vendor, was.live_stage(), job.live_stage(), 1);
     if let Some(at) = job.alarm_at() {
         after.alarm(at);
     }
-    match stage_of(&job) {
+    match job.live_stage() {
         None => {
             after.has_ended(job.id);
             if was.stage != Stage::Call {

@@ -69,11 +69,6 @@ pub(super) fn job(row: &SqlRow<'_>, payload: bool, result: bool) -> rusqlite::Re
     Ok((Row { n: row.get(0)?, lane: row.get(1)? }, job))
 }
 
-/// Whether a job belongs on a shelf: it waits for a call or a poll.
-pub(super) fn wants_to_go(job: &Job) -> bool {
-    !job.status.has_ended() && job.stage != Stage::Await
-}
-
 pub(super) fn attempts(json: Option<Vec<u8>>) -> rusqlite::Result<Attempts> {
     json.map_or_else(|| Ok(Attempts::default()), |json| from_json(&json, 0))
 }
