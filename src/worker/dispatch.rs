@@ -34,6 +34,18 @@ const WARM_AHEAD: Duration = Duration::from_millis(500);
 const PLACES_WAIT: Duration = Duration::from_millis(100);
 /// The wait after the store failed.
 const STORE_WAIT: Duration = Duration::from_secs(1);
+/// A round of at least this many permits is waited out by half before the limiter is asked again.
+const A_ROUND: usize = 8;
+/// Rounds in a row that rely on the one before, without a look at the limiter first.
+const ROUNDS_UNSEEN: u32 = 3;
+
+/// What can be had again without looking first: as many permits as will have been used by then.
+#[derive(Debug, Clone, Copy)]
+struct Again {
+    permits: usize,
+    /// Rounds since the limiter was last looked at.
+    unseen: u32,
+}
 
 pub struct Dispatcher {
     cx: Arc<Context>,
@@ -46,6 +58,8 @@ pub struct Dispatcher {
     warmer: Warmer,
     /// The limiter has said all that there is to know until then.
     ask_at: Nanos,
+    /// How many permits can be had again at `ask_at`, if the last round got all that it asked for.
+    again: Option<Again>,
     /// The ids of limits that count each tenant by itself.
     tenant_limits: HashSet<Arc<str>>,
 }
@@ -68,6 +82,7 @@ impl Dispatcher {
             running: JoinSet::new(),
             warmer,
             ask_at: Nanos::MIN,
+            again: None,
             tenant_limits,
         }
     }
@@ -165,23 +180,35 @@ impl Dispatcher {
             return Ok(Tick::WaitUntil(now + nanos(PLACES_WAIT))); // Other workers have them.
         }
         let horizon = now + nanos(self.cx.limiter.horizon());
-        let outlook = self.cx.limiter.outlook(&self.vendor.config.pool, horizon, most).await?;
-        if outlook.room == 0 {
-            self.places.metrics().limit_waits.inc();
-            return Ok(self.wait_for(outlook.next_at, now));
-        }
-        let (leases, expired) = self.claim(outlook.room, ready.open, wall).await?;
-        if !leases.is_empty() {
-            let is_all = leases.len() == outlook.room;
-            let tick = self.reserve(leases, horizon).await?;
-            if is_all && tick == Tick::Ran {
-                // No more can be had before half of it is used.
-                self.ask_at = self.held.get(self.held.len() / 2).map_or(now, |(_, permit)| permit.at);
+        let again = self.again.take().filter(|again| again.unseen < ROUNDS_UNSEEN);
+        let room = match again {
+            Some(again) => most.min(again.permits),
+            None => {
+                let outlook = self.cx.limiter.outlook(&self.vendor.config.pool, horizon, most).await?;
+                if outlook.room == 0 {
+                    self.places.metrics().limit_waits.inc();
+                    return Ok(self.wait_for(outlook.next_at, now));
+                }
+                outlook.room
             }
-            return Ok(tick);
+        };
+        let (leases, expired) = self.claim(room, ready.open, wall).await?;
+        if leases.is_empty() {
+            // Behind those that have expired others may be due.
+            return if expired > 0 { Ok(Tick::Ran) } else { self.nothing_to_claim(wall).await };
         }
-        // Behind those that have expired others may be due.
-        Ok(if expired > 0 { Tick::Ran } else { self.nothing_to_claim(wall).await? })
+        let (wished, held) = (leases.len(), self.held.len());
+        let tick = self.reserve(leases, horizon).await?;
+        let granted = self.held.len() - held;
+        if tick == Tick::Ran && (wished == room || granted >= A_ROUND) {
+            // No more can be had, or is worth a question, before half of it is used.
+            self.ask_at = self.held.get(self.held.len() / 2).map_or(now, |(_, permit)| permit.at);
+        }
+        let permits = (self.held.len() / 2).saturating_sub(1); // used by then; one fewer, so that none is asked for in vain
+        if granted == wished && permits >= A_ROUND {
+            self.again = Some(Again { permits, unseen: again.map_or(0, |again| again.unseen + 1) });
+        }
+        Ok(tick)
     }
 
     /// A lane was due and gave nothing: its tenant rests, its jobs were cancelled, or it wants calls where only polls may be made.
@@ -293,7 +320,7 @@ impl Dispatcher {
         if self.held.is_empty() {
             return;
         }
-        self.ask_at = Nanos::MIN;
+        (self.ask_at, self.again) = (Nanos::MIN, None);
         let (leases, permits): (Vec<_>, Vec<_>) =
             self.held.drain(..).map(|(lease, permit)| ((lease, None), permit)).unzip();
         self.places.metrics().permits_unused.inc_by(permits.len() as u64);

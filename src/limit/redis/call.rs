@@ -27,7 +27,9 @@ pub(super) struct Call<'a> {
     pub(super) edges: Vec<Edges>,
     pub(super) tenants: &'a [Arc<str>],
     pub(super) paid: &'a [Paid],
+    /// Permits that were not used, given in this epoch.
     pub(super) undo: &'a [Undo],
+    pub(super) undo_epoch: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) history: Option<Vec<Row>>,
     /// Close the gate for so long, and tell everybody.

@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use tokio::task::JoinSet;
 
 use self::{
-    call::{Call, Heard, Line, Paid, Raw, Undo},
+    call::{Call, Heard, Line, Paid, Raw},
     places::Places,
     pool::{Pool, forgotten_before},
     spec::MICRO,
@@ -70,7 +70,6 @@ struct Shared {
 struct Scripts {
     reserve: Script,
     look: Script,
-    undo: Script,
     usage: Script,
 }
 
@@ -81,9 +80,6 @@ struct Ask<'a> {
     most: usize,
     tenants: &'a [Arc<str>],
     paid: &'a [Paid],
-    undo: &'a [Undo],
-    /// Only if this is still the epoch.
-    epoch: Option<String>,
 }
 
 impl RedisLimiter {
@@ -133,13 +129,13 @@ impl Scripts {
                 include_str!("pool.lua"),
                 include_str!("ledger.lua"),
                 include_str!("open.lua"),
+                include_str!("back.lua"),
                 last,
             ])
         };
         Scripts {
             reserve: on_pools(include_str!("reserve.lua")),
             look: on_pools(include_str!("look.lua")),
-            undo: on_pools(include_str!("undo.lua")),
             usage: on_pools(include_str!("usage.lua")),
         }
     }
@@ -149,6 +145,8 @@ impl Shared {
     /// Runs a script on a pool; brings it the history or the edges it lacks, and the gate it was not told of.
     async fn ask(&self, pool: &Pool, script: &Script, ask: &Ask<'_>) -> Result<Heard, StoreError> {
         let (mut token, mut history) = (String::new(), None);
+        // Whoever gets no answer does not know whether they were taken back: they stay charged.
+        let (undo_epoch, undo) = pool.take_unused();
         for _ in 0..MOST_ROUNDS {
             let before = self.clock.nanos();
             let injected = self.clock.injected().map(|now| now.div_euclid(MICRO));
@@ -158,7 +156,7 @@ impl Shared {
             let call = Call {
                 now: injected.unwrap_or(0),
                 expected,
-                epoch: ask.epoch.clone().unwrap_or(epoch),
+                epoch,
                 nonce: format!("{:032x}", fastrand::u128(..)),
                 token: token.clone(),
                 ahead: ask.until.saturating_sub(before).div_euclid(MICRO),
@@ -166,7 +164,8 @@ impl Shared {
                 edges: pool.edges(about_now),
                 tenants: ask.tenants,
                 paid: ask.paid,
-                undo: ask.undo,
+                undo_epoch: &undo_epoch,
+                undo: &undo,
                 history: history.take(),
                 close: untold.map(|until| until.saturating_sub(before).saturating_add(MICRO - 1).div_euclid(MICRO)),
                 channel: &self.channel,
@@ -258,11 +257,6 @@ impl Shared {
         Err(StoreError::Unavailable("others use up whatever is charged ahead".into()))
     }
 
-    async fn undo(&self, pool: &Pool, permits: &[Permit]) -> Result<(), StoreError> {
-        let Some((epoch, undo)) = pool.take_back(permits) else { return Ok(()) };
-        let ask = Ask { undo: &undo, epoch: Some(epoch), ..Ask::default() };
-        self.ask(pool, &self.scripts.undo, &ask).await.map(drop)
-    }
 }
 
 #[async_trait]
@@ -321,10 +315,15 @@ impl Limiter for RedisLimiter {
             by_pool.entry(permit.pool.clone()).or_default().push(permit);
         }
         for (pool, permits) in by_pool {
-            if let Some(pool) = self.shared.pools.get(&pool)
-                && let Err(error) = self.shared.undo(pool, &permits).await
-            {
-                tracing::debug!(pool = %pool.name, %error, "unused permits stay charged");
+            let Some(pool) = self.shared.pools.get(&pool) else { continue };
+            // One that was missed is worth little by now: it goes along with the next question.
+            let can_wait = permits.iter().all(|permit| permit.at <= self.shared.clock.nanos());
+            let many = pool.note_unused(&permits);
+            if !can_wait || many {
+                let told = self.shared.ask(pool, &self.shared.scripts.look, &Ask::default()).await;
+                if let Err(error) = told {
+                    tracing::debug!(pool = %pool.name, %error, "unused permits stay charged");
+                }
             }
         }
     }

@@ -130,6 +130,9 @@ impl Places {
                 let now = self.clock.nanos();
                 let is_idle = block.idle_since.is_some_and(|since| now.saturating_sub(since) >= IDLE);
                 let (busy, why) = if is_idle { (0, Why::Leave) } else { (block.size, Why::Repair) };
+                if why == Why::Repair && now.saturating_sub(block.renewed) < REPAIR {
+                    continue; // Redis has just been told what is held.
+                }
                 if block.size > 0 && (is_idle || now < block.in_use_until(vendor)) {
                     // Without Redis there is nothing to repair; the next round looks again.
                     let _ = self.ask(vendor, &mut block, busy, why).await;

@@ -49,6 +49,9 @@ struct Memory {
     last: Option<(Line, String)>,
     /// The newest permits of this process, and what Redis knows them by.
     given: VecDeque<Given>,
+    /// Those that were not used, and that Redis is to be told of: all of one epoch.
+    unused: Vec<Undo>,
+    unused_epoch: String,
 }
 
 struct Given {
@@ -152,21 +155,33 @@ impl Pool {
         Permit { pool: self.name.clone(), tenant: tenant.clone(), at, late_after }
     }
 
-    /// What Redis knows these permits by, newest first, and the epoch of them all. Those of another are forgotten there anyway.
-    pub(super) fn take_back(&self, permits: &[Permit]) -> Option<(String, Vec<Undo>)> {
-        let mut memory = self.memory();
-        let epoch = memory.last.as_ref()?.1.clone();
-        let mut undo: Vec<Undo> = Vec::new();
+    /// Notes permits that were not used, for the next question to tell of; says whether they are many by now. Those of an epoch that is
+    /// over are forgotten in Redis anyway.
+    pub(super) fn note_unused(&self, permits: &[Permit]) -> bool {
+        let memory = &mut *self.memory();
+        let Some((_, epoch)) = &memory.last else { return false };
+        if memory.unused_epoch != *epoch {
+            memory.unused.clear();
+            memory.unused_epoch.clone_from(epoch);
+        }
+        let mut undo = Vec::with_capacity(permits.len());
         for permit in permits {
             if let Some(i) = memory.given.iter().rposition(|given| given.at == permit.at)
                 && let Some(given) = memory.given.remove(i)
-                && given.epoch == epoch
+                && given.epoch == *epoch
             {
                 undo.push(Undo { at: given.slot, tenant: permit.tenant.clone() });
             }
         }
         undo.sort_by_key(|undo| std::cmp::Reverse(undo.at));
-        (!undo.is_empty()).then_some((epoch, undo))
+        memory.unused.append(&mut undo);
+        memory.unused.len() >= MAX_RECENT / 4
+    }
+
+    /// The epoch of the permits to tell of, and what Redis knows them by.
+    pub(super) fn take_unused(&self) -> (String, Vec<Undo>) {
+        let memory = &mut *self.memory();
+        (memory.unused_epoch.clone(), std::mem::take(&mut memory.unused))
     }
 
     /// How long ago a spend may have ended and still matter.

@@ -224,6 +224,7 @@ async fn ask(redis: &Redis, prefix: &str, last: &str, call: &str) -> (String, i6
         include_str!("../../../../src/limit/redis/pool.lua"),
         include_str!("../../../../src/limit/redis/ledger.lua"),
         include_str!("../../../../src/limit/redis/open.lua"),
+        include_str!("../../../../src/limit/redis/back.lua"),
         last,
     ]);
     let call = format!("{{{common},{call}}}");
@@ -231,7 +232,7 @@ async fn ask(redis: &Redis, prefix: &str, last: &str, call: &str) -> (String, i6
 }
 
 const RESERVE: &str = include_str!("../../../../src/limit/redis/reserve.lua");
-const UNDO: &str = include_str!("../../../../src/limit/redis/undo.lua");
+const LOOK: &str = include_str!("../../../../src/limit/redis/look.lua");
 
 #[test]
 fn a_clock_that_leaps_ahead_is_noticed_by_whoever_knew_the_time() {
@@ -259,13 +260,14 @@ fn a_hand_back_that_arrives_twice_frees_one_call() {
     run_io(async {
         let (redis, prefix) = (servers::redis().link(), servers::prefix());
         let call = |now: i64, epoch: &str, undo: &str| {
-            format!(r#""now":{now},"expected":0,"epoch":"{epoch}","tenants":["t","t","t"],"undo":[{undo}]"#)
+            let common = format!(r#""now":{now},"expected":0,"epoch":"{epoch}","undo_epoch":"{epoch}""#);
+            format!(r#"{common},"tenants":["t","t","t"],"undo":[{undo}]"#)
         };
         let (.., epoch, _, _, _) = ask(&redis, &prefix, RESERVE, &call(9_000_000, "", "")).await;
         ask(&redis, &prefix, RESERVE, &call(19_000_000, &epoch, "")).await;
         for _ in 0..2 {
             let undo = call(19_000_000, &epoch, r#"{"at":19000000,"tenant":"t"}"#);
-            ask(&redis, &prefix, UNDO, &format!(r#"{undo},"nonce":"once""#)).await;
+            ask(&redis, &prefix, LOOK, &format!(r#"{undo},"nonce":"once""#)).await;
         }
         let (.., numbers, _) = ask(&redis, &prefix, RESERVE, &call(19_000_000, &epoch, "")).await;
         assert_eq!(numbers, [0, 19_000_000, 1, 20_000_000, 1, 20_000_000]);
