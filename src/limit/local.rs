@@ -134,7 +134,7 @@ impl Limiter for Local {
         };
         let state = pool.lock();
         let (next_at, by) = state.next(now, pool.gate());
-        let room = rule::room(&state.counts, next_at, until, most);
+        let room = rule::room(&state.counts, state.gap, next_at, until, most);
         Ok(Outlook { next_at, by, room })
     }
 

@@ -32,6 +32,10 @@ pub const PARTS: usize = 256;
 const EXACT: u64 = 10_000;
 const EXACT_PER_TENANT: u64 = 1_000;
 
+/// Where calls may come in a burst they are this far apart all the same: a burst in one instant waits in line at the vendor's door, and
+/// whoever is counted late there is counted into the next window. Never so far that N calls would take more than half a window.
+const LEAST_GAP: Nanos = 1_000_000;
+
 /// Times kept beyond N, so that this many of the newest calls can be undone without loss.
 const UNDOABLE: usize = 1_024;
 
@@ -328,13 +332,25 @@ pub fn slot(counts: &[Count], t: Nanos) -> (Nanos, Option<usize>) {
     }
 }
 
-/// How many calls these limits allow from `from` (a common slot) to `until`, each as early as possible; at most `most`.
-pub fn room(counts: &[Count], from: Nanos, until: Nanos, most: usize) -> usize {
+/// How far apart any two calls under these limits are at least, and by which of them: whole ticks, 0 where none lets them come in a burst.
+pub fn gap(limits: &[Limit], tick: Nanos) -> (Nanos, Option<usize>) {
+    let bursts = limits.iter().enumerate().filter_map(|(i, limit)| match (&limit.per, limit.shape) {
+        (Per::Rolling(period), Shape::Window | Shape::Bucket { .. }) => {
+            let gap = LEAST_GAP.min(nanos(*period) / times(2, limit.calls).max(1));
+            Some((gap / tick * tick, Some(i)))
+        }
+        _ => None,
+    });
+    bursts.min().unwrap_or((0, None))
+}
+
+/// How many calls these limits allow from `from` (a common slot) to `until`, each as early as possible and `gap` apart; at most `most`.
+pub fn room(counts: &[Count], gap: Nanos, from: Nanos, until: Nanos, most: usize) -> usize {
     if from > until || most == 0 {
         return 0;
     }
     // Paced limits alone have a closed form, and the others often do not bind that far.
-    let paces = counts.iter().filter_map(Count::pace);
+    let paces = counts.iter().filter_map(Count::pace).chain((gap > 0).then_some(gap));
     let fit = paces.max().map_or(u64::MAX, |every| until.abs_diff(from) / every.unsigned_abs() + 1);
     let most = most.min(usize::try_from(fit).unwrap_or(usize::MAX));
     if counts.iter().all(|count| count.pace().is_some() || count.is_free(from, until, most)) {
@@ -358,6 +374,7 @@ pub fn room(counts: &[Count], from: Nanos, until: Nanos, most: usize) -> usize {
         }
         slots.push(at);
         ahead.iter_mut().for_each(|count| count.charge(at));
+        at = at.saturating_add(gap);
     }
     slots.len()
 }

@@ -38,7 +38,10 @@ pub(super) struct State {
     pub(super) counts: Vec<Count>,
     pub(super) tenants: Vec<TenantLimit>,
     pub(super) ledgers: Vec<Ledger>,
-    /// No permit is given before the newest one, and why that one was not earlier.
+    /// No permit is given sooner than this after the newest one, because of that limit.
+    pub(super) gap: Nanos,
+    gap_by: Option<Blocker>,
+    /// The newest permit, and why that one was not earlier.
     last: Nanos,
     last_by: Option<Blocker>,
     /// The newest permits, in order, so that they can be handed back.
@@ -71,6 +74,8 @@ impl State {
             counts: Vec::new(),
             tenants: Vec::new(),
             ledgers: Vec::new(),
+            gap: 0,
+            gap_by: None,
             last: Nanos::MIN,
             last_by: None,
             recent: VecDeque::new(),
@@ -90,6 +95,8 @@ impl State {
                 Key::Tenant => state.tenants.push(TenantLimit::new(limit, count, tick)),
             }
         }
+        let (gap, by) = rule::gap(&state.shared, tick);
+        (state.gap, state.gap_by) = (gap, by.map(|i| Blocker::Limit(state.shared[i].id.clone())));
         state
     }
 
@@ -139,8 +146,8 @@ impl State {
     /// The pool's next slot, and why it is not now.
     pub(super) fn next(&self, now: Nanos, gate: Nanos) -> (Nanos, Option<Blocker>) {
         let (mut base, mut by) = (now, None);
-        if self.last > base {
-            (base, by) = (self.last, self.last_by.clone());
+        if self.last.saturating_add(self.gap) > base {
+            (base, by) = (self.last + self.gap, self.last_by.clone().or_else(|| self.gap_by.clone()));
         }
         if gate > base {
             (base, by) = (gate, Some(Blocker::Gate));
@@ -236,7 +243,7 @@ impl State {
     ) -> (Vec<Spend>, Vec<Paid>) {
         let (mut spends, mut paid) = (Vec::new(), Vec::new());
         let Some(first) = wishes.first() else { return (spends, paid) };
-        let room = rule::room(&self.counts, at, until, wishes.len()) as u64;
+        let room = rule::room(&self.counts, self.gap, at, until, wishes.len()) as u64;
         let now = clock.nanos();
         for (index, ledger) in self.ledgers.iter_mut().enumerate() {
             let wanted = match ledger.key {

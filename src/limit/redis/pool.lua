@@ -135,7 +135,7 @@ end
 -- The first slot at or after now that the gate, the newest permit and all limits of the pool allow, and what puts it off (0: nothing).
 local function next_slot(last, last_by)
   local at, by = now, 0
-  if last > at then at, by = last, last_by end
+  if last > 0 and last + spec.gap > at then at, by = last + spec.gap, last_by ~= 0 and last_by or spec.gap_by end
   if gate > at then at, by = gate, GATE end
   repeat
     local before = at

@@ -10,7 +10,7 @@ use crate::{
         Key, Limit, Per,
         calendar::{SKEW, period_at},
         ledger::{Ledger, SUB_WINDOWS, count_name},
-        rule::{Count, Terms},
+        rule::{self, Count, Terms},
         state::{DURABLE_FROM, MAX_RECENT, MAX_TENANTS, SECOND},
     },
 };
@@ -29,6 +29,9 @@ pub(super) struct Spec {
     pub(super) pool: String,
     /// How far ahead a permit may lie at most.
     longest: i64,
+    /// How far apart permits are at least, and the number of the limit that wants it (0: none).
+    gap: i64,
+    gap_by: usize,
     skew: i64,
     most_tenants: usize,
     most_recent: usize,
@@ -72,11 +75,15 @@ struct LedgerSpec {
 }
 
 impl Spec {
-    /// For the limits of a pool; also the ledgers and calendars that the numbers in it mean, counted from 1.
+    /// For the limits of a pool, those of the whole pool first; also the ledgers and calendars that the numbers in it mean, counted from 1.
     pub(super) fn new(pool: &str, limits: &[Limit], longest: Nanos) -> (Spec, Vec<Ledger>, Vec<Per>) {
+        let shared = limits.iter().take_while(|limit| limit.key == Key::Vendor).count();
+        let (gap, gap_by) = rule::gap(&limits[..shared], MICRO);
         let mut spec = Spec {
             pool: pool.to_owned(),
             longest: micros_up(longest),
+            gap: gap / MICRO,
+            gap_by: gap_by.map_or(0, |i| i + 1),
             skew: micros_up(SKEW),
             most_tenants: MAX_TENANTS,
             most_recent: MAX_RECENT,

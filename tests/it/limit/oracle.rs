@@ -81,7 +81,7 @@ fn a_restart_that_forgets_is_caught() {
             let mut calls = Vec::new();
             for _ in 0..2 {
                 let local = open(&limits, &clock, &book).await;
-                let given = local.reserve("acme", &wishes("t", 15), clock.nanos()).await.unwrap();
+                let given = local.reserve("acme", &wishes("t", 15), clock.nanos() + SECOND).await.unwrap();
                 let call = |permit: Permit| Call { at: permit.at, arrived: permit.at, tenant: permit.tenant };
                 calls.extend(permits(given).into_iter().map(call));
                 if forgetful {

@@ -140,7 +140,8 @@ proptest! {
         }
         let until = now + ahead * MS;
         let (first, _) = rule::slot(&counts, now);
-        let room = rule::room(&counts, first, until, most);
+        let (gap, _) = rule::gap(&limits, 1);
+        let room = rule::room(&counts, gap, first, until, most);
         let (mut given, mut at) = (0, now);
         while given < most {
             at = rule::slot(&counts, at).0;
@@ -148,7 +149,7 @@ proptest! {
                 break;
             }
             counts.iter_mut().for_each(|count| count.charge(at));
-            given += 1;
+            (given, at) = (given + 1, at + gap);
         }
         prop_assert_eq!(room, given);
     }
