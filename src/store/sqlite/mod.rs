@@ -216,12 +216,12 @@ impl Store for Sqlite {
     }
 
     async fn find(&self, id: JobId, with: With) -> Result<Option<Job>, StoreError> {
-        let job = self.readers.read(move |conn| read::find(conn, id, with)).await?;
+        let job = self.readers.look(|conn| read::find(conn, id, with))?;
         Ok(job.map(|job| read::overlay(job, &self.shared)))
     }
 
     async fn attempts(&self, id: JobId) -> Result<Option<Attempts>, StoreError> {
-        self.readers.read(move |conn| read::attempts(conn, id)).await
+        self.readers.look(|conn| read::attempts(conn, id))
     }
 
     async fn list(&self, filter: Filter) -> Result<Page, StoreError> {
