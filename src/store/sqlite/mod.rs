@@ -42,7 +42,8 @@ mod upkeep;
 mod writer;
 
 /// The schema, one step a version: `PRAGMA user_version` says how many have been made.
-const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/0001_jobs.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../../../migrations/0001_jobs.sql"), include_str!("../../../migrations/0002_live_limits.sql")];
 
 /// Idempotency keys are kept this long.
 const KEYS_KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);

@@ -35,10 +35,7 @@ impl Readers {
     }
 
     /// Runs a read of one row right here: that takes some microseconds, less than it costs to hand it to another thread.
-    pub(super) fn look<T>(
-        &self,
-        statement: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, StoreError> {
+    pub(super) fn look<T>(&self, statement: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         self.with_connection(statement).map_err(|error| explain(&error))
     }
 
