@@ -49,7 +49,8 @@ impl State {
 
 impl TenantLimit {
     fn go_on(&mut self, before: &TenantLimit) {
-        let counts = before.counts.iter().map(|(tenant, count)| (Arc::clone(tenant), count.clone().retuned(&self.fresh)));
+        let counts =
+            before.counts.iter().map(|(tenant, count)| (Arc::clone(tenant), count.clone().retuned(&self.fresh)));
         self.counts = counts.collect();
         self.fresh = before.fresh.clone().retuned(&self.fresh);
     }

@@ -229,12 +229,7 @@ impl Pool {
         // The gate says that we start cold; the counts alone would say the same under the name of a limit.
         let cold = |count: &&Count| count.memory().is_some_and(|memory| memory <= DURABLE_FROM);
         let gate = state.counts.iter().filter(cold).map(|count| count.earliest(opened)).max().unwrap_or(Nanos::MIN);
-        Pool {
-            name,
-            gate: AtomicI64::new(gate),
-            state: Mutex::new(state),
-            writing: tokio::sync::Mutex::default(),
-        }
+        Pool { name, gate: AtomicI64::new(gate), state: Mutex::new(state), writing: tokio::sync::Mutex::default() }
     }
 
     pub(super) fn gate(&self) -> Nanos {

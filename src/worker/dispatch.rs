@@ -2,11 +2,7 @@
 //!
 //! Never polls: it waits for a time that it knows, or for the bell. Never holds a lease that it has no permit for.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +15,7 @@ use super::{
 use crate::{
     clock::{Nanos, Time, nanos},
     job::{Stage, lifecycle},
-    limit::{Answer, Blocker, Key, Permit},
+    limit::{Answer, Blocker, Permit},
     store::{Amended, Claim, Lease, StoreError, Which},
     vendor::Vendor,
 };
@@ -46,8 +42,6 @@ pub struct Dispatcher {
     warmer: Warmer,
     /// The limiter has said all that there is to know until then.
     ask_at: Nanos,
-    /// The ids of limits that count each tenant by itself.
-    tenant_limits: HashSet<Arc<str>>,
 }
 
 impl Dispatcher {
@@ -56,8 +50,6 @@ impl Dispatcher {
         let bell = cx.store.signals().bell(vendor.name()).unwrap_or_default();
         let metrics =
             cx.metrics.vendor(vendor.name()).expect("metrics are made for every vendor of the config").clone();
-        let per_tenant = vendor.limits.iter().filter(|limit| limit.key == Key::Tenant);
-        let tenant_limits = per_tenant.map(|limit| limit.id.clone()).collect();
         let warmer = Warmer::new(cx.client.clone());
         Dispatcher {
             cx,
@@ -68,7 +60,6 @@ impl Dispatcher {
             running: JoinSet::new(),
             warmer,
             ask_at: Nanos::MIN,
-            tenant_limits,
         }
     }
 
@@ -254,7 +245,8 @@ impl Dispatcher {
     /// Reserves a permit for each lease; those without are given back.
     async fn reserve(&mut self, leases: Vec<Lease>, horizon: Nanos) -> Result<Tick, StoreError> {
         let tenants: Vec<Arc<str>> = leases.iter().map(|lease| lease.job.lane.tenant.clone()).collect();
-        let answers = match self.cx.limiter.reserve(&self.vendor.config.pool, &tenants, horizon).await {
+        let pool = &self.vendor.config.pool;
+        let answers = match self.cx.limiter.reserve(pool, &tenants, horizon).await {
             Ok(answers) => answers,
             Err(error) => {
                 self.cx.store.release(leases.into_iter().map(|lease| (lease, None)).collect()).await;
@@ -271,7 +263,7 @@ impl Dispatcher {
                 }
                 Answer::NotBefore { until, by } => {
                     again_at = again_at.min(until);
-                    let rests = matches!(&by, Blocker::Limit(id) if self.tenant_limits.contains(id));
+                    let rests = matches!(&by, Blocker::Limit(id) if self.cx.limits.is_per_tenant(pool, id));
                     rested |= rests;
                     back.push((lease, rests.then(|| self.cx.clock.time_at(until).plus(Duration::from_millis(1)))));
                 }

@@ -198,13 +198,7 @@ impl Shared {
     }
 
     /// Makes durable what a script wants paid.
-    async fn pay(
-        &self,
-        pool: &Pool,
-        terms: &Terms,
-        heard: &Heard,
-        tenant: &Arc<str>,
-    ) -> Result<Vec<Paid>, StoreError> {
+    async fn pay(&self, pool: &Pool, terms: &Terms, heard: &Heard, tenant: &Arc<str>) -> Result<Vec<Paid>, StoreError> {
         let (mut spends, mut paid) = (Vec::new(), Vec::new());
         for due in heard.due.chunks_exact(3) {
             let (ends_at, calls) = (due[1], due[2]);

@@ -186,7 +186,9 @@ impl Terms {
     pub(super) fn blocker(&self, by: i64) -> Option<Blocker> {
         match usize::try_from(by) {
             Ok(0) => None,
-            Ok(number) => Some(self.limits.get(number - 1).map_or(Blocker::Gate, |limit| Blocker::Limit(limit.id.clone()))),
+            Ok(number) => {
+                Some(self.limits.get(number - 1).map_or(Blocker::Gate, |limit| Blocker::Limit(limit.id.clone())))
+            }
             Err(_) => Some(Blocker::Gate),
         }
     }

@@ -98,13 +98,7 @@ impl Spec {
 }
 
 impl LimitSpec {
-    fn new(
-        name: String,
-        limit: &Limit,
-        count: &Count,
-        ledgers: &mut Vec<Ledger>,
-        zones: &mut Vec<Per>,
-    ) -> LimitSpec {
+    fn new(name: String, limit: &Limit, count: &Count, ledgers: &mut Vec<Ledger>, zones: &mut Vec<Per>) -> LimitSpec {
         let shape = match count.terms() {
             Terms::Even { every, burst } => ShapeSpec::Even { every: micros_up(every), burst },
             Terms::Ring { window, kept } => ShapeSpec::Ring { window: micros_up(window), keep: kept },

@@ -140,6 +140,7 @@ async fn readiness(app: &App, roles: Roles, queue: &Redis) -> (u16, Value, Strin
         limiter: app.limiter.clone(),
         vendors: app.vendors.clone(),
         pauses: app.pauses.clone(),
+        limits: app.limits.clone(),
         metrics: app.metrics.clone(),
         clock: app.clock.clone(),
         ids: JobIds::new(),
