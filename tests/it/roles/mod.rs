@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod connect;
+mod files;
 
 /// Nothing here takes this long unless it hangs.
 const LONG: Duration = Duration::from_secs(30);
