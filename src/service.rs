@@ -12,6 +12,7 @@ use crate::{
     api::{self, App, server},
     clock::{Clock, nanos},
     config::{self, Config, Kind, StoreAt},
+    in_force::InForce,
     job::JobIds,
     limit::{Key, Limiter, Per, local::Local, redis::RedisLimiter},
     pauses::Pauses,
@@ -32,8 +33,8 @@ use crate::{
 /// Streams of a vendor hold about half a second of its rate, within these bounds.
 const DEEPEST: u64 = 2048;
 const SHALLOWEST: u64 = 16;
-/// How long a pause takes to reach the other processes.
-const PAUSES_EVERY: Duration = Duration::from_secs(1);
+/// How long a pause, and a limit laid live, takes to reach the other processes.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 /// All parts of one process, built and not yet running.
 pub struct Service {
@@ -52,7 +53,7 @@ pub struct Listeners {
 impl Service {
     /// Opens the store and builds everything on it.
     pub async fn build(config: &Config, roles: Roles, clock: Clock) -> anyhow::Result<Service> {
-        let Backend { store, book, limiter, queue } = open(config, &clock).await?;
+        let Backend { store, book, limits, limiter, queue } = open(config, &clock).await?;
         let secret = match &config.server.callback_secret {
             Some(secret) => secret.reveal().as_bytes().to_vec(),
             None => {
@@ -66,6 +67,7 @@ impl Service {
             limiter: limiter.clone(),
             vendors: Arc::new(Registry::new(config, &secret)),
             pauses: Arc::new(Pauses::open(book).await?),
+            limits: limits.clone(),
             metrics: Arc::new(Metrics::new(config.vendors.iter().map(|vendor| vendor.name.clone()))),
             client: Client::new(),
             clock: clock.clone(),
@@ -76,6 +78,7 @@ impl Service {
             limiter: limiter.clone(),
             vendors: cx.vendors.clone(),
             pauses: cx.pauses.clone(),
+            limits,
             metrics: cx.metrics.clone(),
             clock,
             ids: JobIds::new(),
@@ -94,7 +97,7 @@ impl Service {
     /// Does what its roles say until told to stop; returns when everything has ended and is on disk.
     pub async fn run(self, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
         let Service { app, pool, store, limiter } = self;
-        let roles = app.roles;
+        let (roles, limits) = (app.roles, app.limits.clone());
         let mut tasks = JoinSet::new();
         // The API outlives the workers, so that callbacks and waiting callers are served while calls finish.
         let api_stop = CancellationToken::new();
@@ -105,7 +108,7 @@ impl Service {
             tasks.spawn(server::serve(ops, api::operations_router(app.clone()), api_stop.clone()));
         }
         if app.queue.is_some() {
-            tasks.spawn(follow_pauses(app, api_stop.clone()));
+            tasks.spawn(follow_book(app, api_stop.clone()));
         }
         let working = async {
             if roles.has_worker() {
@@ -130,6 +133,9 @@ impl Service {
         }
         tasks.shutdown().await;
         let handed_back = limiter.stop().await;
+        if let Err(error) = limits.leave().await {
+            tracing::debug!(%error, "the other processes take this one for alive a little longer");
+        }
         store.close().await;
         if let Some(why) = broken {
             anyhow::bail!("{why}; what was acknowledged is safe");
@@ -138,10 +144,10 @@ impl Service {
     }
 }
 
-/// Learns what other processes pause and resume, and wakes the dispatchers that have waited for that.
-async fn follow_pauses(app: Arc<App>, stop: CancellationToken) {
+/// Learns what other processes pause, resume and limit, and wakes the dispatchers that have waited for that.
+async fn follow_book(app: Arc<App>, stop: CancellationToken) {
     loop {
-        let next = app.clock.nanos() + nanos(PAUSES_EVERY);
+        let next = app.clock.nanos() + nanos(FOLLOW_EVERY);
         tokio::select! {
             () = app.clock.sleep_until(next) => {}
             () = stop.cancelled() => return,
@@ -151,6 +157,14 @@ async fn follow_pauses(app: Arc<App>, stop: CancellationToken) {
             // The store tells of its own troubles; until it is back the pauses are as they were.
             Err(error) => tracing::debug!(%error, "what is paused could not be read"),
         }
+        match app.limits.follow(&*app.limiter).await {
+            Ok(changed) => {
+                for pool in &changed {
+                    app.wake_pool(pool).await;
+                }
+            }
+            Err(error) => tracing::debug!(%error, "which limits are in force could not be read"),
+        }
     }
 }
 
@@ -158,6 +172,7 @@ async fn follow_pauses(app: Arc<App>, stop: CancellationToken) {
 struct Backend {
     store: Arc<dyn Store>,
     book: Arc<dyn Book>,
+    limits: Arc<InForce>,
     limiter: Arc<dyn Limiter>,
     queue: Option<Redis>,
 }
@@ -167,8 +182,9 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
         StoreAt::Sqlite(path) => {
             let names = config.vendors.iter().map(|vendor| vendor.name.clone());
             let store = Arc::new(Sqlite::open(path, clock.clone(), names, config.capacity.max_waiting)?);
-            let limiter = Local::open(config.pools.clone(), clock.clone(), store.clone()).await?;
-            Ok(Backend { store: store.clone(), book: store, limiter: Arc::new(limiter), queue: None })
+            let limits = Arc::new(InForce::open(store.clone(), clock.clone(), config.pools.clone()).await?);
+            let limiter = Local::open(limits.pools(), clock.clone(), store.clone()).await?;
+            Ok(Backend { store: store.clone(), book: store, limits, limiter: Arc::new(limiter), queue: None })
         }
         StoreAt::RedisMongo { mongo, database, redis } => {
             let queue = Redis::new(redis.clone());
@@ -177,9 +193,10 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
                 RedisMongo::open(mongo.reveal(), database, queue.clone(), work.collect(), clock.clone(), most);
             let store = Arc::new(opening.await?);
             let timeouts = config.vendors.iter().map(|vendor| (vendor.name.clone(), vendor.timeout)).collect();
-            let (pools, book) = (config.pools.clone(), store.clone());
+            let limits = Arc::new(InForce::open(store.clone(), clock.clone(), config.pools.clone()).await?);
+            let (pools, book) = (limits.pools(), store.clone());
             let limiter = RedisLimiter::open(queue.clone(), database, pools, timeouts, clock.clone(), book);
-            Ok(Backend { store: store.clone(), book: store, limiter: Arc::new(limiter), queue: Some(queue) })
+            Ok(Backend { store: store.clone(), book: store, limits, limiter: Arc::new(limiter), queue: Some(queue) })
         }
     }
 }

@@ -15,8 +15,8 @@ use axum::{
 
 use self::error::ApiError;
 use crate::{
-    clock::Clock, job::JobIds, limit::Limiter, pauses::Pauses, redis_link::Redis, roles::Roles, store::Store,
-    telemetry::Metrics, vendor::Registry,
+    clock::Clock, in_force::InForce, job::JobIds, limit::Limiter, pauses::Pauses, redis_link::Redis, roles::Roles,
+    store::Store, telemetry::Metrics, vendor::Registry,
 };
 
 mod batch;
@@ -26,6 +26,7 @@ mod dto;
 mod error;
 mod health;
 mod jobs;
+mod limits;
 mod list;
 pub mod server;
 mod submission;
@@ -40,6 +41,7 @@ pub struct App {
     pub limiter: Arc<dyn Limiter>,
     pub vendors: Arc<Registry>,
     pub pauses: Arc<Pauses>,
+    pub limits: Arc<InForce>,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
     pub ids: JobIds,
@@ -47,6 +49,18 @@ pub struct App {
     pub roles: Roles,
     /// Redis, where the store needs it: `readyz` looks whether it is there.
     pub queue: Option<Redis>,
+}
+
+impl App {
+    /// Lets the dispatchers of a pool, and tenants that were over their limit, see at once that its limits are others.
+    pub async fn wake_pool(&self, pool: &str) {
+        for vendor in self.vendors.iter().filter(|vendor| *vendor.config.pool == *pool) {
+            if let Err(error) = self.store.wake(vendor.name()).await {
+                tracing::warn!(vendor = %vendor.name(), %error, "tenants that were over their limit rest as long as that one said");
+            }
+            self.store.signals().ring(vendor.name());
+        }
+    }
 }
 
 /// The whole API.
@@ -63,6 +77,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/vendor-webhook/{vendor}/{token}", post(callbacks::for_one_job))
         .route("/vendors", get(vendors::list))
         .route("/vendors/{name}", get(vendors::find))
+        .route("/vendors/{name}/limits", get(limits::find).put(limits::lay).delete(limits::put_back))
         .route("/vendors/{name}/pause", post(vendors::pause))
         .route("/vendors/{name}/resume", post(vendors::resume))
         .route("/openapi.json", get(health::openapi))

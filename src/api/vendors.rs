@@ -1,6 +1,6 @@
 //! Vendors as people see them: limits and how much of them is used, what waits, and pausing.
 //!
-//! Never changes a limit.
+//! Never changes a limit (see `limits`).
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     clock::Time,
-    config::{Kind, parse_duration, write_duration},
-    limit::{Key, Per, Shape, Usage},
+    config::{Kind, parse_duration, write_limit},
+    limit::Usage,
     vendor::Vendor,
 };
 
@@ -150,24 +150,13 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
 
 fn limit_view(app: &App, usage: Usage) -> LimitView {
     let Usage { limit, used, next_at } = usage;
+    let written = write_limit(&limit);
     LimitView {
         id: limit.id,
         calls: limit.calls,
-        per: match &limit.per {
-            Per::Rolling(period) => write_duration(*period),
-            Per::Day(_) => "day".into(),
-            Per::Month(_) => "month".into(),
-        },
-        shape: match limit.shape {
-            Shape::Paced => "paced",
-            Shape::Window => "window",
-            Shape::Bucket { .. } => "bucket",
-            Shape::Calendar => "calendar",
-        },
-        key: match limit.key {
-            Key::Vendor => "vendor",
-            Key::Tenant => "tenant",
-        },
+        per: written.per,
+        shape: written.shape,
+        key: written.key,
         used,
         next_at: app.clock.time_at(next_at),
     }

@@ -184,6 +184,9 @@ pub trait Store: Send + Sync {
     /// Gives leases back without an attempt. With a time, the job's lane rests until then (its tenant is over its own limit).
     async fn release(&self, leases: Vec<(Lease, Option<Time>)>);
 
+    /// Lets no lane of a vendor rest any longer: its tenants may be allowed more by now.
+    async fn wake(&self, vendor: &str) -> Result<(), StoreError>;
+
     /// Stores what an attempt made of its job, if the lease still holds. `Complete` is taken from a stale lease too,
     /// while the job has not ended: the vendor was paid for it.
     async fn settle(&self, lease: Lease, change: Change, attempt: Attempt) -> Result<Settled, Unsettled>;

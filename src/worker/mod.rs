@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use self::{dispatch::Dispatcher, janitor::Janitor};
 use crate::{
     clock::{Clock, Nanos},
+    in_force::InForce,
     limit::Limiter,
     pauses::Pauses,
     store::Store,
@@ -35,6 +36,7 @@ pub struct Context {
     pub limiter: Arc<dyn Limiter>,
     pub vendors: Arc<Registry>,
     pub pauses: Arc<Pauses>,
+    pub limits: Arc<InForce>,
     pub metrics: Arc<Metrics>,
     pub client: Client,
     pub clock: Clock,

@@ -2,7 +2,7 @@
 //!
 //! Never fires a call and never waits for a time (see `firing` and `dispatch`): it says when to come back.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Context, Tick,
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     clock::{Nanos, Time, nanos},
     job::{Stage, lifecycle},
-    limit::{Answer, Blocker, Key, Permit},
+    limit::{Answer, Blocker, Permit},
     store::{Amended, Claim, Lease, StoreError, Which},
     telemetry::VendorMetrics,
     vendor::Vendor,
@@ -41,8 +41,6 @@ pub(super) struct Rounds {
     ask_at: Nanos,
     /// What can be had again at `ask_at`, if the last round got all that it asked for.
     again: Option<Again>,
-    /// The ids of limits that count each tenant by itself.
-    tenant_limits: HashSet<Arc<str>>,
 }
 
 /// As many permits as will have been used by then can be had without looking first.
@@ -73,10 +71,8 @@ impl Round {
 
 impl Rounds {
     pub(super) fn new(cx: Arc<Context>, vendor: Arc<Vendor>, metrics: VendorMetrics) -> Rounds {
-        let per_tenant = vendor.limits.iter().filter(|limit| limit.key == Key::Tenant);
-        let tenant_limits = per_tenant.map(|limit| limit.id.clone()).collect();
         let warmer = Warmer::new(cx.client.clone());
-        Rounds { cx, vendor, metrics, warmer, ask_at: Nanos::MIN, again: None, tenant_limits }
+        Rounds { cx, vendor, metrics, warmer, ask_at: Nanos::MIN, again: None }
     }
 
     /// What was reserved has been given back: all that was known of it is void.
@@ -222,7 +218,8 @@ impl Rounds {
     /// Reserves a permit for each lease; those without are given back.
     async fn reserve(&self, leases: Vec<Lease>, horizon: Nanos) -> Result<Round, StoreError> {
         let tenants: Vec<Arc<str>> = leases.iter().map(|lease| lease.job.lane.tenant.clone()).collect();
-        let answers = match self.cx.limiter.reserve(&self.vendor.config.pool, &tenants, horizon).await {
+        let pool = &self.vendor.config.pool;
+        let answers = match self.cx.limiter.reserve(pool, &tenants, horizon).await {
             Ok(answers) => answers,
             Err(error) => {
                 self.cx.store.release(leases.into_iter().map(|lease| (lease, None)).collect()).await;
@@ -236,7 +233,7 @@ impl Rounds {
                 Answer::Granted(permit) => reserved.push((lease, permit)),
                 Answer::NotBefore { until, by } => {
                     again_at = again_at.min(until);
-                    let rests = matches!(&by, Blocker::Limit(id) if self.tenant_limits.contains(id));
+                    let rests = matches!(&by, Blocker::Limit(id) if self.cx.limits.is_per_tenant(pool, id));
                     rested |= rests;
                     back.push((lease, rests.then(|| self.cx.clock.time_at(until).plus(Duration::from_millis(1)))));
                 }

@@ -219,6 +219,7 @@ struct Scripts {
     release: Script,
     stats: Script,
     turn: Script,
+    wake: Script,
 }
 
 macro_rules! lua {
@@ -243,6 +244,7 @@ impl Index {
             release: lua!("release.lua"),
             stats: lua!("stats.lua"),
             turn: lua!("turn.lua"),
+            wake: lua!("wake.lua"),
         };
         Index { redis, database: database.to_owned(), consumer: consumer.to_owned(), clock, scripts }
     }
@@ -420,6 +422,11 @@ impl Index {
             call.arg(&**tenant).arg(rest.map_or(0, |until| until.0));
         }
         self.run::<i64>(&call).await.map(drop)
+    }
+
+    /// Lets no tenant rest any longer.
+    pub(super) async fn wake(&self, vendor: &VendorWork) -> Result<(), StoreError> {
+        self.run::<i64>(&self.on(&self.scripts.wake, vendor)).await.map(drop)
     }
 
     /// Takes over entries that were held for longer than the vendor's lease.

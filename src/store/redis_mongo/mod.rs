@@ -224,6 +224,13 @@ impl Store for RedisMongo {
         self.core.release(leases).await;
     }
 
+    async fn wake(&self, vendor: &str) -> Result<(), StoreError> {
+        match self.core.vendors.get(vendor) {
+            Some(vendor) => self.core.index.wake(vendor).await,
+            None => Ok(()),
+        }
+    }
+
     async fn settle(&self, lease: Lease, change: Change, attempt: Attempt) -> Result<Settled, Unsettled> {
         let (reply, answer) = oneshot::channel();
         let request = settle::Request { lease: Box::new(lease), change, attempt, reply };

@@ -220,6 +220,17 @@ impl Index {
         file(lane, state, vendor, now.0);
     }
 
+    /// Lets no lane of a vendor rest any longer.
+    pub(super) fn wake(&mut self, vendor: &str, now: Time) {
+        let Some(vendor_id) = self.vendor_ids.get(vendor).copied() else { return };
+        for (lane, state) in &mut self.lanes {
+            if state.vendor == vendor_id && state.rests_until > now.0 {
+                state.rests_until = i64::MIN;
+                file(*lane, state, &mut self.vendors[vendor_id], now.0);
+            }
+        }
+    }
+
     /// Pieces of lanes that should be read from the table now; each is told once.
     pub(super) fn wanted(&mut self, lanes: impl IntoIterator<Item = LaneId>) -> Vec<Refill> {
         let mut wanted = Vec::new();

@@ -167,6 +167,12 @@ impl Store for Sqlite {
         }
     }
 
+    async fn wake(&self, vendor: &str) -> Result<(), StoreError> {
+        let now = self.shared.clock.now();
+        self.shared.index().wake(vendor, now);
+        Ok(())
+    }
+
     async fn settle(&self, lease: Lease, change: Change, attempt: Attempt) -> Result<Settled, Unsettled> {
         let now = self.shared.clock.now();
         let requests = match self.requests() {

@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod connect;
+mod files;
 
 /// Nothing here takes this long unless it hangs.
 const LONG: Duration = Duration::from_secs(30);
@@ -140,6 +141,7 @@ async fn readiness(app: &App, roles: Roles, queue: &Redis) -> (u16, Value, Strin
         limiter: app.limiter.clone(),
         vendors: app.vendors.clone(),
         pauses: app.pauses.clone(),
+        limits: app.limits.clone(),
         metrics: app.metrics.clone(),
         clock: app.clock.clone(),
         ids: JobIds::new(),
