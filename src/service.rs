@@ -13,7 +13,12 @@ use crate::{
     clock::{Clock, nanos},
     config::{self, Config, Kind, StoreAt},
     job::JobIds,
-    limit::{Key, Limiter, Per, local::Local, redis::RedisLimiter},
+    limit::{
+        Key, Limiter, Per,
+        breakers::{Breakers, LocalBreakers},
+        local::Local,
+        redis::{RedisBreakers, RedisLimiter},
+    },
     pauses::Pauses,
     redis_link::Redis,
     roles::Roles,
@@ -41,6 +46,7 @@ pub struct Service {
     pool: Pool,
     store: Arc<dyn Store>,
     limiter: Arc<dyn Limiter>,
+    breakers: Arc<dyn Breakers>,
 }
 
 /// The ports of one process: `api` with role api, `ops` where the config names one.
@@ -52,7 +58,7 @@ pub struct Listeners {
 impl Service {
     /// Opens the store and builds everything on it.
     pub async fn build(config: &Config, roles: Roles, clock: Clock) -> anyhow::Result<Service> {
-        let Backend { store, book, limiter, queue } = open(config, &clock).await?;
+        let Backend { store, book, limiter, breakers, queue } = open(config, &clock).await?;
         let secret = match &config.server.callback_secret {
             Some(secret) => secret.reveal().as_bytes().to_vec(),
             None => {
@@ -64,6 +70,7 @@ impl Service {
         let cx = Arc::new(Context {
             store: store.clone(),
             limiter: limiter.clone(),
+            breakers: breakers.clone(),
             vendors: Arc::new(Registry::new(config, &secret)),
             pauses: Arc::new(Pauses::open(book).await?),
             metrics: Arc::new(Metrics::new(config.vendors.iter().map(|vendor| vendor.name.clone()))),
@@ -74,6 +81,7 @@ impl Service {
         let app = Arc::new(App {
             store: store.clone(),
             limiter: limiter.clone(),
+            breakers: breakers.clone(),
             vendors: cx.vendors.clone(),
             pauses: cx.pauses.clone(),
             metrics: cx.metrics.clone(),
@@ -83,7 +91,7 @@ impl Service {
             roles,
             queue,
         });
-        Ok(Service { app, pool: Pool::new(&cx), store, limiter })
+        Ok(Service { app, pool: Pool::new(&cx), store, limiter, breakers })
     }
 
     /// The parts, for those who turn the loops themselves: tests, on a clock of their own.
@@ -93,7 +101,7 @@ impl Service {
 
     /// Does what its roles say until told to stop; returns when everything has ended and is on disk.
     pub async fn run(self, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
-        let Service { app, pool, store, limiter } = self;
+        let Service { app, pool, store, limiter, breakers } = self;
         let roles = app.roles;
         let mut tasks = JoinSet::new();
         // The API outlives the workers, so that callbacks and waiting callers are served while calls finish.
@@ -129,6 +137,7 @@ impl Service {
             () = shutdown.abort.cancelled() => {}
         }
         tasks.shutdown().await;
+        breakers.stop().await;
         let handed_back = limiter.stop().await;
         store.close().await;
         if let Some(why) = broken {
@@ -159,16 +168,19 @@ struct Backend {
     store: Arc<dyn Store>,
     book: Arc<dyn Book>,
     limiter: Arc<dyn Limiter>,
+    breakers: Arc<dyn Breakers>,
     queue: Option<Redis>,
 }
 
 async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
+    let terms = config.vendors.iter().filter_map(|vendor| Some((vendor.name.clone(), vendor.breaker?)));
     match &config.store.at {
         StoreAt::Sqlite(path) => {
             let names = config.vendors.iter().map(|vendor| vendor.name.clone());
             let store = Arc::new(Sqlite::open(path, clock.clone(), names, config.capacity.max_waiting)?);
             let limiter = Local::open(config.pools.clone(), clock.clone(), store.clone()).await?;
-            Ok(Backend { store: store.clone(), book: store, limiter: Arc::new(limiter), queue: None })
+            let breakers = Arc::new(LocalBreakers::new(terms, clock.clone()));
+            Ok(Backend { store: store.clone(), book: store, limiter: Arc::new(limiter), breakers, queue: None })
         }
         StoreAt::RedisMongo { mongo, database, redis } => {
             let queue = Redis::new(redis.clone());
@@ -179,7 +191,9 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
             let timeouts = config.vendors.iter().map(|vendor| (vendor.name.clone(), vendor.timeout)).collect();
             let (pools, book) = (config.pools.clone(), store.clone());
             let limiter = RedisLimiter::open(queue.clone(), database, pools, timeouts, clock.clone(), book);
-            Ok(Backend { store: store.clone(), book: store, limiter: Arc::new(limiter), queue: Some(queue) })
+            let breakers = Arc::new(RedisBreakers::open(queue.clone(), database, terms, clock.clone()));
+            let limiter = Arc::new(limiter);
+            Ok(Backend { store: store.clone(), book: store, limiter, breakers, queue: Some(queue) })
         }
     }
 }

@@ -15,8 +15,15 @@ use axum::{
 
 use self::error::ApiError;
 use crate::{
-    clock::Clock, job::JobIds, limit::Limiter, pauses::Pauses, redis_link::Redis, roles::Roles, store::Store,
-    telemetry::Metrics, vendor::Registry,
+    clock::Clock,
+    job::JobIds,
+    limit::{Limiter, breakers::Breakers},
+    pauses::Pauses,
+    redis_link::Redis,
+    roles::Roles,
+    store::Store,
+    telemetry::Metrics,
+    vendor::Registry,
 };
 
 mod batch;
@@ -38,6 +45,7 @@ pub const OPENAPI: &str = include_str!("../../docs/api/openapi.json");
 pub struct App {
     pub store: Arc<dyn Store>,
     pub limiter: Arc<dyn Limiter>,
+    pub breakers: Arc<dyn Breakers>,
     pub vendors: Arc<Registry>,
     pub pauses: Arc<Pauses>,
     pub metrics: Arc<Metrics>,

@@ -12,15 +12,17 @@ use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Context, Tick, attempt, limits, pause,
+    Context, Tick, attempt,
+    breaker::Breaker,
+    limits, pause,
     places::{Hold, Places},
     warm::Warmer,
 };
 use crate::{
     clock::{Nanos, Time, nanos},
     job::{Stage, lifecycle},
-    limit::{Answer, Blocker, Key, Permit},
-    store::{Amended, Claim, Lease, StoreError, Which},
+    limit::{Answer, Blocker, Key, Permit, breaker::Standing},
+    store::{Amended, Claim, Lease, Ready, StoreError, Which},
     vendor::Vendor,
 };
 
@@ -32,6 +34,8 @@ const MOST_UNSETTLED: usize = 2048;
 const WARM_AHEAD: Duration = Duration::from_millis(500);
 /// The wait for places that other workers have.
 const PLACES_WAIT: Duration = Duration::from_millis(100);
+/// The wait for a probe that another call is.
+const PROBE_WAIT: Duration = Duration::from_millis(100);
 /// The wait after the store failed.
 const STORE_WAIT: Duration = Duration::from_secs(1);
 /// A round of at least this many permits is waited out by half before the limiter is asked again.
@@ -56,6 +60,7 @@ pub struct Dispatcher {
     held: VecDeque<(Lease, Permit)>,
     running: JoinSet<()>,
     warmer: Warmer,
+    breaker: Breaker,
     /// The limiter has said all that there is to know until then.
     ask_at: Nanos,
     /// How many permits can be had again at `ask_at`, if the last round got all that it asked for.
@@ -73,9 +78,11 @@ impl Dispatcher {
         let per_tenant = vendor.limits.iter().filter(|limit| limit.key == Key::Tenant);
         let tenant_limits = per_tenant.map(|limit| limit.id.clone()).collect();
         let warmer = Warmer::new(cx.client.clone());
+        let breaker = Breaker::new(cx.clone(), vendor.name().clone(), metrics.clone());
         Dispatcher {
             cx,
             vendor,
+            breaker,
             places: Places::new(bell.clone(), metrics),
             bell,
             held: VecDeque::new(),
@@ -120,6 +127,15 @@ impl Dispatcher {
             self.give_back_held().await;
             return Ok(pause.until.map_or(Tick::Idle, |until| Tick::WaitUntil(self.cx.clock.nanos_at(until))));
         }
+        match self.breaker.standing() {
+            Standing::Open { until } => {
+                self.give_back_held().await;
+                return Ok(Tick::WaitUntil(until));
+            }
+            // What is held from before it opened; the probe is held alone.
+            Standing::HalfOpen if !self.breaker.has_probe() => self.give_back_held().await,
+            Standing::HalfOpen | Standing::Closed => {}
+        }
         let fired = self.fire_due(now);
         let tick = self.claim_and_reserve(now).await?;
         let next = self.held.front().map(|(_, permit)| permit.at);
@@ -145,7 +161,8 @@ impl Dispatcher {
         let mut fired = false;
         while let Some((lease, permit)) = self.held.pop_front_if(|(_, permit)| permit.at <= now) {
             let hold = Hold::new(&self.places, lease.job.stage);
-            self.running.spawn(attempt::run(self.cx.clone(), self.vendor.clone(), lease, permit, hold));
+            let probe = self.breaker.hand_over();
+            self.running.spawn(attempt::run(self.cx.clone(), self.vendor.clone(), lease, permit, hold, probe));
             fired = true;
         }
         fired
@@ -192,6 +209,33 @@ impl Dispatcher {
                 outlook.room
             }
         };
+        let room = match self.may_call(room).await? {
+            0 => return Ok(Tick::WaitUntil(now + nanos(PROBE_WAIT))),
+            room => room,
+        };
+        let claimed = self.claim_and_reserve_up_to(room, &ready, wall, horizon, again).await;
+        if self.held.is_empty() {
+            self.breaker.drop_probe().await;
+        }
+        claimed
+    }
+
+    /// How many of so many calls the breaker lets go: all, or the one that is the probe.
+    async fn may_call(&mut self, room: usize) -> Result<usize, StoreError> {
+        if self.breaker.standing() == Standing::Closed {
+            return Ok(room);
+        }
+        Ok(usize::from(!self.breaker.has_probe() && self.breaker.take_probe().await?))
+    }
+
+    async fn claim_and_reserve_up_to(
+        &mut self,
+        room: usize,
+        ready: &Ready,
+        wall: Time,
+        horizon: Nanos,
+        again: Option<Again>,
+    ) -> Result<Tick, StoreError> {
         let (leases, expired) = self.claim(room, ready.open, wall).await?;
         if leases.is_empty() {
             // Behind those that have expired others may be due.
@@ -202,7 +246,7 @@ impl Dispatcher {
         let granted = self.held.len() - held;
         if tick == Tick::Ran && (wished == room || granted >= A_ROUND) {
             // No more can be had, or is worth a question, before half of it is used.
-            self.ask_at = self.held.get(self.held.len() / 2).map_or(now, |(_, permit)| permit.at);
+            self.ask_at = self.held.get(self.held.len() / 2).map_or(Nanos::MIN, |(_, permit)| permit.at);
         }
         let permits = (self.held.len() / 2).saturating_sub(1); // used by then; one fewer, so that none is asked for in vain
         if granted == wished && permits >= A_ROUND {
@@ -317,6 +361,7 @@ impl Dispatcher {
     }
 
     async fn give_back_held(&mut self) {
+        self.breaker.drop_probe().await;
         if self.held.is_empty() {
             return;
         }

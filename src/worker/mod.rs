@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use self::{dispatch::Dispatcher, janitor::Janitor};
 use crate::{
     clock::{Clock, Nanos},
-    limit::Limiter,
+    limit::{Limiter, breakers::Breakers},
     pauses::Pauses,
     store::Store,
     telemetry::Metrics,
@@ -21,6 +21,7 @@ use crate::{
 };
 
 pub mod attempt;
+mod breaker;
 pub mod dispatch;
 pub mod janitor;
 mod limits;
@@ -31,6 +32,7 @@ mod warm;
 pub struct Context {
     pub store: Arc<dyn Store>,
     pub limiter: Arc<dyn Limiter>,
+    pub breakers: Arc<dyn Breakers>,
     pub vendors: Arc<Registry>,
     pub pauses: Arc<Pauses>,
     pub metrics: Arc<Metrics>,

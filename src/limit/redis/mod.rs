@@ -36,10 +36,13 @@ use crate::{
     },
 };
 
+mod breaker;
 mod call;
 mod places;
 mod pool;
 mod spec;
+
+pub use breaker::RedisBreakers;
 
 /// Enough for several processes to come back only when half of it is used. No permit lies further ahead.
 const HORIZON: Duration = Duration::from_millis(500);
@@ -256,7 +259,6 @@ impl Shared {
         }
         Err(StoreError::Unavailable("others use up whatever is charged ahead".into()))
     }
-
 }
 
 #[async_trait]
