@@ -16,6 +16,7 @@ on_every_backend!(
     failures_further_apart_than_within_do_not_open_the_breaker,
     a_probe_whose_permit_was_missed_does_not_keep_others_from_probing,
     polls_wait_for_the_breaker_too,
+    one_call_at_a_time_goes_while_the_breaker_is_half_open,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -136,15 +137,32 @@ async fn polls_wait_for_the_breaker_too(backend: Backend) {
     let text = FIVE
         .replace("[vendors.one]\nkind = \"sync\"", "[vendors.one]\nkind = \"polling\"")
         .replace("sync/one", "polling/one")
+        .replace("failed = 0.9", "failed = 0.8")
         + r#"polling = { ticket = "/id", url = "VENDORS/polling/one/{{ ticket | path }}", every = "1s", done = { at = "/state", is = ["done"] } }"#;
     let mut app = TestApp::with(backend, &text).await;
     app.vendors.script("one", vec![Answer::json(202, r#"{"id": "t1"}"#)]);
     let id = submit(&app, 1).await.remove(0);
     app.run_for(SECOND / 2).await;
-    app.vendors.script("one", failing(5));
-    submit(&app, 5).await;
+    app.vendors.script("one", failing(9));
+    submit(&app, 9).await;
     app.run_for(SECOND / 4).await;
-    assert_eq!((app.calls("one"), breaker(&app).await), (6, "open".into()));
+    assert_eq!(breaker(&app).await, "open");
+    let calls = app.calls("one");
     app.run_for(5 * SECOND).await;
-    assert_eq!((app.calls("one"), app.find(&id).await["blocked_on"].clone()), (6, "breaker".into()));
+    assert_eq!((app.calls("one"), app.find(&id).await["blocked_on"].clone()), (calls, "breaker".into()));
+}
+
+/// Nothing else holds these calls back: all are due, and there are neither limits nor a lack of places.
+async fn one_call_at_a_time_goes_while_the_breaker_is_half_open(backend: Backend) {
+    let text = FIVE.replace("[\"100/s\"]", "[]").replace("concurrency = 1", "concurrency = 32");
+    let mut app = TestApp::with(backend, &text).await;
+    app.vendors.script("one", failing(21));
+    submit(&app, 20).await;
+    app.run_for(SECOND).await;
+    assert_eq!((app.calls("one"), breaker(&app).await), (20, "open".into()));
+    submit(&app, 20).await;
+    app.run_for(10 * SECOND).await;
+    assert_eq!((app.calls("one"), breaker(&app).await), (21, "open".into()));
+    app.run_for(10 * SECOND).await;
+    assert_eq!((app.calls("one"), breaker(&app).await), (40, "closed".into()));
 }
