@@ -14,7 +14,12 @@ use crate::{
     config::{self, Config, Kind, StoreAt},
     in_force::InForce,
     job::JobIds,
-    limit::{Key, Limiter, Per, local::Local, redis::RedisLimiter},
+    limit::{
+        Key, Limiter, Per,
+        breakers::{Breakers, LocalBreakers},
+        local::Local,
+        redis::{RedisBreakers, RedisLimiter},
+    },
     pauses::Pauses,
     redis_link::Redis,
     roles::Roles,
@@ -42,6 +47,7 @@ pub struct Service {
     pool: Pool,
     store: Arc<dyn Store>,
     limiter: Arc<dyn Limiter>,
+    breakers: Arc<dyn Breakers>,
 }
 
 /// The ports of one process: `api` with role api, `ops` where the config names one.
@@ -53,7 +59,7 @@ pub struct Listeners {
 impl Service {
     /// Opens the store and builds everything on it.
     pub async fn build(config: &Config, roles: Roles, clock: Clock) -> anyhow::Result<Service> {
-        let Backend { store, book, limits, limiter, queue } = open(config, &clock).await?;
+        let Backend { store, book, limits, limiter, breakers, queue } = open(config, &clock).await?;
         let secret = match &config.server.callback_secret {
             Some(secret) => secret.reveal().as_bytes().to_vec(),
             None => {
@@ -65,6 +71,7 @@ impl Service {
         let cx = Arc::new(Context {
             store: store.clone(),
             limiter: limiter.clone(),
+            breakers: breakers.clone(),
             vendors: Arc::new(Registry::new(config, &secret)),
             pauses: Arc::new(Pauses::open(book).await?),
             limits: limits.clone(),
@@ -76,6 +83,7 @@ impl Service {
         let app = Arc::new(App {
             store: store.clone(),
             limiter: limiter.clone(),
+            breakers: breakers.clone(),
             vendors: cx.vendors.clone(),
             pauses: cx.pauses.clone(),
             limits,
@@ -86,7 +94,7 @@ impl Service {
             roles,
             queue,
         });
-        Ok(Service { app, pool: Pool::new(&cx), store, limiter })
+        Ok(Service { app, pool: Pool::new(&cx), store, limiter, breakers })
     }
 
     /// The parts, for those who turn the loops themselves: tests, on a clock of their own.
@@ -96,7 +104,7 @@ impl Service {
 
     /// Does what its roles say until told to stop; returns when everything has ended and is on disk.
     pub async fn run(self, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
-        let Service { app, pool, store, limiter } = self;
+        let Service { app, pool, store, limiter, breakers } = self;
         let (roles, limits) = (app.roles, app.limits.clone());
         let mut tasks = JoinSet::new();
         // The API outlives the workers, so that callbacks and waiting callers are served while calls finish.
@@ -132,6 +140,7 @@ impl Service {
             () = shutdown.abort.cancelled() => {}
         }
         tasks.shutdown().await;
+        breakers.stop().await;
         let handed_back = limiter.stop().await;
         if let Err(error) = limits.leave().await {
             tracing::debug!(%error, "the other processes take this one for alive a little longer");
@@ -174,17 +183,20 @@ struct Backend {
     book: Arc<dyn Book>,
     limits: Arc<InForce>,
     limiter: Arc<dyn Limiter>,
+    breakers: Arc<dyn Breakers>,
     queue: Option<Redis>,
 }
 
 async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
+    let terms = config.vendors.iter().filter_map(|vendor| Some((vendor.name.clone(), vendor.breaker?)));
     match &config.store.at {
         StoreAt::Sqlite(path) => {
             let names = config.vendors.iter().map(|vendor| vendor.name.clone());
             let store = Arc::new(Sqlite::open(path, clock.clone(), names, config.capacity.max_waiting)?);
             let limits = Arc::new(InForce::open(store.clone(), clock.clone(), config.pools.clone()).await?);
-            let limiter = Local::open(limits.pools(), clock.clone(), store.clone()).await?;
-            Ok(Backend { store: store.clone(), book: store, limits, limiter: Arc::new(limiter), queue: None })
+            let limiter = Arc::new(Local::open(limits.pools(), clock.clone(), store.clone()).await?);
+            let breakers = Arc::new(LocalBreakers::new(terms, clock.clone()));
+            Ok(Backend { store: store.clone(), book: store, limits, limiter, breakers, queue: None })
         }
         StoreAt::RedisMongo { mongo, database, redis } => {
             let queue = Redis::new(redis.clone());
@@ -196,7 +208,9 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
             let limits = Arc::new(InForce::open(store.clone(), clock.clone(), config.pools.clone()).await?);
             let (pools, book) = (limits.pools(), store.clone());
             let limiter = RedisLimiter::open(queue.clone(), database, pools, timeouts, clock.clone(), book);
-            Ok(Backend { store: store.clone(), book: store, limits, limiter: Arc::new(limiter), queue: Some(queue) })
+            let breakers = Arc::new(RedisBreakers::open(queue.clone(), database, terms, clock.clone()));
+            let limiter = Arc::new(limiter);
+            Ok(Backend { store: store.clone(), book: store, limits, limiter, breakers, queue: Some(queue) })
         }
     }
 }

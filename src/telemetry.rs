@@ -71,6 +71,8 @@ pub struct VendorMetrics {
     /// Callbacks that were not believed, or not understood.
     pub callbacks_refused: Counter,
     pub in_flight: Gauge,
+    /// 0 closed, 1 half open, 2 open.
+    pub breaker_state: Gauge,
     pub waiting: Gauge,
     pub oldest_waiting_seconds: Gauge<f64, AtomicU64>,
     latency: Histogram,
@@ -180,6 +182,8 @@ fn register_vendors(
     let callbacks_refused = counter("callbacks_refused", "Callbacks that were not believed or not understood");
     let in_flight = Family::<ByVendor, Gauge>::default();
     registry.register("in_flight", "HTTP calls in flight", in_flight.clone());
+    let breaker_state = Family::<ByVendor, Gauge>::default();
+    registry.register("breaker_state", "The vendor's breaker: 0 closed, 1 half open, 2 open", breaker_state.clone());
     let waiting = Family::<ByVendor, Gauge>::default();
     registry.register("jobs_waiting", "Jobs that wait for a call or a poll", waiting.clone());
     let oldest = Family::<ByVendor, Gauge<f64, AtomicU64>>::default();
@@ -206,6 +210,7 @@ fn register_vendors(
             callbacks_ignored: callbacks_ignored.get_or_create_owned(&by),
             callbacks_refused: callbacks_refused.get_or_create_owned(&by),
             in_flight: in_flight.get_or_create_owned(&by),
+            breaker_state: breaker_state.get_or_create_owned(&by),
             waiting: waiting.get_or_create_owned(&by),
             oldest_waiting_seconds: oldest.get_or_create_owned(&by),
             latency: latencies.get_or_create_owned(&by),

@@ -14,7 +14,7 @@ use super::{App, error::ApiError};
 use crate::{
     clock::Time,
     job::{Attempts, Job, JobId, Stage, Status},
-    limit::Blocker,
+    limit::{Blocker, breaker::Standing},
 };
 
 /// What keeps a job from going on, and until when, as far as that is known.
@@ -166,6 +166,12 @@ pub(super) async fn why_waiting(app: &App, job: &Job) -> Result<Option<WhyWaitin
     }
     if let Some(pause) = app.pauses.get(vendor.name(), now) {
         return because("vendor_paused", pause.until.map(|until| until.max(job.due_at)));
+    }
+    match app.breakers.look(vendor.name()).await {
+        Standing::Closed => {}
+        Standing::Open { until } => return because("breaker", Some(app.clock.time_at(until).max(job.due_at))),
+        // When the probe is back, which nobody knows.
+        Standing::HalfOpen => return because("breaker", None),
     }
     if !is_due {
         let what = if job.stage == Stage::Poll { "next_poll" } else { "retry_backoff" };

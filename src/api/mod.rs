@@ -15,8 +15,16 @@ use axum::{
 
 use self::error::ApiError;
 use crate::{
-    clock::Clock, in_force::InForce, job::JobIds, limit::Limiter, pauses::Pauses, redis_link::Redis, roles::Roles,
-    store::Store, telemetry::Metrics, vendor::Registry,
+    clock::Clock,
+    in_force::InForce,
+    job::JobIds,
+    limit::{Limiter, breakers::Breakers},
+    pauses::Pauses,
+    redis_link::Redis,
+    roles::Roles,
+    store::Store,
+    telemetry::Metrics,
+    vendor::Registry,
 };
 
 mod batch;
@@ -39,6 +47,7 @@ pub const OPENAPI: &str = include_str!("../../docs/api/openapi.json");
 pub struct App {
     pub store: Arc<dyn Store>,
     pub limiter: Arc<dyn Limiter>,
+    pub breakers: Arc<dyn Breakers>,
     pub vendors: Arc<Registry>,
     pub pauses: Arc<Pauses>,
     pub limits: Arc<InForce>,

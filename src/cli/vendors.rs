@@ -52,6 +52,7 @@ struct Row<'a> {
     kind: String,
     paused: bool,
     paused_until: Option<String>,
+    breaker: String,
     in_flight: i64,
     open: u64,
     waiting: u64,
@@ -157,7 +158,8 @@ fn pause(vendor: &RawValue) -> Result<String, Failure> {
 
 fn state(row: &Row<'_>) -> String {
     match (&row.paused_until, row.paused) {
-        (_, false) => "running".to_owned(),
+        (_, false) if row.breaker == "closed" => "running".to_owned(),
+        (_, false) => format!("breaker {}", row.breaker.replace('_', " ")),
         (Some(until), true) => format!("paused until {until}"),
         (None, true) => "paused until resumed".to_owned(),
     }

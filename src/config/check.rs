@@ -211,9 +211,8 @@ impl Check<'_> {
     /// A duration over zero, up to `longest`.
     pub(super) fn duration(&mut self, key: &str, raw: &raw::Text, longest: Duration) -> Option<Duration> {
         let text = self.text(key, raw)?;
-        let name = key.rsplit('.').next().unwrap_or(key);
         match duration::parse(&text.text) {
-            Ok(Duration::ZERO) => self.problem(key, &text.span, "zero is too short", format!("Write {}", form(name))),
+            Ok(Duration::ZERO) => self.problem(key, &text.span, "zero is too short", format!("Write {}", form(key))),
             Ok(duration) if duration > longest => {
                 let mend = format!("Write at most {:?}", duration::write(longest));
                 self.problem(key, &text.span, format!("{} is too long", text.shown), mend);

@@ -9,11 +9,12 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     json::Pointer,
-    limit::PoolLimits,
+    limit::{PoolLimits, breaker::Terms},
     redis_link::RedisUrl,
     vendor::{clean::Clean, template::Template},
 };
 
+mod breaker;
 mod check;
 mod duration;
 mod error;
@@ -123,12 +124,17 @@ pub struct Vendor {
     /// A failure inside a 2xx answer or a callback.
     pub failed: Option<Match>,
     pub clean: Clean,
+    /// When it is left alone because it fails.
+    pub breaker: Option<Terms>,
 }
+
+/// What a job's hold takes besides its call.
+const BESIDE_A_CALL: Duration = Duration::from_secs(5);
 
 impl Vendor {
     /// How long a worker may hold a job: a call, and this much more for its permit and for the store.
     pub fn lease(&self) -> Duration {
-        self.timeout + Duration::from_secs(5)
+        self.timeout + BESIDE_A_CALL
     }
 }
 

@@ -138,18 +138,13 @@ pub(super) struct Clean {
     pub(super) redact: Vec<Text>,
 }
 
-/// Not built yet: read only so that it can be refused with a reason.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Breaker {
-    #[serde(rename = "failed")]
-    _failed: Option<f64>,
-    #[serde(rename = "calls")]
-    _calls: Option<u64>,
-    #[serde(rename = "within")]
-    _within: Option<String>,
-    #[serde(rename = "open")]
-    _open: Option<String>,
+    pub(super) failed: Option<Spanned<f64>>,
+    pub(super) calls: Option<Number>,
+    pub(super) within: Option<Text>,
+    pub(super) open: Option<Text>,
 }
 
 pub(super) type Limits = Spanned<Vec<Spanned<Limit>>>;

@@ -98,11 +98,7 @@ impl Fault {
                 ("there is no such key".to_owned(), mend_unknown(parent, name, &known))
             }
             Fault::WrongType { found, wanted } => {
-                let name = path.iter().rev().find_map(|step| match step {
-                    Step::Key(key) => Some(key.as_str()),
-                    Step::Index(_) => None,
-                });
-                let form = name.map_or("...", form);
+                let form = form(&key);
                 let mend = if form == "..." { format!("Write {wanted}") } else { format!("Write {form}") };
                 (format!("{found} stands where {wanted} belongs"), mend)
             }
@@ -155,9 +151,14 @@ fn mend_unknown(parent: &str, name: &str, known: &[&str]) -> String {
     format!("Remove it; the keys here are {}", known.join(", "))
 }
 
-/// How a value of this key looks.
-pub(super) fn form(key: &str) -> &'static str {
-    match key {
+/// How the value at this path looks.
+pub(super) fn form(path: &str) -> &'static str {
+    // What is inside has the names of other things: vendors.NAME.breaker.open, say.
+    if path.split('.').nth(2) == Some("breaker") {
+        return r#"{ failed = 0.9, calls = 20, within = "30s", open = "10s" }"#;
+    }
+    let name = path.rsplit('.').next().unwrap_or(path);
+    match name.split('[').next().unwrap_or(name) {
         "listen" => r#""127.0.0.1:8000""#,
         "public_url" => r#""http://127.0.0.1:8000""#,
         "url" => r#""https://vendor.example/path""#,

@@ -12,7 +12,7 @@ use toml::Spanned;
 use url::Url;
 
 use super::{
-    Kind, Match, Retry, Secret, Vendor,
+    Kind, Match, Retry, Secret, Vendor, breaker,
     check::{Check, Filled, LONGEST, quoted_key, shown},
     error::nearest,
     kind, limits, raw,
@@ -171,6 +171,7 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
     let open = optional(raw.open.as_ref(), |open| cx.number(&whole.key("open"), open, 1..=1_000_000_000));
     let failed = optional(raw.failed.as_ref(), |failed| matching(cx, &whole.key("failed"), failed));
     let clean = clean(cx, whole);
+    let breaker = optional(raw.breaker.as_ref(), |raw| breaker::breaker(cx, &whole.key("breaker"), raw, timeout?));
     if let Some(Kind::Sync) = kind {
         refuse_for_sync(cx, whole);
     }
@@ -190,6 +191,7 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
         open: open?,
         failed: failed?,
         clean: clean?,
+        breaker: breaker?,
     })
 }
 
@@ -207,9 +209,6 @@ pub(super) fn required<T>(cx: &mut Check<'_>, whole: &Whole<'_>, name: &str, men
 }
 
 fn not_built_yet(cx: &mut Check<'_>, whole: &Whole<'_>) {
-    if let Some(breaker) = &whole.raw.breaker {
-        cx.problem(&whole.key("breaker"), &breaker.span(), "the breaker is not built yet", "Remove it");
-    }
     if let Some(once) = whole.raw.at_most_once.as_ref().filter(|once| *once.get_ref()) {
         cx.problem(&whole.key("at_most_once"), &once.span(), "this is not built yet", "Remove it, or write false");
     }

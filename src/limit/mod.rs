@@ -9,6 +9,8 @@ use async_trait::async_trait;
 
 use crate::{clock::Nanos, store::StoreError};
 
+pub mod breaker;
+pub mod breakers;
 pub mod calendar;
 mod change;
 mod ledger;

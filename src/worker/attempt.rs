@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Context, limits, places::Hold};
+use super::{Context, breaker, limits, places::Hold};
 use crate::{
     clock::Time,
     job::{
         Attempt, AttemptOutcome,
         lifecycle::{self, Change, Step},
     },
-    limit::Permit,
+    limit::{Permit, breakers::Probe},
     store::{Lease, Settled},
     telemetry::VendorMetrics,
     vendor::{
@@ -28,18 +28,28 @@ use crate::{
 const FIRST_SETTLE_WAIT: Duration = Duration::from_millis(200);
 const MAX_SETTLE_WAIT: Duration = Duration::from_secs(5);
 
-/// Makes the call and stores what came of it. `hold` is the place among the vendor's calls in flight.
-pub(super) async fn run(cx: Arc<Context>, vendor: Arc<Vendor>, lease: Lease, permit: Permit, hold: Hold) {
+/// Makes the call and stores what came of it. `hold` is the place among the vendor's calls in flight; with `probe` the call shows whether
+/// the vendor is well again.
+pub(super) async fn run(
+    cx: Arc<Context>,
+    vendor: Arc<Vendor>,
+    lease: Lease,
+    permit: Permit,
+    hold: Hold,
+    probe: Option<Probe>,
+) {
     let permit_at = cx.clock.time_at(permit.at);
     let call = call(&cx, &vendor, &lease, &permit, hold.metrics()).await;
     hold.call_is_over();
     if let Err(CallError::Missed(missed)) = &call.reply {
         tracing::debug!(vendor = %vendor.name(), job = %lease.job.id, ?missed, "permit missed; the job waits for another");
+        breaker::tell(&cx, vendor.name(), probe, None).await;
         cx.limiter.give_back(vec![permit]).await;
         cx.store.release(vec![(lease, None)]).await;
         return;
     }
     let status = call.reply.as_ref().ok().map(|reply| reply.status.as_u16());
+    let was_tried = call.unsendable.is_none();
     let Reading { step, close_gate } = match call.unsendable {
         Some(why) => Reading { step: Step::GiveUp { why }, close_gate: None },
         None => vendor.read(&lease.job, call.reply),
@@ -47,6 +57,8 @@ pub(super) async fn run(cx: Arc<Context>, vendor: Arc<Vendor>, lease: Lease, per
     if let Some(silence) = close_gate {
         limits::be_silent(&cx, &vendor, status.unwrap_or_default(), silence, hold.metrics()).await;
     }
+    let failed = was_tried.then(|| breaker::is_failure(&step, status));
+    breaker::tell(&cx, vendor.name(), probe, failed).await;
     let (outcome, detail) = describe(&step);
     let attempt = Attempt {
         n: lease.attempt,

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Tick, firing::Firing, limits, pause, places::Places, round::Rounds};
+use super::{Context, Tick, breaker::Breaker, firing::Firing, limits, pause, places::Places, round::Rounds};
 use crate::{
     clock::{Clock, Nanos, nanos},
+    limit::breaker::Standing,
     store::StoreError,
     vendor::Vendor,
 };
@@ -21,6 +22,7 @@ pub struct Dispatcher {
     cx: Arc<Context>,
     vendor: Arc<Vendor>,
     bell: Arc<Notify>,
+    breaker: Breaker,
     firing: Firing,
     rounds: Rounds,
 }
@@ -32,9 +34,10 @@ impl Dispatcher {
         let metrics =
             cx.metrics.vendor(vendor.name()).expect("metrics are made for every vendor of the config").clone();
         let places = Places::new(bell.clone(), metrics.clone());
+        let breaker = Breaker::new(cx.clone(), vendor.name().clone(), metrics.clone());
         let firing = Firing::new(cx.clone(), vendor.clone(), places);
         let rounds = Rounds::new(cx.clone(), vendor.clone(), metrics);
-        Dispatcher { cx, vendor, bell, firing, rounds }
+        Dispatcher { cx, vendor, bell, breaker, firing, rounds }
     }
 
     /// Turns until `stop`, then gives back what is held and finishes what is in flight.
@@ -63,10 +66,17 @@ impl Dispatcher {
         self.firing.reap();
         let now = self.cx.clock.nanos();
         if let Some(pause) = self.cx.pauses.get(self.vendor.name(), self.cx.clock.now()) {
-            if self.firing.give_back().await {
-                self.rounds.forget();
-            }
+            self.give_back().await;
             return Ok(pause.until.map_or(Tick::Idle, |until| Tick::WaitUntil(self.cx.clock.nanos_at(until))));
+        }
+        match self.breaker.standing() {
+            Standing::Open { until } => {
+                self.give_back().await;
+                return Ok(Tick::WaitUntil(until));
+            }
+            // What is held from before it opened; the probe is held alone.
+            Standing::HalfOpen if !self.firing.has_probe() => self.give_back().await,
+            Standing::HalfOpen | Standing::Closed => {}
         }
         let mut fired = self.firing.fire_due(now);
         let round = {
@@ -84,6 +94,12 @@ impl Dispatcher {
         };
         let tick = self.rounds.end(round, &mut self.firing);
         Ok(if fired { Tick::Ran } else { tick.or_at(self.firing.next_at()) })
+    }
+
+    async fn give_back(&mut self) {
+        if self.firing.give_back().await {
+            self.rounds.forget();
+        }
     }
 
     /// Waits until no attempt is under way; says whether there was any. For those who turn the loop themselves.

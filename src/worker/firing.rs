@@ -7,10 +7,16 @@ use std::{collections::VecDeque, sync::Arc};
 use tokio::task::JoinSet;
 
 use super::{
-    Context, attempt,
+    Context, attempt, breaker,
     places::{Hold, Places},
 };
-use crate::{clock::Nanos, job::Stage, limit::Permit, store::Lease, vendor::Vendor};
+use crate::{
+    clock::Nanos,
+    job::Stage,
+    limit::{Permit, breakers::Probe},
+    store::Lease,
+    vendor::Vendor,
+};
 
 pub(super) struct Firing {
     cx: Arc<Context>,
@@ -18,6 +24,8 @@ pub(super) struct Firing {
     places: Arc<Places>,
     /// Reserved and not fired, in the order of their times.
     held: VecDeque<(Lease, Permit)>,
+    /// Leave for the one job that is held while the breaker is half open.
+    probe: Option<Probe>,
     running: JoinSet<()>,
 }
 
@@ -30,11 +38,12 @@ pub(super) struct InHand {
     pub(super) submitting: usize,
     /// Attempts whose call is over and whose outcome is not stored yet.
     pub(super) unsettled: usize,
+    pub(super) has_probe: bool,
 }
 
 impl Firing {
     pub(super) fn new(cx: Arc<Context>, vendor: Arc<Vendor>, places: Arc<Places>) -> Firing {
-        Firing { cx, vendor, places, held: VecDeque::new(), running: JoinSet::new() }
+        Firing { cx, vendor, places, held: VecDeque::new(), probe: None, running: JoinSet::new() }
     }
 
     pub(super) fn in_hand(&self) -> InHand {
@@ -44,12 +53,18 @@ impl Firing {
             busy: in_flight + self.held.len(),
             submitting: self.places.submitting() + held_submits,
             unsettled: self.running.len().saturating_sub(in_flight),
+            has_probe: self.has_probe(),
         }
     }
 
-    /// Takes jobs with their permits, whose times do not lie before those of the jobs held already.
-    pub(super) fn hold(&mut self, reserved: Vec<(Lease, Permit)>) {
+    /// Takes jobs with their permits, whose times do not lie before those of the jobs held already. With a probe it is one job, held alone.
+    pub(super) fn hold(&mut self, reserved: Vec<(Lease, Permit)>, probe: Option<Probe>) {
         self.held.extend(reserved);
+        self.probe = probe;
+    }
+
+    pub(super) fn has_probe(&self) -> bool {
+        self.probe.is_some()
     }
 
     /// How many jobs are held, and of which stage the next one is.
@@ -72,7 +87,8 @@ impl Firing {
         let mut fired = false;
         while let Some((lease, permit)) = self.held.pop_front_if(|(_, permit)| permit.at <= now) {
             let hold = Hold::new(&self.places, lease.job.stage);
-            self.running.spawn(attempt::run(self.cx.clone(), self.vendor.clone(), lease, permit, hold));
+            let probe = self.probe.take();
+            self.running.spawn(attempt::run(self.cx.clone(), self.vendor.clone(), lease, permit, hold, probe));
             fired = true;
         }
         fired
@@ -101,6 +117,7 @@ impl Firing {
         if self.held.is_empty() {
             return false;
         }
+        breaker::tell(&self.cx, self.vendor.name(), self.probe.take(), None).await;
         let (leases, permits): (Vec<_>, Vec<_>) =
             self.held.drain(..).map(|(lease, permit)| ((lease, None), permit)).unzip();
         self.places.metrics().permits_unused.inc_by(permits.len() as u64);

@@ -8,7 +8,9 @@ use super::Context;
 use crate::{clock::nanos, limit::Usage, telemetry::VendorMetrics, vendor::Vendor};
 
 /// Asks the limiter once, so that what begins cold there begins now and not with the first job. Who cannot ask waits later.
+/// And how the breaker stands, which others may have opened.
 pub(super) async fn begin(cx: &Context, vendor: &Vendor) {
+    cx.breakers.look(vendor.name()).await;
     let asked = cx.limiter.outlook(&vendor.config.pool, cx.clock.nanos(), 1).await;
     if asked.is_ok() && cx.limiter.places(vendor.name(), vendor.config.concurrency, 1).await.is_err() {
         tracing::debug!(vendor = %vendor.name(), "the limiter went away at the start");

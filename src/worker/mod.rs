@@ -14,7 +14,7 @@ use self::{dispatch::Dispatcher, janitor::Janitor};
 use crate::{
     clock::{Clock, Nanos},
     in_force::InForce,
-    limit::Limiter,
+    limit::{Limiter, breakers::Breakers},
     pauses::Pauses,
     store::Store,
     telemetry::Metrics,
@@ -22,6 +22,7 @@ use crate::{
 };
 
 pub mod attempt;
+mod breaker;
 pub mod dispatch;
 mod firing;
 pub mod janitor;
@@ -34,6 +35,7 @@ mod warm;
 pub struct Context {
     pub store: Arc<dyn Store>,
     pub limiter: Arc<dyn Limiter>,
+    pub breakers: Arc<dyn Breakers>,
     pub vendors: Arc<Registry>,
     pub pauses: Arc<Pauses>,
     pub limits: Arc<InForce>,

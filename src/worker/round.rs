@@ -5,14 +5,14 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Context, Tick,
+    Context, Tick, breaker,
     firing::{Firing, InHand},
     warm::Warmer,
 };
 use crate::{
     clock::{Nanos, Time, nanos},
     job::{Stage, lifecycle},
-    limit::{Answer, Blocker, Permit},
+    limit::{Answer, Blocker, Permit, breaker::Standing, breakers::Probe},
     store::{Amended, Claim, Lease, StoreError, Which},
     telemetry::VendorMetrics,
     vendor::Vendor,
@@ -26,6 +26,8 @@ const MOST_UNSETTLED: usize = 2048;
 const WARM_AHEAD: Duration = Duration::from_millis(500);
 /// The wait for places that other workers have.
 const PLACES_WAIT: Duration = Duration::from_millis(100);
+/// The wait for a probe that another call is.
+const PROBE_WAIT: Duration = Duration::from_millis(100);
 /// A round of at least this many permits is waited out by half before the limiter is asked again.
 const A_ROUND: usize = 8;
 /// Rounds in a row that rely on the one before, without a look at the limiter first.
@@ -61,11 +63,13 @@ pub(super) struct Round {
     all_granted: bool,
     /// Rounds since the limiter was last looked at.
     unseen: u32,
+    /// Leave for the one job reserved while the breaker is half open.
+    probe: Option<Probe>,
 }
 
 impl Round {
     fn nothing(tick: Tick) -> Round {
-        Round { reserved: Vec::new(), tick, is_full: false, all_granted: false, unseen: 0 }
+        Round { reserved: Vec::new(), tick, is_full: false, all_granted: false, unseen: 0, probe: None }
     }
 }
 
@@ -108,29 +112,68 @@ impl Rounds {
             return Ok(Round::nothing(Tick::WaitUntil(now + nanos(PLACES_WAIT)))); // Other workers have them.
         }
         let horizon = now + nanos(self.cx.limiter.horizon());
-        let again = self.again.take().filter(|again| again.unseen < ROUNDS_UNSEEN);
-        let room = match again {
-            Some(again) => most.min(again.permits),
-            None => {
-                let outlook = self.cx.limiter.outlook(&self.vendor.config.pool, horizon, most).await?;
-                if outlook.room == 0 {
-                    self.metrics.limit_waits.inc();
-                    return Ok(Round::nothing(self.wait_for(outlook.next_at, now)));
-                }
-                outlook.room
-            }
+        let (room, unseen) = match self.room(most, horizon, now).await? {
+            Ok(room) => room,
+            Err(tick) => return Ok(Round::nothing(tick)),
         };
+        let (room, probe) = match self.may_call(room, in_hand).await? {
+            (0, _) => return Ok(Round::nothing(Tick::WaitUntil(now + nanos(PROBE_WAIT)))),
+            room => room,
+        };
+        let round = self.claim_and_reserve(room, ready.open, in_hand.submitting, horizon).await;
+        if matches!(&round, Ok(round) if !round.reserved.is_empty()) {
+            return round.map(|round| Round { unseen, probe, ..round });
+        }
+        breaker::tell(&self.cx, self.vendor.name(), probe, None).await;
+        round
+    }
+
+    /// How many permits there are to be had, and how many rounds ago the limiter was looked at; or when to come back.
+    async fn room(
+        &mut self,
+        most: usize,
+        horizon: Nanos,
+        now: Nanos,
+    ) -> Result<Result<(usize, u32), Tick>, StoreError> {
+        if let Some(again) = self.again.take().filter(|again| again.unseen < ROUNDS_UNSEEN) {
+            return Ok(Ok((most.min(again.permits), again.unseen + 1)));
+        }
+        let outlook = self.cx.limiter.outlook(&self.vendor.config.pool, horizon, most).await?;
+        if outlook.room == 0 {
+            self.metrics.limit_waits.inc();
+            return Ok(Err(self.wait_for(outlook.next_at, now)));
+        }
+        Ok(Ok((outlook.room, 0)))
+    }
+
+    /// How many of so many calls the breaker lets go: all, or the one that is the probe.
+    async fn may_call(&self, room: usize, in_hand: InHand) -> Result<(usize, Option<Probe>), StoreError> {
+        let name = self.vendor.name();
+        if self.cx.breakers.standing(name) == Standing::Closed {
+            return Ok((room, None));
+        }
+        let probe = if in_hand.has_probe { None } else { self.cx.breakers.take_probe(name).await? };
+        Ok((usize::from(probe.is_some()), probe))
+    }
+
+    async fn claim_and_reserve(
+        &self,
+        room: usize,
+        open: u64,
+        submitting: usize,
+        horizon: Nanos,
+    ) -> Result<Round, StoreError> {
         let calls = self.vendor.config.open.map_or(room, |most_open| {
-            let left = most_open.saturating_sub(ready.open);
-            usize::try_from(left).unwrap_or(usize::MAX).saturating_sub(in_hand.submitting)
+            usize::try_from(most_open.saturating_sub(open)).unwrap_or(usize::MAX).saturating_sub(submitting)
         });
+        let wall = self.cx.clock.now();
         let (leases, expired) = self.claim(room, calls, wall).await?;
         if leases.is_empty() {
             // Behind those that have expired others may be due.
             return Ok(Round::nothing(if expired > 0 { Tick::Ran } else { self.nothing_to_claim(wall).await? }));
         }
-        let (is_full, unseen) = (leases.len() == room, again.map_or(0, |again| again.unseen + 1));
-        Ok(Round { is_full, unseen, ..self.reserve(leases, horizon).await? })
+        let is_full = leases.len() == room;
+        Ok(Round { is_full, ..self.reserve(leases, horizon).await? })
     }
 
     /// Hands over what was reserved, and says when to come back.
@@ -139,7 +182,7 @@ impl Rounds {
         if granted == 0 {
             return round.tick;
         }
-        firing.hold(round.reserved);
+        firing.hold(round.reserved, round.probe);
         let (held, stage) = firing.held();
         self.warmer.warm(&self.vendor, stage, held);
         if round.is_full || granted >= A_ROUND {

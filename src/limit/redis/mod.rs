@@ -39,10 +39,13 @@ use crate::{
     },
 };
 
+mod breaker;
 mod call;
 mod places;
 mod pool;
 mod spec;
+
+pub use breaker::RedisBreakers;
 
 /// Enough for several processes to come back only when half of it is used. No permit lies further ahead.
 const HORIZON: Duration = Duration::from_millis(500);

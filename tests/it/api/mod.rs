@@ -1,6 +1,7 @@
 //! The HTTP API, black box.
 
 mod answers;
+mod breaker;
 mod callbacks;
 mod description;
 mod jobs;

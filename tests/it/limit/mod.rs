@@ -1,5 +1,6 @@
 //! The limiter, in virtual time: no window holds too many calls, whatever happens, and little of a limit goes unused.
 
+mod breaker;
 mod local;
 mod oracle;
 mod redis;

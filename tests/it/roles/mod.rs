@@ -139,6 +139,7 @@ async fn readiness(app: &App, roles: Roles, queue: &Redis) -> (u16, Value, Strin
     let app = App {
         store: app.store.clone(),
         limiter: app.limiter.clone(),
+        breakers: app.breakers.clone(),
         vendors: app.vendors.clone(),
         pauses: app.pauses.clone(),
         limits: app.limits.clone(),

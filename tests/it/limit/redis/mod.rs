@@ -1,5 +1,6 @@
 //! The limiter of many processes, on a real Redis.
 
+mod breaker;
 mod differential;
 mod faults;
 mod places;

@@ -1,0 +1,89 @@
+//! The breakers of all vendors: what dispatchers ask and attempts tell. This file keeps them for one process, `redis` for many.
+//!
+//! Never decides by itself when one opens (see [`breaker`](super::breaker)), and never keeps them over a restart: a vendor that is still
+//! broken is found out soon enough.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+
+use super::breaker::{Breaker, Standing, Tally, Terms};
+use crate::{clock::Clock, store::StoreError};
+
+/// Leave for the one call that may go while a breaker is half open. It has to be handed in, used or not.
+#[derive(Debug)]
+pub struct Probe(pub(super) u64);
+
+/// Stops calls to vendors that fail. A vendor without a breaker in the config is always [`Standing::Closed`].
+#[async_trait]
+pub trait Breakers: Send + Sync {
+    /// How the vendor's breaker stands, as far as this process knows; asks nobody.
+    fn standing(&self, vendor: &str) -> Standing;
+
+    /// The same, asked where it is kept: for people, and for a process that has just begun.
+    async fn look(&self, vendor: &str) -> Standing;
+
+    /// The probe, if it is to be had: one at a time in all processes.
+    async fn take_probe(&self, vendor: &str) -> Result<Option<Probe>, StoreError>;
+
+    /// Hands the probe in: whether its call failed, or `None` if none was made.
+    async fn probed(&self, vendor: &str, probe: Probe, failed: Option<bool>);
+
+    /// A call has ended, and failed or not.
+    async fn ended(&self, vendor: &str, failed: bool);
+
+    /// Ends what runs in the background.
+    async fn stop(&self);
+}
+
+/// The breakers of one process.
+pub struct LocalBreakers {
+    breakers: HashMap<Arc<str>, Mutex<Breaker>>,
+    clock: Clock,
+}
+
+impl LocalBreakers {
+    pub fn new(terms: impl IntoIterator<Item = (Arc<str>, Terms)>, clock: Clock) -> LocalBreakers {
+        let breakers = terms.into_iter().map(|(vendor, terms)| (vendor, Mutex::new(Breaker::new(terms)))).collect();
+        LocalBreakers { breakers, clock }
+    }
+
+    /// A panic under the lock leaves at worst a call that is not counted.
+    fn lock(&self, vendor: &str) -> Option<MutexGuard<'_, Breaker>> {
+        self.breakers.get(vendor).map(|breaker| breaker.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[async_trait]
+impl Breakers for LocalBreakers {
+    fn standing(&self, vendor: &str) -> Standing {
+        self.lock(vendor).map_or(Standing::Closed, |breaker| breaker.standing(self.clock.nanos()))
+    }
+
+    async fn look(&self, vendor: &str) -> Standing {
+        self.standing(vendor)
+    }
+
+    async fn take_probe(&self, vendor: &str) -> Result<Option<Probe>, StoreError> {
+        let name = fastrand::u64(..);
+        let taken = self.lock(vendor).is_some_and(|mut breaker| breaker.take_probe(name, self.clock.nanos()));
+        Ok(taken.then_some(Probe(name)))
+    }
+
+    async fn probed(&self, vendor: &str, probe: Probe, failed: Option<bool>) {
+        if let Some(mut breaker) = self.lock(vendor) {
+            breaker.probed(probe.0, failed, self.clock.nanos());
+        }
+    }
+
+    async fn ended(&self, vendor: &str, failed: bool) {
+        if let Some(mut breaker) = self.lock(vendor) {
+            breaker.report(Tally { ended: 1, failed: u64::from(failed) }, self.clock.nanos());
+        }
+    }
+
+    async fn stop(&self) {}
+}

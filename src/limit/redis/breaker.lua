@@ -1,0 +1,64 @@
+-- The rule of src/limit/breaker.rs, in microseconds, for all processes. A differential test holds both to the same.
+--
+-- KEYS[1] `<prefix>:{<vendor>}:breaker` is a hash: until (set from when it opens until it closes), probe and probe_until (the one that is
+-- out), parts (what ended in each part that still counts: number, ended, failed, ...). Without it the breaker is closed, which is safe.
+
+local call = cjson.decode(ARGV[1])
+local now = clock(call.now)
+local kept = redis.call('HMGET', KEYS[1], 'until', 'probe', 'probe_until', 'parts')
+-- A clock that was set back must not make a short rest a long one.
+local open_until = math.min(tonumber(kept[1] or 0), now + call.open)
+local probe, probe_until = kept[2] or '', math.min(tonumber(kept[3] or 0), now + call.life)
+local parts = kept[4] and cmsgpack.unpack(kept[4]) or {}
+
+local CLOSED, HALF_OPEN, OPEN = 0, 1, 2
+local function standing()
+  if open_until == 0 then return CLOSED end
+  return now < open_until and OPEN or HALF_OPEN
+end
+local before = standing()
+local was_open_until = open_until
+
+local function open()
+  open_until, parts = now + call.open, {}
+end
+
+local function report(ended, failed)
+  local part = math.floor(now / call.part)
+  local counted, all_ended, all_failed = {}, 0, 0
+  for i = 1, #parts, 3 do
+    if parts[i] > part - call.parts and parts[i] <= part then
+      for j = i, i + 2 do counted[#counted + 1] = parts[j] end
+      all_ended, all_failed = all_ended + parts[i + 1], all_failed + parts[i + 2]
+    end
+  end
+  local last = #counted - 2
+  if last > 0 and counted[last] == part then
+    counted[last + 1], counted[last + 2] = counted[last + 1] + ended, counted[last + 2] + failed
+  else
+    for _, number in ipairs({ part, ended, failed }) do counted[#counted + 1] = number end
+  end
+  parts, all_ended, all_failed = counted, all_ended + ended, all_failed + failed
+  if all_ended >= call.calls and all_failed * 1000000 >= call.failed_share * all_ended then open() end
+end
+
+local taken = 0
+if call.ended > 0 and open_until == 0 then report(call.ended, call.failed) end
+if call.takes and before == HALF_OPEN and (probe == '' or probe_until <= now) then
+  probe, probe_until, taken = call.probe, now + call.life, 1
+end
+if call.probed and probe ~= '' and probe == call.probe then
+  probe, probe_until = '', 0
+  if call.probed == 'failed' then open() end
+  if call.probed == 'good' then open_until = 0 end
+end
+
+if call.ended > 0 or call.takes or call.probed then
+  redis.call('HSET', KEYS[1], 'until', digits(open_until), 'probe', probe, 'probe_until', digits(probe_until),
+    'parts', cmsgpack.pack(parts))
+end
+local left = math.max(open_until - now, 0)
+if standing() ~= before or open_until ~= was_open_until then
+  redis.call('PUBLISH', call.channel, call.vendor .. ' ' .. standing() .. ' ' .. digits(left))
+end
+return { standing(), left, taken }

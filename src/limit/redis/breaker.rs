@@ -1,0 +1,259 @@
+//! The breakers of many processes: one script keeps the rule of [`breaker`](crate::limit::breaker) in Redis, and says what it came to.
+//!
+//! Never asks for each call: what ended is told in batches, and what others found out is heard.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use ::redis::Script;
+use async_trait::async_trait;
+use serde::Serialize;
+use tokio::{sync::Notify, task::JoinSet};
+
+use super::{pool::micros, spec::MICRO};
+use crate::{
+    clock::{Clock, Nanos, nanos},
+    limit::{
+        breaker::{PARTS, Standing, Tally, Terms},
+        breakers::{Breakers, Probe},
+    },
+    redis_link::{Heard, Redis, script},
+    store::StoreError,
+};
+
+/// Calls that end within this are told together.
+const TOGETHER: Duration = Duration::from_millis(100);
+
+/// This process's part of the breakers.
+pub struct RedisBreakers {
+    shared: Arc<Shared>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+struct Shared {
+    redis: Redis,
+    script: Script,
+    channel: String,
+    clock: Clock,
+    vendors: HashMap<Arc<str>, Vendor>,
+    /// Something has ended that is not told yet.
+    untold: Notify,
+}
+
+struct Vendor {
+    name: Arc<str>,
+    key: String,
+    terms: Terms,
+    known: Mutex<Known>,
+}
+
+/// What one process knows of a vendor's breaker.
+#[derive(Default)]
+struct Known {
+    /// Until when nobody calls, and from then on only the probe; nothing while it is closed.
+    open_until: Option<Nanos>,
+    untold: Tally,
+}
+
+/// What is told and asked in one go.
+#[derive(Default)]
+struct Ask {
+    tally: Tally,
+    takes: bool,
+    probe: Option<u64>,
+    probed: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Call<'a> {
+    now: i64,
+    vendor: &'a str,
+    channel: &'a str,
+    failed_share: u64,
+    calls: u64,
+    part: i64,
+    parts: i64,
+    open: i64,
+    /// How long a probe may be out.
+    life: i64,
+    ended: u64,
+    failed: u64,
+    takes: bool,
+    probe: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probed: Option<&'a str>,
+}
+
+impl RedisBreakers {
+    /// Needs a runtime and no Redis. Where no vendor has a breaker nothing runs.
+    pub fn open(
+        redis: Redis,
+        prefix: &str,
+        terms: impl IntoIterator<Item = (Arc<str>, Terms)>,
+        clock: Clock,
+    ) -> RedisBreakers {
+        let vendor = |(name, terms): (Arc<str>, Terms)| {
+            let key = format!("{prefix}:{{{name}}}:breaker");
+            (name.clone(), Vendor { name, key, terms, known: Mutex::default() })
+        };
+        let shared = Arc::new(Shared {
+            redis,
+            script: script(&[include_str!("time.lua"), include_str!("breaker.lua")]),
+            channel: format!("{prefix}:breakers"),
+            clock,
+            vendors: terms.into_iter().map(vendor).collect(),
+            untold: Notify::new(),
+        });
+        let mut tasks = JoinSet::new();
+        if !shared.vendors.is_empty() {
+            tasks.spawn(listen(shared.clone()));
+            tasks.spawn(tell(shared.clone()));
+        }
+        RedisBreakers { shared, tasks: Mutex::new(tasks) }
+    }
+}
+
+/// Hears what others have found out. What is missed comes with the next answer.
+async fn listen(shared: Arc<Shared>) {
+    let heard = |heard: Heard<'_>| {
+        let Heard::Message { body, .. } = heard else { return };
+        let Ok(text) = std::str::from_utf8(body) else { return };
+        let mut words = text.split(' ');
+        if let (Some(vendor), Some(standing), Some(left)) = (words.next(), words.next(), words.next())
+            && let (Some(vendor), Ok(standing), Ok(left)) = (shared.vendors.get(vendor), standing.parse(), left.parse())
+        {
+            vendor.note(standing, left, shared.clock.nanos());
+        }
+    };
+    shared.redis.listen(std::slice::from_ref(&shared.channel), heard).await;
+}
+
+/// For ever: tells what has ended, a little after it has.
+async fn tell(shared: Arc<Shared>) {
+    loop {
+        shared.untold.notified().await;
+        shared.clock.sleep_until(shared.clock.nanos().saturating_add(nanos(TOGETHER))).await;
+        for vendor in shared.vendors.values() {
+            shared.tell(vendor).await;
+        }
+    }
+}
+
+impl Vendor {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_untold(&self) -> Ask {
+        Ask { tally: std::mem::take(&mut self.known().untold), ..Ask::default() }
+    }
+
+    /// Takes how it stands in Redis: 0 closed, 1 half open, 2 open for so many microseconds more.
+    fn note(&self, standing: u8, left: i64, now: Nanos) {
+        self.known().open_until = (standing > 0).then(|| now.saturating_add(left.saturating_mul(MICRO)));
+    }
+
+    fn standing(&self, now: Nanos) -> Standing {
+        match self.known().open_until {
+            None => Standing::Closed,
+            Some(until) if now < until => Standing::Open { until },
+            Some(_) => Standing::HalfOpen,
+        }
+    }
+}
+
+impl Shared {
+    /// Runs the script; says whether the probe was to be had.
+    async fn ask(&self, vendor: &Vendor, ask: Ask) -> Result<bool, StoreError> {
+        let terms = &vendor.terms;
+        let call = Call {
+            now: self.clock.injected().map_or(0, |now| now.div_euclid(MICRO)),
+            vendor: &vendor.name,
+            channel: &self.channel,
+            failed_share: terms.failed,
+            calls: terms.calls,
+            part: (micros(terms.within) / PARTS).max(1),
+            parts: PARTS,
+            open: micros(terms.open),
+            life: micros(terms.probe),
+            ended: ask.tally.ended,
+            failed: ask.tally.failed,
+            takes: ask.takes,
+            // A number of 64 bits is not one to the script.
+            probe: ask.probe.map(|name| name.to_string()).unwrap_or_default(),
+            probed: ask.probed,
+        };
+        let call = serde_json::to_string(&call).expect("numbers and names are JSON");
+        let (standing, left, taken): (u8, i64, u8) = self.redis.run(self.script.key(&vendor.key).arg(call)).await?;
+        vendor.note(standing, left, self.clock.nanos());
+        Ok(taken == 1)
+    }
+
+    /// Without Redis there are no calls, and what the last of them came to is of no use later.
+    async fn tell(&self, vendor: &Vendor) {
+        let ask = vendor.take_untold();
+        if ask.tally.ended > 0
+            && let Err(error) = self.ask(vendor, ask).await
+        {
+            tracing::debug!(vendor = %vendor.name, %error, "what calls came to is not counted by the breaker");
+        }
+    }
+}
+
+#[async_trait]
+impl Breakers for RedisBreakers {
+    fn standing(&self, vendor: &str) -> Standing {
+        self.shared.vendors.get(vendor).map_or(Standing::Closed, |vendor| vendor.standing(self.shared.clock.nanos()))
+    }
+
+    async fn look(&self, vendor: &str) -> Standing {
+        if let Some(known) = self.shared.vendors.get(vendor)
+            && let Err(error) = self.shared.ask(known, known.take_untold()).await
+        {
+            tracing::debug!(vendor, %error, "how the breaker stands is what was last heard");
+        }
+        self.standing(vendor)
+    }
+
+    async fn take_probe(&self, vendor: &str) -> Result<Option<Probe>, StoreError> {
+        let Some(vendor) = self.shared.vendors.get(vendor) else { return Ok(None) };
+        let name = fastrand::u64(..);
+        let taken = self.shared.ask(vendor, Ask { takes: true, probe: Some(name), ..Ask::default() }).await?;
+        Ok(taken.then_some(Probe(name)))
+    }
+
+    async fn probed(&self, vendor: &str, probe: Probe, failed: Option<bool>) {
+        let Some(vendor) = self.shared.vendors.get(vendor) else { return };
+        let probed = match failed {
+            Some(true) => "failed",
+            Some(false) => "good",
+            None => "unsent",
+        };
+        let ask = Ask { probe: Some(probe.0), probed: Some(probed), ..Ask::default() };
+        if let Err(error) = self.shared.ask(vendor, ask).await {
+            tracing::debug!(vendor = %vendor.name, %error, "the probe's outcome is lost; another goes when it is taken for dead");
+        }
+    }
+
+    async fn ended(&self, vendor: &str, failed: bool) {
+        let Some(vendor) = self.shared.vendors.get(vendor) else { return };
+        let is_enough = {
+            let mut known = vendor.known();
+            known.untold.count(failed);
+            vendor.terms.trips(known.untold)
+        };
+        if is_enough {
+            // Nothing more is needed to open it: the calls of a hundred milliseconds would be thrown after these.
+            return self.shared.tell(vendor).await;
+        }
+        self.shared.untold.notify_one();
+    }
+
+    async fn stop(&self) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+    }
+}
