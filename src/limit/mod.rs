@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use crate::{clock::Nanos, store::StoreError};
 
 pub mod calendar;
+pub mod forecast;
 mod ledger;
 pub mod local;
 pub mod redis;

@@ -256,7 +256,6 @@ impl Shared {
         }
         Err(StoreError::Unavailable("others use up whatever is charged ahead".into()))
     }
-
 }
 
 #[async_trait]

@@ -5,5 +5,6 @@ mod callbacks;
 mod description;
 mod jobs;
 mod letters;
+mod position;
 mod refusals;
 mod vendors;

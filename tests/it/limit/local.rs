@@ -148,7 +148,10 @@ fn a_limit_of_200_a_minute_half_used_before_a_crash_is_still_kept_after_it() {
         let until = clock.nanos() + 58 * SECOND;
         let after = permits(local.reserve("acme", &wishes("t", 200), until).await.unwrap());
         assert_eq!(after.len(), 100, "no more than N, and none of the rest is wasted");
-        assert!(after.iter().all(|permit| permit.at < clock.nanos() + 100 * MS), "at once, but for the gaps of a burst");
+        assert!(
+            after.iter().all(|permit| permit.at < clock.nanos() + 100 * MS),
+            "at once, but for the gaps of a burst"
+        );
     });
 }
 
