@@ -9,7 +9,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, App, server},
+    api::{self, App, Feasibility, server},
     clock::{Clock, nanos},
     config::{self, Config, Kind, StoreAt},
     in_force::InForce,
@@ -92,6 +92,7 @@ impl Service {
             ids: JobIds::new(),
             default_vendor: config.default_vendor.clone(),
             roles,
+            feasibility: Feasibility::default(),
             queue,
         });
         Ok(Service { app, pool: Pool::new(&cx), store, limiter, breakers })

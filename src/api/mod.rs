@@ -32,13 +32,17 @@ mod body;
 mod callbacks;
 mod dto;
 mod error;
+mod feasible;
 mod health;
 mod jobs;
 mod limits;
 mod list;
 pub mod server;
+mod standing;
 mod submission;
 mod vendors;
+
+pub use self::feasible::Feasibility;
 
 /// The API's description, OpenAPI 3.1. A test holds the routes and every answer to it.
 pub const OPENAPI: &str = include_str!("../../docs/api/openapi.json");
@@ -56,6 +60,7 @@ pub struct App {
     pub ids: JobIds,
     pub default_vendor: Option<Arc<str>>,
     pub roles: Roles,
+    pub feasibility: Feasibility,
     /// Redis, where the store needs it: `readyz` looks whether it is there.
     pub queue: Option<Redis>,
 }

@@ -17,6 +17,7 @@ use super::{
     dto,
     error::ApiError,
     server::Segments,
+    standing,
 };
 use crate::{
     clock::Time,
@@ -39,6 +40,7 @@ struct VendorView {
     open: u64,
     waiting: u64,
     oldest_waiting_s: Option<f64>,
+    drain_eta: Option<Time>,
     calls_total: u64,
     throttled_total: u64,
     breaches_total: u64,
@@ -125,6 +127,7 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
     let now = app.clock.now();
     let backlog = app.store.backlog(vendor.name()).await;
     let usage = app.limiter.usage(&vendor.config.pool).await;
+    let drain_eta = standing::drain_eta(app, vendor, &backlog, &usage).await;
     let pause = app.pauses.get(vendor.name(), now);
     let metrics = app.metrics.vendor(vendor.name());
     VendorView {
@@ -144,6 +147,7 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
         open: backlog.open,
         waiting: backlog.waiting,
         oldest_waiting_s: backlog.oldest_due.map(|due| now.since(due).as_secs_f64()),
+        drain_eta,
         calls_total: metrics.map_or(0, |metrics| metrics.calls.get()),
         throttled_total: metrics.map_or(0, |metrics| metrics.throttled.get()),
         breaches_total: metrics.map_or(0, |metrics| metrics.breaches.get()),

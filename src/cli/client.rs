@@ -131,6 +131,8 @@ pub(super) struct JobState {
     pub(super) error: Option<JobError>,
     pub(super) blocked_on: Option<String>,
     pub(super) eligible_at: Option<String>,
+    pub(super) position: Option<u64>,
+    pub(super) eta: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -7,5 +7,6 @@ mod description;
 mod jobs;
 mod letters;
 mod limits;
+mod position;
 mod refusals;
 mod vendors;

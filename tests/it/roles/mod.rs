@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use fetchgate::{
-    api::{self, App},
+    api::{self, App, Feasibility},
     clock::Clock,
     config::{self, Config},
     job::JobIds,
@@ -148,6 +148,7 @@ async fn readiness(app: &App, roles: Roles, queue: &Redis) -> (u16, Value, Strin
         ids: JobIds::new(),
         default_vendor: None,
         roles,
+        feasibility: Feasibility::default(),
         queue: Some(queue.clone()),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
