@@ -5,6 +5,7 @@
 use super::{App, error::ApiError};
 use crate::{
     clock::{Nanos, Time, nanos},
+    config::Kind,
     job::{Job, Stage, Status},
     limit::{Blocker, Key, Usage, breaker::Standing, forecast},
     store::Backlog,
@@ -47,7 +48,12 @@ async fn blocked_on(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError
     let now = app.clock.now();
     let is_due = job.due_at <= now;
     if job.stage == Stage::Await {
-        return because("awaiting_callback", None);
+        // Others are in that stage only while they are called at most once.
+        return if matches!(vendor.config.kind, Kind::Webhook(_)) {
+            because("awaiting_callback", None)
+        } else {
+            Ok(None)
+        };
     }
     if !is_due && job.stage == Stage::Call && job.attempt == 0 {
         return because("not_before", Some(job.due_at));

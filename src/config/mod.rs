@@ -121,6 +121,8 @@ pub struct Vendor {
     pub answer_within: Duration,
     /// Accepted and unanswered at once.
     pub open: Option<u64>,
+    /// No submitting call is repeated that may have been done.
+    pub at_most_once: bool,
     /// A failure inside a 2xx answer or a callback.
     pub failed: Option<Match>,
     pub clean: Clean,

@@ -154,7 +154,6 @@ fn pools(cx: &mut Check<'_>, stated: Vec<Stated<'_>>) -> Vec<PoolLimits> {
 /// Everything but name and pool, which the caller fills in.
 fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>) -> Option<Vendor> {
     let raw = whole.raw;
-    not_built_yet(cx, whole);
     let method = method(cx, whole);
     let url = match &raw.url {
         Some(url) => url_template(cx, &whole.key("url"), url),
@@ -189,6 +188,7 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
         deadline: deadline?,
         answer_within: answer_within?,
         open: open?,
+        at_most_once: raw.at_most_once.as_ref().is_some_and(|once| *once.get_ref()),
         failed: failed?,
         clean: clean?,
         breaker: breaker?,
@@ -206,12 +206,6 @@ pub(super) fn optional<R, T>(raw: Option<&R>, check: impl FnOnce(&R) -> Option<T
 pub(super) fn required<T>(cx: &mut Check<'_>, whole: &Whole<'_>, name: &str, mend: &str) -> Option<T> {
     cx.problem(&whole.key(name), &whole.span, "this key is required", mend);
     None
-}
-
-fn not_built_yet(cx: &mut Check<'_>, whole: &Whole<'_>) {
-    if let Some(once) = whole.raw.at_most_once.as_ref().filter(|once| *once.get_ref()) {
-        cx.problem(&whole.key("at_most_once"), &once.span(), "this is not built yet", "Remove it, or write false");
-    }
 }
 
 /// A sync vendor's answer is there or not: nothing stays open, nothing is waited for.

@@ -29,6 +29,8 @@ pub enum Step {
         why: Failure,
         after: Option<Duration>,
         counts: bool,
+        /// The call may have arrived and been done, and nobody heard of it.
+        may_be_done: bool,
     },
     /// Another attempt would not change the answer.
     GiveUp {
@@ -127,6 +129,8 @@ impl Change {
 pub struct Policy {
     pub retry: Retry,
     pub answer_within: Duration,
+    /// No call is repeated that may have been done.
+    pub at_most_once: bool,
 }
 
 /// What a job becomes after a step of its attempt. `jitter` in `0.0..1.0` spreads retries.
@@ -153,13 +157,18 @@ pub fn advance(job: &Job, step: Step, policy: &Policy, jitter: f64, now: Time) -
             let wait = after.unwrap_or_else(|| retry::backoff(&policy.retry, 3, jitter).max(policy.retry.first));
             keep(again(job, now.plus(wait)))
         }
-        Step::TryAgain { why, after, counts: true } => try_again(job, why, after, policy, jitter, now),
+        Step::TryAgain { why, may_be_done: true, .. } if policy.at_most_once => keep(unknown_outcome(&why.message)),
+        Step::TryAgain { why, after, counts: true, .. } => try_again(job, why, after, policy, jitter, now),
     }
 }
 
 /// What a job becomes when the vendor did not answer in time: the submitting call is tried again, or that was the last.
 pub fn no_answer(job: &Job, policy: &Policy, jitter: f64, now: Time) -> Change {
     let why = Failure::new(FailureCode::NoAnswer, "the vendor accepted the job and did not answer in time");
+    if policy.at_most_once {
+        let next = unknown_outcome("nobody heard in time what came of the call");
+        return Change { next, ticket: job.ticket.clone(), tries: job.tries };
+    }
     try_again(job, why, None, policy, jitter, now)
 }
 
@@ -209,6 +218,14 @@ pub fn replay(job: &Job, now: Time) -> Option<Change> {
         None => (deadline.at > now).then_some(deadline),
     });
     Some(Change { next: Next::Rerun { due_at: now, deadline }, ticket: None, tries: 0 })
+}
+
+/// The end of a job whose call must not be made twice, and may have been done.
+fn unknown_outcome(what: &str) -> Next {
+    let message = format!(
+        "{what}; the vendor may have done it, and is called at most once: ask there, then replay the job or leave it"
+    );
+    Next::Failed(Failure::new(FailureCode::UnknownOutcome, message))
 }
 
 /// The same kind of call once more.

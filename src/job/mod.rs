@@ -294,10 +294,12 @@ pub enum FailureCode {
     Deadline,
     /// Workers died again and again while they held the job.
     Crashed,
+    /// The call may have been done, and its vendor is called at most once.
+    UnknownOutcome,
 }
 
 impl FailureCode {
-    pub const ALL: [FailureCode; 8] = [
+    pub const ALL: [FailureCode; 9] = [
         FailureCode::VendorRefused,
         FailureCode::AttemptsExhausted,
         FailureCode::Timeout,
@@ -306,6 +308,7 @@ impl FailureCode {
         FailureCode::ResponseTooLarge,
         FailureCode::Deadline,
         FailureCode::Crashed,
+        FailureCode::UnknownOutcome,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -318,6 +321,7 @@ impl FailureCode {
             FailureCode::ResponseTooLarge => "response_too_large",
             FailureCode::Deadline => "deadline",
             FailureCode::Crashed => "crashed",
+            FailureCode::UnknownOutcome => "unknown_outcome",
         }
     }
 

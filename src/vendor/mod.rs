@@ -109,7 +109,11 @@ impl Vendor {
 
     /// The rules that the state machine needs.
     pub fn policy(&self) -> Policy {
-        Policy { retry: self.config.retry, answer_within: self.config.answer_within }
+        Policy {
+            retry: self.config.retry,
+            answer_within: self.config.answer_within,
+            at_most_once: self.config.at_most_once,
+        }
     }
 
     /// Where the job's next call goes. Submitting calls and polls may go to different hosts.

@@ -26,7 +26,8 @@ pub(super) fn without_reply(error: &CallError) -> Step {
         CallError::TimedOut => FailureCode::Timeout,
         CallError::Missed(_) | CallError::Unreachable(_) | CallError::Interrupted(_) => FailureCode::AttemptsExhausted,
     };
-    Step::TryAgain { why: Failure::new(code, error.to_string()), after: None, counts: true }
+    let may_be_done = matches!(error, CallError::TimedOut | CallError::Interrupted(_));
+    Step::TryAgain { why: Failure::new(code, error.to_string()), after: None, counts: true, may_be_done }
 }
 
 /// A reply that is not 2xx.
@@ -43,7 +44,9 @@ pub(super) fn not_success(reply: &Reply) -> Reading {
     let after = retry_after(&reply.headers).filter(|_| busy);
     let close_gate = after.or((status == StatusCode::TOO_MANY_REQUESTS).then_some(GATE_WITHOUT_RETRY_AFTER));
     let why = Failure::new(FailureCode::AttemptsExhausted, message);
-    Reading { step: Step::TryAgain { why, after, counts: after.is_none() }, close_gate }
+    // A gateway that heard nothing from behind it knows no more than we do.
+    let may_be_done = matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
+    Reading { step: Step::TryAgain { why, after, counts: after.is_none(), may_be_done }, close_gate }
 }
 
 /// `Retry-After` (RFC 9110, 10.2.3) as a wait. A date is taken against the reply's own `Date`, not against our clock.

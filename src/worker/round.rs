@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     Context, Tick, breaker,
     firing::{Firing, InHand},
+    once,
     warm::Warmer,
 };
 use crate::{
@@ -91,7 +92,8 @@ impl Rounds {
         }
         let (busy, all) = (in_hand.busy, self.vendor.config.concurrency);
         let unsettled_room = MOST_UNSETTLED.saturating_sub(in_hand.unsettled);
-        let most = all.saturating_sub(busy).min(MOST_AT_ONCE).min(unsettled_room);
+        let at_once = if self.vendor.config.at_most_once { once::MOST_AT_ONCE } else { MOST_AT_ONCE };
+        let most = all.saturating_sub(busy).min(at_once).min(unsettled_room);
         if most == 0 {
             return Ok(Round::nothing(Tick::Idle)); // An attempt that ends rings the bell.
         }
@@ -173,6 +175,10 @@ impl Rounds {
             return Ok(Round::nothing(if expired > 0 { Tick::Ran } else { self.nothing_to_claim(wall).await? }));
         }
         let is_full = leases.len() == room;
+        let leases = once::mark(&self.cx, &self.vendor, leases).await;
+        if leases.is_empty() {
+            return Ok(Round::nothing(Tick::WaitUntil(self.cx.clock.nanos() + nanos(PLACES_WAIT))));
+        }
         Ok(Round { is_full, ..self.reserve(leases, horizon).await? })
     }
 
@@ -265,7 +271,7 @@ impl Rounds {
         let answers = match self.cx.limiter.reserve(pool, &tenants, horizon).await {
             Ok(answers) => answers,
             Err(error) => {
-                self.cx.store.release(leases.into_iter().map(|lease| (lease, None)).collect()).await;
+                once::release(&self.cx, &self.vendor, leases.into_iter().map(|lease| (lease, None)).collect()).await;
                 return Err(error);
             }
         };
@@ -283,7 +289,7 @@ impl Rounds {
             }
         }
         let all_granted = back.is_empty();
-        self.cx.store.release(back).await;
+        once::release(&self.cx, &self.vendor, back).await;
         self.metrics.permits_granted.inc_by(reserved.len() as u64);
         // The lanes of a tenant that is over its own limit rest now; those behind them may be ready.
         let tick = if rested || !reserved.is_empty() {

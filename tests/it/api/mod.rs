@@ -7,6 +7,7 @@ mod description;
 mod jobs;
 mod letters;
 mod limits;
+mod once;
 mod position;
 mod refusals;
 mod vendors;

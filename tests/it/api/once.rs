@@ -1,0 +1,149 @@
+//! Vendors that are called at most once for a job, because a call costs money.
+
+use std::time::Duration;
+
+use mock_vendors::{Answer, Fault};
+use serde_json::{Value, json};
+
+use crate::{
+    failure::wait_until,
+    support::{Backend, TestApp},
+};
+
+crate::on_every_backend!(
+    a_call_that_may_have_been_done_is_not_repeated,
+    a_call_that_was_refused_or_never_sent_is_tried_again,
+    a_process_that_dies_during_a_call_leaves_an_unknown_outcome_and_no_second_call,
+    a_vendor_that_accepted_and_did_not_answer_is_not_asked_again,
+    a_job_whose_permit_was_missed_is_called_later,
+    a_person_may_call_again,
+);
+
+const ONCE: &str = r#"
+[vendors.one]
+kind = "sync"
+url = "VENDORS/sync/one"
+limits = ["1000/s"]
+at_most_once = true
+timeout = "100ms"
+"#;
+
+/// A job of vendor `one` after these answers.
+async fn job_after(app: &mut TestApp, answers: Vec<Answer>) -> (Value, usize) {
+    let before = app.calls("one");
+    app.vendors.script("one", answers);
+    let id = app.submit("one", "1").await;
+    tokio::time::timeout(Duration::from_secs(60), app.run_until_idle()).await.expect("nothing hangs");
+    let called = app.calls("one") - before;
+    app.vendors.script("one", vec![]);
+    (app.find(&id).await, called)
+}
+
+#[track_caller]
+fn assert_unknown(job: &Value) {
+    assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("unknown_outcome")), "{job}");
+}
+
+async fn a_call_that_may_have_been_done_is_not_repeated(backend: Backend) {
+    let mut app = TestApp::with(backend, ONCE).await;
+    let answers = [
+        Answer::hang(),
+        Answer::fault(Fault::Reset),
+        Answer::fault(Fault::Truncate),
+        Answer::status(502),
+        Answer::status(504),
+    ];
+    for answer in answers {
+        let (job, calls) = job_after(&mut app, vec![answer]).await;
+        assert_unknown(&job);
+        assert_eq!(calls, 1, "{job}");
+    }
+    app.stop().await;
+}
+
+async fn a_call_that_was_refused_or_never_sent_is_tried_again(backend: Backend) {
+    let mut app = TestApp::with(backend, ONCE).await;
+    for status in [408, 425, 429, 500, 503] {
+        let (job, calls) = job_after(&mut app, vec![Answer::status(status), Answer::json(200, "7")]).await;
+        assert_eq!((&job["status"], &job["result"], calls), (&json!("complete"), &json!(7), 2), "{status}: {job}");
+    }
+    let (job, calls) = job_after(&mut app, vec![Answer::status(404)]).await;
+    assert_eq!((&job["error"]["code"], calls), (&json!("vendor_refused"), 1), "{job}");
+    app.stop().await;
+}
+
+async fn work(app: &mut TestApp) {
+    loop {
+        app.run_for(Duration::from_millis(1)).await;
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The dispatchers turn until the vendor has been called; it does not answer.
+async fn call_that_hangs(app: &mut TestApp, name: &'static str) {
+    let (vendors, before) = (app.vendors.clone(), app.calls(name));
+    let called =
+        wait_until("the call", Duration::from_secs(30), async || (vendors.arrivals(name).len() > before).then_some(()));
+    tokio::select! {
+        () = work(app) => {}
+        () = called => {}
+    }
+}
+
+async fn a_process_that_dies_during_a_call_leaves_an_unknown_outcome_and_no_second_call(backend: Backend) {
+    let mut app = TestApp::with(backend, &ONCE.replace("100ms", "20s")).await;
+    app.vendors.script("one", vec![Answer::hang()]);
+    let id = app.submit("one", "1").await;
+    call_that_hangs(&mut app, "one").await;
+    let mut app = app.crash_and_restart().await;
+    app.run_until_idle().await;
+    assert_eq!(app.status(&id).await, "processing");
+    app.live_for(Duration::from_secs(120)).await;
+    assert_unknown(&app.find(&id).await);
+    assert_eq!(app.calls("one"), 1);
+    app.stop().await;
+}
+
+async fn a_vendor_that_accepted_and_did_not_answer_is_not_asked_again(backend: Backend) {
+    let config = r#"
+[vendors.one]
+kind = "webhook"
+url = "VENDORS/async/one?callback=never"
+limits = ["1000/s"]
+at_most_once = true
+answer_within = "1m"
+"#;
+    let mut app = TestApp::with(backend, config).await;
+    app.vendors.script("one", vec![Answer::json(202, r#"{"id": "x"}"#)]);
+    let id = app.submit("one", "1").await;
+    app.run_until_idle().await;
+    assert_eq!(app.find(&id).await["blocked_on"], "awaiting_callback");
+    app.live_for(Duration::from_secs(90)).await;
+    assert_unknown(&app.find(&id).await);
+    assert_eq!(app.calls("one"), 1);
+    app.stop().await;
+}
+
+async fn a_job_whose_permit_was_missed_is_called_later(backend: Backend) {
+    let mut app = TestApp::with(backend, ONCE).await;
+    app.vendors.script("one", vec![Answer::status(429).header("retry-after", "2")]);
+    let ids = [app.submit("one", "1").await, app.submit("one", "2").await, app.submit("one", "3").await];
+    app.run_until_idle().await;
+    for id in &ids {
+        assert_eq!(app.status(id).await, "complete");
+    }
+    assert_eq!(app.calls("one"), 4);
+    app.stop().await;
+}
+
+async fn a_person_may_call_again(backend: Backend) {
+    let mut app = TestApp::with(backend, ONCE).await;
+    let (job, _) = job_after(&mut app, vec![Answer::hang()]).await;
+    assert_unknown(&job);
+    let id = job["request_id"].as_str().expect("an id");
+    let answer = app.post(&format!("/jobs/{id}/replay"), "").await;
+    assert_eq!(answer.status, 202, "{}", answer.text);
+    app.run_until_idle().await;
+    assert_eq!(app.status(id).await, "complete");
+    app.stop().await;
+}
