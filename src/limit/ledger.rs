@@ -10,6 +10,7 @@ use std::{
 use super::{
     Key, Limit, Per,
     calendar::{SKEW, period_at},
+    rule::Count,
     state::MAX_TENANTS,
 };
 use crate::clock::{Clock, Nanos, Time, nanos};
@@ -160,4 +161,17 @@ pub(super) fn count_name(limit: &Limit) -> String {
         Per::Day(tz) => format!("day {}/{key}", zone(tz)),
         Per::Month(tz) => format!("month {}/{key}", zone(tz)),
     }
+}
+
+/// What each limit counts, and how: a limit goes on with the history of one that differs only in N. Of several that share it in one
+/// pool each has its own.
+pub(super) fn history_names<'a>(limits: impl Iterator<Item = (&'a Limit, &'a Count)>) -> Vec<String> {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let name = |(limit, count): (&Limit, &Count)| {
+        let name = format!("{}+{}ns/{}", count_name(limit), limit.guard.as_nanos(), count.kind());
+        let same = seen.entry(name.clone()).or_default();
+        *same += 1;
+        if *same == 1 { name } else { format!("{name}#{}", *same - 1) }
+    };
+    limits.map(name).collect()
 }

@@ -24,12 +24,16 @@ pub use super::state::MAX_TENANTS;
 use super::{
     Answer, Blocker, Limit, Limiter, Missed, Outlook, Per, Permit, PoolLimits, Usage,
     calendar::SKEW,
+    change,
     rule::{self, Count},
     state::{DURABLE_FROM, State},
 };
 use crate::{
     clock::{Clock, Nanos, Time, nanos},
-    store::{StoreError, book::Book},
+    store::{
+        StoreError,
+        book::{Book, Spend},
+    },
 };
 
 const MS: Nanos = 1_000_000;
@@ -43,8 +47,10 @@ pub struct Local {
     pools: HashMap<Arc<str>, Pool>,
     clock: Clock,
     book: Arc<dyn Book>,
+    /// Intervals are whole multiples of it.
+    tick: Nanos,
     /// How long ago a spend may have ended and still matter to somebody.
-    retention: Nanos,
+    retention: AtomicI64,
 }
 
 /// One pool: its books behind a lock, and beside it what the last look before a call reads.
@@ -52,8 +58,6 @@ pub(super) struct Pool {
     pub(super) name: Arc<str>,
     /// Closed until then. Beside the lock, so that the last look before a call is one load.
     gate: AtomicI64,
-    /// How long after its time a permit may be used.
-    pub(super) lateness: Nanos,
     state: Mutex<State>,
     /// Held while the `Book` is written: its numbers are absolute and must arrive in order.
     writing: tokio::sync::Mutex<()>,
@@ -74,20 +78,18 @@ impl Local {
     ) -> Result<Local, StoreError> {
         let opened = clock.nanos();
         let mut states: HashMap<Arc<str>, State> = HashMap::new();
+        let mut retention = 0;
         for pool in pools {
+            retention = retention.max(kept_for(&pool.limits));
             states.insert(pool.pool, State::cold(pool.limits, opened, tick));
         }
-        let memories = states.values().flat_map(|s| &s.ledgers).map(|l| l.memory);
-        let retention = memories.max().unwrap_or(0).saturating_add(60 * SECOND);
-        let mut spends = book.spends(clock.time_at(opened.saturating_sub(retention))).await?;
-        spends.sort_by_key(|spend| spend.ends_at);
-        for spend in spends {
+        for spend in spends(&*book, &clock, retention).await? {
             if let Some(state) = states.get_mut(spend.pool.as_str()) {
                 state.restore(&spend, &clock, opened);
             }
         }
         let pools = states.into_iter().map(|(name, state)| (name.clone(), Pool::new(name, state, opened))).collect();
-        Ok(Local { pools, clock, book, retention })
+        Ok(Local { pools, clock, book, tick, retention: AtomicI64::new(retention) })
     }
 
     /// Makes what is missing durable. The lock of the pool's state is not held meanwhile, the one of its writes is.
@@ -104,7 +106,7 @@ impl Local {
 
     /// Spends that ended before this matter to nobody.
     fn forget(&self) -> Time {
-        let oldest = self.clock.nanos().saturating_sub(self.retention);
+        let oldest = self.clock.nanos().saturating_sub(self.retention.load(Ordering::Relaxed));
         // A wall clock that is set forward for a while must not make us forget.
         self.clock.time_at(oldest).min(Time(oldest.div_euclid(MS)))
     }
@@ -181,6 +183,18 @@ impl Limiter for Local {
         }
     }
 
+    async fn set_limits(&self, pool: &str, limits: Vec<Limit>) -> Result<(), StoreError> {
+        let Some(pool) = self.pools.get(pool) else { return Ok(()) };
+        // Whoever is paid for has its ledgers by their number.
+        let _in_order = pool.writing.lock().await;
+        let kept = kept_for(&limits);
+        self.retention.fetch_max(kept, Ordering::Relaxed);
+        let mut spends = spends(&*self.book, &self.clock, kept).await?;
+        spends.retain(|spend| spend.pool == *pool.name);
+        pool.lock().change(limits, &spends, &self.clock, self.tick);
+        Ok(())
+    }
+
     async fn usage(&self, pool: &str) -> Vec<Usage> {
         let now = self.clock.nanos();
         let Some(pool) = self.pools.get(pool) else { return Vec::new() };
@@ -215,15 +229,7 @@ impl Pool {
         // The gate says that we start cold; the counts alone would say the same under the name of a limit.
         let cold = |count: &&Count| count.memory().is_some_and(|memory| memory <= DURABLE_FROM);
         let gate = state.counts.iter().filter(cold).map(|count| count.earliest(opened)).max().unwrap_or(Nanos::MIN);
-        let limits = state.shared.iter().chain(state.tenants.iter().map(|each| &each.limit));
-        let lateness = limits.map(lateness).min().unwrap_or(Nanos::MAX);
-        Pool {
-            name,
-            gate: AtomicI64::new(gate),
-            lateness,
-            state: Mutex::new(state),
-            writing: tokio::sync::Mutex::default(),
-        }
+        Pool { name, gate: AtomicI64::new(gate), state: Mutex::new(state), writing: tokio::sync::Mutex::default() }
     }
 
     pub(super) fn gate(&self) -> Nanos {
@@ -234,6 +240,18 @@ impl Pool {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How long ago a spend may have ended and still matter to one of these limits.
+fn kept_for(limits: &[Limit]) -> Nanos {
+    change::memory(limits).saturating_add(60 * SECOND)
+}
+
+/// What the book has, in the order of the ends.
+async fn spends(book: &dyn Book, clock: &Clock, kept: Nanos) -> Result<Vec<Spend>, StoreError> {
+    let mut spends = book.spends(clock.time_at(clock.nanos().saturating_sub(kept))).await?;
+    spends.sort_by_key(|spend| spend.ends_at);
+    Ok(spends)
 }
 
 /// How late a call may be: the guard, less a quarter of it (at least 1 ms) for the jitter of the link. Lateness and jitter together

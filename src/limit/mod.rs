@@ -12,6 +12,7 @@ use crate::{clock::Nanos, store::StoreError};
 pub mod breaker;
 pub mod breakers;
 pub mod calendar;
+mod change;
 mod ledger;
 pub mod local;
 pub mod redis;
@@ -181,6 +182,10 @@ pub trait Limiter: Send + Sync {
 
     /// Closes the gate of the whole pool until then: the vendor said so. Never opens it earlier than it was to open.
     async fn close_gate(&self, pool: &str, until: Nanos);
+
+    /// From here on the pool has these limits. What was charged stays charged, to limits that differ from those of before only in N too.
+    /// Permits of before can still be used: they lie within the horizon. Unknown pools have no limits.
+    async fn set_limits(&self, pool: &str, limits: Vec<Limit>) -> Result<(), StoreError>;
 
     /// The pool's limits and how much of each is used.
     async fn usage(&self, pool: &str) -> Vec<Usage>;

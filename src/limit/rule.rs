@@ -57,8 +57,8 @@ pub struct Count {
 
 #[derive(Debug, Clone)]
 enum State {
-    /// Paced and bucket: the theoretical arrival time, and the share of the bucket that is not the last token.
-    Even { every: Nanos, burst: u64, tat: Nanos },
+    /// Paced and bucket: the theoretical arrival time, and when the newest call goes: what a new pace counts from.
+    Even { every: Nanos, burst: u64, tat: Nanos, newest: Nanos },
     /// Window, exact: the times of the newest calls, in order. Nothing goes before `floor`: what was forgotten counts until then.
     Ring { times: VecDeque<Nanos>, floor: Nanos },
     /// Window, in sub-windows of `len`: those with calls, in order, and their sum.
@@ -114,7 +114,7 @@ impl Count {
     /// The first time at or after `t` when one more call may go.
     pub fn earliest(&self, t: Nanos) -> Nanos {
         match &self.state {
-            State::Even { every, burst, tat } => t.max(tat.saturating_sub(times(*every, burst - 1))),
+            State::Even { every, burst, tat, .. } => t.max(tat.saturating_sub(times(*every, burst - 1))),
             State::Ring { times, floor } => {
                 let nth = times.len().checked_sub(size(self.calls)).map(|i| times[i].saturating_add(self.window));
                 t.max(*floor).max(nth.unwrap_or(t))
@@ -138,13 +138,13 @@ impl Count {
     pub fn charge(&mut self, at: Nanos) {
         let calls = size(self.calls);
         match &mut self.state {
-            State::Even { every, tat, .. } => *tat = (*tat).max(at).saturating_add(*every),
+            State::Even { every, tat, newest, .. } => {
+                *tat = (*tat).max(at).saturating_add(*every);
+                *newest = (*newest).max(at);
+            }
             State::Ring { times, floor } => {
                 insert_sorted(times, at);
-                if times.len() > kept(calls) {
-                    let gone = times.pop_front().unwrap_or(Nanos::MIN);
-                    *floor = (*floor).max(gone.saturating_add(self.window));
-                }
+                forget_oldest(times, floor, kept(calls), self.window);
             }
             State::Parts { len, .. } => {
                 let end = part_end(at, *len);
@@ -198,21 +198,22 @@ impl Count {
         if calls == 0 {
             return;
         }
-        let most = self.calls;
+        let kept = kept(size(self.calls));
         match &mut self.state {
-            State::Even { every, burst, tat } => {
+            State::Even { every, burst, tat, newest } => {
                 // However many calls: what was allowed to go by then never left a debt of more than the whole bucket.
                 let spent = (*tat).max(ends_at).saturating_add(times(*every, calls));
                 *tat = spent.min(ends_at.saturating_add(times(*every, *burst))).max(*tat);
+                *newest = (*newest).max(ends_at);
             }
-            State::Ring { times, .. } => {
-                for _ in 0..calls.min(most) {
+            State::Ring { times, floor } => {
+                // Those beyond what is kept are gone at once, which moves the floor.
+                for _ in 0..calls.min(kept as u64 + 1) {
                     insert_sorted(times, ends_at);
                 }
-                let spare = times.len().saturating_sub(size(most)); // older than the N newest: never looked at
-                times.drain(..spare);
+                forget_oldest(times, floor, kept, self.window);
             }
-            State::Parts { .. } => self.add_part(ends_at, calls.min(most)),
+            State::Parts { .. } => self.add_part(ends_at, calls),
             State::Calendar { per, periods } => {
                 let period = calendar::remember(per, periods, ends_at.saturating_sub(1));
                 period.calls = period.calls.saturating_add(calls);
@@ -228,7 +229,7 @@ impl Count {
     /// Calls that count now.
     pub fn used(&self, now: Nanos) -> u64 {
         match &self.state {
-            State::Even { every, burst, tat } => {
+            State::Even { every, burst, tat, .. } => {
                 let debt = u64::try_from(tat.saturating_sub(now)).unwrap_or(0);
                 debt.div_ceil(every.unsigned_abs()).min(*burst)
             }
@@ -266,6 +267,33 @@ impl Count {
         }
     }
 
+    /// The same history under another N (or burst). `fresh` has it, and counts the same calls in the same way.
+    /// What an even limit still had in its bucket at its newest call stays in it, and leaves it at the new pace.
+    pub(super) fn retuned(mut self, fresh: &Count) -> Count {
+        self.calls = fresh.calls;
+        if let (State::Even { every, burst, tat, newest }, State::Even { every: new_every, burst: new_burst, .. }) =
+            (&mut self.state, &fresh.state)
+        {
+            if *tat > Nanos::MIN && every != new_every {
+                let from = (*newest).min(tat.saturating_sub(*every)); // a call that was undone is not the newest
+                let left = tat.abs_diff(from).div_ceil(every.unsigned_abs());
+                *tat = from.saturating_add(times(*new_every, left));
+            }
+            (*every, *burst) = (*new_every, *new_burst);
+        }
+        self
+    }
+
+    /// In which way calls are remembered: counts of different kinds cannot take over from each other.
+    pub(super) fn kind(&self) -> &'static str {
+        match &self.state {
+            State::Even { .. } => "even",
+            State::Ring { .. } => "ring",
+            State::Parts { .. } => "parts",
+            State::Calendar { .. } => "calendar",
+        }
+    }
+
     pub(super) fn terms(&self) -> Terms {
         match &self.state {
             State::Even { every, burst, .. } => Terms::Even { every: *every, burst: *burst },
@@ -279,7 +307,7 @@ impl Count {
     fn is_free(&self, from: Nanos, until: Nanos, most: usize) -> bool {
         let calls = size(self.calls);
         match &self.state {
-            State::Even { every, burst, tat } => {
+            State::Even { every, burst, tat, .. } => {
                 let after = (*tat).max(from).saturating_add(times(*every, most.saturating_sub(1) as u64));
                 after.saturating_sub(times(*every, burst - 1)) <= from
             }
@@ -425,12 +453,21 @@ impl Count {
 
 fn even(calls: u64, window: Nanos, burst: u64, tick: Nanos) -> State {
     let burst = burst.clamp(1, calls);
-    State::Even { every: round_up(div_ceil(window, calls - burst + 1), tick), burst, tat: Nanos::MIN }
+    let every = round_up(div_ceil(window, calls - burst + 1), tick);
+    State::Even { every, burst, tat: Nanos::MIN, newest: Nanos::MIN }
 }
 
 /// Times kept of a ring of N.
 fn kept(calls: usize) -> usize {
     calls + calls.min(UNDOABLE)
+}
+
+/// Drops the oldest beyond those kept. Nothing goes before the newest of them has left the window: N may be larger tomorrow.
+fn forget_oldest(times: &mut VecDeque<Nanos>, floor: &mut Nanos, kept: usize, window: Nanos) {
+    while times.len() > kept {
+        let gone = times.pop_front().unwrap_or(Nanos::MIN);
+        *floor = (*floor).max(gone.saturating_add(window));
+    }
 }
 
 fn round_up(interval: Nanos, tick: Nanos) -> Nanos {

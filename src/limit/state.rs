@@ -11,7 +11,7 @@ use super::{
     Answer, Blocker, Key, Limit, Per, Permit,
     calendar::period_at,
     ledger::{Ledger, Sub, count_name},
-    local::Pool,
+    local::{Pool, lateness},
     rule::{self, Count},
 };
 use crate::{
@@ -38,6 +38,8 @@ pub(super) struct State {
     pub(super) counts: Vec<Count>,
     pub(super) tenants: Vec<TenantLimit>,
     pub(super) ledgers: Vec<Ledger>,
+    /// How long after its time a permit may be used.
+    lateness: Nanos,
     /// No permit is given sooner than this after the newest one, because of that limit.
     pub(super) gap: Nanos,
     gap_by: Option<Blocker>,
@@ -76,6 +78,7 @@ impl State {
             ledgers: Vec::new(),
             gap: 0,
             gap_by: None,
+            lateness: limits.iter().map(lateness).min().unwrap_or(Nanos::MAX),
             last: Nanos::MIN,
             last_by: None,
             recent: VecDeque::new(),
@@ -143,6 +146,21 @@ impl State {
         }
     }
 
+    /// The time of the newest permit.
+    pub(super) fn newest(&self) -> Nanos {
+        self.last
+    }
+
+    /// Takes over what does not depend on the limits: the permits that can be handed back, and what the book has of the same counts.
+    pub(super) fn go_on_after(&mut self, before: State) {
+        (self.last, self.last_by, self.recent) = (before.last, before.last_by, before.recent);
+        for ledger in before.ledgers {
+            if let Some(same) = self.ledgers.iter_mut().find(|new| new.count == ledger.count) {
+                same.accounts = ledger.accounts;
+            }
+        }
+    }
+
     /// The pool's next slot, and why it is not now.
     pub(super) fn next(&self, now: Nanos, gate: Nanos) -> (Nanos, Option<Blocker>) {
         let (mut base, mut by) = (now, None);
@@ -182,7 +200,7 @@ impl State {
                 return Some(at);
             }
             self.charge(tenant, at, by.take(), now);
-            let late_after = at.saturating_add(pool.lateness);
+            let late_after = at.saturating_add(self.lateness);
             answers.push(Answer::Granted(Permit { pool: pool.name.clone(), tenant: tenant.clone(), at, late_after }));
             (at, by) = self.next(now, pool.gate());
         }

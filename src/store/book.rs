@@ -1,4 +1,4 @@
-//! The book: what must outlive the process besides jobs: pauses of vendors, and how much of the long limits is spent.
+//! The book: what must outlive the process besides jobs: pauses of vendors, live limits, and how much of the long limits is spent.
 //!
 //! Never knows a limit's arithmetic (see `limit::rule`); it keeps numbers that the limiter tells it.
 
@@ -29,6 +29,27 @@ pub struct Pause {
     pub until: Option<Time>,
 }
 
+/// What was last laid over the limits of a pool's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveLimits {
+    pub pool: String,
+    /// How often they were changed: what the next change is compared with.
+    pub version: u64,
+    /// JSON, as the API writes it; `None` when the file's were put back in force.
+    pub limits: Option<String>,
+    pub since: Time,
+}
+
+/// A process that lives, and the limits that its file has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filed {
+    pub process: String,
+    /// Another one each time that the process says that it lives.
+    pub beat: u64,
+    /// JSON: each pool's limits, as the API writes them.
+    pub limits: String,
+}
+
 /// Durable numbers beside the jobs.
 #[async_trait]
 pub trait Book: Send + Sync {
@@ -43,6 +64,20 @@ pub trait Book: Send + Sync {
 
     /// Pauses a vendor, or resumes it with `None`.
     async fn set_pause(&self, vendor: &str, pause: Option<Pause>) -> Result<(), StoreError>;
+
+    /// What was laid live, by pool. Pools of which nothing ever was are not there.
+    async fn live_limits(&self) -> Result<Vec<LiveLimits>, StoreError>;
+
+    /// Lays limits over those of the file, or puts those back with `None`, if the version is still the one that was seen (0: nothing was
+    /// ever laid). Says whether it was.
+    async fn lay_limits(&self, seen: u64, laid: LiveLimits) -> Result<bool, StoreError>;
+
+    /// Says that this process lives and what its file has, then gives the processes whose file says something else, those that have died
+    /// without a word too. There are none where one process owns the book.
+    async fn meet(&self, me: &Filed) -> Result<Vec<Filed>, StoreError>;
+
+    /// Strikes out a process that stops or has died, unless it has said meanwhile that it lives.
+    async fn strike_out(&self, gone: &Filed) -> Result<(), StoreError>;
 
     /// The secret that signs callback tokens, made by `fresh` on first use and kept.
     async fn callback_secret(&self, fresh: [u8; 32]) -> Result<[u8; 32], StoreError>;

@@ -1,4 +1,4 @@
-//! What a dispatcher and its attempts have to do with their vendor's breaker: look, take the probe, and tell what calls came to.
+//! What a dispatcher and its attempts have to do with their vendor's breaker: look, and tell what calls came to.
 //!
 //! Never decides when it opens (see `limit::breaker`).
 
@@ -8,7 +8,6 @@ use super::Context;
 use crate::{
     job::lifecycle::Step,
     limit::{breaker::Standing, breakers::Probe},
-    store::StoreError,
     telemetry::VendorMetrics,
 };
 
@@ -19,13 +18,11 @@ pub(super) struct Breaker {
     metrics: VendorMetrics,
     /// How it stood when people were last told.
     told: &'static str,
-    /// Leave for the one job that is held while it is half open.
-    probe: Option<Probe>,
 }
 
 impl Breaker {
     pub(super) fn new(cx: Arc<Context>, vendor: Arc<str>, metrics: VendorMetrics) -> Breaker {
-        Breaker { cx, vendor, metrics, told: Standing::Closed.as_str(), probe: None }
+        Breaker { cx, vendor, metrics, told: Standing::Closed.as_str() }
     }
 
     /// How it stands; people are told when that has changed.
@@ -44,28 +41,6 @@ impl Breaker {
             }
         }
         standing
-    }
-
-    pub(super) fn has_probe(&self) -> bool {
-        self.probe.is_some()
-    }
-
-    /// Says whether the probe is ours now.
-    pub(super) async fn take_probe(&mut self) -> Result<bool, StoreError> {
-        self.probe = self.cx.breakers.take_probe(&self.vendor).await?;
-        Ok(self.has_probe())
-    }
-
-    /// For the attempt that makes the probe's call.
-    pub(super) fn hand_over(&mut self) -> Option<Probe> {
-        self.probe.take()
-    }
-
-    /// There is no call for it to make.
-    pub(super) async fn drop_probe(&mut self) {
-        if let Some(probe) = self.probe.take() {
-            self.cx.breakers.probed(&self.vendor, probe, None).await;
-        }
     }
 }
 

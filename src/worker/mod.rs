@@ -23,9 +23,11 @@ use crate::{
 pub mod attempt;
 mod breaker;
 pub mod dispatch;
+mod firing;
 pub mod janitor;
 mod limits;
 mod places;
+mod round;
 mod warm;
 
 /// What every attempt needs. Built once.
@@ -51,6 +53,17 @@ pub enum Tick {
     WaitUntil(Nanos),
     /// Nothing to do until woken.
     Idle,
+}
+
+impl Tick {
+    /// The same, but no later than `at`.
+    fn or_at(self, at: Option<Nanos>) -> Tick {
+        match (self, at) {
+            (Tick::WaitUntil(until), Some(at)) => Tick::WaitUntil(until.min(at)),
+            (Tick::Idle, Some(at)) => Tick::WaitUntil(at),
+            (tick, _) => tick,
+        }
+    }
 }
 
 /// The worker's tasks.

@@ -12,7 +12,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,12 +26,12 @@ use tokio::task::JoinSet;
 use self::{
     call::{Call, Heard, Line, Paid, Raw},
     places::Places,
-    pool::{Pool, forgotten_before},
+    pool::{Pool, Terms, forgotten_before},
     spec::MICRO,
 };
-use super::{Answer, Blocker, Limiter, Missed, Outlook, Permit, PoolLimits, Usage};
+use super::{Answer, Blocker, Limit, Limiter, Missed, Outlook, Permit, PoolLimits, Usage, change};
 use crate::{
-    clock::{Clock, Nanos, nanos},
+    clock::{Clock, Nanos, Time, nanos},
     redis_link::{Heard as Said, Redis, script},
     store::{
         StoreError,
@@ -67,7 +70,7 @@ struct Shared {
     clock: Clock,
     book: Arc<dyn Book>,
     /// How long ago a spend may have ended and still matter to somebody.
-    retention: Nanos,
+    retention: AtomicI64,
 }
 
 struct Scripts {
@@ -96,9 +99,9 @@ impl RedisLimiter {
         book: Arc<dyn Book>,
     ) -> RedisLimiter {
         let places = Arc::new(Places::new(redis.clone(), prefix, timeouts, clock.clone()));
+        let retention = pools.iter().map(|pool| change::memory(&pool.limits)).max().unwrap_or(0).into();
         let pools: HashMap<Arc<str>, Pool> =
             pools.into_iter().map(|pool| (pool.pool.clone(), Pool::new(prefix, pool, nanos(HORIZON)))).collect();
-        let retention = pools.values().map(Pool::retention).max().unwrap_or(0);
         let (scripts, channel) = (Scripts::new(), format!("{prefix}:gates"));
         let shared = Arc::new(Shared { redis, scripts, channel, pools, clock, book, retention });
         let mut tasks = JoinSet::new();
@@ -146,7 +149,7 @@ impl Scripts {
 
 impl Shared {
     /// Runs a script on a pool; brings it the history or the edges it lacks, and the gate it was not told of.
-    async fn ask(&self, pool: &Pool, script: &Script, ask: &Ask<'_>) -> Result<Heard, StoreError> {
+    async fn ask(&self, pool: &Pool, terms: &Terms, script: &Script, ask: &Ask<'_>) -> Result<Heard, StoreError> {
         let (mut token, mut history) = (String::new(), None);
         // Whoever gets no answer does not know whether they were taken back: they stay charged.
         let (undo_epoch, undo) = pool.take_unused();
@@ -164,7 +167,7 @@ impl Shared {
                 token: token.clone(),
                 ahead: ask.until.saturating_sub(before).div_euclid(MICRO),
                 most: ask.most,
-                edges: pool.edges(about_now),
+                edges: terms.edges(about_now),
                 tenants: ask.tenants,
                 paid: ask.paid,
                 undo_epoch: &undo_epoch,
@@ -175,7 +178,7 @@ impl Shared {
             };
             let call = serde_json::to_string(&call).expect("numbers and names are JSON");
             let (state, redis, epoch, gate, numbers, due): Raw =
-                self.redis.run(script.key(&pool.key).arg(&pool.spec).arg(call)).await?;
+                self.redis.run(script.key(&pool.key).arg(&terms.spec).arg(call)).await?;
             let line = pool.narrow(Line::new(before, self.clock.nanos(), redis));
             if state == "edges" {
                 pool.note_time(line);
@@ -190,38 +193,44 @@ impl Shared {
                 return Ok(heard);
             }
             token = epoch;
-            let spends = self.book.spends(forgotten_before(redis, self.retention)).await?;
-            history = Some(pool.history(&spends, redis));
+            let spends = self.book.spends(self.forgotten_before(redis)).await?;
+            history = Some(terms.history(&pool.name, &spends, redis));
         }
         Err(StoreError::Unavailable("the limiter's state in Redis is lost again and again".into()))
     }
 
     /// Makes durable what a script wants paid.
-    async fn pay(&self, pool: &Pool, heard: &Heard, tenant: &Arc<str>) -> Result<Vec<Paid>, StoreError> {
+    async fn pay(&self, pool: &Pool, terms: &Terms, heard: &Heard, tenant: &Arc<str>) -> Result<Vec<Paid>, StoreError> {
         let (mut spends, mut paid) = (Vec::new(), Vec::new());
         for due in heard.due.chunks_exact(3) {
             let (ends_at, calls) = (due[1], due[2]);
-            let Some(number) = usize::try_from(due[0]).ok().filter(|n| (1..=pool.ledgers.len()).contains(n)) else {
+            let Some(number) = usize::try_from(due[0]).ok().filter(|n| (1..=terms.ledgers.len()).contains(n)) else {
                 return Err(StoreError::Corrupt("the limiter's script names a ledger that is none".into()));
             };
-            let ledger = &pool.ledgers[number - 1];
+            let ledger = &terms.ledgers[number - 1];
             spends.push(Spend {
                 pool: pool.name.to_string(),
                 count: ledger.count.clone(),
                 tenant: ledger.tenant_of(tenant).to_string(),
-                ends_at: crate::clock::Time(ends_at),
+                ends_at: Time(ends_at),
                 calls: calls.unsigned_abs(),
             });
             paid.push(Paid { ledger: number, tenant: tenant.clone(), ends_at, calls });
         }
-        self.book.charge(spends, forgotten_before(heard.redis, self.retention)).await?;
+        self.book.charge(spends, self.forgotten_before(heard.redis)).await?;
         Ok(paid)
+    }
+
+    /// Spends that ended before this matter to nobody.
+    fn forgotten_before(&self, redis: i64) -> Time {
+        forgotten_before(redis, self.retention.load(Ordering::Relaxed))
     }
 
     /// Answers the wishes from `answers.len()` on; stops where the book has to be written first.
     async fn grant(
         &self,
         pool: &Pool,
+        terms: &Terms,
         tenants: &[Arc<str>],
         until: Nanos,
         paid: &[Paid],
@@ -229,16 +238,16 @@ impl Shared {
     ) -> Result<Vec<Paid>, StoreError> {
         let wishes = &tenants[answers.len()..];
         let ask = Ask { until, most: wishes.len(), tenants: wishes, paid, ..Ask::default() };
-        let heard = self.ask(pool, &self.scripts.reserve, &ask).await?;
+        let heard = self.ask(pool, terms, &self.scripts.reserve, &ask).await?;
         for (answer, tenant) in heard.numbers.chunks_exact(2).zip(wishes) {
             let (by, at) = (answer[0], answer[1]);
-            answers.push(match pool.blocker(by) {
-                None if by == 0 => Answer::Granted(pool.permit(&heard, at, tenant)),
-                by => Answer::NotBefore { until: heard.line.never_early(at), by: by.unwrap_or(Blocker::Gate) },
+            answers.push(match terms.blocker(by) {
+                None => Answer::Granted(pool.permit(terms, &heard, at, tenant)),
+                Some(by) => Answer::NotBefore { until: heard.line.never_early(at), by },
             });
         }
         match tenants.get(answers.len()) {
-            Some(tenant) => self.pay(pool, &heard, tenant).await,
+            Some(tenant) => self.pay(pool, terms, &heard, tenant).await,
             None => Ok(Vec::new()),
         }
     }
@@ -250,12 +259,13 @@ impl Shared {
         until: Nanos,
         answers: &mut Vec<Answer>,
     ) -> Result<(), StoreError> {
-        let mut paid = Vec::new();
+        // What is paid for goes by the number of its ledger.
+        let (terms, mut paid) = (pool.terms(), Vec::new());
         for _ in 0..MOST_PAYMENTS {
             if answers.len() == tenants.len() {
                 return Ok(());
             }
-            paid = self.grant(pool, tenants, until, &paid, answers).await?;
+            paid = self.grant(pool, &terms, tenants, until, &paid, answers).await?;
         }
         Err(StoreError::Unavailable("others use up whatever is charged ahead".into()))
     }
@@ -275,19 +285,19 @@ impl Limiter for RedisLimiter {
         let Some(pool) = self.shared.pools.get(pool) else {
             return Ok(Outlook { next_at: self.shared.clock.nanos(), by: None, room: most });
         };
-        let ask = Ask { until, most, ..Ask::default() };
-        let heard = self.shared.ask(pool, &self.shared.scripts.look, &ask).await?;
+        let (terms, ask) = (pool.terms(), Ask { until, most, ..Ask::default() });
+        let heard = self.shared.ask(pool, &terms, &self.shared.scripts.look, &ask).await?;
         let [at, by, room] = *heard.numbers else { return Err(unreadable()) };
         let room = usize::try_from(room).unwrap_or(0);
-        Ok(Outlook { next_at: heard.line.never_early(at), by: pool.blocker(by), room })
+        Ok(Outlook { next_at: heard.line.never_early(at), by: terms.blocker(by), room })
     }
 
     async fn next_for(&self, pool: &str, tenant: &Arc<str>) -> Result<(Nanos, Option<Blocker>), StoreError> {
         let Some(pool) = self.shared.pools.get(pool) else { return Ok((self.shared.clock.nanos(), None)) };
-        let ask = Ask { most: 1, tenants: std::slice::from_ref(tenant), ..Ask::default() };
-        let heard = self.shared.ask(pool, &self.shared.scripts.look, &ask).await?;
+        let (terms, ask) = (pool.terms(), Ask { most: 1, tenants: std::slice::from_ref(tenant), ..Ask::default() });
+        let heard = self.shared.ask(pool, &terms, &self.shared.scripts.look, &ask).await?;
         let [at, by, _] = *heard.numbers else { return Err(unreadable()) };
-        Ok((heard.line.never_early(at), pool.blocker(by)))
+        Ok((heard.line.never_early(at), terms.blocker(by)))
     }
 
     async fn reserve(&self, pool: &str, tenants: &[Arc<str>], until: Nanos) -> Result<Vec<Answer>, StoreError> {
@@ -322,7 +332,7 @@ impl Limiter for RedisLimiter {
             let can_wait = permits.iter().all(|permit| permit.at <= self.shared.clock.nanos());
             let many = pool.note_unused(&permits);
             if !can_wait || many {
-                let told = self.shared.ask(pool, &self.shared.scripts.look, &Ask::default()).await;
+                let told = self.shared.ask(pool, &pool.terms(), &self.shared.scripts.look, &Ask::default()).await;
                 if let Err(error) = told {
                     tracing::debug!(pool = %pool.name, %error, "unused permits stay charged");
                 }
@@ -334,22 +344,35 @@ impl Limiter for RedisLimiter {
         let Some(pool) = self.shared.pools.get(pool) else { return };
         pool.close_gate(until);
         // Every question carries what is untold; this one is asked for nothing else.
-        if let Err(error) = self.shared.ask(pool, &self.shared.scripts.look, &Ask::default()).await {
+        if let Err(error) = self.shared.ask(pool, &pool.terms(), &self.shared.scripts.look, &Ask::default()).await {
             tracing::warn!(pool = %pool.name, %error, "the gate is closed here; the others hear of it with the next question");
         }
     }
 
+    async fn set_limits(&self, pool: &str, limits: Vec<Limit>) -> Result<(), StoreError> {
+        if let Some(pool) = self.shared.pools.get(pool) {
+            self.shared.retention.fetch_max(change::memory(&limits), Ordering::Relaxed);
+            if pool.has_unused() {
+                // By the limits that they were given under. What Redis does not hear of stays charged.
+                let _ = self.shared.ask(pool, &pool.terms(), &self.shared.scripts.look, &Ask::default()).await;
+            }
+            pool.set_limits(limits, nanos(HORIZON));
+        }
+        Ok(())
+    }
+
     async fn usage(&self, pool: &str) -> Vec<Usage> {
         let Some(pool) = self.shared.pools.get(pool) else { return Vec::new() };
-        let Ok(heard) = self.shared.ask(pool, &self.shared.scripts.usage, &Ask::default()).await else {
+        let terms = pool.terms();
+        let Ok(heard) = self.shared.ask(pool, &terms, &self.shared.scripts.usage, &Ask::default()).await else {
             return Vec::new();
         };
-        let usage = |(limit, numbers): (&super::Limit, &[i64])| Usage {
+        let usage = |(limit, numbers): (&Limit, &[i64])| Usage {
             limit: limit.clone(),
             used: numbers[0].unsigned_abs(),
             next_at: heard.line.never_early(numbers[1]),
         };
-        pool.limits.iter().zip(heard.numbers.chunks_exact(2)).map(usage).collect()
+        terms.limits.iter().zip(heard.numbers.chunks_exact(2)).map(usage).collect()
     }
 
     async fn stop(&self) -> Result<(), StoreError> {

@@ -5,7 +5,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicI64, Ordering},
     },
 };
@@ -27,20 +27,25 @@ use crate::{
 };
 
 pub(super) struct Pool {
-    pub(super) name: std::sync::Arc<str>,
-    /// Those of the whole pool first. The scripts go by their place here, counted from 1.
-    pub(super) limits: Vec<Limit>,
-    pub(super) ledgers: Vec<Ledger>,
-    zones: Vec<Per>,
-    pub(super) spec: String,
+    pub(super) name: Arc<str>,
     pub(super) key: String,
-    /// How long after its time a permit may be used.
-    pub(super) lateness: Nanos,
+    terms: RwLock<Arc<Terms>>,
     /// Closed until then, on our timeline: what the last look before a call reads.
     gate: AtomicI64,
     /// The gate as this process closed it and Redis may not know yet.
     untold: AtomicI64,
     memory: Mutex<Memory>,
+}
+
+/// The limits of a pool as the scripts are told them. They may change between two questions, never within one.
+pub(super) struct Terms {
+    /// Those of the whole pool first. The scripts go by their place here, counted from 1.
+    pub(super) limits: Vec<Limit>,
+    pub(super) ledgers: Vec<Ledger>,
+    zones: Vec<Per>,
+    pub(super) spec: String,
+    /// How long after its time a permit may be used.
+    lateness: Nanos,
 }
 
 #[derive(Default)]
@@ -62,17 +67,10 @@ struct Given {
 
 impl Pool {
     pub(super) fn new(prefix: &str, pool: PoolLimits, longest: Nanos) -> Pool {
-        let (shared, tenants): (Vec<_>, Vec<_>) = pool.limits.into_iter().partition(|limit| limit.key == Key::Vendor);
-        let limits: Vec<Limit> = shared.into_iter().chain(tenants).collect();
-        let (spec, ledgers, zones) = Spec::new(&pool.pool, &limits, longest);
         Pool {
             key: format!("{prefix}:{{{}}}:state", pool.pool),
-            lateness: limits.iter().map(lateness).min().unwrap_or(Nanos::MAX),
-            spec: spec.json(),
+            terms: RwLock::new(Arc::new(Terms::new(&pool.pool, pool.limits, longest))),
             name: pool.pool,
-            limits,
-            ledgers,
-            zones,
             gate: AtomicI64::new(Nanos::MIN),
             untold: AtomicI64::new(Nanos::MIN),
             memory: Mutex::default(),
@@ -84,8 +82,13 @@ impl Pool {
         self.memory().last.as_ref().map(|(line, epoch)| (line.redis_at(now), epoch.clone()))
     }
 
-    pub(super) fn edges(&self, redis_now: i64) -> Vec<Edges> {
-        self.zones.iter().map(|per| edges(per, redis_now.saturating_mul(MICRO))).collect()
+    pub(super) fn terms(&self) -> Arc<Terms> {
+        self.terms.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_limits(&self, limits: Vec<Limit>, longest: Nanos) {
+        let terms = Arc::new(Terms::new(&self.name, limits, longest));
+        *self.terms.write().unwrap_or_else(PoisonError::into_inner) = terms;
     }
 
     /// A new reading of the time, with what is known from those before.
@@ -135,18 +138,9 @@ impl Pool {
         let _ = self.untold.compare_exchange(until, Nanos::MIN, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// Who makes wait, by its number in an answer.
-    pub(super) fn blocker(&self, by: i64) -> Option<Blocker> {
-        match usize::try_from(by) {
-            Ok(0) => None,
-            Ok(number) => self.limits.get(number - 1).map(|limit| Blocker::Limit(limit.id.clone())),
-            Err(_) => Some(Blocker::Gate),
-        }
-    }
-
-    pub(super) fn permit(&self, heard: &Heard, slot: i64, tenant: &std::sync::Arc<str>) -> Permit {
+    pub(super) fn permit(&self, terms: &Terms, heard: &Heard, slot: i64, tenant: &Arc<str>) -> Permit {
         let at = heard.line.never_early(slot);
-        let late_after = heard.line.never_late(slot).saturating_add(self.lateness);
+        let late_after = heard.line.never_late(slot).saturating_add(terms.lateness);
         let mut memory = self.memory();
         if memory.given.len() >= MAX_RECENT {
             memory.given.pop_front();
@@ -178,20 +172,49 @@ impl Pool {
         memory.unused.len() >= MAX_RECENT / 4
     }
 
+    pub(super) fn has_unused(&self) -> bool {
+        !self.memory().unused.is_empty()
+    }
+
     /// The epoch of the permits to tell of, and what Redis knows them by.
     pub(super) fn take_unused(&self) -> (String, Vec<Undo>) {
         let memory = &mut *self.memory();
         (memory.unused_epoch.clone(), std::mem::take(&mut memory.unused))
     }
 
-    /// How long ago a spend may have ended and still matter.
-    pub(super) fn retention(&self) -> Nanos {
-        self.ledgers.iter().map(|ledger| ledger.memory).max().unwrap_or(0)
+    /// A panic under the lock leaves at worst a permit that cannot be handed back.
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Terms {
+    fn new(pool: &str, limits: Vec<Limit>, longest: Nanos) -> Terms {
+        let (shared, tenants): (Vec<_>, Vec<_>) = limits.into_iter().partition(|limit| limit.key == Key::Vendor);
+        let limits: Vec<Limit> = shared.into_iter().chain(tenants).collect();
+        let (spec, ledgers, zones) = Spec::new(pool, &limits, longest);
+        let lateness = limits.iter().map(lateness).min().unwrap_or(Nanos::MAX);
+        Terms { spec: spec.json(), lateness, limits, ledgers, zones }
+    }
+
+    pub(super) fn edges(&self, redis_now: i64) -> Vec<Edges> {
+        self.zones.iter().map(|per| edges(per, redis_now.saturating_mul(MICRO))).collect()
+    }
+
+    /// Who makes wait, by its number in an answer. A number of limits of before is nobody's by now.
+    pub(super) fn blocker(&self, by: i64) -> Option<Blocker> {
+        match usize::try_from(by) {
+            Ok(0) => None,
+            Ok(number) => {
+                Some(self.limits.get(number - 1).map_or(Blocker::Gate, |limit| Blocker::Limit(limit.id.clone())))
+            }
+            Err(_) => Some(Blocker::Gate),
+        }
     }
 
     /// What the book has of this pool, as the scripts take it: in the order of the ends.
-    pub(super) fn history(&self, spends: &[Spend], redis_now: i64) -> Vec<Row> {
-        let mut spends: Vec<&Spend> = spends.iter().filter(|spend| spend.pool == *self.name).collect();
+    pub(super) fn history(&self, pool: &str, spends: &[Spend], redis_now: i64) -> Vec<Row> {
+        let mut spends: Vec<&Spend> = spends.iter().filter(|spend| spend.pool == pool).collect();
         spends.sort_by_key(|spend| spend.ends_at);
         let now = redis_now.saturating_mul(MICRO);
         let mut rows = Vec::new();
@@ -210,11 +233,6 @@ impl Pool {
             rows.push(row);
         }
         rows
-    }
-
-    /// A panic under the lock leaves at worst a permit that cannot be handed back.
-    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,18 +5,25 @@
 
 local shapes = {}
 
--- Paced and bucket: the theoretical arrival time.
+-- Paced and bucket: { theoretical arrival time, the pace it was made with, newest call }.
 shapes.even = {
   read = function(c, stored)
     c.tat = stored and stored[1] or (c.opened > 0 and c.opened + c.every * c.burst or 0)
+    c.newest = stored and stored[3] or 0
+    local every = stored and stored[2] or c.every
+    if every == c.every or c.tat <= 0 then return end
+    -- Another N: what was in the bucket at the newest call stays in it, and leaves it at the new pace.
+    local from = math.min(c.newest, c.tat - every) -- a call that was undone is not the newest
+    c.tat = from + math.ceil((c.tat - from) / every) * c.every
   end,
-  write = function(c) return { c.tat } end,
+  write = function(c) return { c.tat, c.every, c.newest } end,
   earliest = function(c, t) return math.max(t, c.tat - c.every * (c.burst - 1)) end,
-  charge = function(c, at) c.tat = math.max(c.tat, at) + c.every end,
+  charge = function(c, at) c.tat, c.newest = math.max(c.tat, at) + c.every, math.max(c.newest, at) end,
   undo = function(c, at, is_newest) if is_newest then c.tat = c.tat - c.every end end,
   restore = function(c, ends_at, calls)
     local spent = math.max(c.tat, ends_at) + c.every * calls
     c.tat = math.max(math.min(spent, ends_at + c.every * c.burst), c.tat)
+    c.newest = math.max(c.newest, ends_at)
   end,
   used = function(c, now) return math.min(math.ceil(math.max(c.tat - now, 0) / c.every), c.burst) end,
 }
@@ -42,7 +49,8 @@ shapes.ring = {
       redis.call('RPUSH', c.key, unpack(fresh, i, math.min(i + 999, #fresh)))
     end
     local over = c.len + #c.new - c.keep
-    if over > 0 then redis.call('LTRIM', c.key, over, -1) end
+    -- After an undo `len` is one too many.
+    if over > 0 and #c.new > 0 then redis.call('LTRIM', c.key, over, -1) end
   end,
   earliest = function(c, t)
     local floor = c.forgotten > 0 and c.forgotten + c.window or t
@@ -59,7 +67,8 @@ shapes.ring = {
     if redis.call('LINDEX', c.key, 0) ~= first then redis.call('LPUSH', c.key, first) end
   end,
   restore = function(c, ends_at, calls)
-    for _ = 1, math.min(calls, c.calls) do c.new[#c.new + 1] = ends_at end
+    -- Those beyond what is kept are gone at once, which moves the floor.
+    for _ = 1, math.min(calls, c.keep + 1) do c.new[#c.new + 1] = ends_at end
   end,
   used = function(c, now)
     local count = c.opened > 0 and c.forgotten == c.opened and math.max(c.calls - c.len, 0) or 0
@@ -104,7 +113,6 @@ shapes.parts = {
     end
   end,
   restore = function(c, ends_at, calls)
-    calls = math.min(calls, c.calls)
     c.left = c.left + calls
     -- At the end, or before sub-windows whose calls were all handed back.
     local i = #c.parts - 1

@@ -9,7 +9,7 @@ use crate::{
     limit::{
         Key, Limit, Per,
         calendar::{SKEW, period_at},
-        ledger::{Ledger, SUB_WINDOWS, count_name},
+        ledger::{Ledger, SUB_WINDOWS, history_names},
         rule::{self, Count, Terms},
         state::{DURABLE_FROM, MAX_RECENT, MAX_TENANTS, SECOND},
     },
@@ -91,12 +91,9 @@ impl Spec {
             ledgers: Vec::new(),
         };
         let (mut ledgers, mut zones) = (Vec::new(), Vec::new());
-        for limit in limits {
-            let new = LimitSpec::new(limit, &mut ledgers, &mut zones);
-            let same = spec.limits.iter().filter(|limit| limit.name.starts_with(&new.name)).count();
-            // Two limits may differ in nothing but N; each has a count of its own.
-            let name = if same == 0 { new.name } else { format!("{}#{same}", new.name) };
-            spec.limits.push(LimitSpec { name, ..new });
+        let counts: Vec<Count> = limits.iter().map(|limit| Count::on_grid(limit, MICRO)).collect();
+        for ((limit, count), name) in limits.iter().zip(&counts).zip(history_names(limits.iter().zip(&counts))) {
+            spec.limits.push(LimitSpec::new(name, limit, count, &mut ledgers, &mut zones));
         }
         spec.ledgers = ledgers.iter().map(|ledger| LedgerSpec::new(ledger, &mut zones)).collect();
         (spec, ledgers, zones)
@@ -108,15 +105,14 @@ impl Spec {
 }
 
 impl LimitSpec {
-    fn new(limit: &Limit, ledgers: &mut Vec<Ledger>, zones: &mut Vec<Per>) -> LimitSpec {
-        let count = Count::on_grid(limit, MICRO);
-        let (kind, shape) = match count.terms() {
-            Terms::Even { every, burst } => ("even", ShapeSpec::Even { every: micros_up(every), burst }),
-            Terms::Ring { window, kept } => ("ring", ShapeSpec::Ring { window: micros_up(window), keep: kept }),
+    fn new(name: String, limit: &Limit, count: &Count, ledgers: &mut Vec<Ledger>, zones: &mut Vec<Per>) -> LimitSpec {
+        let shape = match count.terms() {
+            Terms::Even { every, burst } => ShapeSpec::Even { every: micros_up(every), burst },
+            Terms::Ring { window, kept } => ShapeSpec::Ring { window: micros_up(window), keep: kept },
             Terms::Parts { window, len, kept } => {
-                ("parts", ShapeSpec::Parts { window: micros_up(window), len: micros_up(len), most: kept })
+                ShapeSpec::Parts { window: micros_up(window), len: micros_up(len), most: kept }
             }
-            Terms::Calendar => ("calendar", ShapeSpec::Calendar),
+            Terms::Calendar => ShapeSpec::Calendar,
         };
         let is_short = count.memory().is_some_and(|memory| memory <= DURABLE_FROM);
         let memory = match count.terms() {
@@ -125,7 +121,7 @@ impl LimitSpec {
             Terms::Calendar => 32 * 86_400 * SECOND, // longer than any month, with the skew
         };
         LimitSpec {
-            name: format!("{}+{}ns/{kind}", count_name(limit), limit.guard.as_nanos()),
+            name,
             calls: limit.calls.clamp(1, MOST_EXACT),
             per_tenant: limit.key == Key::Tenant,
             memory: micros_up(memory),

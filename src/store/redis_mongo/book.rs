@@ -11,7 +11,7 @@ use crate::{
     clock::Time,
     store::{
         StoreError,
-        book::{Book, Pause, Spend},
+        book::{Book, Filed, LiveLimits, Pause, Spend},
     },
 };
 
@@ -74,6 +74,61 @@ impl Book for RedisMongo {
             }
         }
         Ok(())
+    }
+
+    async fn live_limits(&self) -> Result<Vec<LiveLimits>, StoreError> {
+        let found: Vec<Document> =
+            within(async { self.core.mongo.live_limits.find(doc! {}).await?.try_collect().await }).await?;
+        let laid = |laid: &Document| {
+            Some(LiveLimits {
+                pool: laid.get_str("_id").ok()?.to_owned(),
+                version: laid.get_i64("version").ok()?.unsigned_abs(),
+                limits: laid.get_str("limits").map(str::to_owned).ok(),
+                since: Time(laid.get_i64("since").ok()?),
+            })
+        };
+        let unreadable = || StoreError::Corrupt("live limits in the book are not ours".into());
+        found.iter().map(|found| laid(found).ok_or_else(unreadable)).collect()
+    }
+
+    async fn lay_limits(&self, seen: u64, laid: LiveLimits) -> Result<bool, StoreError> {
+        let version = |version: u64| i64::try_from(version).unwrap_or(i64::MAX);
+        let document = doc! {
+            "_id": &laid.pool, "version": version(laid.version), "limits": laid.limits, "since": laid.since.0,
+        };
+        let live = &self.core.mongo.live_limits;
+        if seen == 0 {
+            // Whoever is first makes the document.
+            let mut once = document.clone();
+            once.remove("_id");
+            let make = live.update_one(doc! { "_id": &laid.pool }, doc! { "$setOnInsert": once }).upsert(true);
+            return Ok(within(make).await?.upserted_id.is_some());
+        }
+        let is_seen = doc! { "_id": &laid.pool, "version": version(seen) };
+        Ok(within(async { live.replace_one(is_seen, document).await }).await?.matched_count == 1)
+    }
+
+    async fn meet(&self, me: &Filed) -> Result<Vec<Filed>, StoreError> {
+        let processes = &self.core.mongo.processes;
+        let beat = doc! { "$set": { "beat": me.beat.cast_signed(), "limits": &me.limits } };
+        // First said, then read: of two processes that begin together one at least sees the other.
+        within(async { processes.update_one(doc! { "_id": &me.process }, beat).upsert(true).await }).await?;
+        let others = doc! { "limits": { "$ne": &me.limits } };
+        let found: Vec<Document> = within(async { processes.find(others).await?.try_collect().await }).await?;
+        let filed = |filed: &Document| {
+            Some(Filed {
+                process: filed.get_str("_id").ok()?.to_owned(),
+                beat: filed.get_i64("beat").ok()?.cast_unsigned(),
+                limits: filed.get_str("limits").ok()?.to_owned(),
+            })
+        };
+        let unreadable = || StoreError::Corrupt("a process in the book is not ours".into());
+        found.iter().map(|found| filed(found).ok_or_else(unreadable)).collect()
+    }
+
+    async fn strike_out(&self, gone: &Filed) -> Result<(), StoreError> {
+        let filter = doc! { "_id": &gone.process, "beat": gone.beat.cast_signed() };
+        within(async { self.core.mongo.processes.delete_one(filter).await }).await.map(drop)
     }
 
     async fn callback_secret(&self, fresh: [u8; 32]) -> Result<[u8; 32], StoreError> {

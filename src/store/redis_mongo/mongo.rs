@@ -38,6 +38,9 @@ pub(super) struct Mongo {
     pub(super) keys: Collection<Document>,
     pub(super) spends: Collection<Document>,
     pub(super) pauses: Collection<Document>,
+    pub(super) live_limits: Collection<Document>,
+    /// Processes that live, and what their files have.
+    pub(super) processes: Collection<Document>,
     pub(super) settings: Collection<Document>,
 }
 
@@ -60,6 +63,8 @@ impl Mongo {
             keys: database.collection("keys"),
             spends: database.collection("spends"),
             pauses: database.collection("pauses"),
+            live_limits: database.collection("live_limits"),
+            processes: database.collection("processes"),
             settings: database.collection("settings"),
             database,
             client,

@@ -10,7 +10,7 @@ use crate::{
     clock::Time,
     store::{
         StoreError,
-        book::{Book, Pause, Spend},
+        book::{Book, Filed, LiveLimits, Pause, Spend},
     },
 };
 
@@ -88,6 +88,46 @@ impl Book for Sqlite {
             Ok(())
         })
         .await
+    }
+
+    async fn live_limits(&self) -> Result<Vec<LiveLimits>, StoreError> {
+        self.readers
+            .read(|conn| {
+                conn.prepare_cached("SELECT pool, version, limits, since FROM live_limits")?
+                    .query_map([], |row| {
+                        Ok(LiveLimits {
+                            pool: row.get(0)?,
+                            version: row.get(1)?,
+                            limits: row.get(2)?,
+                            since: Time(row.get(3)?),
+                        })
+                    })?
+                    .collect()
+            })
+            .await
+    }
+
+    async fn lay_limits(&self, seen: u64, laid: LiveLimits) -> Result<bool, StoreError> {
+        self.write(move |conn| {
+            let changed = conn
+                .prepare_cached(
+                    "INSERT INTO live_limits (pool, version, limits, since) SELECT ?1, ?2, ?3, ?4
+                     WHERE ?5 = coalesce((SELECT version FROM live_limits WHERE pool = ?1), 0)
+                     ON CONFLICT DO UPDATE SET version = excluded.version, limits = excluded.limits, since = excluded.since",
+                )?
+                .execute((&laid.pool, laid.version, &laid.limits, laid.since.0, seen))?;
+            Ok(changed == 1)
+        })
+        .await
+    }
+
+    /// One process owns the file.
+    async fn meet(&self, _me: &Filed) -> Result<Vec<Filed>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn strike_out(&self, _gone: &Filed) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn callback_secret(&self, fresh: [u8; 32]) -> Result<[u8; 32], StoreError> {

@@ -42,7 +42,8 @@ mod upkeep;
 mod writer;
 
 /// The schema, one step a version: `PRAGMA user_version` says how many have been made.
-const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/0001_jobs.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../../../migrations/0001_jobs.sql"), include_str!("../../../migrations/0002_live_limits.sql")];
 
 /// Idempotency keys are kept this long.
 const KEYS_KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
@@ -216,12 +217,12 @@ impl Store for Sqlite {
     }
 
     async fn find(&self, id: JobId, with: With) -> Result<Option<Job>, StoreError> {
-        let job = self.readers.read(move |conn| read::find(conn, id, with)).await?;
+        let job = self.readers.look(|conn| read::find(conn, id, with))?;
         Ok(job.map(|job| read::overlay(job, &self.shared)))
     }
 
     async fn attempts(&self, id: JobId) -> Result<Option<Attempts>, StoreError> {
-        self.readers.read(move |conn| read::attempts(conn, id)).await
+        self.readers.look(|conn| read::attempts(conn, id))
     }
 
     async fn list(&self, filter: Filter) -> Result<Page, StoreError> {

@@ -18,7 +18,7 @@ use crate::{
 
 /// Rows that one page of a list looks at, at most.
 const EXAMINED: usize = 5000;
-/// Connections for reading, and so reads at once; more wait their turn.
+/// Longer reads at once; more wait their turn. Those of one row are as many as the runtime has threads.
 const CONNECTIONS: usize = 4;
 
 /// Connections that only read.
@@ -34,20 +34,29 @@ impl Readers {
         Readers { path: path.to_owned(), idle: Mutex::default(), places }
     }
 
-    /// Runs a read on a thread that may block.
+    /// Runs a read of one row right here: that takes some microseconds, less than it costs to hand it to another thread.
+    pub(super) fn look<T>(&self, statement: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        self.with_connection(statement).map_err(|error| explain(&error))
+    }
+
+    fn with_connection<T>(&self, statements: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        let idle = self.lock().pop();
+        let conn = idle.map_or_else(|| open(&self.path), Ok)?;
+        let value = statements(&conn);
+        self.lock().push(conn);
+        value
+    }
+
+    /// Runs a longer read on a thread that may block.
     pub(super) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         statements: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let place = Arc::clone(&self.places).acquire_owned().await;
         let readers = Arc::clone(self);
-        let read = move || -> rusqlite::Result<T> {
+        let read = move || {
             let _place = place;
-            let idle = readers.lock().pop();
-            let conn = idle.map_or_else(|| open(&readers.path), Ok)?;
-            let value = statements(&conn);
-            readers.lock().push(conn);
-            value
+            readers.with_connection(statements)
         };
         match tokio::task::spawn_blocking(read).await {
             Ok(value) => value.map_err(|error| explain(&error)),

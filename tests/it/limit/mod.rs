@@ -22,7 +22,7 @@ use fetchgate::{
     limit::{Answer, Key, Limit, Per, Permit, PoolLimits, Shape, local::Local},
     store::{
         StoreError,
-        book::{Book, Pause, Spend},
+        book::{Book, Filed, LiveLimits, Pause, Spend},
     },
 };
 
@@ -76,6 +76,22 @@ impl Book for MemoryBook {
     }
 
     async fn set_pause(&self, _vendor: &str, _pause: Option<Pause>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn live_limits(&self) -> Result<Vec<LiveLimits>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn lay_limits(&self, _seen: u64, _laid: LiveLimits) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    async fn meet(&self, _me: &Filed) -> Result<Vec<Filed>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn strike_out(&self, _gone: &Filed) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -69,10 +69,26 @@ impl Pair {
                 let rust = self.rust.next_for("acme", &tenant).await.unwrap();
                 assert_eq!(self.lua.next_for("acme", &tenant).await.unwrap(), rust);
             }
-            95..99 => self.usage().await,
+            95..97 => self.usage().await,
+            97..99 => self.change_n().await,
             _ if random.u32(0..4) == 0 => self.lose_everything().await,
             _ => {}
         }
+    }
+
+    /// Each limit another N, so that what is kept of it stays of the same kind.
+    async fn change_n(&mut self) {
+        for limit in &mut self.scene.limits {
+            let (most, exact) = if limit.key == Key::Tenant { (60, 1_000) } else { (90, 10_000) };
+            let base = if limit.shape == Shape::Window && limit.calls > exact { exact } else { 0 };
+            limit.calls = base + self.random.u64(1..most);
+            if let Shape::Bucket { burst } = &mut limit.shape {
+                *burst = self.random.u64(1..=limit.calls);
+            }
+        }
+        println!("at {}: {:#?}", self.scene.clock.nanos(), self.scene.limits);
+        self.rust.set_limits("acme", self.scene.limits.clone()).await.unwrap();
+        self.lua.set_limits("acme", self.scene.limits.clone()).await.unwrap();
     }
 
     async fn reserve(&mut self) {

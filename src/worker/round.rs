@@ -1,0 +1,287 @@
+//! One round of a vendor's dispatcher: which jobs can go soon? Looks at the store and the limiter, claims, and reserves.
+//!
+//! Never fires a call and never waits for a time (see `firing` and `dispatch`): it says when to come back.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use super::{
+    Context, Tick, breaker,
+    firing::{Firing, InHand},
+    warm::Warmer,
+};
+use crate::{
+    clock::{Nanos, Time, nanos},
+    job::{Stage, lifecycle},
+    limit::{Answer, Blocker, Key, Permit, breaker::Standing, breakers::Probe},
+    store::{Amended, Claim, Lease, StoreError, Which},
+    telemetry::VendorMetrics,
+    vendor::Vendor,
+};
+
+/// Jobs claimed at once at most.
+const MOST_AT_ONCE: usize = 256;
+/// Attempts whose outcome waits for the store at most; beyond it nothing is claimed.
+const MOST_UNSETTLED: usize = 2048;
+/// A connection is opened this long before the permit that will use it.
+const WARM_AHEAD: Duration = Duration::from_millis(500);
+/// The wait for places that other workers have.
+const PLACES_WAIT: Duration = Duration::from_millis(100);
+/// The wait for a probe that another call is.
+const PROBE_WAIT: Duration = Duration::from_millis(100);
+/// A round of at least this many permits is waited out by half before the limiter is asked again.
+const A_ROUND: usize = 8;
+/// Rounds in a row that rely on the one before, without a look at the limiter first.
+const ROUNDS_UNSEEN: u32 = 3;
+
+/// What a dispatcher knows between its rounds.
+pub(super) struct Rounds {
+    cx: Arc<Context>,
+    vendor: Arc<Vendor>,
+    metrics: VendorMetrics,
+    warmer: Warmer,
+    /// The limiter has said all that there is to know until then.
+    ask_at: Nanos,
+    /// What can be had again at `ask_at`, if the last round got all that it asked for.
+    again: Option<Again>,
+    /// The ids of limits that count each tenant by itself.
+    tenant_limits: HashSet<Arc<str>>,
+}
+
+/// As many permits as will have been used by then can be had without looking first.
+#[derive(Debug, Clone, Copy)]
+struct Again {
+    permits: usize,
+    /// Rounds since the limiter was last looked at.
+    unseen: u32,
+}
+
+/// What one round came to.
+pub(super) struct Round {
+    reserved: Vec<(Lease, Permit)>,
+    /// What was reserved is the one call that goes while the breaker is half open.
+    probe: Option<Probe>,
+    tick: Tick,
+    /// As many jobs were claimed as permits were thought to be there.
+    is_full: bool,
+    /// Every job claimed got its permit.
+    all_granted: bool,
+    /// Rounds since the limiter was last looked at.
+    unseen: u32,
+}
+
+impl Round {
+    fn nothing(tick: Tick) -> Round {
+        Round { reserved: Vec::new(), probe: None, tick, is_full: false, all_granted: false, unseen: 0 }
+    }
+}
+
+impl Rounds {
+    pub(super) fn new(cx: Arc<Context>, vendor: Arc<Vendor>, metrics: VendorMetrics) -> Rounds {
+        let per_tenant = vendor.limits.iter().filter(|limit| limit.key == Key::Tenant);
+        let tenant_limits = per_tenant.map(|limit| limit.id.clone()).collect();
+        let warmer = Warmer::new(cx.client.clone());
+        Rounds { cx, vendor, metrics, warmer, ask_at: Nanos::MIN, again: None, tenant_limits }
+    }
+
+    /// What was reserved has been given back: all that was known of it is void.
+    pub(super) fn forget(&mut self) {
+        (self.ask_at, self.again) = (Nanos::MIN, None);
+    }
+
+    /// Claims jobs for the permits that can be had within the horizon, and reserves them.
+    pub(super) async fn ask(&mut self, in_hand: InHand, standing: Standing, now: Nanos) -> Result<Round, StoreError> {
+        if now < self.ask_at {
+            return Ok(Round::nothing(Tick::WaitUntil(self.ask_at)));
+        }
+        let (busy, all) = (in_hand.busy, self.vendor.config.concurrency);
+        let unsettled_room = MOST_UNSETTLED.saturating_sub(in_hand.unsettled);
+        let most = all.saturating_sub(busy).min(MOST_AT_ONCE).min(unsettled_room);
+        if most == 0 {
+            return Ok(Round::nothing(Tick::Idle)); // An attempt that ends rings the bell.
+        }
+        let ready = self.cx.store.ready(self.vendor.name()).await?;
+        let wall = self.cx.clock.now();
+        let nothing_due = match ready.next_due {
+            None => Some(Tick::Idle),
+            Some(due) if due > wall => Some(Tick::WaitUntil(self.cx.clock.nanos_at(due))),
+            Some(_) => None,
+        };
+        let wanted = busy + usize::from(nothing_due.is_none());
+        let ours = self.cx.limiter.places(self.vendor.name(), all, wanted).await?;
+        if let Some(tick) = nothing_due {
+            return Ok(Round::nothing(tick));
+        }
+        let most = most.min(ours.saturating_sub(busy));
+        if most == 0 {
+            return Ok(Round::nothing(Tick::WaitUntil(now + nanos(PLACES_WAIT)))); // Other workers have them.
+        }
+        let horizon = now + nanos(self.cx.limiter.horizon());
+        let again = self.again.take().filter(|again| again.unseen < ROUNDS_UNSEEN);
+        let room = match again {
+            Some(again) => most.min(again.permits),
+            None => {
+                let outlook = self.cx.limiter.outlook(&self.vendor.config.pool, horizon, most).await?;
+                if outlook.room == 0 {
+                    self.metrics.limit_waits.inc();
+                    return Ok(Round::nothing(self.wait_for(outlook.next_at, now)));
+                }
+                outlook.room
+            }
+        };
+        let probe = match standing {
+            Standing::Closed => None,
+            Standing::HalfOpen | Standing::Open { .. } => self.cx.breakers.take_probe(self.vendor.name()).await?,
+        };
+        let room = match (standing, &probe) {
+            (Standing::Closed, _) => room,
+            (_, Some(_)) => 1,
+            (_, None) => return Ok(Round::nothing(Tick::WaitUntil(now + nanos(PROBE_WAIT)))),
+        };
+        let calls = self.vendor.config.open.map_or(room, |most_open| {
+            let left = most_open.saturating_sub(ready.open);
+            usize::try_from(left).unwrap_or(usize::MAX).saturating_sub(in_hand.submitting)
+        });
+        let unseen = again.map_or(0, |again| again.unseen + 1);
+        let round = self.claim_and_reserve(room, calls, wall, horizon).await.map(|round| Round { unseen, ..round });
+        match (probe, round) {
+            (Some(probe), Ok(round)) if !round.reserved.is_empty() => Ok(Round { probe: Some(probe), ..round }),
+            (probe, round) => {
+                breaker::tell(&self.cx, self.vendor.name(), probe, None).await;
+                round
+            }
+        }
+    }
+
+    async fn claim_and_reserve(
+        &self,
+        room: usize,
+        calls: usize,
+        wall: Time,
+        horizon: Nanos,
+    ) -> Result<Round, StoreError> {
+        let (leases, expired) = self.claim(room, calls, wall).await?;
+        if leases.is_empty() {
+            // Behind those that have expired others may be due.
+            return Ok(Round::nothing(if expired > 0 { Tick::Ran } else { self.nothing_to_claim(wall).await? }));
+        }
+        let is_full = leases.len() == room;
+        Ok(Round { is_full, ..self.reserve(leases, horizon).await? })
+    }
+
+    /// Hands over what was reserved, and says when to come back.
+    pub(super) fn end(&mut self, round: Round, firing: &mut Firing) -> Tick {
+        let granted = round.reserved.len();
+        if granted == 0 {
+            return round.tick;
+        }
+        firing.hold(round.reserved, round.probe);
+        let (held, stage) = firing.held();
+        self.warmer.warm(&self.vendor, stage, held);
+        if round.is_full || granted >= A_ROUND {
+            // No more can be had, or is worth a question, before half of it is used.
+            self.ask_at = firing.half_fired_at().unwrap_or(Nanos::MIN);
+        }
+        let permits = (held / 2).saturating_sub(1); // used by then; one fewer, so that none is asked for in vain
+        if round.all_granted && permits >= A_ROUND {
+            self.again = Some(Again { permits, unseen: round.unseen });
+        }
+        round.tick
+    }
+
+    /// A lane was due and gave nothing: its tenant rests, its jobs were cancelled, or it wants calls where only polls may be made.
+    async fn nothing_to_claim(&self, wall: Time) -> Result<Tick, StoreError> {
+        let ready = self.cx.store.ready(self.vendor.name()).await?;
+        let at = match ready.next_due {
+            Some(due) if due > wall => Some(due),
+            // What is due has to wait for fewer to be open, which rings the bell. Polls are what makes them fewer.
+            Some(_) => ready.next_poll.map(|at| at.max(wall.plus(Duration::from_millis(1)))),
+            None => None, // A lane that is still being read from the table rings the bell.
+        };
+        Ok(at.map_or(Tick::Idle, |at| Tick::WaitUntil(self.cx.clock.nanos_at(at))))
+    }
+
+    /// Sleeps towards a permit that lies beyond the horizon, with a stop on the way to open a connection.
+    fn wait_for(&mut self, next_at: Nanos, now: Nanos) -> Tick {
+        let come_back = next_at.saturating_sub(self.half_horizon());
+        // Whoever rings meanwhile is heard after half a horizon at most: permits may have been handed back.
+        self.ask_at = come_back.min(now + self.half_horizon());
+        let warm_at = next_at.saturating_sub(nanos(WARM_AHEAD));
+        if warm_at > now {
+            return Tick::WaitUntil(warm_at);
+        }
+        self.warmer.warm(&self.vendor, Stage::Call, 1);
+        Tick::WaitUntil(come_back)
+    }
+
+    /// Coming back when half of the horizon is used makes few round trips, and a late one costs nothing.
+    fn half_horizon(&self) -> Nanos {
+        nanos(self.cx.limiter.horizon()) / 2
+    }
+
+    /// Claims jobs, and ends those that have expired; says how many those were.
+    async fn claim(&self, most: usize, calls: usize, now: Time) -> Result<(Vec<Lease>, usize), StoreError> {
+        let lease = self.vendor.config.lease();
+        let claim = Claim { vendor: self.vendor.name().clone(), most, calls, now, lease };
+        let leases = self.cx.store.claim(&claim).await?;
+        let (expired, good): (Vec<_>, Vec<_>) =
+            leases.into_iter().partition(|lease| lease.job.alarm_at().is_some_and(|at| at <= now));
+        let count = expired.len();
+        for lease in &expired {
+            if let Err(error) = self.expire(lease, now).await {
+                let back = expired.into_iter().chain(good);
+                self.cx.store.release(back.map(|lease| (lease, None)).collect()).await;
+                return Err(error);
+            }
+        }
+        if count > 0 {
+            // Their jobs have changed, and nobody will settle them.
+            self.cx.store.release(expired.into_iter().map(|lease| (lease, None)).collect()).await;
+        }
+        Ok((good, count))
+    }
+
+    /// A job past its deadline, or past the vendor's time to answer, spends no permit.
+    async fn expire(&self, lease: &Lease, now: Time) -> Result<(), StoreError> {
+        let (id, policy, jitter) = (lease.job.id, self.vendor.policy(), fastrand::f64());
+        let decide = Box::new(move |job: &crate::job::Job| lifecycle::alarmed(job, &policy, jitter, now));
+        if let Amended::Changed(job) = self.cx.store.amend(Which::Id(id), now, decide).await? {
+            self.metrics.count_ended(job.status);
+        }
+        Ok(())
+    }
+
+    /// Reserves a permit for each lease; those without are given back.
+    async fn reserve(&self, leases: Vec<Lease>, horizon: Nanos) -> Result<Round, StoreError> {
+        let tenants: Vec<Arc<str>> = leases.iter().map(|lease| lease.job.lane.tenant.clone()).collect();
+        let answers = match self.cx.limiter.reserve(&self.vendor.config.pool, &tenants, horizon).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                self.cx.store.release(leases.into_iter().map(|lease| (lease, None)).collect()).await;
+                return Err(error);
+            }
+        };
+        let (mut rested, mut again_at) = (false, Nanos::MAX);
+        let (mut reserved, mut back) = (Vec::with_capacity(leases.len()), Vec::new());
+        for (lease, answer) in leases.into_iter().zip(answers) {
+            match answer {
+                Answer::Granted(permit) => reserved.push((lease, permit)),
+                Answer::NotBefore { until, by } => {
+                    again_at = again_at.min(until);
+                    let rests = matches!(&by, Blocker::Limit(id) if self.tenant_limits.contains(id));
+                    rested |= rests;
+                    back.push((lease, rests.then(|| self.cx.clock.time_at(until).plus(Duration::from_millis(1)))));
+                }
+            }
+        }
+        let all_granted = back.is_empty();
+        self.cx.store.release(back).await;
+        self.metrics.permits_granted.inc_by(reserved.len() as u64);
+        // The lanes of a tenant that is over its own limit rest now; those behind them may be ready.
+        let tick = if rested || !reserved.is_empty() {
+            Tick::Ran
+        } else {
+            Tick::WaitUntil((again_at - self.half_horizon()).max(self.cx.clock.nanos() + 1))
+        };
+        Ok(Round { reserved, all_granted, ..Round::nothing(tick) })
+    }
+}
