@@ -9,13 +9,14 @@
 //! - [`limit`]: may we call this vendor, and when?
 //! - [`vendor`]: how to talk to vendors, and what their replies mean.
 //!
-//! Around them: [`config`], [`service`] (the wiring), [`roles`], [`clock`], [`telemetry`], [`shutdown`] and [`cli`].
+//! Around them: [`config`], [`in_force`] (which limits hold), [`service`] (the wiring), [`roles`], [`clock`], [`telemetry`], [`shutdown`] and [`cli`].
 //! `ARCHITECTURE.md` follows one job through the functions.
 
 pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod in_force;
 pub mod job;
 pub mod json;
 pub mod limit;

@@ -9,9 +9,10 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, App, server},
+    api::{self, App, Feasibility, server},
     clock::{Clock, nanos},
     config::{self, Config, Kind, StoreAt},
+    in_force::InForce,
     job::JobIds,
     limit::{
         Key, Limiter, Per,
@@ -37,8 +38,8 @@ use crate::{
 /// Streams of a vendor hold about half a second of its rate, within these bounds.
 const DEEPEST: u64 = 2048;
 const SHALLOWEST: u64 = 16;
-/// How long a pause takes to reach the other processes.
-const PAUSES_EVERY: Duration = Duration::from_secs(1);
+/// How long a pause, and a limit laid live, takes to reach the other processes.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 /// All parts of one process, built and not yet running.
 pub struct Service {
@@ -58,7 +59,7 @@ pub struct Listeners {
 impl Service {
     /// Opens the store and builds everything on it.
     pub async fn build(config: &Config, roles: Roles, clock: Clock) -> anyhow::Result<Service> {
-        let Backend { store, book, limiter, breakers, queue } = open(config, &clock).await?;
+        let Backend { store, book, limits, limiter, breakers, queue } = open(config, &clock).await?;
         let secret = match &config.server.callback_secret {
             Some(secret) => secret.reveal().as_bytes().to_vec(),
             None => {
@@ -73,6 +74,7 @@ impl Service {
             breakers: breakers.clone(),
             vendors: Arc::new(Registry::new(config, &secret)),
             pauses: Arc::new(Pauses::open(book).await?),
+            limits: limits.clone(),
             metrics: Arc::new(Metrics::new(config.vendors.iter().map(|vendor| vendor.name.clone()))),
             client: Client::new(),
             clock: clock.clone(),
@@ -84,11 +86,13 @@ impl Service {
             breakers: breakers.clone(),
             vendors: cx.vendors.clone(),
             pauses: cx.pauses.clone(),
+            limits,
             metrics: cx.metrics.clone(),
             clock,
             ids: JobIds::new(),
             default_vendor: config.default_vendor.clone(),
             roles,
+            feasibility: Feasibility::default(),
             queue,
         });
         Ok(Service { app, pool: Pool::new(&cx), store, limiter, breakers })
@@ -102,7 +106,7 @@ impl Service {
     /// Does what its roles say until told to stop; returns when everything has ended and is on disk.
     pub async fn run(self, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
         let Service { app, pool, store, limiter, breakers } = self;
-        let roles = app.roles;
+        let (roles, limits) = (app.roles, app.limits.clone());
         let mut tasks = JoinSet::new();
         // The API outlives the workers, so that callbacks and waiting callers are served while calls finish.
         let api_stop = CancellationToken::new();
@@ -113,7 +117,7 @@ impl Service {
             tasks.spawn(server::serve(ops, api::operations_router(app.clone()), api_stop.clone()));
         }
         if app.queue.is_some() {
-            tasks.spawn(follow_pauses(app, api_stop.clone()));
+            tasks.spawn(follow_book(app, api_stop.clone()));
         }
         let working = async {
             if roles.has_worker() {
@@ -139,6 +143,9 @@ impl Service {
         tasks.shutdown().await;
         breakers.stop().await;
         let handed_back = limiter.stop().await;
+        if let Err(error) = limits.leave().await {
+            tracing::debug!(%error, "the other processes take this one for alive a little longer");
+        }
         store.close().await;
         if let Some(why) = broken {
             anyhow::bail!("{why}; what was acknowledged is safe");
@@ -147,10 +154,10 @@ impl Service {
     }
 }
 
-/// Learns what other processes pause and resume, and wakes the dispatchers that have waited for that.
-async fn follow_pauses(app: Arc<App>, stop: CancellationToken) {
+/// Learns what other processes pause, resume and limit, and wakes the dispatchers that have waited for that.
+async fn follow_book(app: Arc<App>, stop: CancellationToken) {
     loop {
-        let next = app.clock.nanos() + nanos(PAUSES_EVERY);
+        let next = app.clock.nanos() + nanos(FOLLOW_EVERY);
         tokio::select! {
             () = app.clock.sleep_until(next) => {}
             () = stop.cancelled() => return,
@@ -160,6 +167,14 @@ async fn follow_pauses(app: Arc<App>, stop: CancellationToken) {
             // The store tells of its own troubles; until it is back the pauses are as they were.
             Err(error) => tracing::debug!(%error, "what is paused could not be read"),
         }
+        match app.limits.follow(&*app.limiter).await {
+            Ok(changed) => {
+                for pool in &changed {
+                    app.wake_pool(pool).await;
+                }
+            }
+            Err(error) => tracing::debug!(%error, "which limits are in force could not be read"),
+        }
     }
 }
 
@@ -167,6 +182,7 @@ async fn follow_pauses(app: Arc<App>, stop: CancellationToken) {
 struct Backend {
     store: Arc<dyn Store>,
     book: Arc<dyn Book>,
+    limits: Arc<InForce>,
     limiter: Arc<dyn Limiter>,
     breakers: Arc<dyn Breakers>,
     queue: Option<Redis>,
@@ -178,9 +194,10 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
         StoreAt::Sqlite(path) => {
             let names = config.vendors.iter().map(|vendor| vendor.name.clone());
             let store = Arc::new(Sqlite::open(path, clock.clone(), names, config.capacity.max_waiting)?);
-            let limiter = Local::open(config.pools.clone(), clock.clone(), store.clone()).await?;
+            let limits = Arc::new(InForce::open(store.clone(), clock.clone(), config.pools.clone()).await?);
+            let limiter = Arc::new(Local::open(limits.pools(), clock.clone(), store.clone()).await?);
             let breakers = Arc::new(LocalBreakers::new(terms, clock.clone()));
-            Ok(Backend { store: store.clone(), book: store, limiter: Arc::new(limiter), breakers, queue: None })
+            Ok(Backend { store: store.clone(), book: store, limits, limiter, breakers, queue: None })
         }
         StoreAt::RedisMongo { mongo, database, redis } => {
             let queue = Redis::new(redis.clone());
@@ -189,11 +206,12 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
                 RedisMongo::open(mongo.reveal(), database, queue.clone(), work.collect(), clock.clone(), most);
             let store = Arc::new(opening.await?);
             let timeouts = config.vendors.iter().map(|vendor| (vendor.name.clone(), vendor.timeout)).collect();
-            let (pools, book) = (config.pools.clone(), store.clone());
+            let limits = Arc::new(InForce::open(store.clone(), clock.clone(), config.pools.clone()).await?);
+            let (pools, book) = (limits.pools(), store.clone());
             let limiter = RedisLimiter::open(queue.clone(), database, pools, timeouts, clock.clone(), book);
             let breakers = Arc::new(RedisBreakers::open(queue.clone(), database, terms, clock.clone()));
             let limiter = Arc::new(limiter);
-            Ok(Backend { store: store.clone(), book: store, limiter, breakers, queue: Some(queue) })
+            Ok(Backend { store: store.clone(), book: store, limits, limiter, breakers, queue: Some(queue) })
         }
     }
 }

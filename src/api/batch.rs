@@ -18,6 +18,7 @@ use super::{
     body::{self, MAX_BODY, NoParams},
     dto,
     error::ApiError,
+    feasible,
     jobs::key_reused,
     submission,
 };
@@ -46,7 +47,14 @@ pub(super) async fn submit(State(app): State<Arc<App>>, _: NoParams, request: Re
     };
     let key = submission::idempotency_key(headers)?;
     let reading = read_items(&app, request, splitter, key.as_deref());
-    let items = tokio::time::timeout(MAX_WAIT, reading).await.map_err(|_| body::too_slow())??;
+    let mut items = tokio::time::timeout(MAX_WAIT, reading).await.map_err(|_| body::too_slow())??;
+    for item in &mut items {
+        if let Ok(job) = item
+            && let Err(error) = feasible::check(&app, job).await
+        {
+            *item = Err(error);
+        }
+    }
     store(&app, items).await
 }
 

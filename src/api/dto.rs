@@ -1,4 +1,4 @@
-//! Answers as JSON: jobs, lists, attempts, and why a job waits.
+//! Answers as JSON: jobs, lists and attempts.
 //!
 //! Never re-encodes a payload or a result: their bytes are put into the answer as they are stored.
 
@@ -10,19 +10,11 @@ use axum::{
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{App, error::ApiError};
+use super::standing::WhyWaiting;
 use crate::{
     clock::Time,
-    job::{Attempts, Job, JobId, Stage, Status},
-    limit::{Blocker, breaker::Standing},
+    job::{Attempts, Job, JobId},
 };
-
-/// What keeps a job from going on, and until when, as far as that is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct WhyWaiting {
-    blocked_on: String,
-    eligible_at: Option<Time>,
-}
 
 #[derive(Serialize)]
 struct JobView<'a> {
@@ -39,6 +31,10 @@ struct JobView<'a> {
     blocked_on: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     eligible_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eta: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline: Option<Time>,
     created_at: Time,
@@ -96,6 +92,8 @@ fn render(job: &Job, payload: bool, why: Option<&WhyWaiting>) -> Vec<u8> {
         attempts: job.attempt,
         blocked_on: why.map(|why| &*why.blocked_on),
         eligible_at: why.and_then(|why| why.eligible_at),
+        position: why.and_then(|why| why.position),
+        eta: why.and_then(|why| why.eta),
         deadline: job.deadline.map(|deadline| deadline.at),
         created_at: job.id.created_at(),
         updated_at: job.updated_at,
@@ -147,48 +145,6 @@ pub(super) fn attempts(attempts: &Attempts) -> Response {
         detail: attempt.detail.as_deref(),
     });
     json(StatusCode::OK, &List { attempts: views.collect(), omitted: attempts.omitted() })
-}
-
-/// What keeps a job from going on: the first that holds.
-pub(super) async fn why_waiting(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError> {
-    if job.status.has_ended() || (job.status == Status::Processing && job.stage == Stage::Call) {
-        return Ok(None);
-    }
-    let Some(vendor) = app.vendors.get(&job.lane.vendor) else { return Ok(None) };
-    let because = |blocked_on: &str, eligible_at| Ok(Some(WhyWaiting { blocked_on: blocked_on.into(), eligible_at }));
-    let now = app.clock.now();
-    let is_due = job.due_at <= now;
-    if job.stage == Stage::Await {
-        return because("awaiting_callback", None);
-    }
-    if !is_due && job.stage == Stage::Call && job.attempt == 0 {
-        return because("not_before", Some(job.due_at));
-    }
-    if let Some(pause) = app.pauses.get(vendor.name(), now) {
-        return because("vendor_paused", pause.until.map(|until| until.max(job.due_at)));
-    }
-    match app.breakers.look(vendor.name()).await {
-        Standing::Closed => {}
-        Standing::Open { until } => return because("breaker", Some(app.clock.time_at(until).max(job.due_at))),
-        // When the probe is back, which nobody knows.
-        Standing::HalfOpen => return because("breaker", None),
-    }
-    if !is_due {
-        let what = if job.stage == Stage::Poll { "next_poll" } else { "retry_backoff" };
-        return because(what, Some(job.due_at));
-    }
-    let (next_at, by) = app.limiter.next_for(&vendor.config.pool, &job.lane.tenant).await?;
-    let eligible_at = Some(app.clock.time_at(next_at).max(now));
-    match by {
-        Some(Blocker::Limit(id)) => because(&format!("limit:{id}"), eligible_at),
-        // The vendor's own wish, by Retry-After.
-        Some(Blocker::Gate) => because("retry_backoff", eligible_at),
-        None => {
-            let in_flight = app.metrics.vendor(vendor.name()).map_or(0, |metrics| metrics.in_flight.get());
-            let full = usize::try_from(in_flight).unwrap_or(0) >= vendor.config.concurrency;
-            because(if full { "concurrency" } else { "queue" }, None)
-        }
-    }
 }
 
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {

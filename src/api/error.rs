@@ -8,7 +8,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::store::StoreError;
+use crate::{clock::Time, store::StoreError};
 
 /// What is wrong with one place in a body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,6 +26,7 @@ pub(crate) struct ApiError {
     detail: String,
     errors: Vec<FieldError>,
     retry_after_secs: Option<u32>,
+    earliest: Option<Time>,
 }
 
 #[derive(Serialize)]
@@ -37,11 +38,13 @@ struct Problem<'a> {
     code: &'static str,
     #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
     errors: &'a [FieldError],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    earliest: Option<Time>,
 }
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> ApiError {
-        ApiError { status, code, detail: detail.into(), errors: Vec::new(), retry_after_secs: None }
+        ApiError { status, code, detail: detail.into(), errors: Vec::new(), retry_after_secs: None, earliest: None }
     }
 
     pub(crate) fn bad_request(code: &'static str, detail: impl Into<String>) -> ApiError {
@@ -86,6 +89,11 @@ impl ApiError {
         ApiError { retry_after_secs: Some(secs), ..self }
     }
 
+    /// The deadline that could be met.
+    pub(crate) fn earliest(self, at: Time) -> ApiError {
+        ApiError { earliest: Some(at), ..self }
+    }
+
     /// The problem as JSON: the body of an answer, or an item of a batch.
     pub(crate) fn to_json(&self) -> String {
         let problem = Problem {
@@ -95,6 +103,7 @@ impl ApiError {
             detail: &self.detail,
             code: self.code,
             errors: &self.errors,
+            earliest: self.earliest,
         };
         serde_json::to_string(&problem).expect("a problem is plain data")
     }

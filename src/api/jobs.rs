@@ -15,8 +15,9 @@ use super::{
     body::{self, NoParams, Params},
     dto,
     error::ApiError,
+    feasible,
     server::Segments,
-    submission,
+    standing, submission,
 };
 use crate::{
     config::parse_duration,
@@ -39,6 +40,7 @@ pub(super) async fn submit(State(app): State<Arc<App>>, _: NoParams, request: Re
     let raw = body::read(request, body::MAX_BODY).await?;
     let mut job = submission::parse(&app, body::check_json(&raw)?)?;
     job.idempotency = key.map(|key| submission::idempotency(key, &raw));
+    feasible::check(&app, &job).await?;
     let vendor = job.lane.vendor.clone();
     let outcome = app.metrics.timed(app.store.submit(vec![job])).await?;
     let (id, replayed) = match outcome.first() {
@@ -122,7 +124,7 @@ pub(super) async fn find(
         None => app.store.find(id, with).await?,
     };
     let job = job.ok_or_else(ApiError::unknown_job)?;
-    Ok(dto::job_with(&job, payload, dto::why_waiting(&app, &job).await?))
+    Ok(dto::job_with(&job, payload, standing::why_waiting(&app, &job).await?))
 }
 
 fn read_wait(text: &str) -> Result<Duration, ApiError> {
@@ -175,7 +177,7 @@ pub(super) async fn replay(
     let decide = Box::new(move |job: &Job| lifecycle::replay(job, now));
     match app.store.amend(Which::Id(id), now, decide).await? {
         Amended::Changed(job) => {
-            let why = dto::why_waiting(&app, &job).await?;
+            let why = standing::why_waiting(&app, &job).await?;
             Ok((StatusCode::ACCEPTED, dto::job(&job, why)).into_response())
         }
         Amended::Left(job) => {

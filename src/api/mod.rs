@@ -16,6 +16,7 @@ use axum::{
 use self::error::ApiError;
 use crate::{
     clock::Clock,
+    in_force::InForce,
     job::JobIds,
     limit::{Limiter, breakers::Breakers},
     pauses::Pauses,
@@ -31,12 +32,17 @@ mod body;
 mod callbacks;
 mod dto;
 mod error;
+mod feasible;
 mod health;
 mod jobs;
+mod limits;
 mod list;
 pub mod server;
+mod standing;
 mod submission;
 mod vendors;
+
+pub use self::feasible::Feasibility;
 
 /// The API's description, OpenAPI 3.1. A test holds the routes and every answer to it.
 pub const OPENAPI: &str = include_str!("../../docs/api/openapi.json");
@@ -48,13 +54,27 @@ pub struct App {
     pub breakers: Arc<dyn Breakers>,
     pub vendors: Arc<Registry>,
     pub pauses: Arc<Pauses>,
+    pub limits: Arc<InForce>,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
     pub ids: JobIds,
     pub default_vendor: Option<Arc<str>>,
     pub roles: Roles,
+    pub feasibility: Feasibility,
     /// Redis, where the store needs it: `readyz` looks whether it is there.
     pub queue: Option<Redis>,
+}
+
+impl App {
+    /// Lets the dispatchers of a pool, and tenants that were over their limit, see at once that its limits are others.
+    pub async fn wake_pool(&self, pool: &str) {
+        for vendor in self.vendors.iter().filter(|vendor| *vendor.config.pool == *pool) {
+            if let Err(error) = self.store.wake(vendor.name()).await {
+                tracing::warn!(vendor = %vendor.name(), %error, "tenants that were over their limit rest as long as that one said");
+            }
+            self.store.signals().ring(vendor.name());
+        }
+    }
 }
 
 /// The whole API.
@@ -71,6 +91,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/vendor-webhook/{vendor}/{token}", post(callbacks::for_one_job))
         .route("/vendors", get(vendors::list))
         .route("/vendors/{name}", get(vendors::find))
+        .route("/vendors/{name}/limits", get(limits::find).put(limits::lay).delete(limits::put_back))
         .route("/vendors/{name}/pause", post(vendors::pause))
         .route("/vendors/{name}/resume", post(vendors::resume))
         .route("/openapi.json", get(health::openapi))

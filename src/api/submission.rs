@@ -78,7 +78,7 @@ pub(super) fn parse(app: &App, body: &RawValue) -> Result<NewJob, ApiError> {
     let (due_at, deadline) = (fields.not_before.map_or(now, |at| at.max(now)), fields.deadline.or(default_deadline));
     if deadline.is_some_and(|deadline| deadline.at <= due_at) {
         let detail = format!("cannot be met: not_before lets the job begin at {}, no sooner", due_at.rfc3339());
-        return Err(ApiError::field("infeasible", "/deadline", detail));
+        return Err(ApiError::field("infeasible", "/deadline", detail).earliest(due_at));
     }
     let tenant: Arc<str> = fields.tenant.map_or_else(|| Arc::from("default"), Arc::from);
     Ok(NewJob {

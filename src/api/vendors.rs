@@ -1,6 +1,6 @@
 //! Vendors as people see them: limits and how much of them is used, what waits, and pausing.
 //!
-//! Never changes a limit.
+//! Never changes a limit (see `limits`).
 
 use std::sync::Arc;
 
@@ -17,11 +17,12 @@ use super::{
     dto,
     error::ApiError,
     server::Segments,
+    standing,
 };
 use crate::{
     clock::Time,
-    config::{Kind, parse_duration, write_duration},
-    limit::{Key, Per, Shape, Usage},
+    config::{Kind, parse_duration, write_limit},
+    limit::Usage,
     vendor::Vendor,
 };
 
@@ -39,6 +40,7 @@ struct VendorView {
     open: u64,
     waiting: u64,
     oldest_waiting_s: Option<f64>,
+    drain_eta: Option<Time>,
     calls_total: u64,
     throttled_total: u64,
     breaches_total: u64,
@@ -125,6 +127,7 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
     let now = app.clock.now();
     let backlog = app.store.backlog(vendor.name()).await;
     let usage = app.limiter.usage(&vendor.config.pool).await;
+    let drain_eta = standing::drain_eta(app, vendor, &backlog, &usage).await;
     let pause = app.pauses.get(vendor.name(), now);
     let metrics = app.metrics.vendor(vendor.name());
     VendorView {
@@ -144,6 +147,7 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
         open: backlog.open,
         waiting: backlog.waiting,
         oldest_waiting_s: backlog.oldest_due.map(|due| now.since(due).as_secs_f64()),
+        drain_eta,
         calls_total: metrics.map_or(0, |metrics| metrics.calls.get()),
         throttled_total: metrics.map_or(0, |metrics| metrics.throttled.get()),
         breaches_total: metrics.map_or(0, |metrics| metrics.breaches.get()),
@@ -152,24 +156,13 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
 
 fn limit_view(app: &App, usage: Usage) -> LimitView {
     let Usage { limit, used, next_at } = usage;
+    let written = write_limit(&limit);
     LimitView {
         id: limit.id,
         calls: limit.calls,
-        per: match &limit.per {
-            Per::Rolling(period) => write_duration(*period),
-            Per::Day(_) => "day".into(),
-            Per::Month(_) => "month".into(),
-        },
-        shape: match limit.shape {
-            Shape::Paced => "paced",
-            Shape::Window => "window",
-            Shape::Bucket { .. } => "bucket",
-            Shape::Calendar => "calendar",
-        },
-        key: match limit.key {
-            Key::Vendor => "vendor",
-            Key::Tenant => "tenant",
-        },
+        per: written.per,
+        shape: written.shape,
+        key: written.key,
         used,
         next_at: app.clock.time_at(next_at),
     }

@@ -10,7 +10,7 @@ use clap::Args;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Uri,
-    header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT},
+    header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, IF_MATCH, USER_AGENT},
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -80,13 +80,22 @@ pub(super) struct Call<'a> {
     /// The media type and the body.
     pub(super) body: Option<(&'static str, Bytes)>,
     pub(super) idempotency_key: Option<&'a str>,
+    /// Only if this is still the version.
+    pub(super) if_match: Option<String>,
     /// How long the service is asked to hold its answer.
     pub(super) wait: Duration,
 }
 
 impl Call<'_> {
     pub(super) fn get(path: impl Into<String>) -> Self {
-        Call { method: Method::GET, path: path.into(), body: None, idempotency_key: None, wait: Duration::ZERO }
+        Call {
+            method: Method::GET,
+            path: path.into(),
+            body: None,
+            idempotency_key: None,
+            if_match: None,
+            wait: Duration::ZERO,
+        }
     }
 
     pub(super) fn post(path: impl Into<String>) -> Self {
@@ -122,6 +131,8 @@ pub(super) struct JobState {
     pub(super) error: Option<JobError>,
     pub(super) blocked_on: Option<String>,
     pub(super) eligible_at: Option<String>,
+    pub(super) position: Option<u64>,
+    pub(super) eta: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -271,6 +282,9 @@ impl Service {
         if let Some(key) = call.idempotency_key {
             let wrong = |_| Failure::Usage(anyhow!("--idempotency-key must be 1 to 255 visible ASCII characters"));
             headers.insert("idempotency-key", HeaderValue::from_str(key).map_err(wrong)?);
+        }
+        if let Some(version) = call.if_match.as_deref().and_then(|version| HeaderValue::from_str(version).ok()) {
+            headers.insert(IF_MATCH, version);
         }
         Ok(request)
     }

@@ -12,6 +12,7 @@ mod connect;
 mod dev;
 mod healthcheck;
 mod jobs;
+mod limits;
 mod print;
 mod serve;
 mod submit;

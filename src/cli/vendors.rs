@@ -1,4 +1,4 @@
-//! `vendors`: how each vendor is doing and how much of its limits is used; pausing and resuming.
+//! `vendors`: how each vendor is doing and how much of its limits is used; pausing and resuming. Changing limits is in `limits`.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use super::{
     Failure,
     client::{self, Call, JSON, Service, Talk},
+    limits::{self, LimitsArgs},
     print,
 };
 use crate::config::{parse_duration, write_duration};
@@ -23,6 +24,8 @@ pub(super) enum VendorsCommand {
     Pause(PauseArgs),
     /// Ends a pause
     Resume(OneVendor),
+    /// Shows the limits in force, or changes them while everything runs
+    Limits(LimitsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -76,6 +79,7 @@ pub(super) async fn run(command: VendorsCommand) -> Result<(), Failure> {
     match command {
         VendorsCommand::List(talk) => ask(&talk, Call::get("/vendors"), list).await,
         VendorsCommand::Show(vendor) => ask(&vendor.talk, Call::get(vendor.path()), show).await,
+        VendorsCommand::Limits(args) => limits::run(args).await,
         VendorsCommand::Resume(vendor) => ask(&vendor.talk, Call::post(vendor.path() + "/resume"), pause).await,
         VendorsCommand::Pause(PauseArgs { vendor, length }) => {
             let body = length.map(|length| (JSON, format!(r#"{{"for":"{}"}}"#, write_duration(length)).into()));
@@ -112,7 +116,7 @@ fn list(answer: &RawValue) -> Result<String, Failure> {
     let mut rows = Vec::new();
     for vendor in each(answer)? {
         let row: Row<'_> = client::read(vendor)?;
-        let limits = limits(&row)?;
+        let limits = limits_of(&row)?;
         let ids: Vec<&str> = limits.iter().map(|limit| &*limit.id).collect();
         rows.push([
             row.name.clone(),
@@ -134,7 +138,7 @@ fn list(answer: &RawValue) -> Result<String, Failure> {
 fn show(vendor: &RawValue) -> Result<String, Failure> {
     let row: Row<'_> = client::read(vendor)?;
     let fields = print::fields(vendor, &["limits"]);
-    let limits = limits(&row)?;
+    let limits = limits_of(&row)?;
     if limits.is_empty() {
         return Ok(format!("{fields}\n\nno limits"));
     }
@@ -161,6 +165,6 @@ fn state(row: &Row<'_>) -> String {
     }
 }
 
-fn limits(row: &Row<'_>) -> Result<Vec<LimitRow>, Failure> {
+fn limits_of(row: &Row<'_>) -> Result<Vec<LimitRow>, Failure> {
     row.limits.iter().map(|limit| client::read(limit)).collect()
 }

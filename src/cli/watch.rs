@@ -85,6 +85,12 @@ fn change(now: &str, job: &JobState) -> String {
     if let Some(eligible_at) = &job.eligible_at {
         line.push_str(&format!("  (until {})", print::shown(eligible_at)));
     }
+    if let Some(position) = job.position {
+        line.push_str(&format!("  number {position} in line"));
+    }
+    if let Some(eta) = &job.eta {
+        line.push_str(&format!("  expected at {}", print::shown(eta)));
+    }
     line
 }
 

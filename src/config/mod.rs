@@ -21,6 +21,7 @@ mod error;
 mod fill;
 mod kind;
 mod limits;
+mod live;
 mod load;
 mod raw;
 mod read;
@@ -30,6 +31,7 @@ mod vendor;
 
 pub use duration::{parse as parse_duration, write as write_duration};
 pub use error::{ConfigError, Place, Problem};
+pub use live::{Written, parse_limits, parse_pools, write_limit, write_limits, write_pools};
 pub use load::{HERE, environment, load, parse};
 pub use source::EXAMPLE;
 

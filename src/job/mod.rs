@@ -17,6 +17,7 @@ use crate::clock::Time;
 
 pub mod lifecycle;
 pub mod retry;
+pub mod turn;
 
 /// A job's id: a UUID v7, so it sorts by the millisecond in which the job was accepted. `request_id` on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -13,6 +13,7 @@ pub mod breaker;
 pub mod breakers;
 pub mod calendar;
 mod change;
+pub mod forecast;
 mod ledger;
 pub mod local;
 pub mod redis;

@@ -8,10 +8,11 @@ use async_trait::async_trait;
 
 use crate::{
     clock::Time,
-    job::{Attempt, Attempts, Job, JobId, NewJob, Status, lifecycle::Change},
+    job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, Status, lifecycle::Change, turn::Lanes},
 };
 
 pub mod book;
+mod histogram;
 pub mod redis_mongo;
 pub mod signals;
 pub mod sqlite;
@@ -184,6 +185,9 @@ pub trait Store: Send + Sync {
     /// Gives leases back without an attempt. With a time, the job's lane rests until then (its tenant is over its own limit).
     async fn release(&self, leases: Vec<(Lease, Option<Time>)>);
 
+    /// Lets no lane of a vendor rest any longer: its tenants may be allowed more by now.
+    async fn wake(&self, vendor: &str) -> Result<(), StoreError>;
+
     /// Stores what an attempt made of its job, if the lease still holds. `Complete` is taken from a stale lease too,
     /// while the job has not ended: the vendor was paid for it.
     async fn settle(&self, lease: Lease, change: Change, attempt: Attempt) -> Result<Settled, Unsettled>;
@@ -201,6 +205,9 @@ pub trait Store: Send + Sync {
 
     async fn attempts(&self, id: JobId) -> Result<Option<Attempts>, StoreError>;
 
+    /// What came under this tenant's key before, if anything did.
+    async fn recall(&self, tenant: &str, key: &Idempotency) -> Result<Option<Submitted>, StoreError>;
+
     async fn list(&self, filter: Filter) -> Result<Page, StoreError>;
 
     /// Deletes some jobs that ended before `before`; says whether there may be more.
@@ -209,6 +216,13 @@ pub trait Store: Send + Sync {
     async fn ready(&self, vendor: &str) -> Result<Ready, StoreError>;
 
     async fn backlog(&self, vendor: &str) -> Backlog;
+
+    /// What waits in each lane of a vendor and is due by then, by counters: never a count of jobs. Nothing while that is not known.
+    async fn lanes(&self, vendor: &str, due_by: Time) -> Result<Option<Arc<Lanes>>, StoreError>;
+
+    /// How many jobs of its lane go before this one, which waits for its call: exact to 1,000, about right beyond. Nothing if that is
+    /// not known, or it does not wait any more.
+    async fn ahead(&self, job: &Job) -> Result<Option<u64>, StoreError>;
 
     /// Wake-ups: for workers when there is work, for waiting callers when a job has ended.
     fn signals(&self) -> &signals::Signals;

@@ -25,7 +25,6 @@ use crate::{
         lifecycle::{Policy, Step},
     },
     json,
-    limit::Limit,
 };
 
 pub mod clean;
@@ -54,9 +53,7 @@ impl Registry {
         let public_url = config.server.public_url.as_str().trim_end_matches('/');
         let vendor = |vendor: &VendorConfig| {
             let callback_base = format!("{public_url}/vendor-webhook/{}/", vendor.name);
-            let pool = config.pools.iter().find(|pool| pool.pool == vendor.pool);
-            let limits = pool.map(|pool| pool.limits.clone()).unwrap_or_default();
-            (vendor.name.clone(), Arc::new(Vendor::new(vendor.clone(), limits, callback_base, key.clone())))
+            (vendor.name.clone(), Arc::new(Vendor::new(vendor.clone(), callback_base, key.clone())))
         };
         Registry { vendors: config.vendors.iter().map(vendor).collect(), key }
     }
@@ -78,8 +75,6 @@ impl Registry {
 /// One vendor, ready to be called.
 pub struct Vendor {
     pub config: VendorConfig,
-    /// The limits of its pool.
-    pub limits: Vec<Limit>,
     origin: Origin,
     headers: HeaderMap,
     callback_base: String,
@@ -95,7 +90,7 @@ pub struct Reading {
 }
 
 impl Vendor {
-    fn new(config: VendorConfig, limits: Vec<Limit>, callback_base: String, key: CallbackKey) -> Vendor {
+    fn new(config: VendorConfig, callback_base: String, key: CallbackKey) -> Vendor {
         let mut headers = HeaderMap::new();
         for (name, value) in &config.headers {
             // The config has checked them.
@@ -105,7 +100,7 @@ impl Vendor {
             }
         }
         let origin = Origin::of_template(&config.url);
-        Vendor { origin, headers, callback_base, key, limits, config }
+        Vendor { origin, headers, callback_base, key, config }
     }
 
     pub fn name(&self) -> &Arc<str> {

@@ -34,8 +34,8 @@ impl Dispatcher {
         let metrics =
             cx.metrics.vendor(vendor.name()).expect("metrics are made for every vendor of the config").clone();
         let places = Places::new(bell.clone(), metrics.clone());
-        let firing = Firing::new(cx.clone(), vendor.clone(), places);
         let breaker = Breaker::new(cx.clone(), vendor.name().clone(), metrics.clone());
+        let firing = Firing::new(cx.clone(), vendor.clone(), places);
         let rounds = Rounds::new(cx.clone(), vendor.clone(), metrics);
         Dispatcher { cx, vendor, bell, breaker, firing, rounds }
     }
@@ -69,26 +69,27 @@ impl Dispatcher {
             self.give_back().await;
             return Ok(pause.until.map_or(Tick::Idle, |until| Tick::WaitUntil(self.cx.clock.nanos_at(until))));
         }
-        let standing = self.breaker.standing();
-        if !goes(standing, &self.firing) {
-            self.give_back().await;
-        }
-        if let Standing::Open { until } = standing {
-            return Ok(Tick::WaitUntil(until));
+        match self.breaker.standing() {
+            Standing::Open { until } => {
+                self.give_back().await;
+                return Ok(Tick::WaitUntil(until));
+            }
+            // What is held from before it opened; the probe is held alone.
+            Standing::HalfOpen if !self.firing.has_probe() => self.give_back().await,
+            Standing::HalfOpen | Standing::Closed => {}
         }
         let mut fired = self.firing.fire_due(now);
+        let mut is_stopped = false;
         let round = {
-            let mut asking = std::pin::pin!(self.rounds.ask(self.firing.in_hand(), standing, now));
-            // Store and limiter may take their time to answer. What is held meanwhile is fired at its own.
+            let mut asking = std::pin::pin!(self.rounds.ask(self.firing.in_hand(), now));
+            // Store and limiter may take their time to answer. What is held meanwhile is fired at its own, unless the breaker opens.
             loop {
                 tokio::select! {
                     biased;
                     round = &mut asking => break round?,
-                    () = reached(&self.cx.clock, self.firing.next_at()), if goes(self.breaker.standing(), &self.firing) => {
-                        // The breaker may have opened while its time was waited for; then it is not waited for again.
-                        if goes(self.breaker.standing(), &self.firing) {
-                            fired |= self.firing.fire_due(self.cx.clock.nanos());
-                        }
+                    () = reached(&self.cx.clock, self.firing.next_at()), if !is_stopped => {
+                        is_stopped = self.breaker.standing() != Standing::Closed && !self.firing.has_probe();
+                        fired |= !is_stopped && self.firing.fire_due(self.cx.clock.nanos());
                     }
                 }
             }
@@ -106,15 +107,6 @@ impl Dispatcher {
     /// Waits until no attempt is under way; says whether there was any. For those who turn the loop themselves.
     pub async fn finish_attempts(&mut self) -> bool {
         self.firing.finish().await
-    }
-}
-
-/// Whether what is held may be fired: all of it, or only the probe, which is held alone.
-fn goes(standing: Standing, firing: &Firing) -> bool {
-    match standing {
-        Standing::Closed => true,
-        Standing::HalfOpen => firing.has_probe(),
-        Standing::Open { .. } => false,
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Firing {
     places: Arc<Places>,
     /// Reserved and not fired, in the order of their times.
     held: VecDeque<(Lease, Permit)>,
-    /// The one job that is held is to find out whether the vendor is well again.
+    /// Leave for the one job that is held while the breaker is half open.
     probe: Option<Probe>,
     running: JoinSet<()>,
 }
@@ -38,6 +38,7 @@ pub(super) struct InHand {
     pub(super) submitting: usize,
     /// Attempts whose call is over and whose outcome is not stored yet.
     pub(super) unsettled: usize,
+    pub(super) has_probe: bool,
 }
 
 impl Firing {
@@ -52,13 +53,14 @@ impl Firing {
             busy: in_flight + self.held.len(),
             submitting: self.places.submitting() + held_submits,
             unsettled: self.running.len().saturating_sub(in_flight),
+            has_probe: self.has_probe(),
         }
     }
 
-    /// Takes jobs with their permits, whose times do not lie before those of the jobs held already.
+    /// Takes jobs with their permits, whose times do not lie before those of the jobs held already. With a probe it is one job, held alone.
     pub(super) fn hold(&mut self, reserved: Vec<(Lease, Permit)>, probe: Option<Probe>) {
         self.held.extend(reserved);
-        self.probe = self.probe.take().or(probe);
+        self.probe = probe;
     }
 
     pub(super) fn has_probe(&self) -> bool {
@@ -112,10 +114,10 @@ impl Firing {
 
     /// Gives back all that is held; says whether there was any.
     pub(super) async fn give_back(&mut self) -> bool {
-        breaker::tell(&self.cx, self.vendor.name(), self.probe.take(), None).await;
         if self.held.is_empty() {
             return false;
         }
+        breaker::tell(&self.cx, self.vendor.name(), self.probe.take(), None).await;
         let (leases, permits): (Vec<_>, Vec<_>) =
             self.held.drain(..).map(|(lease, permit)| ((lease, None), permit)).unzip();
         self.places.metrics().permits_unused.inc_by(permits.len() as u64);

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use self::{dispatch::Dispatcher, janitor::Janitor};
 use crate::{
     clock::{Clock, Nanos},
+    in_force::InForce,
     limit::{Limiter, breakers::Breakers},
     pauses::Pauses,
     store::Store,
@@ -37,6 +38,7 @@ pub struct Context {
     pub breakers: Arc<dyn Breakers>,
     pub vendors: Arc<Registry>,
     pub pauses: Arc<Pauses>,
+    pub limits: Arc<InForce>,
     pub metrics: Arc<Metrics>,
     pub client: Client,
     pub clock: Clock,

@@ -2,7 +2,7 @@
 //!
 //! Never fires a call and never waits for a time (see `firing` and `dispatch`): it says when to come back.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Context, Tick, breaker,
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     clock::{Nanos, Time, nanos},
     job::{Stage, lifecycle},
-    limit::{Answer, Blocker, Key, Permit, breaker::Standing, breakers::Probe},
+    limit::{Answer, Blocker, Permit, breaker::Standing, breakers::Probe},
     store::{Amended, Claim, Lease, StoreError, Which},
     telemetry::VendorMetrics,
     vendor::Vendor,
@@ -43,8 +43,6 @@ pub(super) struct Rounds {
     ask_at: Nanos,
     /// What can be had again at `ask_at`, if the last round got all that it asked for.
     again: Option<Again>,
-    /// The ids of limits that count each tenant by itself.
-    tenant_limits: HashSet<Arc<str>>,
 }
 
 /// As many permits as will have been used by then can be had without looking first.
@@ -58,8 +56,6 @@ struct Again {
 /// What one round came to.
 pub(super) struct Round {
     reserved: Vec<(Lease, Permit)>,
-    /// What was reserved is the one call that goes while the breaker is half open.
-    probe: Option<Probe>,
     tick: Tick,
     /// As many jobs were claimed as permits were thought to be there.
     is_full: bool,
@@ -67,20 +63,20 @@ pub(super) struct Round {
     all_granted: bool,
     /// Rounds since the limiter was last looked at.
     unseen: u32,
+    /// Leave for the one job reserved while the breaker is half open.
+    probe: Option<Probe>,
 }
 
 impl Round {
     fn nothing(tick: Tick) -> Round {
-        Round { reserved: Vec::new(), probe: None, tick, is_full: false, all_granted: false, unseen: 0 }
+        Round { reserved: Vec::new(), tick, is_full: false, all_granted: false, unseen: 0, probe: None }
     }
 }
 
 impl Rounds {
     pub(super) fn new(cx: Arc<Context>, vendor: Arc<Vendor>, metrics: VendorMetrics) -> Rounds {
-        let per_tenant = vendor.limits.iter().filter(|limit| limit.key == Key::Tenant);
-        let tenant_limits = per_tenant.map(|limit| limit.id.clone()).collect();
         let warmer = Warmer::new(cx.client.clone());
-        Rounds { cx, vendor, metrics, warmer, ask_at: Nanos::MIN, again: None, tenant_limits }
+        Rounds { cx, vendor, metrics, warmer, ask_at: Nanos::MIN, again: None }
     }
 
     /// What was reserved has been given back: all that was known of it is void.
@@ -89,7 +85,7 @@ impl Rounds {
     }
 
     /// Claims jobs for the permits that can be had within the horizon, and reserves them.
-    pub(super) async fn ask(&mut self, in_hand: InHand, standing: Standing, now: Nanos) -> Result<Round, StoreError> {
+    pub(super) async fn ask(&mut self, in_hand: InHand, now: Nanos) -> Result<Round, StoreError> {
         if now < self.ask_at {
             return Ok(Round::nothing(Tick::WaitUntil(self.ask_at)));
         }
@@ -116,49 +112,61 @@ impl Rounds {
             return Ok(Round::nothing(Tick::WaitUntil(now + nanos(PLACES_WAIT)))); // Other workers have them.
         }
         let horizon = now + nanos(self.cx.limiter.horizon());
-        let again = self.again.take().filter(|again| again.unseen < ROUNDS_UNSEEN);
-        let room = match again {
-            Some(again) => most.min(again.permits),
-            None => {
-                let outlook = self.cx.limiter.outlook(&self.vendor.config.pool, horizon, most).await?;
-                if outlook.room == 0 {
-                    self.metrics.limit_waits.inc();
-                    return Ok(Round::nothing(self.wait_for(outlook.next_at, now)));
-                }
-                outlook.room
-            }
+        let (room, unseen) = match self.room(most, horizon, now).await? {
+            Ok(room) => room,
+            Err(tick) => return Ok(Round::nothing(tick)),
         };
-        let probe = match standing {
-            Standing::Closed => None,
-            Standing::HalfOpen | Standing::Open { .. } => self.cx.breakers.take_probe(self.vendor.name()).await?,
+        let (room, probe) = match self.may_call(room, in_hand).await? {
+            (0, _) => return Ok(Round::nothing(Tick::WaitUntil(now + nanos(PROBE_WAIT)))),
+            room => room,
         };
-        let room = match (standing, &probe) {
-            (Standing::Closed, _) => room,
-            (_, Some(_)) => 1,
-            (_, None) => return Ok(Round::nothing(Tick::WaitUntil(now + nanos(PROBE_WAIT)))),
-        };
-        let calls = self.vendor.config.open.map_or(room, |most_open| {
-            let left = most_open.saturating_sub(ready.open);
-            usize::try_from(left).unwrap_or(usize::MAX).saturating_sub(in_hand.submitting)
-        });
-        let unseen = again.map_or(0, |again| again.unseen + 1);
-        let round = self.claim_and_reserve(room, calls, wall, horizon).await.map(|round| Round { unseen, ..round });
-        match (probe, round) {
-            (Some(probe), Ok(round)) if !round.reserved.is_empty() => Ok(Round { probe: Some(probe), ..round }),
-            (probe, round) => {
-                breaker::tell(&self.cx, self.vendor.name(), probe, None).await;
-                round
-            }
+        let round = self.claim_and_reserve(room, ready.open, in_hand.submitting, horizon).await;
+        if matches!(&round, Ok(round) if !round.reserved.is_empty()) {
+            return round.map(|round| Round { unseen, probe, ..round });
         }
+        breaker::tell(&self.cx, self.vendor.name(), probe, None).await;
+        round
+    }
+
+    /// How many permits there are to be had, and how many rounds ago the limiter was looked at; or when to come back.
+    async fn room(
+        &mut self,
+        most: usize,
+        horizon: Nanos,
+        now: Nanos,
+    ) -> Result<Result<(usize, u32), Tick>, StoreError> {
+        if let Some(again) = self.again.take().filter(|again| again.unseen < ROUNDS_UNSEEN) {
+            return Ok(Ok((most.min(again.permits), again.unseen + 1)));
+        }
+        let outlook = self.cx.limiter.outlook(&self.vendor.config.pool, horizon, most).await?;
+        if outlook.room == 0 {
+            self.metrics.limit_waits.inc();
+            return Ok(Err(self.wait_for(outlook.next_at, now)));
+        }
+        Ok(Ok((outlook.room, 0)))
+    }
+
+    /// How many of so many calls the breaker lets go: all, or the one that is the probe.
+    async fn may_call(&self, room: usize, in_hand: InHand) -> Result<(usize, Option<Probe>), StoreError> {
+        let name = self.vendor.name();
+        if self.cx.breakers.standing(name) == Standing::Closed {
+            return Ok((room, None));
+        }
+        let probe = if in_hand.has_probe { None } else { self.cx.breakers.take_probe(name).await? };
+        Ok((usize::from(probe.is_some()), probe))
     }
 
     async fn claim_and_reserve(
         &self,
         room: usize,
-        calls: usize,
-        wall: Time,
+        open: u64,
+        submitting: usize,
         horizon: Nanos,
     ) -> Result<Round, StoreError> {
+        let calls = self.vendor.config.open.map_or(room, |most_open| {
+            usize::try_from(most_open.saturating_sub(open)).unwrap_or(usize::MAX).saturating_sub(submitting)
+        });
+        let wall = self.cx.clock.now();
         let (leases, expired) = self.claim(room, calls, wall).await?;
         if leases.is_empty() {
             // Behind those that have expired others may be due.
@@ -253,7 +261,8 @@ impl Rounds {
     /// Reserves a permit for each lease; those without are given back.
     async fn reserve(&self, leases: Vec<Lease>, horizon: Nanos) -> Result<Round, StoreError> {
         let tenants: Vec<Arc<str>> = leases.iter().map(|lease| lease.job.lane.tenant.clone()).collect();
-        let answers = match self.cx.limiter.reserve(&self.vendor.config.pool, &tenants, horizon).await {
+        let pool = &self.vendor.config.pool;
+        let answers = match self.cx.limiter.reserve(pool, &tenants, horizon).await {
             Ok(answers) => answers,
             Err(error) => {
                 self.cx.store.release(leases.into_iter().map(|lease| (lease, None)).collect()).await;
@@ -267,7 +276,7 @@ impl Rounds {
                 Answer::Granted(permit) => reserved.push((lease, permit)),
                 Answer::NotBefore { until, by } => {
                     again_at = again_at.min(until);
-                    let rests = matches!(&by, Blocker::Limit(id) if self.tenant_limits.contains(id));
+                    let rests = matches!(&by, Blocker::Limit(id) if self.cx.limits.is_per_tenant(pool, id));
                     rested |= rests;
                     back.push((lease, rests.then(|| self.cx.clock.time_at(until).plus(Duration::from_millis(1)))));
                 }

@@ -403,6 +403,26 @@ fn vendors_are_listed_shown_paused_and_resumed() {
 }
 
 #[test]
+fn limits_are_shown_laid_and_put_back() {
+    let dev = Dev::start();
+    let shown = dev.run(&["vendors", "limits", "sync"]).succeeds().stdout;
+    let table = "LIMIT  CALLS  PER  SHAPE  GUARD  KEY\n50/s   50     1s   paced  5ms    vendor";
+    assert!(shown.starts_with("from the config file, version 0\n\n") && shown.contains(table), "{shown}");
+    let window = r#"{ calls = 600, per = "1m", shape = "window" }"#;
+    let laid =
+        dev.run(&["vendors", "limits", "sync", "--set", "20/s", "--set", window, "-o", "json"]).succeeds().json();
+    assert_eq!((&laid["source"], &laid["version"]), (&json!("live"), &json!(1)));
+    assert_eq!((&laid["limits"][0]["id"], &laid["limits"][1]["shape"]), (&json!("20/s"), &json!("window")));
+    let shown = dev.run(&["vendors", "limits", "sync"]).succeeds().stdout;
+    assert!(shown.starts_with("laid live at 2") && shown.contains("600/1m"), "{shown}");
+    dev.run(&["vendors", "limits", "sync", "--set", "fast"]).fails(1, &["(invalid_field)", "/limits/0"]);
+    dev.run(&["vendors", "limits", "sync", "--set", "{ calls = "]).fails(2, &["--set"]);
+    dev.run(&["vendors", "limits", "sync", "--set", "1/s", "--clear"]).fails(2, &["cannot be used with"]);
+    let back = dev.run(&["vendors", "limits", "sync", "--clear"]).succeeds().stdout;
+    assert!(back.starts_with("from the config file, version 2\n"), "{back}");
+}
+
+#[test]
 fn wrong_arguments_end_with_2_before_anything_is_sent() {
     let url = nowhere();
     let wrong: [(&[&str], &str); 12] = [

@@ -53,7 +53,7 @@ impl Core {
     /// Tells the index and those who wait for the job's end.
     pub(super) async fn tell_change(&self, was: &Job, is: &Job) {
         let mut counts = Counts::default();
-        counts.add(was.live_stage(), is.live_stage());
+        counts.add(Some(was), Some(is));
         let wants = is.wants_to_go().then(|| wanted(is));
         if let Some(vendor) = self.vendors.get(&is.lane.vendor) {
             // It may have been called, or open: now others may be.

@@ -260,8 +260,11 @@ impl Core {
             waiting: signed(calls + polls),
             open: signed(polls + awaits),
             live: signed(calls + polls + awaits),
+            ..Counts::default()
         };
-        self.index.recount(vendor, counts).await
+        let waiting = calls + polls;
+        self.index.recount(vendor, counts).await?;
+        self.check_lanes(vendor, waiting).await
     }
 
     /// Brings what tenants have in MongoDB into the streams, as far as there is room, in turn; says whether there was something new.

@@ -93,6 +93,13 @@ pub(super) fn tenant_of(lane: &str) -> Option<&str> {
     lane.splitn(3, '/').nth(2)
 }
 
+/// The line and the tenant in a lane's name.
+pub(super) fn line_and_tenant(lane: &str) -> Option<(Line, Arc<str>)> {
+    let mut parts = lane.splitn(3, '/').skip(1);
+    let line = parts.next()?.parse().ok().filter(|line| *line < Line::ALL.len())?;
+    Some((Line(line), parts.next()?.into()))
+}
+
 /// All lanes of a vendor from one line up to another.
 pub(super) fn lanes_between(vendor: &str, from: usize, to: usize) -> Document {
     doc! { "lane": { "$gte": format!("{vendor}/{from}/"), "$lt": format!("{vendor}/{to}/") } }

@@ -50,11 +50,12 @@ impl Core {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 () = stop.cancelled() => return,
             }
-            let looks: [Result<(), StoreError>; 4] = [
+            let looks: [Result<(), StoreError>; 5] = [
                 self.look_for_ends().await,
                 self.say_what_was_dealt_with().await,
                 self.tell_what_was_not_told().await,
                 self.say_what_is_held().await,
+                self.count_lanes_anew().await,
             ];
             for done in looks {
                 if let Err(error) = done {

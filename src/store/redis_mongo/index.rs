@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use redis::{FromRedisValue, Script, ScriptInvocation};
 
+use super::lanes::LaneCounts;
 use crate::{
     clock::{Clock, Time},
     job::{Job, JobId, Priority, Stage},
@@ -68,28 +69,29 @@ pub(super) struct Entry {
 }
 
 /// By how much the counts of a vendor change.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) waiting: i64,
     pub(super) open: i64,
     pub(super) live: i64,
+    pub(super) lanes: LaneCounts,
 }
 
 impl Counts {
-    /// A job in this stage; nothing for one that is not born or has ended.
-    pub(super) fn of(stage: Option<Stage>) -> Counts {
-        Counts {
-            waiting: i64::from(matches!(stage, Some(Stage::Call | Stage::Poll))),
-            open: i64::from(matches!(stage, Some(Stage::Await | Stage::Poll))),
-            live: i64::from(stage.is_some()),
-        }
+    /// A job as it was is now another; nothing is one that is not born.
+    pub(super) fn add(&mut self, was: Option<&Job>, is: Option<&Job>) {
+        self.count(was, -1);
+        self.count(is, 1);
     }
 
-    pub(super) fn add(&mut self, from: Option<Stage>, to: Option<Stage>) {
-        let (from, to) = (Counts::of(from), Counts::of(to));
-        self.waiting += to.waiting - from.waiting;
-        self.open += to.open - from.open;
-        self.live += to.live - from.live;
+    fn count(&mut self, job: Option<&Job>, by: i64) {
+        let Some((job, stage)) = job.and_then(|job| Some((job, job.live_stage()?))) else { return };
+        self.live += by;
+        self.open += by * i64::from(matches!(stage, Stage::Await | Stage::Poll));
+        if matches!(stage, Stage::Call | Stage::Poll) {
+            self.waiting += by;
+            self.lanes.add(Line::of(job), &job.lane.tenant, job.due_at, by);
+        }
     }
 }
 
@@ -202,10 +204,10 @@ pub(super) struct Index {
     /// This process, among the consumers of the streams.
     consumer: String,
     clock: Clock,
-    scripts: Scripts,
+    pub(super) scripts: Scripts,
 }
 
-struct Scripts {
+pub(super) struct Scripts {
     amend: Script,
     claim: Script,
     dealt: Script,
@@ -213,12 +215,15 @@ struct Scripts {
     fill: Script,
     flag: Script,
     hold: Script,
+    pub(super) lanes: Script,
     lapsed: Script,
     look: Script,
     open: Script,
+    pub(super) recount: Script,
     release: Script,
     stats: Script,
     turn: Script,
+    wake: Script,
 }
 
 macro_rules! lua {
@@ -237,12 +242,15 @@ impl Index {
             fill: lua!("fill.lua"),
             flag: lua!("flag.lua"),
             hold: lua!("hold.lua"),
+            lanes: lua!("lanes.lua"),
             lapsed: lua!("lapsed.lua"),
             look: lua!("look.lua"),
             open: lua!("open.lua"),
+            recount: lua!("recount.lua"),
             release: lua!("release.lua"),
             stats: lua!("stats.lua"),
             turn: lua!("turn.lua"),
+            wake: lua!("wake.lua"),
         };
         Index { redis, database: database.to_owned(), consumer: consumer.to_owned(), clock, scripts }
     }
@@ -260,14 +268,14 @@ impl Index {
     }
 
     /// A script's invocation with what all of them begin with.
-    fn on<'a>(&self, script: &'a Script, vendor: &VendorWork) -> ScriptInvocation<'a> {
+    pub(super) fn on<'a>(&self, script: &'a Script, vendor: &VendorWork) -> ScriptInvocation<'a> {
         let mut call = script.key(key_of(&self.database, &vendor.name));
         call.arg(self.clock.now().0).arg(vendor.lines());
         call
     }
 
     /// Runs a script; nothing when the index is lost, or a part of it.
-    async fn run<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<Option<T>, StoreError> {
+    pub(super) async fn run<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<Option<T>, StoreError> {
         match self.redis.run(call).await {
             Ok(value) => Ok(Some(value)),
             Err(StoreError::Unavailable(why)) if why.contains("NOGROUP") || why.contains("WRONGTYPE") => Ok(None),
@@ -282,7 +290,7 @@ impl Index {
     /// Jobs that MongoDB has want to go.
     pub(super) async fn enqueue(&self, vendor: &VendorWork, counts: Counts, jobs: &[Wanted]) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.enqueue, vendor);
-        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live);
+        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(counts.lanes.json());
         for job in jobs {
             call.arg(job.line.0).arg(&*job.tenant).arg(job.due_at.0).arg(job.id.as_bytes());
         }
@@ -299,7 +307,7 @@ impl Index {
         wanted: Option<&Wanted>,
     ) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.amend, vendor);
-        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live);
+        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(counts.lanes.json());
         call.arg(u8::from(ring)).arg(id.as_bytes());
         if let Some(wanted) = wanted {
             call.arg(wanted.line.0).arg(&*wanted.tenant).arg(wanted.due_at.0);
@@ -396,7 +404,8 @@ impl Index {
         dealt: &[Dealt],
     ) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.dealt, vendor);
-        call.arg(&self.consumer).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(u8::from(ring));
+        call.arg(&self.consumer).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(counts.lanes.json());
+        call.arg(u8::from(ring));
         for Dealt { entry, which, next } in dealt {
             let which = match which {
                 DealtWith::IfHeld => "held",
@@ -422,6 +431,11 @@ impl Index {
         self.run::<i64>(&call).await.map(drop)
     }
 
+    /// Lets no tenant rest any longer.
+    pub(super) async fn wake(&self, vendor: &VendorWork) -> Result<(), StoreError> {
+        self.run::<i64>(&self.on(&self.scripts.wake, vendor)).await.map(drop)
+    }
+
     /// Takes over entries that were held for longer than the vendor's lease.
     pub(super) async fn lapsed(&self, vendor: &VendorWork) -> Result<Vec<Entry>, StoreError> {
         let mut call = self.on(&self.scripts.lapsed, vendor);
@@ -433,7 +447,7 @@ impl Index {
     pub(super) async fn open(&self, vendor: &VendorWork, name: &str, at_once: bool) -> Result<bool, StoreError> {
         let mut call = self.on(&self.scripts.open, vendor);
         let open_at = if at_once { self.clock.now() } else { self.clock.now().plus(SHUT) };
-        call.arg(name).arg(open_at.0);
+        call.arg(name).arg(open_at.0).arg(u8::from(at_once));
         Ok(self.redis.run::<i64>(&call).await? == 1)
     }
 

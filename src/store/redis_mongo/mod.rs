@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Time},
-    job::{Attempt, Attempts, Job, JobId, NewJob, Status, lifecycle::Change},
+    job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, Status, lifecycle::Change, turn::Lanes},
     redis_link::Redis,
 };
 
@@ -39,6 +39,7 @@ mod feed;
 mod find;
 mod group;
 mod index;
+mod lanes;
 mod mongo;
 mod settle;
 mod submit;
@@ -93,6 +94,10 @@ struct Core {
     /// What the index could not be told of entries that have been dealt with.
     undealt: Mutex<BTreeMap<Arc<str>, Vec<Dealt>>>,
     live: Mutex<Live>,
+    /// By vendor: what waits in its lanes, as it was last read.
+    seen: Mutex<HashMap<Arc<str>, lanes::Seen>>,
+    /// Vendors whose lanes have to be counted anew, and how far that is.
+    counting: Mutex<BTreeMap<Arc<str>, lanes::Counting>>,
     faults: Faults,
 }
 
@@ -150,6 +155,8 @@ impl RedisMongo {
             low: Mutex::default(),
             undealt: Mutex::default(),
             live: Mutex::default(),
+            seen: Mutex::default(),
+            counting: Mutex::default(),
             faults: Faults(std::env::var("FETCHGATE_FAULT").ok().filter(|_| cfg!(debug_assertions))),
         });
         for vendor in core.vendors.keys() {
@@ -224,6 +231,13 @@ impl Store for RedisMongo {
         self.core.release(leases).await;
     }
 
+    async fn wake(&self, vendor: &str) -> Result<(), StoreError> {
+        match self.core.vendors.get(vendor) {
+            Some(vendor) => self.core.index.wake(vendor).await,
+            None => Ok(()),
+        }
+    }
+
     async fn settle(&self, lease: Lease, change: Change, attempt: Attempt) -> Result<Settled, Unsettled> {
         let (reply, answer) = oneshot::channel();
         let request = settle::Request { lease: Box::new(lease), change, attempt, reply };
@@ -255,6 +269,10 @@ impl Store for RedisMongo {
         Ok(self.read(id, With { payload: false, result: false }).await?.map(|found| found.attempts))
     }
 
+    async fn recall(&self, tenant: &str, key: &Idempotency) -> Result<Option<Submitted>, StoreError> {
+        submit::recall(&self.core, tenant, key).await
+    }
+
     async fn list(&self, filter: Filter) -> Result<Page, StoreError> {
         self.core.list(&filter).await
     }
@@ -275,6 +293,14 @@ impl Store for RedisMongo {
     async fn backlog(&self, vendor: &str) -> Backlog {
         // For people: what cannot be told is not shown.
         self.core.backlog(vendor).await.unwrap_or_default()
+    }
+
+    async fn lanes(&self, vendor: &str, due_by: Time) -> Result<Option<Arc<Lanes>>, StoreError> {
+        self.core.lanes(vendor, due_by).await
+    }
+
+    async fn ahead(&self, job: &Job) -> Result<Option<u64>, StoreError> {
+        self.core.ahead(job).await
     }
 
     fn signals(&self) -> &Signals {

@@ -157,15 +157,15 @@ async fn deal_with(core: &Core, requests: &[Request], holds: &[Option<Hold>], to
     let mut ended = Vec::new();
     for ((request, hold), took) in requests.iter().zip(holds).zip(took) {
         let (was, is, which) = match took {
-            Took::Change(is) => (request.lease.job.live_stage(), Some(&**is), DealtWith::IfHeld),
-            Took::StaleData { was, is } => (was.live_stage(), Some(&**is), DealtWith::AnyOfTheJob),
+            Took::Change(is) => (Some(&request.lease.job), Some(&**is), DealtWith::IfHeld),
+            Took::StaleData { was, is } => (Some(&**was), Some(&**is), DealtWith::AnyOfTheJob),
             // The counts are the business of whoever changed it.
-            Took::Nothing(is) => (is.as_ref().and_then(|job| job.live_stage()), is.as_deref(), DealtWith::IfHeld),
+            Took::Nothing(is) => (is.as_deref(), is.as_deref(), DealtWith::IfHeld),
         };
         let nothing = matches!(took, Took::Nothing(_));
         let (counts, ring, dealt) = by_vendor.entry(&request.lease.job.lane.vendor).or_default();
         let now = is.and_then(Job::live_stage);
-        counts.add(was, now);
+        counts.add(was, is);
         // A call that is over leaves room for another too.
         *ring |= !matches!(now, Some(Stage::Poll | Stage::Await));
         if now.is_none() && !nothing {

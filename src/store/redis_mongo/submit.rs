@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::Time,
-    job::{JobId, NewJob, Stage},
+    job::{Idempotency, JobId, NewJob, Stage},
     store::{StoreError, Submitted, With},
 };
 
@@ -113,14 +113,26 @@ async fn remember_keys(core: &Core, jobs: &[NewJob], now: Time) -> Result<Vec<Su
         let Some(key) = &job.idempotency else { continue };
         // One that was forgotten between the two statements is as good as new to the next who asks.
         let gone = || StoreError::Unavailable("an idempotency key was just forgotten; send the job again".into());
-        let no_job = || StoreError::Corrupt("an idempotency key names no job".into());
         let before = found.get(&(&*job.lane.tenant, &*key.key)).ok_or_else(gone)?;
-        outcomes[keyed[i]] = match before.get_binary_generic("body_hash") {
-            Ok(hash) if *hash == key.body_hash => Submitted::Known(docs::id_in(before, "job").ok_or_else(no_job)?),
-            _ => Submitted::KeyReused,
-        };
+        outcomes[keyed[i]] = came_before(before, key)?;
     }
     Ok(outcomes)
+}
+
+/// What a key's document says of another submission under the same key.
+fn came_before(before: &Document, key: &Idempotency) -> Result<Submitted, StoreError> {
+    let no_job = || StoreError::Corrupt("an idempotency key names no job".into());
+    match before.get_binary_generic("body_hash") {
+        Ok(hash) if *hash == key.body_hash => Ok(Submitted::Known(docs::id_in(before, "job").ok_or_else(no_job)?)),
+        _ => Ok(Submitted::KeyReused),
+    }
+}
+
+/// What came under a key before.
+pub(super) async fn recall(core: &Core, tenant: &str, key: &Idempotency) -> Result<Option<Submitted>, StoreError> {
+    let name = doc! { "_id": { "tenant": tenant, "key": &key.key } };
+    let found = within(async { core.mongo.keys.find_one(name).await }).await?;
+    found.map(|before| came_before(&before, key)).transpose()
 }
 
 fn name_of(key: &Document) -> Option<(&str, &str)> {
@@ -175,7 +187,8 @@ async fn tell(core: &Core, wanted: BTreeMap<Arc<str>, Vec<Wanted>>) {
         let live = i64::try_from(jobs.len()).unwrap_or(i64::MAX);
         core.note_accepted(jobs.len() as u64);
         let Some(vendor) = core.vendors.get(&name) else { continue };
-        let mut counts = Counts { waiting: live, open: 0, live };
+        let mut counts = Counts { waiting: live, live, ..Counts::default() };
+        jobs.iter().for_each(|job| counts.lanes.add(job.line, &job.tenant, job.due_at, 1));
         for slice in jobs.chunks(SLICE) {
             if core.told(core.index.enqueue(vendor, std::mem::take(&mut counts), slice)).await.is_err() {
                 core.tell_later(&name, slice.iter().map(|job| (job.line, job.tenant.clone())));

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    counts::{Counts, Wants},
     rounds::{Filed, LaneState, VendorState, file, next_priority, pass_cost},
     shelf::{Place, Shelf, weight},
 };
@@ -26,10 +27,11 @@ pub(super) type LaneId = i64;
 
 #[derive(Default)]
 pub(super) struct Index {
-    lanes: HashMap<LaneId, LaneState>,
-    vendors: Vec<VendorState>,
-    vendor_ids: HashMap<Arc<str>, usize>,
-    leases: HashMap<JobId, Held>,
+    pub(super) lanes: HashMap<LaneId, LaneState>,
+    pub(super) vendors: Vec<VendorState>,
+    pub(super) vendor_ids: HashMap<Arc<str>, usize>,
+    pub(super) leases: HashMap<JobId, Held>,
+    pub(super) counts: Counts,
     /// Bytes of all jobs in memory, about.
     bytes: usize,
     /// Lanes of which nothing is in memory and something in the table, and that nobody has asked for: no claim would come by.
@@ -43,8 +45,8 @@ pub(super) struct Index {
 }
 
 /// A lease: who holds which row until when.
-struct Held {
-    row: Row,
+pub(super) struct Held {
+    pub(super) row: Row,
     vendor: usize,
     attempt: u32,
     /// On the timeline that never steps: a wall clock that is set forward takes no lease away.
@@ -122,9 +124,11 @@ impl Index {
         file(row.lane, state, vendor, i64::MIN);
     }
 
-    /// Moves `jobs` of a vendor in the counts from one stage to another; `None` is before birth and after the end.
-    pub(super) fn recount(&mut self, vendor: &Arc<str>, from: Option<Stage>, to: Option<Stage>, jobs: u64) {
-        let vendor = self.vendor_id(vendor);
+    /// Moves `jobs` of a lane in the counts from one stage and due time to another; `None` is before birth and after the end.
+    pub(super) fn recount(&mut self, id: LaneId, lane: &Lane, from: Wants, to: Wants, jobs: u64) {
+        self.counts.change(id, lane, from, to, jobs);
+        let (from, to) = (from.map(|(stage, _)| stage), to.map(|(stage, _)| stage));
+        let vendor = self.vendor_id(&lane.vendor);
         let vendor = &mut self.vendors[vendor];
         let waits = |stage: Option<Stage>| jobs * u64::from(matches!(stage, Some(Stage::Call | Stage::Poll)));
         let is_open = |stage: Option<Stage>| jobs * u64::from(matches!(stage, Some(Stage::Await | Stage::Poll)));
@@ -218,6 +222,17 @@ impl Index {
         let Some((state, vendor)) = lane_and_vendor(&mut self.lanes, &mut self.vendors, lane) else { return };
         state.rests_until = state.rests_until.max(until.0);
         file(lane, state, vendor, now.0);
+    }
+
+    /// Lets no lane of a vendor rest any longer.
+    pub(super) fn wake(&mut self, vendor: &str, now: Time) {
+        let Some(vendor_id) = self.vendor_ids.get(vendor).copied() else { return };
+        for (lane, state) in &mut self.lanes {
+            if state.vendor == vendor_id && state.rests_until > now.0 {
+                state.rests_until = i64::MIN;
+                file(*lane, state, &mut self.vendors[vendor_id], now.0);
+            }
+        }
     }
 
     /// Pieces of lanes that should be read from the table now; each is told once.

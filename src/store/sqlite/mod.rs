@@ -14,7 +14,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
     amend::{Amend, Reclaim},
-    index::Index,
     queue::{Settle, Submit},
     read::Readers,
     upkeep::{Do, Prune},
@@ -27,17 +26,19 @@ use super::{
 use crate::{
     clock::{Clock, Time, nanos},
     job::lifecycle::Change,
-    job::{Attempt, Attempts, Job, JobId, Lane, NewJob, Priority},
+    job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, turn::Lanes},
 };
 
 mod amend;
 mod book;
+mod counts;
 mod index;
 mod queue;
 mod read;
 mod rounds;
 mod rows;
 mod shelf;
+mod standing;
 mod upkeep;
 mod writer;
 
@@ -74,6 +75,7 @@ pub struct Sqlite {
     max_waiting: u64,
     /// Where the next slice of pruning begins.
     prune_from: Mutex<i64>,
+    reckoned: standing::Reckoned,
     /// Keeps other processes out until the store is closed.
     lock: File,
 }
@@ -93,7 +95,7 @@ impl Sqlite {
         let explain = |why| OpenError::Sqlite(path.to_owned(), why);
         let conn = Connection::open(path).map_err(explain)?;
         migrate(&conn, path)?;
-        let (index, next_n) = read_index(&conn).map_err(explain)?;
+        let (index, next_n) = standing::read_index(&conn).map_err(explain)?;
         let signals = Signals::new(vendors);
         for (vendor, jobs) in index.jobs_by_vendor().filter(|(vendor, _)| signals.bell(vendor).is_none()) {
             tracing::warn!(%vendor, jobs, "jobs wait for a vendor that is not in the config; they stay until it is back, or are cancelled");
@@ -120,6 +122,7 @@ impl Sqlite {
             failed,
             max_waiting,
             prune_from: Mutex::new(0),
+            reckoned: standing::Reckoned::default(),
             lock,
         })
     }
@@ -165,6 +168,12 @@ impl Store for Sqlite {
             }
             index.put(row, lease.job, now);
         }
+    }
+
+    async fn wake(&self, vendor: &str) -> Result<(), StoreError> {
+        let now = self.shared.clock.now();
+        self.shared.index().wake(vendor, now);
+        Ok(())
     }
 
     async fn settle(&self, lease: Lease, change: Change, attempt: Attempt) -> Result<Settled, Unsettled> {
@@ -225,6 +234,11 @@ impl Store for Sqlite {
         self.readers.look(|conn| read::attempts(conn, id))
     }
 
+    async fn recall(&self, tenant: &str, key: &Idempotency) -> Result<Option<Submitted>, StoreError> {
+        let (tenant, key) = (tenant.to_owned(), key.clone());
+        self.readers.read(move |conn| queue::recall(conn, &tenant, &key)).await
+    }
+
     async fn list(&self, filter: Filter) -> Result<Page, StoreError> {
         let shared = Arc::clone(&self.shared);
         self.readers.read(move |conn| read::list(conn, &filter, &shared)).await
@@ -246,6 +260,15 @@ impl Store for Sqlite {
     async fn backlog(&self, vendor: &str) -> Backlog {
         let now = self.shared.clock.now();
         self.shared.index().backlog(vendor, now)
+    }
+
+    async fn lanes(&self, vendor: &str, due_by: Time) -> Result<Option<Arc<Lanes>>, StoreError> {
+        Ok(Some(self.reckoned.lanes(vendor, due_by, &self.shared)))
+    }
+
+    async fn ahead(&self, job: &Job) -> Result<Option<u64>, StoreError> {
+        let (shared, id) = (Arc::clone(&self.shared), job.id);
+        self.readers.read(move |conn| standing::ahead(conn, id, &shared)).await
     }
 
     fn signals(&self) -> &Signals {
@@ -321,33 +344,10 @@ fn keep_plans(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
-/// What the index has to know at start: the lanes with work, how much waits in each, the earliest alarm; and the newest job's number.
-fn read_index(conn: &Connection) -> rusqlite::Result<(Index, i64)> {
-    let mut index = Index::default();
-    // Each half by an index of its own: what wants to go, and what has an alarm (a job that awaits a callback always has one).
-    let mut counts = conn.prepare(
-        "SELECT l.lane, l.vendor, l.priority, l.tenant, c.stage, c.jobs
-         FROM (SELECT lane, stage, count(*) AS jobs FROM jobs WHERE stage < 2 GROUP BY lane, stage
-               UNION ALL
-               SELECT lane, stage, count(*) FROM jobs WHERE alarm_at IS NOT NULL AND stage = 2 GROUP BY lane) c
-         JOIN lanes l ON l.lane = c.lane",
-    )?;
-    let mut found = counts.query([])?;
-    while let Some(row) = found.next()? {
-        let priority = Priority::ALL.get(row.get::<_, usize>(2)?).copied().unwrap_or_default();
-        let lane = Lane { vendor: row.get::<_, String>(1)?.into(), priority, tenant: row.get::<_, String>(3)?.into() };
-        index.add_unread_lane(row.get(0)?, &lane);
-        index.recount(&lane.vendor, None, Some(rows::stage(row.get(4)?)?), row.get(5)?);
-    }
-    index.next_alarm = conn.query_row("SELECT min(alarm_at) FROM jobs", [], |row| row.get(0))?;
-    let next_n: Option<i64> = conn.query_row("SELECT max(n) FROM jobs", [], |row| row.get(0))?;
-    Ok((index, next_n.unwrap_or(0)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::Stage;
+    use crate::job::{Lane, Priority, Stage};
 
     #[tokio::test]
     async fn a_writer_that_panics_is_noticed() {

@@ -2,7 +2,7 @@
 //!
 //! Never decides what a job becomes: a submit stores what was checked, a settle what `lifecycle` said.
 
-use rusqlite::{OptionalExtension, named_params};
+use rusqlite::{Connection, OptionalExtension, named_params};
 use tokio::sync::oneshot;
 
 use super::{
@@ -62,7 +62,7 @@ impl Write for Submit {
             if let Some(deadline) = job.deadline {
                 after.alarm(deadline.at);
             }
-            after.index.recount(&job.lane.vendor, None, Some(Stage::Call), 1);
+            after.index.recount(row.lane, &job.lane, None, Some((Stage::Call, job.due_at)), 1);
             let now = after.now;
             after.index.put(row, stored(job, self.now), now);
         }
@@ -78,19 +78,24 @@ fn remember_key(
     idempotency: &Idempotency,
     now: Time,
 ) -> rusqlite::Result<Option<Submitted>> {
-    let found: Option<([u8; 32], [u8; 16])> = tx
-        .conn
-        .prepare_cached("SELECT body_hash, id FROM idempotency WHERE tenant = ?1 AND key = ?2")?
-        .query_row((&*job.lane.tenant, &idempotency.key), |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    if let Some((body_hash, id)) = found {
-        let same = body_hash == idempotency.body_hash;
-        return Ok(Some(if same { Submitted::Known(JobId::from_bytes(id)) } else { Submitted::KeyReused }));
+    if let Some(known) = recall(tx.conn, &job.lane.tenant, idempotency)? {
+        return Ok(Some(known));
     }
     tx.conn
         .prepare_cached("INSERT INTO idempotency (tenant, key, body_hash, id, created_at) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute((&*job.lane.tenant, &idempotency.key, idempotency.body_hash, job.id.as_bytes(), now.0))?;
     Ok(None)
+}
+
+/// What came under a key before.
+pub(super) fn recall(conn: &Connection, tenant: &str, key: &Idempotency) -> rusqlite::Result<Option<Submitted>> {
+    let found: Option<([u8; 32], [u8; 16])> = conn
+        .prepare_cached("SELECT body_hash, id FROM idempotency WHERE tenant = ?1 AND key = ?2")?
+        .query_row((tenant, &key.key), |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let known =
+        |(hash, id)| if hash == key.body_hash { Submitted::Known(JobId::from_bytes(id)) } else { Submitted::KeyReused };
+    Ok(found.map(known))
 }
 
 fn insert(tx: &mut Tx<'_>, job: &NewJob, now: Time) -> rusqlite::Result<Row> {
@@ -209,7 +214,7 @@ impl Write for Settle {
             (Took::StaleData(row, stage, due_at), _) => {
                 after.index.unlease(id, None);
                 after.index.remove(row, stage, due_at);
-                after.index.recount(&lease.job.lane.vendor, Some(stage), None, 1);
+                after.index.recount(row.lane, &lease.job.lane, Some((stage, due_at)), None, 1);
                 after.ring(&lease.job.lane.vendor);
                 after.has_ended(id);
                 Settled::Stored
@@ -293,7 +298,8 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
 
 /// Brings the index up to date after a job that was not on a shelf has been changed.
 pub(super) fn reindex(after: &mut After<'_>, row: Row, was: &Job, job: Job) {
-    after.index.recount(&job.lane.vendor, was.live_stage(), job.live_stage(), 1);
+    let wants = |job: &Job| job.live_stage().map(|stage| (stage, job.due_at));
+    after.index.recount(row.lane, &job.lane, wants(was), wants(&job), 1);
     if let Some(at) = job.alarm_at() {
         after.alarm(at);
     }

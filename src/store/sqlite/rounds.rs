@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::{index::LaneId, shelf::Shelf};
-use crate::job::{Lane, Priority, Stage};
+use crate::job::{Lane, Priority, Stage, turn};
 
 /// A lane in memory.
 pub(super) struct LaneState {
@@ -120,5 +120,5 @@ pub(super) fn next_priority(vendor: &VendorState) -> Option<usize> {
 
 /// What a turn costs a priority: the inverse of its share.
 pub(super) fn pass_cost(priority: usize) -> u64 {
-    u64::from(Priority::High.share() / Priority::ALL[priority].share())
+    turn::cost(Priority::ALL[priority])
 }

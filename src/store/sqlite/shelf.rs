@@ -79,6 +79,12 @@ impl Shelf {
         }
     }
 
+    /// How many jobs come before this place, if it lies within reach.
+    pub(super) fn before(&self, place: Place) -> Option<usize> {
+        let is_here = self.reaches.is_none_or(|reaches| place <= reaches);
+        is_here.then(|| self.jobs.range(..place).count())
+    }
+
     /// When the first job in memory is due.
     pub(super) fn first_due(&self) -> Option<i64> {
         self.jobs.first_key_value().map(|(place, _)| place.0)

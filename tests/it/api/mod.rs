@@ -6,5 +6,7 @@ mod callbacks;
 mod description;
 mod jobs;
 mod letters;
+mod limits;
+mod position;
 mod refusals;
 mod vendors;

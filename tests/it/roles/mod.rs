@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use fetchgate::{
-    api::{self, App},
+    api::{self, App, Feasibility},
     clock::Clock,
     config::{self, Config},
     job::JobIds,
@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod connect;
+mod files;
 
 /// Nothing here takes this long unless it hangs.
 const LONG: Duration = Duration::from_secs(30);
@@ -141,11 +142,13 @@ async fn readiness(app: &App, roles: Roles, queue: &Redis) -> (u16, Value, Strin
         breakers: app.breakers.clone(),
         vendors: app.vendors.clone(),
         pauses: app.pauses.clone(),
+        limits: app.limits.clone(),
         metrics: app.metrics.clone(),
         clock: app.clock.clone(),
         ids: JobIds::new(),
         default_vendor: None,
         roles,
+        feasibility: Feasibility::default(),
         queue: Some(queue.clone()),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -1,11 +1,11 @@
 -- Jobs that MongoDB has and that want to go.
--- ARGV: now, lines, depth, counts by (waiting, open, live), then for each job: line, tenant, due_at, id.
+-- ARGV: now, lines, depth, counts by (waiting, open, live, lanes), then for each job: line, tenant, due_at, id.
 local now, depth = tonumber(ARGV[1]), tonumber(ARGV[3])
-count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]))
+count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7])
 local name, open_at = epoch()
 if not name then return 0 end
 local room, rung = {}, false
-for i = 7, #ARGV, 4 do
+for i = 8, #ARGV, 4 do
   local line = ARGV[i]
   if not room[line] then room[line] = depth - waiting(line) end
   local added, tell = enqueue(line, ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], now, open_at, room[line])

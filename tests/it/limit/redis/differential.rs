@@ -76,12 +76,13 @@ impl Pair {
         }
     }
 
-    /// Each limit another N, so that what is kept of it stays of the same kind.
+    /// Each limit another N, so that what is kept of it stays of the same kind, and in the book or not: what begins anew begins cold in
+    /// Redis, and is read from the book at once here.
     async fn change_n(&mut self) {
         for limit in &mut self.scene.limits {
             let (most, exact) = if limit.key == Key::Tenant { (60, 1_000) } else { (90, 10_000) };
             let base = if limit.shape == Shape::Window && limit.calls > exact { exact } else { 0 };
-            limit.calls = base + self.random.u64(1..most);
+            limit.calls = base + self.random.u64(5..most);
             if let Shape::Bucket { burst } = &mut limit.shape {
                 *burst = self.random.u64(1..=limit.calls);
             }

@@ -1,0 +1,114 @@
+//! Deadlines that cannot be met: refused when they are submitted, with the time that could be.
+//!
+//! Never refuses what could be met: only the jobs of its own lane count as before a job, and limits let calls go as soon as they ever can.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use super::{App, error::ApiError, standing::Limits};
+use crate::{
+    clock::{Nanos, Time},
+    job::{Lane, NewJob},
+    limit::forecast,
+};
+
+/// What is known of a lane is good for this long; jobs that are submitted here meanwhile are counted.
+const GOOD_FOR: Nanos = 1_000_000_000;
+/// A job is not refused for less than this.
+const LEAST_MARGIN: Duration = Duration::from_millis(100);
+/// Lanes that something is known of at once.
+const MOST_LANES: usize = 10_000;
+
+/// What is known of the lanes with deadlines, so that not every submit has to ask.
+#[derive(Default)]
+pub struct Feasibility(Mutex<HashMap<Lane, Known>>);
+
+struct Known {
+    at: Nanos,
+    /// Jobs that go before the next one to be submitted.
+    before: u64,
+    /// Nothing when the limiter cannot tell: then nothing is refused.
+    limits: Option<Limits>,
+}
+
+/// Refuses a new job whose deadline passes before it could be called. One that came before under its key is not new.
+pub(super) async fn check(app: &App, job: &NewJob) -> Result<(), ApiError> {
+    let known = &app.feasibility;
+    // One that may not begin yet has others before it by then than now.
+    let is_due = job.due_at <= app.clock.now();
+    if let Some(deadline) = job.deadline.map(|deadline| deadline.at).filter(|_| is_due) {
+        if !known.is_fresh(&job.lane, app.clock.nanos()) {
+            let looked = look(app, &job.lane).await;
+            known.put(job.lane.clone(), looked);
+        }
+        if let Some((before, earliest)) = known.earliest(app, &job.lane) {
+            let now = app.clock.now();
+            let wait = earliest.since(now);
+            // Some of those before it may be cancelled: only what is clearly too late is refused.
+            let surely = now.plus(wait.saturating_sub((wait / 10).max(LEAST_MARGIN)));
+            if surely > deadline && !came_before(app, job).await? {
+                return Err(infeasible(before, earliest));
+            }
+        }
+    }
+    if is_due && let Some(known) = known.lock().get_mut(&job.lane) {
+        known.before += 1;
+    }
+    Ok(())
+}
+
+impl Feasibility {
+    fn is_fresh(&self, lane: &Lane, now: Nanos) -> bool {
+        self.lock().get(lane).is_some_and(|known| now.saturating_sub(known.at) < GOOD_FOR)
+    }
+
+    fn put(&self, lane: Lane, known: Known) {
+        let mut lanes = self.lock();
+        if lanes.len() >= MOST_LANES {
+            lanes.clear();
+        }
+        lanes.insert(lane, known);
+    }
+
+    /// How many jobs go before a new one of this lane, and the earliest that it could be called.
+    fn earliest(&self, app: &App, lane: &Lane) -> Option<(u64, Time)> {
+        let lanes = self.lock();
+        let known = lanes.get(lane)?;
+        let n = known.before + 1;
+        let at = known.limits.as_ref()?.when(known.at, n, n, forecast::soonest);
+        Some((known.before, app.clock.time_at(at)))
+    }
+
+    /// A panic elsewhere makes nothing of this wrong.
+    fn lock(&self) -> MutexGuard<'_, HashMap<Lane, Known>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn look(app: &App, lane: &Lane) -> Known {
+    let at = app.clock.nanos();
+    let lanes = app.store.lanes(&lane.vendor, app.clock.now()).await.ok().flatten();
+    let limits = match app.vendors.get(&lane.vendor) {
+        Some(vendor) => Limits::of(app, vendor, &lane.tenant).await,
+        None => None,
+    };
+    Known { at, before: lanes.map_or(0, |lanes| lanes.of(lane)), limits }
+}
+
+/// Whether this very job, or another, came under its key before.
+async fn came_before(app: &App, job: &NewJob) -> Result<bool, ApiError> {
+    match &job.idempotency {
+        Some(key) => Ok(app.store.recall(&job.lane.tenant, key).await?.is_some()),
+        None => Ok(false),
+    }
+}
+
+fn infeasible(before: u64, earliest: Time) -> ApiError {
+    let at = earliest.rfc3339();
+    let detail =
+        format!("cannot be met: with {before} jobs before it the vendor's limits let it be called at {at}, no sooner");
+    ApiError::field("infeasible", "/deadline", detail).earliest(earliest)
+}

@@ -1,0 +1,138 @@
+//! The limits of a vendor's pool, as they are in force: shown, laid live over the file's, and put back.
+//!
+//! Never decides what a limit may be: the config's checks do.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::Response,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{
+    App,
+    body::{self, NoParams},
+    dto,
+    error::{ApiError, FieldError},
+    server::Segments,
+};
+use crate::{
+    clock::Time,
+    config::{Written, parse_limits, write_limit},
+    in_force::Expected,
+    limit::Limit,
+    vendor::Vendor,
+};
+
+#[derive(Serialize)]
+struct LimitsView {
+    version: u64,
+    source: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<Time>,
+    limits: Vec<Written>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsBody<'a> {
+    #[serde(borrow)]
+    limits: &'a RawValue,
+}
+
+/// `GET /vendors/{name}/limits`
+pub(super) async fn find(
+    State(app): State<Arc<App>>,
+    _: NoParams,
+    Segments(name): Segments<String>,
+) -> Result<Response, ApiError> {
+    let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
+    Ok(view(&app, vendor))
+}
+
+/// `PUT /vendors/{name}/limits`, with `If-Match` and `{"limits": ["50/s"]}`.
+pub(super) async fn lay(
+    State(app): State<Arc<App>>,
+    _: NoParams,
+    Segments(name): Segments<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
+    let headers = request.headers().clone();
+    let raw = body::read(request, body::MAX_BODY).await?;
+    if !body::is_json(&body::media_type(&headers)) {
+        return Err(body::unsupported(&headers, "application/json"));
+    }
+    let limits = read(&raw)?;
+    let Some(expected) = expected(&headers) else {
+        let detail = "send If-Match with the ETag of GET, or If-Match: * for whatever is in force";
+        return Err(ApiError::new(StatusCode::PRECONDITION_REQUIRED, "precondition_required", detail));
+    };
+    change(&app, vendor, &expected, Some(&limits)).await
+}
+
+/// `DELETE /vendors/{name}/limits`: the file's are in force again.
+pub(super) async fn put_back(
+    State(app): State<Arc<App>>,
+    _: NoParams,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
+    change(&app, vendor, &expected(&headers).unwrap_or(Expected::Any), None).await
+}
+
+async fn change(
+    app: &App,
+    vendor: &Vendor,
+    expected: &Expected,
+    limits: Option<&[Limit]>,
+) -> Result<Response, ApiError> {
+    let pool = &vendor.config.pool;
+    if !app.limits.lay(&*app.limiter, pool, expected, limits).await? {
+        let detail = "the limits have been changed since they were read; read them again and decide anew";
+        return Err(ApiError::new(StatusCode::PRECONDITION_FAILED, "version_mismatch", detail));
+    }
+    app.wake_pool(pool).await;
+    Ok(view(app, vendor))
+}
+
+fn read(raw: &[u8]) -> Result<Vec<Limit>, ApiError> {
+    let wrong = || ApiError::field("invalid_field", "", r#"must be {"limits": ["50/s"]}, say, and nothing else"#);
+    let text = body::check_json(raw)?.get();
+    // serde would take an array for a struct too.
+    let body: LimitsBody<'_> =
+        text.starts_with('{').then(|| serde_json::from_str(text).ok()).flatten().ok_or_else(wrong)?;
+    let errors = |errors: Vec<(String, String)>| {
+        ApiError::invalid_fields(errors.into_iter().map(|(pointer, detail)| FieldError { pointer, detail }).collect())
+    };
+    parse_limits(body.limits.get()).map_err(errors)
+}
+
+/// What `If-Match` says. A tag that is none of ours matches nothing.
+fn expected(headers: &HeaderMap) -> Option<Expected> {
+    let values = headers.get_all(header::IF_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let tags: Vec<&str> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
+    if tags.contains(&"*") {
+        return Some(Expected::Any);
+    }
+    let version = |tag: &&str| tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok();
+    headers.contains_key(header::IF_MATCH).then(|| Expected::OneOf(tags.iter().filter_map(version).collect()))
+}
+
+fn view(app: &App, vendor: &Vendor) -> Response {
+    let terms = app.limits.get(&vendor.config.pool).expect("every vendor's pool is in the config");
+    let view = LimitsView {
+        version: terms.version,
+        source: if terms.live_since.is_some() { "live" } else { "file" },
+        since: terms.live_since,
+        limits: terms.limits.iter().map(write_limit).collect(),
+    };
+    let mut response = dto::json(StatusCode::OK, &view);
+    let tag = format!("\"{}\"", terms.version);
+    response.headers_mut().insert(header::ETAG, HeaderValue::from_str(&tag).expect("digits in quotes"));
+    response
+}

@@ -1,0 +1,161 @@
+//! Why a job waits, where it stands and when it is expected to be called; when all that waits for a vendor will have been.
+//!
+//! Never fails a request: what cannot be told is left out. Other vendors of the same pool may take permits; nobody can know which.
+
+use super::{App, error::ApiError};
+use crate::{
+    clock::{Nanos, Time, nanos},
+    job::{Job, Stage, Status},
+    limit::{Blocker, Key, Usage, breaker::Standing, forecast},
+    store::Backlog,
+    vendor::Vendor,
+};
+
+/// What keeps a job from going on, and until when, as far as that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WhyWaiting {
+    pub(super) blocked_on: String,
+    pub(super) eligible_at: Option<Time>,
+    /// Among the vendor's waiting jobs, from 1.
+    pub(super) position: Option<u64>,
+    /// When it is expected to be called.
+    pub(super) eta: Option<Time>,
+}
+
+/// What keeps a job from going on, where it stands, and when it is expected to be called.
+pub(super) async fn why_waiting(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError> {
+    let Some(mut why) = blocked_on(app, job).await? else { return Ok(None) };
+    if let (Stage::Call, Status::Pending, Some(vendor)) = (job.stage, job.status, app.vendors.get(&job.lane.vendor))
+        && let Some((position, in_lane)) = position(app, job).await
+    {
+        why.position = Some(position);
+        why.eta = eta(app, vendor, job, position, in_lane).await;
+    }
+    Ok(Some(why))
+}
+
+/// What keeps a job from going on: the first that holds.
+async fn blocked_on(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError> {
+    if job.status.has_ended() || (job.status == Status::Processing && job.stage == Stage::Call) {
+        return Ok(None);
+    }
+    let Some(vendor) = app.vendors.get(&job.lane.vendor) else { return Ok(None) };
+    let because = |blocked_on: &str, eligible_at| {
+        let blocked_on = blocked_on.into();
+        Ok(Some(WhyWaiting { blocked_on, eligible_at, position: None, eta: None }))
+    };
+    let now = app.clock.now();
+    let is_due = job.due_at <= now;
+    if job.stage == Stage::Await {
+        return because("awaiting_callback", None);
+    }
+    if !is_due && job.stage == Stage::Call && job.attempt == 0 {
+        return because("not_before", Some(job.due_at));
+    }
+    if let Some(pause) = app.pauses.get(vendor.name(), now) {
+        return because("vendor_paused", pause.until.map(|until| until.max(job.due_at)));
+    }
+    match app.breakers.look(vendor.name()).await {
+        Standing::Closed => {}
+        Standing::Open { until } => return because("breaker", Some(app.clock.time_at(until).max(job.due_at))),
+        // When the probe is back, which nobody knows.
+        Standing::HalfOpen => return because("breaker", None),
+    }
+    if !is_due {
+        let what = if job.stage == Stage::Poll { "next_poll" } else { "retry_backoff" };
+        return because(what, Some(job.due_at));
+    }
+    let (next_at, by) = app.limiter.next_for(&vendor.config.pool, &job.lane.tenant).await?;
+    let eligible_at = Some(app.clock.time_at(next_at).max(now));
+    match by {
+        Some(Blocker::Limit(id)) => because(&format!("limit:{id}"), eligible_at),
+        // The vendor's own wish, by Retry-After.
+        Some(Blocker::Gate) => because("retry_backoff", eligible_at),
+        None => {
+            // What the workers of all processes hold, which only the store knows.
+            let leased = app.store.backlog(vendor.name()).await.leased;
+            let full = leased >= vendor.config.concurrency as u64;
+            because(if full { "concurrency" } else { "queue" }, None)
+        }
+    }
+}
+
+/// A waiting job's place among those of its vendor, from 1, and how many of its own lane go before it.
+async fn position(app: &App, job: &Job) -> Option<(u64, u64)> {
+    let in_lane = app.store.ahead(job).await.ok()??;
+    let lanes = app.store.lanes(&job.lane.vendor, job.due_at.max(app.clock.now())).await.ok()??;
+    Some((lanes.ahead(&job.lane, in_lane) + 1, in_lane))
+}
+
+async fn eta(app: &App, vendor: &Vendor, job: &Job, position: u64, in_lane: u64) -> Option<Time> {
+    let from = begin(app, vendor)?;
+    let limits = Limits::of(app, vendor, &job.lane.tenant).await?;
+    let by_limits = limits.when(from, position, in_lane + 1, forecast::expected);
+    let at = by_limits.max(by_concurrency(app, vendor, from, position));
+    Some(app.clock.time_at(at).max(job.due_at))
+}
+
+/// When all that waits for a vendor now will have been called; nothing when nothing waits, or it cannot be told.
+pub(super) async fn drain_eta(app: &App, vendor: &Vendor, backlog: &Backlog, usage: &[Usage]) -> Option<Time> {
+    if backlog.waiting == 0 {
+        return None;
+    }
+    let from = begin(app, vendor)?;
+    let last_due = app.store.lanes(vendor.name(), app.clock.now()).await.ok()??.last_due;
+    let outlook = app.limiter.outlook(&vendor.config.pool, app.clock.nanos(), 1).await.ok()?;
+    let shared: Vec<Usage> = usage.iter().filter(|usage| usage.limit.key == Key::Vendor).cloned().collect();
+    let by_limits = forecast::expected(&shared, from.max(outlook.next_at), backlog.waiting);
+    let at = app.clock.time_at(by_limits.max(by_concurrency(app, vendor, from, backlog.waiting)));
+    Some(last_due.map_or(at, |due| due.max(at)))
+}
+
+/// When calls to a vendor may begin, limits aside: now, or when its pause ends. Nobody knows that of one without an end.
+fn begin(app: &App, vendor: &Vendor) -> Option<Nanos> {
+    let now = app.clock.nanos();
+    match app.pauses.get(vendor.name(), app.clock.now()) {
+        None => Some(now),
+        Some(pause) => Some(app.clock.nanos_at(pause.until?).max(now)),
+    }
+}
+
+/// When the n-th call is expected if calls last as long as of late and no more than the vendor's concurrency are in flight.
+fn by_concurrency(app: &App, vendor: &Vendor, from: Nanos, n: u64) -> Nanos {
+    let latency = app.metrics.vendor(vendor.name()).and_then(|metrics| metrics.recent_latency()).unwrap_or_default();
+    let before = n.saturating_sub(1) / vendor.config.concurrency as u64;
+    from.saturating_add(nanos(latency).saturating_mul(i64::try_from(before).unwrap_or(i64::MAX)))
+}
+
+/// The limits of a pool as a tenant meets them now.
+pub(super) struct Limits {
+    shared: Vec<Usage>,
+    /// Its own, each as if nothing were used when it may call next.
+    own: Vec<Usage>,
+    next_at: Nanos,
+}
+
+impl Limits {
+    /// Nothing when the limiter cannot tell.
+    pub(super) async fn of(app: &App, vendor: &Vendor, tenant: &std::sync::Arc<str>) -> Option<Limits> {
+        let pool = &vendor.config.pool;
+        let outlook = app.limiter.outlook(pool, app.clock.nanos(), 1).await.ok()?;
+        let (shared, mut own): (Vec<_>, Vec<_>) =
+            app.limiter.usage(pool).await.into_iter().partition(|usage| usage.limit.key == Key::Vendor);
+        if !own.is_empty() {
+            let (next_at, _) = app.limiter.next_for(pool, tenant).await.ok()?;
+            own.iter_mut().for_each(|usage| (usage.used, usage.next_at) = (0, next_at));
+        }
+        Some(Limits { shared, own, next_at: outlook.next_at })
+    }
+
+    /// When the n-th call could go, which is the tenant's own so-manieth, if none goes before `from`.
+    pub(super) fn when(
+        &self,
+        from: Nanos,
+        n: u64,
+        of_tenant: u64,
+        forecast: fn(&[Usage], Nanos, u64) -> Nanos,
+    ) -> Nanos {
+        let from = from.max(self.next_at);
+        forecast(&self.shared, from, n).max(forecast(&self.own, from, of_tenant))
+    }
+}

@@ -1,0 +1,261 @@
+//! Which limits are in force: the file's, those laid live over them, and while processes have different files the stricter of all.
+//!
+//! Never counts a call (see `limit`) and never wakes anybody: whoever changes limits rings the bells of the pool's vendors.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    clock::{Clock, Time},
+    config::{parse_limits, parse_pools, write_limits, write_pools},
+    limit::{Key, Limit, Limiter, PoolLimits},
+    store::{
+        StoreError,
+        book::{Book, Filed, LiveLimits},
+    },
+};
+
+/// A process that did not say that it lives in so many looks, a second apart, is gone.
+const MOST_SILENT: u32 = 10;
+/// Others may change the version so often while we lay limits over any.
+const MOST_ROUNDS: usize = 8;
+
+pub struct InForce {
+    book: Arc<dyn Book>,
+    clock: Clock,
+    file: BTreeMap<Arc<str>, Vec<Limit>>,
+    process: String,
+    /// The file's limits, as the book has them.
+    filed: String,
+    known: Mutex<Known>,
+    /// Held while the limiter is told: what was read first is told first.
+    telling: tokio::sync::Mutex<()>,
+}
+
+/// What a pool may do, and since when.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Terms {
+    /// How often live limits of the pool were changed.
+    pub version: u64,
+    /// When they were laid; nothing while the file's are in force.
+    pub live_since: Option<Time>,
+    pub limits: Arc<[Limit]>,
+}
+
+#[derive(Default)]
+struct Known {
+    pools: HashMap<Arc<str>, Terms>,
+    beat: u64,
+    /// Processes whose file says something else.
+    others: HashMap<String, Other>,
+}
+
+struct Other {
+    filed: Filed,
+    pools: BTreeMap<String, Vec<Limit>>,
+    silent: u32,
+}
+
+/// Which version may be changed.
+#[derive(Debug, Clone)]
+pub enum Expected {
+    Any,
+    OneOf(Vec<u64>),
+}
+
+impl InForce {
+    /// Reads what is laid live and what the other processes have, before the first permit is given.
+    pub async fn open(book: Arc<dyn Book>, clock: Clock, pools: Vec<PoolLimits>) -> Result<InForce, StoreError> {
+        let file: BTreeMap<Arc<str>, Vec<Limit>> = pools.into_iter().map(|pool| (pool.pool, pool.limits)).collect();
+        let (filed, process) = (write_pools(file.iter()), format!("{}-{:016x}", std::process::id(), fastrand::u64(..)));
+        let (known, telling) = (Mutex::default(), tokio::sync::Mutex::default());
+        let in_force = InForce { book, clock, file, process, filed, known, telling };
+        in_force.meet().await?;
+        let terms = in_force.read().await?;
+        in_force.lock().pools = terms;
+        Ok(in_force)
+    }
+
+    /// The limits of all pools, for a limiter to begin with.
+    pub fn pools(&self) -> Vec<PoolLimits> {
+        let limits =
+            |(pool, terms): (&Arc<str>, &Terms)| PoolLimits { pool: pool.clone(), limits: terms.limits.to_vec() };
+        self.lock().pools.iter().map(limits).collect()
+    }
+
+    /// What is in force for a pool of the config; nothing for others.
+    pub fn get(&self, pool: &str) -> Option<Terms> {
+        self.lock().pools.get(pool).cloned()
+    }
+
+    /// Whether a limit of the pool counts each tenant by itself.
+    pub fn is_per_tenant(&self, pool: &str, id: &str) -> bool {
+        let known = self.lock();
+        let limits = known.pools.get(pool).into_iter().flat_map(|terms| &*terms.limits);
+        limits.into_iter().any(|limit| limit.key == Key::Tenant && *limit.id == *id)
+    }
+
+    /// Says that this process lives, and learns what others have laid and what their files have; gives the pools for which that changes
+    /// something. To be called once a second where there are others.
+    pub async fn follow(&self, limiter: &dyn Limiter) -> Result<Vec<Arc<str>>, StoreError> {
+        self.meet().await?;
+        self.refresh(limiter).await
+    }
+
+    /// Lays limits over those of the file, or with `None` puts the file's back in force; says whether the version was one expected.
+    /// In the book first, then in force here.
+    pub async fn lay(
+        &self,
+        limiter: &dyn Limiter,
+        pool: &str,
+        expected: &Expected,
+        limits: Option<&[Limit]>,
+    ) -> Result<bool, StoreError> {
+        for _ in 0..MOST_ROUNDS {
+            let live = self.book.live_limits().await?.into_iter().find(|live| live.pool == pool);
+            let seen = live.as_ref().map_or(0, |live| live.version);
+            if matches!(expected, Expected::OneOf(versions) if !versions.contains(&seen)) {
+                return Ok(false);
+            }
+            let is_there = limits.is_none() && live.is_none_or(|live| live.limits.is_none());
+            let laid = LiveLimits {
+                pool: pool.to_owned(),
+                version: seen + 1,
+                limits: limits.map(write_limits),
+                since: self.clock.now(),
+            };
+            if is_there || self.book.lay_limits(seen, laid).await? {
+                self.refresh(limiter).await?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes what the book has to the limiter; gives the pools for which that changes something.
+    pub async fn refresh(&self, limiter: &dyn Limiter) -> Result<Vec<Arc<str>>, StoreError> {
+        let _in_order = self.telling.lock().await;
+        let mut changed = Vec::new();
+        for (pool, terms) in self.read().await? {
+            let before = self.get(&pool);
+            if before.is_none_or(|before| before.limits != terms.limits) {
+                limiter.set_limits(&pool, terms.limits.to_vec()).await?;
+                changed.push(pool.clone());
+            }
+            self.lock().pools.insert(pool, terms);
+        }
+        Ok(changed)
+    }
+
+    /// A clean stop: the others need not wait for this process to be silent.
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        let beat = self.lock().beat;
+        self.book.strike_out(&self.me(beat)).await
+    }
+
+    fn me(&self, beat: u64) -> Filed {
+        Filed { process: self.process.clone(), beat, limits: self.filed.clone() }
+    }
+
+    async fn meet(&self) -> Result<(), StoreError> {
+        let beat = {
+            let mut known = self.lock();
+            known.beat += 1;
+            known.beat
+        };
+        let found = self.book.meet(&self.me(beat)).await?;
+        let gone = self.note_others(found)?;
+        for filed in gone {
+            self.book.strike_out(&filed).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives those that are gone without a word.
+    fn note_others(&self, found: Vec<Filed>) -> Result<Vec<Filed>, StoreError> {
+        let mut known = self.lock();
+        let (mut others, mut gone) = (HashMap::new(), Vec::new());
+        for filed in found {
+            // Its clock may be any: only whether it goes on counts. While the book is away nobody grows silent.
+            let silent = known.others.get(&filed.process).filter(|other| other.filed.beat == filed.beat);
+            let silent = silent.map_or(0, |other| other.silent + 1);
+            if silent >= MOST_SILENT {
+                gone.push(filed);
+                continue;
+            }
+            let unreadable = || StoreError::Corrupt(format!("the limits of process {} are not ours", filed.process));
+            let pools = parse_pools(&filed.limits).ok_or_else(unreadable)?;
+            others.insert(filed.process.clone(), Other { filed, pools, silent });
+        }
+        self.tell_of_differences(&known.others, &others);
+        known.others = others;
+        Ok(gone)
+    }
+
+    fn tell_of_differences(&self, before: &HashMap<String, Other>, now: &HashMap<String, Other>) {
+        for (pool, file) in &self.file {
+            let differing = |others: &HashMap<String, Other>| -> Vec<String> {
+                let differs = |other: &&Other| other.pools.get(&**pool).is_some_and(|limits| limits != file);
+                others.values().filter(differs).map(|other| other.filed.process.clone()).collect()
+            };
+            match (&*differing(before), &*differing(now)) {
+                ([], []) => {}
+                ([], whose) => {
+                    let in_force = write_limits(&Self::of_files(pool, file, now));
+                    tracing::warn!(%pool, whose = whose.join(", "), in_force, "another process has other limits in its file; the stricter of all hold until it is gone");
+                }
+                (_, []) => tracing::info!(%pool, "all processes have the same limits in their files again"),
+                _ => {}
+            }
+        }
+    }
+
+    /// What is in force by the book and by what is known of the others.
+    async fn read(&self) -> Result<HashMap<Arc<str>, Terms>, StoreError> {
+        let mut live: HashMap<String, LiveLimits> =
+            self.book.live_limits().await?.into_iter().map(|live| (live.pool.clone(), live)).collect();
+        let known = self.lock();
+        let mut pools = HashMap::new();
+        for (pool, file) in &self.file {
+            let live = live.remove(&**pool);
+            let version = live.as_ref().map_or(0, |live| live.version);
+            let laid = live.and_then(|live| live.limits.map(|limits| (limits, live.since)));
+            let (limits, live_since) = match laid {
+                Some((laid, since)) => {
+                    let unreadable = |_| StoreError::Corrupt(format!("the live limits of pool {pool} are not ours"));
+                    (parse_limits(&laid).map_err(unreadable)?, Some(since))
+                }
+                None => (Self::of_files(pool, file, &known.others), None),
+            };
+            pools.insert(pool.clone(), Terms { version, live_since, limits: limits.into() });
+        }
+        Ok(pools)
+    }
+
+    /// Of several limits that count the same calls in the same way the smallest, and all that are in one file only.
+    fn of_files(pool: &str, file: &[Limit], others: &HashMap<String, Other>) -> Vec<Limit> {
+        let mut all = file.to_vec();
+        for theirs in others.values().filter_map(|other| other.pools.get(pool)).flatten() {
+            let same = |mine: &&mut Limit| {
+                (&mine.per, mine.shape, mine.guard, mine.key) == (&theirs.per, theirs.shape, theirs.guard, theirs.key)
+            };
+            match all.iter_mut().find(same) {
+                Some(mine) if theirs.calls < mine.calls => *mine = theirs.clone(),
+                Some(_) => {}
+                None => all.push(theirs.clone()),
+            }
+        }
+        if all != file {
+            // In every process in the same order, because limits that share a count are told apart by it.
+            all.sort_by_cached_key(|limit| write_limits(std::slice::from_ref(limit)));
+        }
+        all
+    }
+
+    /// A panic elsewhere does not make a list of limits wrong.
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
