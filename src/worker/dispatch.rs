@@ -79,15 +79,17 @@ impl Dispatcher {
             Standing::HalfOpen | Standing::Closed => {}
         }
         let mut fired = self.firing.fire_due(now);
+        let mut is_stopped = false;
         let round = {
             let mut asking = std::pin::pin!(self.rounds.ask(self.firing.in_hand(), now));
-            // Store and limiter may take their time to answer. What is held meanwhile is fired at its own.
+            // Store and limiter may take their time to answer. What is held meanwhile is fired at its own, unless the breaker opens.
             loop {
                 tokio::select! {
                     biased;
                     round = &mut asking => break round?,
-                    () = reached(&self.cx.clock, self.firing.next_at()) => {
-                        fired |= self.firing.fire_due(self.cx.clock.nanos());
+                    () = reached(&self.cx.clock, self.firing.next_at()), if !is_stopped => {
+                        is_stopped = self.breaker.standing() != Standing::Closed && !self.firing.has_probe();
+                        fired |= !is_stopped && self.firing.fire_due(self.cx.clock.nanos());
                     }
                 }
             }

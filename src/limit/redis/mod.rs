@@ -237,7 +237,7 @@ impl Shared {
         answers: &mut Vec<Answer>,
     ) -> Result<Vec<Paid>, StoreError> {
         let wishes = &tenants[answers.len()..];
-        let ask = Ask { until, most: wishes.len(), tenants: wishes, paid, ..Ask::default() };
+        let ask = Ask { until, most: wishes.len(), tenants: wishes, paid };
         let heard = self.ask(pool, terms, &self.scripts.reserve, &ask).await?;
         for (answer, tenant) in heard.numbers.chunks_exact(2).zip(wishes) {
             let (by, at) = (answer[0], answer[1]);

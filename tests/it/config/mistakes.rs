@@ -114,7 +114,6 @@ fn vendors_that_are_wrong_are_refused() {
         ("polling = { ticket = \"/id\" }", "polling", "kind = \"polling\""),
         ("breaker = true", "breaker", "failed = 0.9"),
         ("breaker = { failed = 0.0 }", "breaker.failed", "over 0 and up to 1"),
-        ("breaker = { failed = 90 }", "breaker.failed", "over 0 and up to 1"),
         ("breaker = { failed = \"90%\" }", "breaker.failed", "failed = 0.9"),
         ("breaker = { calls = 0 }", "breaker.calls", "from 1 to 10000"),
         ("breaker = { within = \"0s\" }", "breaker.within", "within = \"30s"),
