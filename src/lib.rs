@@ -7,12 +7,14 @@
 //! - [`store`]: where jobs live; [`store::sqlite`] keeps them in one file.
 //! - [`worker`]: jobs out. One dispatcher for each vendor, one attempt for each call.
 //! - [`limit`]: may we call this vendor, and when?
+//! - [`audit`]: what was really sent, and whether the limits were kept.
 //! - [`vendor`]: how to talk to vendors, and what their replies mean.
 //!
 //! Around them: [`config`], [`in_force`] (which limits hold), [`service`] (the wiring), [`roles`], [`clock`], [`telemetry`], [`shutdown`] and [`cli`].
 //! `ARCHITECTURE.md` follows one job through the functions.
 
 pub mod api;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, App, Feasibility, server},
+    audit::Audit,
     clock::{Clock, nanos},
     config::{self, Config, Kind, StoreAt},
     in_force::InForce,
@@ -27,6 +28,7 @@ use crate::{
     store::{
         Store,
         book::Book,
+        calls::CallLog,
         redis_mongo::{RedisMongo, VendorWork},
         sqlite::Sqlite,
     },
@@ -59,7 +61,7 @@ pub struct Listeners {
 impl Service {
     /// Opens the store and builds everything on it.
     pub async fn build(config: &Config, roles: Roles, clock: Clock) -> anyhow::Result<Service> {
-        let Backend { store, book, limits, limiter, breakers, queue } = open(config, &clock).await?;
+        let Backend { store, book, calls, limits, limiter, breakers, queue } = open(config, &clock).await?;
         let secret = match &config.server.callback_secret {
             Some(secret) => secret.reveal().as_bytes().to_vec(),
             None => {
@@ -68,6 +70,8 @@ impl Service {
                 book.callback_secret(fresh).await?.to_vec()
             }
         };
+        let pools = config.vendors.iter().map(|vendor| (vendor.name.clone(), vendor.pool.clone()));
+        let audit = Arc::new(Audit::new(calls, clock.clone(), pools));
         let cx = Arc::new(Context {
             store: store.clone(),
             limiter: limiter.clone(),
@@ -75,6 +79,7 @@ impl Service {
             vendors: Arc::new(Registry::new(config, &secret)),
             pauses: Arc::new(Pauses::open(book).await?),
             limits: limits.clone(),
+            audit: audit.clone(),
             metrics: Arc::new(Metrics::new(config.vendors.iter().map(|vendor| vendor.name.clone()))),
             client: Client::new(),
             clock: clock.clone(),
@@ -87,6 +92,7 @@ impl Service {
             vendors: cx.vendors.clone(),
             pauses: cx.pauses.clone(),
             limits,
+            audit,
             metrics: cx.metrics.clone(),
             clock,
             ids: JobIds::new(),
@@ -183,6 +189,7 @@ struct Backend {
     store: Arc<dyn Store>,
     book: Arc<dyn Book>,
     limits: Arc<InForce>,
+    calls: Arc<dyn CallLog>,
     limiter: Arc<dyn Limiter>,
     breakers: Arc<dyn Breakers>,
     queue: Option<Redis>,
@@ -197,7 +204,8 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
             let limits = Arc::new(InForce::open(store.clone(), clock.clone(), config.pools.clone()).await?);
             let limiter = Arc::new(Local::open(limits.pools(), clock.clone(), store.clone()).await?);
             let breakers = Arc::new(LocalBreakers::new(terms, clock.clone()));
-            Ok(Backend { store: store.clone(), book: store, limits, limiter, breakers, queue: None })
+            let (book, calls) = (store.clone(), store.clone());
+            Ok(Backend { store, book, calls, limits, limiter, breakers, queue: None })
         }
         StoreAt::RedisMongo { mongo, database, redis } => {
             let queue = Redis::new(redis.clone());
@@ -211,7 +219,8 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
             let limiter = RedisLimiter::open(queue.clone(), database, pools, timeouts, clock.clone(), book);
             let breakers = Arc::new(RedisBreakers::open(queue.clone(), database, terms, clock.clone()));
             let limiter = Arc::new(limiter);
-            Ok(Backend { store: store.clone(), book: store, limits, limiter, breakers, queue: Some(queue) })
+            let (book, calls) = (store.clone(), store.clone());
+            Ok(Backend { store, book, calls, limits, limiter, breakers, queue: Some(queue) })
         }
     }
 }

@@ -55,7 +55,7 @@ fn read_status(params: &mut Params) -> Result<Option<Status>, ApiError> {
     status.map(Some).ok_or_else(|| body::invalid_parameter("status", expected))
 }
 
-fn read_time(params: &mut Params, name: &str) -> Result<Option<Time>, ApiError> {
+pub(super) fn read_time(params: &mut Params, name: &str) -> Result<Option<Time>, ApiError> {
     let at: Option<jiff::Timestamp> = params.parse(name, "a time such as 2026-11-22T15:00:00Z")?;
     Ok(at.map(|at| Time(at.as_millisecond())))
 }

@@ -15,6 +15,7 @@ use axum::{
 
 use self::error::ApiError;
 use crate::{
+    audit::Audit,
     clock::Clock,
     in_force::InForce,
     job::JobIds,
@@ -27,6 +28,7 @@ use crate::{
     vendor::Registry,
 };
 
+mod audit;
 mod batch;
 mod body;
 mod callbacks;
@@ -55,6 +57,7 @@ pub struct App {
     pub vendors: Arc<Registry>,
     pub pauses: Arc<Pauses>,
     pub limits: Arc<InForce>,
+    pub audit: Arc<Audit>,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
     pub ids: JobIds,
@@ -92,6 +95,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/vendors", get(vendors::list))
         .route("/vendors/{name}", get(vendors::find))
         .route("/vendors/{name}/limits", get(limits::find).put(limits::lay).delete(limits::put_back))
+        .route("/vendors/{name}/audit", get(audit::audit))
         .route("/vendors/{name}/pause", post(vendors::pause))
         .route("/vendors/{name}/resume", post(vendors::resume))
         .route("/openapi.json", get(health::openapi))

@@ -12,7 +12,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    App,
+    App, audit,
     body::{self, NoParams},
     dto,
     error::ApiError,
@@ -129,7 +129,12 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
     let usage = app.limiter.usage(&vendor.config.pool).await;
     let drain_eta = standing::drain_eta(app, vendor, &backlog, &usage).await;
     let pause = app.pauses.get(vendor.name(), now);
-    let metrics = app.metrics.vendor(vendor.name());
+    let counted = audit::counted(app, vendor).await;
+    // With a queue there are other processes, whose calls are known by the leases.
+    let in_flight = match app.metrics.vendor(vendor.name()) {
+        Some(metrics) if app.queue.is_none() => metrics.in_flight.get(),
+        _ => i64::try_from(backlog.leased).unwrap_or(i64::MAX),
+    };
     VendorView {
         name: vendor.name().clone(),
         kind: match &vendor.config.kind {
@@ -143,14 +148,14 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
         breaker: app.breakers.look(vendor.name()).await.as_str(),
         limits: usage.into_iter().map(|usage| limit_view(app, usage)).collect(),
         concurrency: vendor.config.concurrency,
-        in_flight: metrics.map_or(0, |metrics| metrics.in_flight.get()),
+        in_flight,
         open: backlog.open,
         waiting: backlog.waiting,
         oldest_waiting_s: backlog.oldest_due.map(|due| now.since(due).as_secs_f64()),
         drain_eta,
-        calls_total: metrics.map_or(0, |metrics| metrics.calls.get()),
-        throttled_total: metrics.map_or(0, |metrics| metrics.throttled.get()),
-        breaches_total: metrics.map_or(0, |metrics| metrics.breaches.get()),
+        calls_total: counted.calls,
+        throttled_total: counted.throttled,
+        breaches_total: counted.breaches,
     }
 }
 

@@ -1,4 +1,5 @@
-//! `vendors`: how each vendor is doing and how much of its limits is used; pausing and resuming. Changing limits is in `limits`.
+//! `vendors`: how each vendor is doing, how much of its limits is used and whether they were kept; pausing and resuming. Changing
+//! limits is in `limits`.
 
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub(super) enum VendorsCommand {
     Resume(OneVendor),
     /// Shows the limits in force, or changes them while everything runs
     Limits(LimitsArgs),
+    /// Shows what was really sent to a vendor, and the worst window of it
+    Audit(AuditArgs),
 }
 
 #[derive(Debug, Args)]
@@ -44,6 +47,21 @@ pub(super) struct PauseArgs {
     /// Resumes it by itself after this long; else it stays paused until somebody resumes it
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     length: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AuditArgs {
+    #[command(flatten)]
+    vendor: OneVendor,
+    /// Looks at windows of this length; else at each limit with its own period
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    window: Option<Duration>,
+    /// Only calls sent at this time or later
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only calls sent before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -75,12 +93,25 @@ struct LimitRow {
     next_at: String,
 }
 
+#[derive(Deserialize)]
+struct AuditRow {
+    id: String,
+    window: String,
+    key: String,
+    max_in_any_window: u64,
+    limit: u64,
+    breaches: u64,
+    worst_ever: u64,
+    worst_ever_at: Option<String>,
+}
+
 pub(super) async fn run(command: VendorsCommand) -> Result<(), Failure> {
     match command {
         VendorsCommand::List(talk) => ask(&talk, Call::get("/vendors"), list).await,
         VendorsCommand::Show(vendor) => ask(&vendor.talk, Call::get(vendor.path()), show).await,
         VendorsCommand::Limits(args) => limits::run(args).await,
         VendorsCommand::Resume(vendor) => ask(&vendor.talk, Call::post(vendor.path() + "/resume"), pause).await,
+        VendorsCommand::Audit(args) => ask(&args.vendor.talk, Call::get(args.path()), audit).await,
         VendorsCommand::Pause(PauseArgs { vendor, length }) => {
             let body = length.map(|length| (JSON, format!(r#"{{"for":"{}"}}"#, write_duration(length)).into()));
             ask(&vendor.talk, Call { body, ..Call::post(vendor.path() + "/pause") }, pause).await
@@ -91,6 +122,16 @@ pub(super) async fn run(command: VendorsCommand) -> Result<(), Failure> {
 impl OneVendor {
     fn path(&self) -> String {
         format!("/vendors/{}", client::segment(&self.name))
+    }
+}
+
+impl AuditArgs {
+    fn path(&self) -> String {
+        let window = self.window.map(write_duration);
+        let given = [("window", &window), ("since", &self.since), ("until", &self.until)];
+        let given = given.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+        let query: Vec<String> = given.map(|(name, value)| format!("{name}={}", client::segment(value))).collect();
+        format!("{}/audit?{}", self.vendor.path(), query.join("&"))
     }
 }
 
@@ -146,6 +187,25 @@ fn show(vendor: &RawValue) -> Result<String, Failure> {
     let rows = limits.into_iter().map(|limit| {
         let LimitRow { id, calls, per, shape, key, used, next_at } = limit;
         [id, used.to_string(), calls.to_string(), per, shape, key, next_at]
+    });
+    Ok(format!("{fields}\n\n{}", print::table(head, rows)))
+}
+
+fn audit(answer: &RawValue) -> Result<String, Failure> {
+    #[derive(Deserialize)]
+    struct Limits {
+        limits: Option<Vec<AuditRow>>,
+    }
+    let fields = print::fields(answer, &["limits"]);
+    let Limits { limits: Some(limits) } = client::read(answer)? else { return Ok(fields) };
+    if limits.is_empty() {
+        return Ok(format!("{fields}\n\nno limits"));
+    }
+    let head = ["LIMIT", "WINDOW", "KEY", "MOST IN ANY", "ALLOWED", "BREACHES", "WORST EVER", "AT"];
+    let rows = limits.into_iter().map(|row| {
+        let AuditRow { id, window, key, max_in_any_window, limit, breaches, worst_ever, worst_ever_at } = row;
+        let [most, allowed, breaches, worst] = [max_in_any_window, limit, breaches, worst_ever].map(|n| n.to_string());
+        [id, window, key, most, allowed, breaches, worst, worst_ever_at.unwrap_or_else(|| "-".to_owned())]
     });
     Ok(format!("{fields}\n\n{}", print::table(head, rows)))
 }

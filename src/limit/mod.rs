@@ -34,6 +34,13 @@ pub struct Limit {
     pub key: Key,
 }
 
+impl Limit {
+    /// What it counts: its period and key. Not N, so that what is known of it outlives a change of N.
+    pub fn count(&self) -> String {
+        ledger::count_name(self)
+    }
+}
+
 /// The period of a limit.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Per {
@@ -177,6 +184,9 @@ pub trait Limiter: Send + Sync {
 
     /// The last look before the bytes go out: is this permit still good at `now`?
     fn check(&self, permit: &Permit, now: Nanos) -> Result<(), Missed>;
+
+    /// The time at `now` on the clock that all processes of this limiter share, in microseconds: for the record of calls.
+    fn stamp(&self, pool: &str, now: Nanos) -> i64;
 
     /// Hands back permits that were not used and never will be. What a limit cannot take back exactly stays charged to it.
     async fn give_back(&self, permits: Vec<Permit>);

@@ -12,6 +12,7 @@ use crate::{
 };
 
 pub mod book;
+pub mod calls;
 mod histogram;
 pub mod redis_mongo;
 pub mod signals;

@@ -105,6 +105,7 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
         metrics.permits_late.inc();
         return not_sent(Err(CallError::Missed(missed)), None);
     }
+    limits::note_sent(cx, vendor, permit);
     let (sent_at, sent) = (cx.clock.now(), Instant::now());
     metrics.calls.inc();
     let reply =

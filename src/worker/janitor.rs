@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, Tick, pause};
 use crate::{
+    audit::watch::Watch,
     clock::{Nanos, Time, nanos},
     config::Retry,
     job::{
@@ -21,6 +22,8 @@ use crate::{
 const MOST_ALARMS: usize = 256;
 /// Leases are looked at this often.
 const RECLAIM_EVERY: Duration = Duration::from_secs(5);
+/// Calls are judged this often.
+const JUDGE_EVERY: Duration = Duration::from_secs(5);
 /// Old jobs are looked for this often; while there are more, a slice each [`PRUNE_PAUSE`].
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const PRUNE_PAUSE: Duration = Duration::from_millis(50);
@@ -29,12 +32,15 @@ pub struct Janitor {
     cx: Arc<Context>,
     reclaim_at: Nanos,
     prune_at: Nanos,
+    watch: Watch,
+    judge_at: Nanos,
 }
 
 impl Janitor {
     pub(super) fn new(cx: Arc<Context>) -> Janitor {
         let now = cx.clock.nanos();
-        Janitor { cx, reclaim_at: now, prune_at: now }
+        let watch = Watch::new(cx.audit.clone(), cx.limiter.clone(), cx.limits.clone(), cx.metrics.clone());
+        Janitor { cx, reclaim_at: now, prune_at: now, watch, judge_at: now }
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
@@ -70,8 +76,12 @@ impl Janitor {
             let more = self.cx.store.prune(before).await?;
             self.prune_at = now + nanos(if more { PRUNE_PAUSE } else { PRUNE_EVERY });
         }
+        if self.judge_at <= now {
+            self.judge_at = now + nanos(JUDGE_EVERY);
+            self.watch.turn(now).await?;
+        }
         let alarm = overdue.next_at.map_or(Nanos::MAX, |at| self.cx.clock.nanos_at(at));
-        Ok(Tick::WaitUntil(alarm.min(self.reclaim_at).min(self.prune_at)))
+        Ok(Tick::WaitUntil(alarm.min(self.reclaim_at).min(self.prune_at).min(self.judge_at)))
     }
 
     async fn ring_alarm(&self, id: JobId, now: Time) -> Result<(), StoreError> {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{dispatch::Dispatcher, janitor::Janitor};
 use crate::{
+    audit::Audit,
     clock::{Clock, Nanos},
     in_force::InForce,
     limit::{Limiter, breakers::Breakers},
@@ -40,6 +41,7 @@ pub struct Context {
     pub vendors: Arc<Registry>,
     pub pauses: Arc<Pauses>,
     pub limits: Arc<InForce>,
+    pub audit: Arc<Audit>,
     pub metrics: Arc<Metrics>,
     pub client: Client,
     pub clock: Clock,
@@ -73,12 +75,13 @@ impl Tick {
 pub struct Pool {
     dispatchers: Vec<Dispatcher>,
     janitor: Janitor,
+    audit: Arc<Audit>,
 }
 
 impl Pool {
     pub fn new(cx: &Arc<Context>) -> Pool {
         let dispatchers = cx.vendors.iter().map(|vendor| Dispatcher::new(cx.clone(), vendor.clone())).collect();
-        Pool { dispatchers, janitor: Janitor::new(cx.clone()) }
+        Pool { dispatchers, janitor: Janitor::new(cx.clone()), audit: cx.audit.clone() }
     }
 
     /// Runs until `stop`, then finishes what is under way; what is not finished by `abort` is dropped, and its jobs run again after the next start.
@@ -86,6 +89,8 @@ impl Pool {
     pub async fn run(self, stop: CancellationToken, abort: CancellationToken) -> Result<(), JoinError> {
         let mut tasks = JoinSet::new();
         tasks.spawn(self.janitor.run(stop.clone()));
+        let (audit, writing) = (self.audit.clone(), stop.clone());
+        tasks.spawn(async move { audit.run(writing).await });
         for dispatcher in self.dispatchers {
             tasks.spawn(dispatcher.run(stop.clone()));
         }
@@ -103,6 +108,10 @@ impl Pool {
             }
         };
         tasks.shutdown().await;
+        // After the last attempt, so that a clean stop leaves every call on record.
+        if let Err(error) = self.audit.write().await {
+            tracing::warn!(%error, "the last calls are not on record");
+        }
         outcome
     }
 

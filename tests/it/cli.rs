@@ -394,6 +394,12 @@ fn vendors_are_listed_shown_paused_and_resumed() {
     );
     assert!(shown.contains("concurrency       32\n"), "{shown}");
 
+    let audit = dev.run(&["vendors", "audit", "sync"]).succeeds().stdout;
+    assert!(audit.contains("LIMIT  WINDOW  KEY     MOST IN ANY  ALLOWED"), "{audit}");
+    let since = ["vendors", "audit", "sync", "--window", "1s", "--since", "2026-11-22T15:00:00+01:00", "-o", "json"];
+    let wanted = serde_json::json!({"calls": 0, "max_in_any_window": 0, "limit": 50, "breaches": 0});
+    assert_eq!(dev.run(&since).succeeds().json(), wanted);
+
     let paused = dev.run(&["vendors", "pause", "sync"]).succeeds().stdout;
     assert_eq!(paused, "sync is paused until resumed\n");
     let paused = dev.run(&["vendors", "pause", "sync", "--for", "10m"]).succeeds().stdout;

@@ -4,6 +4,8 @@ mod support;
 
 /// The HTTP API, black box: what clients send and see.
 mod api;
+/// What was really sent, and whether the limits were kept.
+mod audit;
 /// The command line: the real binary against a real service.
 mod cli;
 /// The config: every mistake is named with its key, its line and the mend.

@@ -321,6 +321,12 @@ impl Limiter for RedisLimiter {
         permit.check(gate, now)
     }
 
+    /// Our own time for a pool that Redis was never asked about: no call was made on a permit of it.
+    fn stamp(&self, pool: &str, now: Nanos) -> i64 {
+        let heard = self.shared.pools.get(pool).and_then(|pool| pool.expected(now));
+        heard.map_or(now.div_euclid(MICRO), |(redis, _)| redis)
+    }
+
     async fn give_back(&self, permits: Vec<Permit>) {
         let mut by_pool: HashMap<Arc<str>, Vec<Permit>> = HashMap::new();
         for permit in permits {

@@ -33,6 +33,7 @@ use crate::{
 
 mod amend;
 mod book;
+mod calls;
 mod dispatch;
 mod docs;
 mod feed;

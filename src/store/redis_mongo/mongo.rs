@@ -42,6 +42,9 @@ pub(super) struct Mongo {
     /// Processes that live, and what their files have.
     pub(super) processes: Collection<Document>,
     pub(super) settings: Collection<Document>,
+    pub(super) calls: Collection<Document>,
+    pub(super) tallies: Collection<Document>,
+    pub(super) verdicts: Collection<Document>,
 }
 
 impl Mongo {
@@ -66,6 +69,9 @@ impl Mongo {
             live_limits: database.collection("live_limits"),
             processes: database.collection("processes"),
             settings: database.collection("settings"),
+            calls: database.collection("calls"),
+            tallies: database.collection("tallies"),
+            verdicts: database.collection("verdicts"),
             database,
             client,
         };
@@ -100,7 +106,9 @@ impl Mongo {
         let made = async { self.jobs.create_indexes(indexes.map(index)).await };
         tokio::time::timeout(PATIENCE * 12, made).await.map_err(|_| no_answer())?.map_err(explain)?;
         let old = IndexModel::builder().keys(doc! { "at": 1 }).build();
-        within(async { self.keys.create_index(old).await }).await.map(drop)
+        within(async { self.keys.create_index(old).await }).await?;
+        let in_order = IndexModel::builder().keys(doc! { "pool": 1, "first": 1, "_id": 1 }).build();
+        within(async { self.calls.create_index(in_order).await }).await.map(drop)
     }
 
     /// Many updates of jobs in one statement; says how many documents they matched.

@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Sqlite {
-    async fn write<T, F>(&self, statements: F) -> Result<T, StoreError>
+    pub(super) async fn write<T, F>(&self, statements: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,

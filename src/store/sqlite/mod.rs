@@ -31,6 +31,7 @@ use crate::{
 
 mod amend;
 mod book;
+mod calls;
 mod counts;
 mod index;
 mod queue;
@@ -43,8 +44,11 @@ mod upkeep;
 mod writer;
 
 /// The schema, one step a version: `PRAGMA user_version` says how many have been made.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../../../migrations/0001_jobs.sql"), include_str!("../../../migrations/0002_live_limits.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../../../migrations/0001_jobs.sql"),
+    include_str!("../../../migrations/0002_live_limits.sql"),
+    include_str!("../../../migrations/0003_calls.sql"),
+]; // in their order: each is made once
 
 /// Idempotency keys are kept this long.
 const KEYS_KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);

@@ -61,9 +61,13 @@ impl World {
 
     /// An API process listens for the API only, a worker for operations only.
     async fn start(&self, roles: Roles) -> Process {
+        self.start_at(roles, Clock::system()).await
+    }
+
+    async fn start_at(&self, roles: Roles, clock: Clock) -> Process {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("the port");
-        let service = Service::build(&self.config, roles, Clock::system()).await.expect("the service");
+        let service = Service::build(&self.config, roles, clock).await.expect("the service");
         let (api, ops) = if roles.has_api() { (Some(listener), None) } else { (None, Some(listener)) };
         let (shutdown, mut running) = (Shutdown::new(), JoinSet::new());
         running.spawn(service.run(Listeners { api, ops }, shutdown.clone()));
@@ -109,8 +113,25 @@ async fn what_an_api_process_accepts_a_worker_process_does() {
 
     let api = world.start(Roles::Api).await;
     assert_eq!(api.caller().get(&path).await.json()["status"], "complete");
+    assert_eq!(api.caller().get("/vendors/sync").await.json()["calls_total"], 1, "by another process");
     api.stop().await;
     assert_eq!(world.vendors.count("sync"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_stops_leaves_on_record_what_it_sent() {
+    let world = World::new().await;
+    // On a clock that stands still nothing is written after a second, only at the end.
+    let process = world.start_at(Roles::Both, Clock::manual(Clock::system().now())).await;
+    for n in 0..3 {
+        let job = process.caller().post("/jobs", r#"{"vendor": "sync", "payload": 1}"#).await.json();
+        let path = format!("/jobs/{}?wait=30s", job["request_id"].as_str().expect("an id"));
+        assert_eq!(process.caller().get(&path).await.json()["status"], "complete", "{n}");
+    }
+    process.stop().await;
+    let process = world.start(Roles::Api).await;
+    assert_eq!(process.caller().get("/vendors/sync/audit").await.json()["calls"], 3);
+    process.stop().await;
 }
 
 #[tokio::test]
@@ -143,6 +164,7 @@ async fn readiness(app: &App, roles: Roles, queue: &Redis) -> (u16, Value, Strin
         vendors: app.vendors.clone(),
         pauses: app.pauses.clone(),
         limits: app.limits.clone(),
+        audit: app.audit.clone(),
         metrics: app.metrics.clone(),
         clock: app.clock.clone(),
         ids: JobIds::new(),

@@ -1,0 +1,185 @@
+//! The audit: what was really sent, and the worst window that ever was.
+//!
+//! Never decides whether a call may go: limits are kept by `limit`, and this looks whether they were, from the times at which the calls
+//! went out. Each process notes its own calls in memory and writes them down once a second, so a crash loses a second of the record.
+//! Times are those of the limiter, so that those of several machines can be put in one order.
+//!
+//! [`block`] is how calls are written down, [`reader`] puts those of all processes in order, [`judge`] holds them against limits, and
+//! [`watch`] does that all the time.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    block::Call,
+    watch::{LAG, rewind},
+};
+use crate::{
+    clock::{Clock, Nanos, nanos},
+    store::{
+        StoreError,
+        calls::{CallBlock, CallLog, MOST_SPAN, Tally},
+    },
+};
+
+pub mod block;
+pub mod judge;
+pub mod reader;
+pub mod watch;
+
+/// Calls are written down this often, and when there are as many as fit into one block.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+const BLOCK: usize = 4096;
+/// Calls of a pool that wait to be written at most; beyond it the oldest are lost to the record.
+const MOST_WAITING: usize = 65_536;
+/// Blocks that could not be written and wait for the store at most.
+const MOST_BLOCKS: usize = 8192;
+/// Blocks written at once.
+const AT_ONCE: usize = 256;
+
+/// What this process has sent, on its way to the record.
+pub struct Audit {
+    pub log: Arc<dyn CallLog>,
+    clock: Clock,
+    pools: HashMap<Arc<str>, Mutex<VecDeque<Call>>>,
+    /// By vendor: what no tally has yet.
+    throttled: HashMap<Arc<str>, (Arc<str>, AtomicU64)>,
+    full: Notify,
+    /// Held by whoever writes.
+    unwritten: tokio::sync::Mutex<Unwritten>,
+    lost: AtomicU64,
+}
+
+/// What could not be written so far, and when everything was written the last time.
+struct Unwritten {
+    blocks: VecDeque<(CallBlock, Vec<Tally>)>,
+    written_at: Nanos,
+}
+
+impl Audit {
+    /// For these vendors, each with its pool.
+    pub fn new(log: Arc<dyn CallLog>, clock: Clock, vendors: impl IntoIterator<Item = (Arc<str>, Arc<str>)>) -> Audit {
+        let throttled: HashMap<_, _> =
+            vendors.into_iter().map(|(vendor, pool)| (vendor, (pool, AtomicU64::new(0)))).collect();
+        let pools = throttled.values().map(|(pool, _)| (pool.clone(), Mutex::default())).collect();
+        let unwritten = Unwritten { blocks: VecDeque::new(), written_at: clock.nanos() };
+        let (full, unwritten, lost) = (Notify::new(), tokio::sync::Mutex::new(unwritten), AtomicU64::new(0));
+        Audit { log, clock, pools, throttled, full, unwritten, lost }
+    }
+
+    /// Notes a call, right before its bytes go out.
+    pub fn note(&self, pool: &str, call: Call) {
+        let Some(calls) = self.pools.get(pool) else { return };
+        let mut calls = lock(calls);
+        if calls.len() >= MOST_WAITING {
+            calls.pop_front();
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        calls.push_back(call);
+        if calls.len() == BLOCK {
+            self.full.notify_one();
+        }
+    }
+
+    /// Notes that a vendor asked us to slow down.
+    pub fn note_throttled(&self, vendor: &str) {
+        if let Some((_, throttled)) = self.throttled.get(vendor) {
+            throttled.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes until `stop`; what comes after that is written by [`Audit::write`].
+    pub async fn run(&self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let next = self.clock.nanos().saturating_add(nanos(WRITE_EVERY));
+            tokio::select! {
+                () = self.clock.sleep_until(next) => {}
+                () = self.full.notified() => {}
+                () = stop.cancelled() => return,
+            }
+            if let Err(error) = self.write().await {
+                tracing::debug!(%error, "calls are not on record yet; trying again in a second");
+            }
+        }
+    }
+
+    /// Writes down what was noted so far.
+    pub async fn write(&self) -> Result<(), StoreError> {
+        let mut unwritten = self.unwritten.lock().await;
+        let Unwritten { blocks, written_at } = &mut *unwritten;
+        let gathered_at = self.clock.nanos();
+        self.gather(blocks);
+        while !blocks.is_empty() {
+            let some = blocks.len().min(AT_ONCE);
+            self.log.log(&blocks.make_contiguous()[..some]).await?;
+            // What was noted long ago, the judge may have gone past.
+            let is_late = self.clock.nanos().saturating_sub(*written_at) / 1000 >= LAG / 2;
+            for (block, _) in blocks.range(..some).filter(|(block, _)| is_late && block.count > 0) {
+                rewind(&*self.log, block).await?;
+            }
+            blocks.drain(..some);
+        }
+        *written_at = gathered_at;
+        Ok(())
+    }
+
+    /// Puts what was noted into blocks, behind those that wait already.
+    fn gather(&self, blocks: &mut VecDeque<(CallBlock, Vec<Tally>)>) {
+        for (pool, noted) in &self.pools {
+            let mut calls: Vec<Call> = std::mem::take(&mut *lock(noted)).into();
+            // Attempts run beside each other: the one that looked first may note last.
+            calls.sort_by_key(|call| call.at);
+            let runs = calls.chunk_by(|a, b| a.at.div_euclid(MOST_SPAN) == b.at.div_euclid(MOST_SPAN));
+            let block = |calls: &[Call]| (block::encode(pool, fastrand::i64(..), calls), tallies(calls));
+            blocks.extend(runs.flat_map(|run| run.chunks(BLOCK)).map(block));
+        }
+        self.add_throttled(blocks);
+        let over = blocks.len().saturating_sub(MOST_BLOCKS);
+        let dropped: u64 = blocks.drain(..over).map(|(block, _)| block.count).sum();
+        let lost = self.lost.swap(0, Ordering::Relaxed) + dropped;
+        if lost > 0 {
+            tracing::error!(
+                lost,
+                "calls are lost to the audit: the store was away for too long; the limits were kept without it"
+            );
+        }
+    }
+
+    /// What vendors asked goes with a block of their pool; one without calls when there is none.
+    fn add_throttled(&self, blocks: &mut VecDeque<(CallBlock, Vec<Tally>)>) {
+        for (vendor, (pool, throttled)) in &self.throttled {
+            let throttled = throttled.swap(0, Ordering::Relaxed);
+            if throttled == 0 {
+                continue;
+            }
+            let tally = Tally { vendor: vendor.to_string(), calls: 0, throttled };
+            let id = fastrand::i64(..);
+            blocks.push_back((block::encode(pool, id, &[]), vec![tally]));
+        }
+    }
+}
+
+fn tallies(calls: &[Call]) -> Vec<Tally> {
+    let mut tallies: Vec<Tally> = Vec::new();
+    for call in calls {
+        match tallies.iter_mut().find(|tally| *tally.vendor == *call.vendor) {
+            Some(tally) => tally.calls += 1,
+            None => tallies.push(Tally { vendor: call.vendor.to_string(), calls: 1, throttled: 0 }),
+        }
+    }
+    tallies
+}
+
+/// A panic under the lock leaves at worst a call that is not on record.
+fn lock<T>(noted: &Mutex<T>) -> MutexGuard<'_, T> {
+    noted.lock().unwrap_or_else(PoisonError::into_inner)
+}
