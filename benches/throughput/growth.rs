@@ -69,7 +69,7 @@ async fn row(table: &mut Table, bench: &Bench, backend: Backend, name: String, w
         us(call.0.as_secs_f64(), ended),
         us(call.1, ended),
         format!("{memory:.0}"),
-        in_redis.map_or("-".into(), |redis| format!("{:.1}", redis.memory_mib)),
+        in_redis.map_or("-".into(), |redis| format!("{:.1}", redis.memory_mib.max(0.0))),
         thousands(ready.as_secs_f64() * 1000.0),
     ]);
     site.stop().await;

@@ -79,26 +79,26 @@ fn main() -> anyhow::Result<()> {
     }
     println!("{machine}");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let tables = runtime.block_on(async {
+    runtime.block_on(async {
         tokio::select! {
-            tables = measure(&bench) => tables,
+            done = measure(&bench, &machine) => done,
             _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
         }
-    })?;
-    if bench.args.write {
-        report::write(&tables, &machine)?;
-        chart::write(&tables)?;
-    }
-    Ok(())
+    })
 }
 
-async fn measure(bench: &Bench) -> anyhow::Result<Vec<report::Table>> {
-    Ok(vec![
-        rates::measure(bench).await?,
-        growth::measure(bench).await?,
-        idle::measure(bench).await?,
-        machines::measure(bench).await?,
-        scripts::measure(bench).await?,
-        vendors::measure(bench).await?,
-    ])
+/// Writes each table as soon as it is there: what comes later may fail.
+async fn measure(bench: &Bench, machine: &str) -> anyhow::Result<()> {
+    let write = |table: &report::Table| if bench.args.write { report::write(table, machine) } else { Ok(()) };
+    let rates = rates::measure(bench).await?;
+    write(&rates)?;
+    let growth = growth::measure(bench).await?;
+    write(&growth)?;
+    if bench.args.write {
+        chart::write(&[rates, growth])?;
+    }
+    write(&idle::measure(bench).await?)?;
+    write(&machines::measure(bench).await?)?;
+    write(&scripts::measure(bench).await?)?;
+    write(&vendors::measure(bench).await?)
 }

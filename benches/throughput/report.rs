@@ -80,17 +80,18 @@ pub(crate) fn machine() -> String {
     )
 }
 
-/// Puts every whole table into its page.
-pub(crate) fn write(tables: &[Table], machine: &str) -> anyhow::Result<()> {
-    for table in tables.iter().filter(|table| table.is_whole) {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(table.page);
-        let page = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let (begin, end) = (format!("<!-- {} -->", table.name), format!("<!-- end of {} -->", table.name));
-        let missing = || format!("{} has no {begin} and {end}", table.page);
-        let (before, rest) = page.split_once(&begin).with_context(missing)?;
-        let after = rest.split_once(&end).with_context(missing)?.1;
-        fs::write(&path, format!("{before}{begin}\n\n{machine}\n\n{}\n\n{end}{after}", table.text()))?;
-        println!("{}: written into docs/{}", table.name, table.page);
+/// Puts a table into its page, if it is whole.
+pub(crate) fn write(table: &Table, machine: &str) -> anyhow::Result<()> {
+    if !table.is_whole {
+        return Ok(());
     }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(table.page);
+    let page = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let (begin, end) = (format!("<!-- {} -->", table.name), format!("<!-- end of {} -->", table.name));
+    let missing = || format!("{} has no {begin} and {end}", table.page);
+    let (before, rest) = page.split_once(&begin).with_context(missing)?;
+    let after = rest.split_once(&end).with_context(missing)?.1;
+    fs::write(&path, format!("{before}{begin}\n\n{machine}\n\n{}\n\n{end}{after}", table.text()))?;
+    println!("{}: written into docs/{}", table.name, table.page);
     Ok(())
 }

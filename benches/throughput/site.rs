@@ -24,6 +24,8 @@ use crate::{
 
 /// Nothing here takes this long unless it hangs.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
+/// A new index in Redis stays shut for three seconds, which would be in every number.
+const INDEX_OPENS: Duration = Duration::from_secs(4);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
@@ -94,6 +96,9 @@ impl<'a> Site<'a> {
         let mut site = Site { vendors: mocks, servers, tap, folder, processes: Vec::new() };
         site.spawn("api,worker", address)?;
         site.ready().await?;
+        if backend == Backend::Scaled {
+            tokio::time::sleep(INDEX_OPENS).await;
+        }
         Ok(site)
     }
 
