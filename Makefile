@@ -1,5 +1,5 @@
 # What a contributor does, and what CI does: the same.
-.PHONY: run test servers check bench referee compose-test
+.PHONY: run test servers check bench load referee compose-test
 
 run: ## the whole world: API, worker, embedded store, mock vendors; nothing else needed
 	cargo run --release --locked -- dev
@@ -18,8 +18,11 @@ check: ## what CI checks besides the tests
 compose-test: ## compose.yaml for real, on a local Docker engine; not part of CI
 	scripts/with-servers docker/compose-test
 
-bench: ## our own throughput against the mock vendors, on this machine
-	cargo bench --locked --bench throughput
+bench: ## what Fetchgate costs on this machine, as tables; ARGS=--write puts them into docs/, ARGS=--quick takes a minute
+	scripts/with-servers cargo bench --workspace --locked --bench throughput -- $(ARGS)
+
+load: ## k6 against both backends: latency, and whether anything was lost or any limit broken; ARGS=--write puts it into docs/
+	scripts/with-servers load/run $(ARGS)
 
 referee: ## real time: are limits kept at the vendor's side, whatever breaks? a quarter of an hour; half of that with ARGS=--quick
 	scripts/with-servers cargo bench --locked --bench referee -- $(ARGS)

@@ -106,9 +106,12 @@ impl Server {
 
     /// Sends it a signal, by its name.
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("kill");
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().expect("kill");
         assert!(sent.success(), "no process to send {name} to");
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Kills it and starts it again, on the same port and folder.
