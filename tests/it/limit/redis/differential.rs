@@ -82,9 +82,13 @@ impl Pair {
         for limit in &mut self.scene.limits {
             let (most, exact) = if limit.key == Key::Tenant { (60, 1_000) } else { (90, 10_000) };
             let base = if limit.shape == Shape::Window && limit.calls > exact { exact } else { 0 };
+            // A bucket of one is a pace, and may be short where a burst is long.
+            if limit.shape == (Shape::Bucket { burst: 1 }) {
+                continue;
+            }
             limit.calls = base + self.random.u64(5..most);
             if let Shape::Bucket { burst } = &mut limit.shape {
-                *burst = self.random.u64(1..=limit.calls);
+                *burst = self.random.u64(2..=limit.calls);
             }
         }
         println!("at {}: {:#?}", self.scene.clock.nanos(), self.scene.limits);
