@@ -59,6 +59,8 @@ pub struct VendorMetrics {
     pub calls: Counter,
     /// Replies 429, and 503 with Retry-After.
     pub throttled: Counter,
+    /// Of these, 429 of vendors whose limits we keep.
+    pub throttled_unexplained: Counter,
     /// Calls beyond a limit by our own books: stays 0.
     pub breaches: Counter,
     pub permits_granted: Counter,
@@ -187,6 +189,7 @@ fn register_vendors(
     let accepted = counter("jobs_accepted", "Jobs accepted");
     let calls = counter("vendor_calls", "Calls and polls sent to the vendor");
     let throttled = counter("vendor_throttled", "Replies by which the vendor asked us to slow down");
+    let unexplained = counter("vendor_throttled_unexplained", "Replies 429 although every configured limit was kept");
     let breaches = counter("limit_breaches", "Calls beyond a limit by our own books; must stay 0");
     let granted = counter("permits_granted", "Permits given by the limiter");
     let unused = counter("permits_unused", "Permits given back before their time");
@@ -216,6 +219,7 @@ fn register_vendors(
             accepted: accepted.get_or_create_owned(&by),
             calls: calls.get_or_create_owned(&by),
             throttled: throttled.get_or_create_owned(&by),
+            throttled_unexplained: unexplained.get_or_create_owned(&by),
             breaches: breaches.get_or_create_owned(&by),
             permits_granted: granted.get_or_create_owned(&by),
             permits_unused: unused.get_or_create_owned(&by),

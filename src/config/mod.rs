@@ -123,6 +123,8 @@ pub struct Vendor {
     pub open: Option<u64>,
     /// No submitting call is repeated that may have been done.
     pub at_most_once: bool,
+    /// What the vendor calls the headers that say what is left of its limit, where these are not the usual ones.
+    pub rate_headers: Option<RateHeaders>,
     /// A failure inside a 2xx answer or a callback.
     pub failed: Option<Match>,
     pub clean: Clean,
@@ -187,6 +189,13 @@ pub struct Polling {
 pub struct Match {
     pub at: Pointer,
     pub is: Vec<String>,
+}
+
+/// Headers of a reply that say how many calls are left, and when there are more (in seconds, or a time).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateHeaders {
+    pub remaining: hyper::header::HeaderName,
+    pub reset: hyper::header::HeaderName,
 }
 
 /// Exponential backoff with full jitter.

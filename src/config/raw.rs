@@ -91,6 +91,7 @@ pub(super) struct Vendor {
     pub(super) failed: Option<Spanned<Match>>,
     pub(super) clean: Clean,
     pub(super) breaker: Option<Spanned<Breaker>>,
+    pub(super) rate_headers: Option<Spanned<RateHeaders>>,
     pub(super) at_most_once: Option<Spanned<bool>>,
 }
 
@@ -136,6 +137,13 @@ pub(super) struct Clean {
     pub(super) trim: bool,
     pub(super) drop_null: bool,
     pub(super) redact: Vec<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RateHeaders {
+    pub(super) remaining: Text,
+    pub(super) reset: Text,
 }
 
 #[derive(Deserialize)]

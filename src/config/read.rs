@@ -179,6 +179,8 @@ pub(super) fn form(path: &str) -> &'static str {
         "headers" => r#"{ name = "value" }"#,
         "ticket" | "at" | "result" | "request_id" | "ticket_in_callback" => r#"a JSON pointer such as "/id""#,
         "calls" | "burst" | "attempts" | "open" | "concurrency" | "max_waiting" => "a whole number such as 10",
+        "rate_headers" => r#"{ remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#,
+        "remaining" | "reset" => r#"a header's name such as "X-Calls-Left""#,
         "trim" | "drop_null" | "allow_open" | "at_most_once" => "true or false",
         "server" | "ops" | "auth" | "store" | "queue" | "capacity" => "its keys under a [table] of this name",
         "vendors" => "a table for each vendor: [vendors.name]",

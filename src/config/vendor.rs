@@ -12,7 +12,7 @@ use toml::Spanned;
 use url::Url;
 
 use super::{
-    Kind, Match, Retry, Secret, Vendor, breaker,
+    Kind, Match, RateHeaders, Retry, Secret, Vendor, breaker,
     check::{Check, Filled, LONGEST, quoted_key, shown},
     error::nearest,
     kind, limits, raw,
@@ -169,6 +169,8 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
     let answer_within = cx.duration(&whole.key("answer_within"), &raw.answer_within, LONGEST);
     let open = optional(raw.open.as_ref(), |open| cx.number(&whole.key("open"), open, 1..=1_000_000_000));
     let failed = optional(raw.failed.as_ref(), |failed| matching(cx, &whole.key("failed"), failed));
+    let rate_headers =
+        optional(raw.rate_headers.as_ref(), |raw| rate_headers(cx, &whole.key("rate_headers"), raw.get_ref()));
     let clean = clean(cx, whole);
     let breaker = optional(raw.breaker.as_ref(), |raw| breaker::breaker(cx, &whole.key("breaker"), raw, timeout?));
     if let Some(Kind::Sync) = kind {
@@ -189,6 +191,7 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
         answer_within: answer_within?,
         open: open?,
         at_most_once: raw.at_most_once.as_ref().is_some_and(|once| *once.get_ref()),
+        rate_headers: rate_headers?,
         failed: failed?,
         clean: clean?,
         breaker: breaker?,
@@ -219,6 +222,24 @@ fn refuse_for_sync(cx: &mut Check<'_>, whole: &Whole<'_>) {
     if !cx.sources.is_default(&within) {
         cx.problem(&whole.key("answer_within"), &within, what, mend);
     }
+}
+
+fn rate_headers(cx: &mut Check<'_>, key: &str, raw: &raw::RateHeaders) -> Option<RateHeaders> {
+    let mut header = |name: &str, raw: &raw::Text| {
+        let (key, text) = (format!("{key}.{name}"), cx.text(&format!("{key}.{name}"), raw)?);
+        let header = HeaderName::from_bytes(text.text.as_bytes()).ok();
+        if header.is_none() {
+            cx.problem(
+                &key,
+                &text.span,
+                format!("{} is not a header's name", text.shown),
+                "Write \"X-Calls-Left\", say",
+            );
+        }
+        header
+    };
+    let (remaining, reset) = (header("remaining", &raw.remaining), header("reset", &raw.reset));
+    Some(RateHeaders { remaining: remaining?, reset: reset? })
 }
 
 fn method(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Method> {

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use self::{
     error::CallError,
     http::{Origin, Reply},
+    quota::Quota,
     template::{RenderError, Scope},
     token::CallbackKey,
 };
@@ -87,6 +88,14 @@ pub struct Reading {
     pub step: Step,
     /// The vendor asked for silence, or said that nothing is left of its limit: its whole pool is not called for this long.
     pub close_gate: Option<Duration>,
+    /// What is left of the vendor's limit lasts if its pool's calls are so far apart.
+    pub apart: Option<Duration>,
+}
+
+impl Reading {
+    fn of(step: Step) -> Reading {
+        Reading { step, close_gate: None, apart: None }
+    }
 }
 
 impl Vendor {
@@ -202,19 +211,19 @@ impl Vendor {
     pub fn read(&self, job: &Job, reply: Result<Reply, CallError>) -> Reading {
         let reply = match reply {
             Ok(reply) => reply,
-            Err(error) => return Reading { step: refusal::without_reply(&error), close_gate: None },
+            Err(error) => return Reading::of(refusal::without_reply(&error)),
         };
-        let exhausted = quota::exhausted(&reply.headers);
+        let Quota { silence, apart } = quota::read(&reply.headers, self.config.rate_headers.as_ref());
         if !reply.status.is_success() {
             let reading = refusal::not_success(&reply);
-            return Reading { close_gate: reading.close_gate.max(exhausted), ..reading };
+            return Reading { close_gate: reading.close_gate.max(silence), apart, ..reading };
         }
         let step = match &self.config.kind {
             Kind::Sync => sync::read(self, reply.body),
             Kind::Webhook(webhook) => webhook::accepted(self, webhook, &reply.body),
             Kind::Polling(polling) => polling::read(self, polling, job, reply.body),
         };
-        Reading { step: step.unwrap_or_else(|why| Step::GiveUp { why }), close_gate: exhausted }
+        Reading { step: step.unwrap_or_else(|why| Step::GiveUp { why }), close_gate: silence, apart }
     }
 
     /// The vendor's own word, inside a 2xx answer or a callback, that it failed.

@@ -38,7 +38,7 @@ pub(super) fn not_success(reply: &Reply) -> Reading {
         || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS);
     if !worth_another {
         let step = Step::GiveUp { why: Failure::new(FailureCode::VendorRefused, message) };
-        return Reading { step, close_gate: None };
+        return Reading::of(step);
     }
     let busy = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
     let after = retry_after(&reply.headers).filter(|_| busy);
@@ -46,7 +46,7 @@ pub(super) fn not_success(reply: &Reply) -> Reading {
     let why = Failure::new(FailureCode::AttemptsExhausted, message);
     // A gateway that heard nothing from behind it knows no more than we do.
     let may_be_done = matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
-    Reading { step: Step::TryAgain { why, after, counts: after.is_none(), may_be_done }, close_gate }
+    Reading { step: Step::TryAgain { why, after, counts: after.is_none(), may_be_done }, close_gate, apart: None }
 }
 
 /// `Retry-After` (RFC 9110, 10.2.3) as a wait. A date is taken against the reply's own `Date`, not against our clock.

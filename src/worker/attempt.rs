@@ -50,12 +50,14 @@ pub(super) async fn run(
     }
     let status = call.reply.as_ref().ok().map(|reply| reply.status.as_u16());
     let was_tried = call.unsendable.is_none();
-    let Reading { step, close_gate } = match call.unsendable {
-        Some(why) => Reading { step: Step::GiveUp { why }, close_gate: None },
+    let Reading { step, close_gate, apart } = match call.unsendable {
+        Some(why) => Reading { step: Step::GiveUp { why }, close_gate: None, apart: None },
         None => vendor.read(&lease.job, call.reply),
     };
     if let Some(silence) = close_gate {
         limits::be_silent(&cx, &vendor, status.unwrap_or_default(), silence, hold.metrics()).await;
+    } else if let Some(apart) = apart {
+        limits::slow_down(&cx, &vendor, apart).await;
     }
     let failed = was_tried.then(|| breaker::is_failure(&step, status));
     breaker::tell(&cx, vendor.name(), probe, failed).await;

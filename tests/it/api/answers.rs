@@ -20,6 +20,8 @@ on_every_backend!(
     busy_with_a_wait_does_not_count_and_the_wait_is_kept,
     a_retry_after_date_is_read_against_the_vendors_own_clock,
     busy_without_a_wait_counts,
+    little_that_is_left_is_spread_for_the_whole_pool,
+    a_429_although_every_limit_was_kept_is_counted,
     a_reported_failure_ends_a_job_of_every_kind,
     a_polling_vendor_must_give_a_ticket,
     a_poll_that_is_done_must_have_the_result,
@@ -120,6 +122,36 @@ async fn a_vendor_that_hangs_times_out(backend: Backend) {
         assert_eq!((&attempt["outcome"], &attempt["status"]), (&json!("try_again"), &Value::Null), "{attempt}");
         assert!((100..5000).contains(&attempt["latency_ms"].as_u64().unwrap()), "{attempt}");
     }
+    app.stop().await;
+}
+
+async fn little_that_is_left_is_spread_for_the_whole_pool(backend: Backend) {
+    let config = ONE.replace("[]", "[\"100/s\"]") + "rate_headers = { remaining = \"X-Left\", reset = \"X-More\" }\n";
+    for (left, more, least) in [("4", "2", 500), ("100", "1", 9)] {
+        let mut app = TestApp::with(backend, &config).await;
+        let answer = Answer::json(200, "1").header("x-left", left).header("x-more", more);
+        app.vendors.script("one", vec![answer; 3]);
+        let mut permits = Vec::new();
+        for _ in 0..3 {
+            let id = app.submit("one", "1").await;
+            end(&mut app).await;
+            let attempts = app.get(&format!("/jobs/{id}/attempts")).await.json();
+            let at: jiff::Timestamp = attempts["attempts"][0]["permit_at"].as_str().unwrap().parse().unwrap();
+            permits.push(at.as_millisecond());
+        }
+        for two in permits.windows(2) {
+            assert!((least..least + 20).contains(&(two[1] - two[0])), "{left} in {more} s: {permits:?}");
+        }
+        app.stop().await;
+    }
+}
+
+async fn a_429_although_every_limit_was_kept_is_counted(backend: Backend) {
+    let mut app = TestApp::with(backend, &ONE.replace("[]", "[\"100/s\"]")).await;
+    job_after(&mut app, vec![Answer::status(429), Answer::json(200, "1")]).await;
+    let metrics = app.send_unchecked(hyper::Method::GET, "/metrics", &[], "").await.text;
+    let line = "fetchgate_vendor_throttled_unexplained_total{vendor=\"one\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
     app.stop().await;
 }
 

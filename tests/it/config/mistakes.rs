@@ -120,6 +120,7 @@ fn vendors_that_are_wrong_are_refused() {
         ("breaker = { open = \"2h\" }", "breaker.open", "at most \"1h\""),
         ("breaker = { open = \"99ms\" }", "breaker.open", "at least \"100ms\""),
         ("breaker = { open = 10 }", "breaker.open", "open = \"10s\""),
+        ("rate_headers = { remaining = \"X Left\", reset = \"X-Reset\" }", "rate_headers.remaining", "X-Calls-Left"),
         ("timeuot = \"10s\"", "timeuot", "Did you mean timeout?"),
         ("colour = \"red\"", "colour", "the keys here are"),
     ];
