@@ -73,9 +73,8 @@ async fn relay(client: TcpStream, server: u16, counts: Counts) {
 }
 
 async fn count(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, counts: Counts) -> std::io::Result<()> {
-    let mut message = Vec::new();
     loop {
-        message.resize(HEADER, 0);
+        let mut message = vec![0; HEADER];
         from.read_exact(&mut message).await?;
         let length = u32::from_le_bytes([message[0], message[1], message[2], message[3]]);
         // MongoDB's own bound is 48 MB.
