@@ -1,6 +1,6 @@
 //! A pool as the scripts are told it: numbers in microseconds, names of what is counted, and the calendar edges around now.
 //!
-//! Pure: never talks to Redis, and derives nothing that [`rule`](crate::limit::rule) does not.
+//! Pure: never talks to Redis, and derives nothing that [`rule`] does not.
 
 use serde::Serialize;
 
