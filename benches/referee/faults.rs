@@ -32,6 +32,7 @@ pub(crate) async fn play(scenario: &Scenario, mut site: Site<'_>) -> anyhow::Res
     calls(&site, 1).await?;
     let begun = site.vendors.arrival_times(VENDOR)[0];
     tokio::time::sleep_until((begun + scenario.lasts / 3).into()).await;
+    let struck = Instant::now();
     let throttled = strike(scenario.fault, &mut site).await?;
     tokio::time::sleep_until((begun + scenario.lasts).into()).await;
     let (arrivals, ended) = (site.vendors.arrival_times(VENDOR), Instant::now());
@@ -41,7 +42,7 @@ pub(crate) async fn play(scenario: &Scenario, mut site: Site<'_>) -> anyhow::Res
     let stats = site.vendors.stats(VENDOR, Duration::from_secs(1));
     let common = Verdict::new(scenario, site.backend, &arrivals, &stats, (&before, &after), noise);
     let mut broken = 0;
-    for row in common.rows(scenario, &arrivals, ended) {
+    for row in common.rows(scenario, &arrivals, struck, ended) {
         row.print();
         broken += usize::from(row.is_broken());
     }
@@ -75,7 +76,8 @@ async fn use_half_and_kill_all(scenario: &Scenario, site: &mut Site<'_>) -> anyh
 /// Breaks what is to be broken. The number of the call that is answered 429, if one is.
 async fn strike(fault: Fault, site: &mut Site<'_>) -> anyhow::Result<Option<usize>> {
     match fault {
-        Fault::None | Fault::AllKilledHalfUsed => {}
+        Fault::None | Fault::AllKilledHalfUsed | Fault::TwoFiles(_) => {}
+        Fault::Relimited(to) => site.lay_limit(&to).await?,
         Fault::WorkerStopped => {
             site.signal_worker("STOP")?;
             tokio::time::sleep(STANDSTILL).await;

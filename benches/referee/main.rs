@@ -51,8 +51,11 @@ pub(crate) struct Servers {
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    let vendors_runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().on_thread_start(go_first).build()?;
+    let vendors_runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .on_thread_start(noise::go_first)
+        .build()?;
     let vendors = vendors_runtime.block_on(MockVendors::start("127.0.0.1:0"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let broken = runtime.block_on(async {
@@ -62,7 +65,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     })?;
     if broken == 0 {
-        println!("\nno breach, no refusal");
+        println!("\nno breach, no refusal but those while the machine stood still");
         return Ok(ExitCode::SUCCESS);
     }
     println!("\n{broken} rows with a breach or a refusal");
@@ -95,18 +98,8 @@ fn chosen<'a>(all: &'a [Scenario], backend: &'static str, args: &'a Args) -> imp
     all.iter().filter(move |scenario| {
         let name = format!("{backend} {}", scenario.name);
         let wanted = args.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
-        wanted && (backend == "scaled" || !scenario.fault.is_of_redis())
+        wanted && (backend == "scaled" || !scenario.fault.is_only_scaled())
     })
-}
-
-/// The vendor is a machine of its own: where we may, its threads go before everybody else's here (they do little).
-fn go_first() {
-    let thread = std::fs::read_link("/proc/thread-self").ok();
-    if let Some(id) = thread.as_ref().and_then(|path| path.file_name()) {
-        let mut command = Command::new("chrt");
-        command.args(["--rr", "--pid", "5"]).arg(id).stdout(Stdio::null()).stderr(Stdio::null());
-        drop(command.status()); // only root may; without it there is more noise, and the table says how much
-    }
 }
 
 fn mongo_program() -> &'static str {

@@ -1,4 +1,4 @@
-//! The verdict, from times of arrival alone, and the table it is printed in.
+//! The verdict, from times of arrival and what the machine did meanwhile, and the table it is printed in.
 //!
 //! Never waits and never asks anybody.
 
@@ -7,12 +7,17 @@ use std::time::{Duration, Instant};
 use mock_vendors::Stats;
 
 use crate::{
-    plan::{Promise, Scenario},
+    noise::Stall,
+    plan::{Fault, Promise, Scenario},
     site::Counted,
 };
 
 /// Calls that were under way when the gate closed arrive within this time after the vendor's 429.
 const ON_THE_WIRE: Duration = Duration::from_millis(100);
+/// What a stall held up is done within this time after it.
+const AFTER_STALL: Duration = Duration::from_millis(2);
+/// Another limit is in force everywhere within this time.
+const IN_FORCE: Duration = Duration::from_secs(1);
 
 /// What all rows of a scenario share.
 pub(crate) struct Verdict {
@@ -24,8 +29,8 @@ pub(crate) struct Verdict {
     limiter_calls: Option<f64>,
     /// Permits missed, of all that were given; in per cent.
     late: f64,
-    /// How late the machine woke a thread meanwhile, at most.
-    noise: Duration,
+    /// When the machine stood still meanwhile.
+    stalls: Vec<Stall>,
 }
 
 /// One limit of a scenario.
@@ -35,6 +40,8 @@ pub(crate) struct Row<'a> {
     /// The smallest time that N + 1 calls took, less T; negative is a breach.
     margin: Option<f64>,
     breaches: usize,
+    /// Breaches while the machine stood still for as long as the calls were short by.
+    stalled: usize,
     utilisation: Option<f64>,
 }
 
@@ -45,7 +52,7 @@ impl Verdict {
         arrivals: &[Instant],
         stats: &Stats,
         (before, after): (&Counted, &Counted),
-        noise: Duration,
+        stalls: Vec<Stall>,
     ) -> Verdict {
         let asked = after.limiter_calls.zip(before.limiter_calls).and_then(|(after, before)| {
             after.checked_sub(before + 1) // our own look is one of them
@@ -58,24 +65,60 @@ impl Verdict {
             max_in_flight: stats.max_in_flight,
             limiter_calls: asked.map(|asked| asked as f64 / calls.max(1) as f64),
             late: after.late as f64 / after.granted.max(1) as f64 * 100.0,
-            noise,
+            stalls,
         }
     }
 
-    pub(crate) fn rows(&self, scenario: &Scenario, arrivals: &[Instant], ended: Instant) -> Vec<Row<'_>> {
-        let row = |promise: &Promise| Row {
-            of: self,
-            limit: promise.to_string(),
-            margin: margin_ms(arrivals, promise),
-            breaches: spans(arrivals, promise.calls).filter(|span| *span < promise.per).count(),
-            utilisation: utilisation(arrivals, promise, ended),
-        };
+    /// `struck`: when the fault was, which may have been another limit.
+    pub(crate) fn rows(
+        &self,
+        scenario: &Scenario,
+        arrivals: &[Instant],
+        struck: Instant,
+        ended: Instant,
+    ) -> Vec<Row<'_>> {
+        if let (Fault::Relimited(to), [from]) = (scenario.fault, scenario.promises.as_slice()) {
+            let in_force = struck + IN_FORCE;
+            let before = &arrivals[..arrivals.partition_point(|at| *at < struck)];
+            let after = &arrivals[arrivals.partition_point(|at| *at < in_force)..];
+            // Between the two, what the looser one allows.
+            let looser = if to.rate() > from.rate() { &to } else { from };
+            let whole = Row { utilisation: None, ..self.row(looser, arrivals, ended) };
+            return vec![self.row(from, before, struck), whole, self.row(&to, after, ended)];
+        }
         if scenario.promises.is_empty() {
             let breaches = self.max_in_flight.saturating_sub(scenario.concurrency);
             let limit = format!("{} at once", self.max_in_flight);
-            return vec![Row { of: self, limit, margin: None, breaches, utilisation: None }];
+            return vec![Row { of: self, limit, margin: None, breaches, stalled: 0, utilisation: None }];
         }
-        scenario.promises.iter().map(row).collect()
+        scenario.promises.iter().map(|promise| self.row(promise, arrivals, ended)).collect()
+    }
+
+    fn row(&self, promise: &Promise, arrivals: &[Instant], ended: Instant) -> Row<'_> {
+        let pairs = arrivals.iter().zip(arrivals.iter().skip(promise.calls));
+        let broken = pairs.filter(|(first, last)| **last - **first < promise.per);
+        let breaches: Vec<bool> =
+            broken.map(|(first, last)| self.stood_still(*first, promise.per - (*last - *first))).collect();
+        Row {
+            of: self,
+            limit: promise.to_string(),
+            margin: margin_ms(arrivals, promise),
+            breaches: breaches.len(),
+            stalled: breaches.iter().filter(|stalled| **stalled).count(),
+            utilisation: utilisation(arrivals, promise, ended),
+        }
+    }
+
+    fn noise_ms(&self) -> f64 {
+        let most = self.stalls.iter().map(|stall| stall.until - stall.from).max();
+        most.unwrap_or_default().as_secs_f64() * 1000.0
+    }
+
+    /// Whether the machine stood still for at least this long when the vendor was to stamp this call: then it is stamped late, and looks
+    /// too near to those a window later.
+    fn stood_still(&self, stamped: Instant, short_by: Duration) -> bool {
+        let around = |stall: &&Stall| stall.from <= stamped && stamped <= stall.until + AFTER_STALL;
+        self.stalls.iter().filter(around).any(|stall| stall.until - stall.from >= short_by)
     }
 }
 
@@ -91,7 +134,8 @@ fn margin_ms(arrivals: &[Instant], promise: &Promise) -> Option<f64> {
 /// Whole times N calls against how long they might have taken, leaving out the first and last 2 T.
 fn utilisation(arrivals: &[Instant], promise: &Promise, ended: Instant) -> Option<f64> {
     let skipped = promise.per * 2;
-    let first = arrivals.iter().position(|at| *at >= arrivals[0] + skipped)?;
+    let begun = *arrivals.first()?;
+    let first = arrivals.iter().position(|at| *at >= begun + skipped)?;
     let inside = arrivals.iter().rposition(|at| *at + skipped <= ended)?.checked_sub(first)?;
     let periods = inside / promise.calls;
     let took = arrivals[first + periods * promise.calls] - arrivals[first];
@@ -100,30 +144,31 @@ fn utilisation(arrivals: &[Instant], promise: &Promise, ended: Instant) -> Optio
 
 pub(crate) fn print_head() {
     println!(
-        "{:<37} {:<14} {:>6} {:>10} {:>8} {:>4} {:>6} {:>8} {:>7} {:>9}",
-        "scenario", "limit", "calls", "margin ms", "breaches", "429s", "used", "asked", "late %", "noise ms"
+        "{:<37} {:<14} {:>6} {:>10} {:>8} {:>7} {:>4} {:>6} {:>8} {:>7} {:>9}",
+        "scenario", "limit", "calls", "margin ms", "breaches", "stalled", "429s", "used", "asked", "late %", "noise ms"
     );
 }
 
 impl Row<'_> {
     pub(crate) fn is_broken(&self) -> bool {
-        self.breaches > 0 || self.of.refused > 0
+        self.breaches > self.stalled || self.of.refused > self.stalled as u64
     }
 
     pub(crate) fn print(&self) {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         println!(
-            "{:<37} {:<14} {:>6} {:>10} {:>8} {:>4} {:>6} {:>8} {:>7.2} {:>9.2}{}",
+            "{:<37} {:<14} {:>6} {:>10} {:>8} {:>7} {:>4} {:>6} {:>8} {:>7.2} {:>9.2}{}",
             self.of.scenario,
             self.limit,
             self.of.calls,
             or_dash(self.margin.map(|ms| format!("{ms:+.2}"))),
             self.breaches,
+            self.stalled,
             self.of.refused,
             or_dash(self.utilisation.map(|used| format!("{used:.3}"))),
             or_dash(self.of.limiter_calls.map(|asked| format!("{asked:.3}"))),
             self.of.late,
-            self.of.noise.as_secs_f64() * 1000.0,
+            self.of.noise_ms(),
             if self.is_broken() { "  BROKEN" } else { "" },
         );
     }

@@ -5,14 +5,14 @@
 use std::{fmt, time::Duration};
 
 /// At most `calls` in any window of `per`, and how Fetchgate is told to spread them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Promise {
     pub(crate) calls: usize,
     pub(crate) per: Duration,
     shape: Shape,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     Paced,
     Window,
@@ -34,6 +34,10 @@ pub(crate) enum Fault {
     AllKilledHalfUsed,
     /// One call is answered 429 with `Retry-After: 2`.
     Throttled,
+    /// Another limit is laid live over the one of the file.
+    Relimited(Promise),
+    /// Two workers read another limit in their file than the API and the third: the stricter one is promised.
+    TwoFiles(Promise),
 }
 
 pub(crate) struct Scenario {
@@ -64,7 +68,12 @@ impl Promise {
         format!(r#"{{ calls = {}, per = "{}s", shape = {shape} }}"#, self.calls, self.per.as_secs())
     }
 
-    fn rate(&self) -> f64 {
+    /// As the short form says it, which stands for the shape that a period of seconds has by itself.
+    pub(crate) fn short(&self) -> String {
+        format!("{}/{}s", self.calls, self.per.as_secs())
+    }
+
+    pub(crate) fn rate(&self) -> f64 {
         self.calls as f64 / self.per.as_secs_f64()
     }
 }
@@ -81,8 +90,9 @@ impl fmt::Display for Promise {
 }
 
 impl Fault {
-    pub(crate) fn is_of_redis(self) -> bool {
-        matches!(self, Fault::RedisRestarted | Fault::RedisFlushed | Fault::RedisFrozen)
+    /// Whether it takes several processes, or the Redis between them.
+    pub(crate) fn is_only_scaled(self) -> bool {
+        matches!(self, Fault::RedisRestarted | Fault::RedisFlushed | Fault::RedisFrozen | Fault::TwoFiles(_))
     }
 }
 
@@ -90,7 +100,10 @@ impl Scenario {
     /// More jobs than can be called for in the time: there is always a backlog.
     pub(crate) fn jobs(&self) -> usize {
         let slowest = self.promises.iter().map(Promise::rate).reduce(f64::min);
-        let rate = slowest.unwrap_or(self.concurrency as f64 / LATENCY.as_secs_f64());
+        let mut rate = slowest.unwrap_or(self.concurrency as f64 / LATENCY.as_secs_f64());
+        if let Fault::Relimited(to) = self.fault {
+            rate = rate.max(to.rate());
+        }
         let bursts: usize = self.promises.iter().map(|promise| promise.calls).sum();
         (rate * self.lasts.as_secs_f64() * 1.1) as usize + 2 * bursts.min(1000)
     }
@@ -130,6 +143,9 @@ pub(crate) fn all(quick: bool) -> Vec<Scenario> {
         broken("Redis frozen for 3 s", Fault::RedisFrozen),
         with("a window, Redis flushed", vec![window(50, 2)], "", Fault::RedisFlushed),
         with("429, Retry-After: 2", vec![paced(100)], "", Fault::Throttled),
+        broken("the limit halved live", Fault::Relimited(paced(50))),
+        broken("the limit doubled live", Fault::Relimited(paced(200))),
+        broken("two files: 100/s and 200/s", Fault::TwoFiles(paced(200))),
         Scenario {
             lasts: Duration::from_secs(2 * long + 2),
             ..with("half used, all killed", vec![window(60, long)], "", Fault::AllKilledHalfUsed)

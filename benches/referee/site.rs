@@ -18,7 +18,10 @@ use hyper::Request;
 use mock_vendors::MockVendors;
 use tempfile::TempDir;
 
-use crate::{Servers, plan::Scenario};
+use crate::{
+    Servers,
+    plan::{Fault, Promise, Scenario},
+};
 
 /// The vendor's name in the config and at the mock vendors.
 pub(crate) const VENDOR: &str = "judged";
@@ -71,7 +74,7 @@ impl<'a> Site<'a> {
             processes: vec![],
             client: Client::new(),
         };
-        site.write_config(&store, scenario)?;
+        site.write_configs(&store, scenario)?;
         Ok(site)
     }
 
@@ -89,16 +92,27 @@ impl<'a> Site<'a> {
         let servers = Some(servers);
         let site =
             Site { backend: "scaled", vendors, servers, binary, folder, processes: vec![], client: Client::new() };
-        site.write_config(&store, scenario)?;
+        site.write_configs(&store, scenario)?;
         Ok(site)
     }
 
-    fn config(&self) -> PathBuf {
-        self.folder.path().join("fetchgate.toml")
+    fn config(&self, which: usize) -> PathBuf {
+        self.folder.path().join(format!("fetchgate-{which}.toml"))
     }
 
-    fn write_config(&self, store: &str, scenario: &Scenario) -> anyhow::Result<()> {
-        let limits: Vec<String> = scenario.promises.iter().map(|promise| promise.toml()).collect();
+    /// The file of the API and of each worker.
+    fn write_configs(&self, store: &str, scenario: &Scenario) -> anyhow::Result<()> {
+        for which in 0..=WORKERS {
+            match scenario.fault {
+                Fault::TwoFiles(other) if which >= 2 => self.write_config(which, store, scenario, &[other])?,
+                _ => self.write_config(which, store, scenario, &scenario.promises)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_config(&self, which: usize, store: &str, scenario: &Scenario, limits: &[Promise]) -> anyhow::Result<()> {
+        let limits: Vec<String> = limits.iter().map(|promise| promise.toml()).collect();
         let text = format!(
             "{store}\n[vendors.{VENDOR}]\nkind = \"sync\"\nurl = \"{}/sync/{VENDOR}?{}\"\nlimits = [{}]\nconcurrency = {}\n\
              retry = {{ attempts = 50, first = \"50ms\", max = \"1s\" }}\n",
@@ -107,7 +121,7 @@ impl<'a> Site<'a> {
             limits.join(", "),
             scenario.concurrency,
         );
-        Ok(fs::write(self.config(), text)?)
+        Ok(fs::write(self.config(which), text)?)
     }
 
     /// Starts every process that a user would, and waits until all are ready.
@@ -127,7 +141,7 @@ impl<'a> Site<'a> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let log = File::create(self.folder.path().join(format!("{}.log", self.processes.len())))?;
         let mut command = Command::new(self.binary);
-        command.args(["serve", "--role", role, "--config"]).arg(self.config());
+        command.args(["serve", "--role", role, "--config"]).arg(self.config(self.processes.len()));
         let listen = if role == "worker" { "FETCHGATE__OPS__LISTEN" } else { "FETCHGATE__SERVER__LISTEN" };
         command.env(listen, address.to_string()).env("RUST_LOG", "warn");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
@@ -153,7 +167,12 @@ impl<'a> Site<'a> {
     async fn send(&self, to: SocketAddr, method: &str, path: &str, body: String) -> Option<(u16, String)> {
         let origin = Origin { tls: false, host: to.ip().to_string(), port: to.port() };
         let request = Request::builder().method(method).uri(path).header("host", origin.authority());
-        let request = request.header("content-type", "application/json").body(Full::new(body.into())).ok()?;
+        // Only a change of limits reads the last one.
+        let request = request
+            .header("content-type", "application/json")
+            .header("if-match", "*")
+            .body(Full::new(body.into()))
+            .ok()?;
         let exchange = async {
             let mut connection = self.client.connection(&origin).await.ok()?;
             let reply = connection.send(request).await.ok()?;
@@ -172,6 +191,16 @@ impl<'a> Site<'a> {
             let (status, body) = answer.context("the API is gone")?;
             ensure!(status == 202, "the jobs were not accepted: {status} {body}");
         }
+        Ok(())
+    }
+
+    /// Lays another limit over the one of the file, as a user would.
+    pub(crate) async fn lay_limit(&self, to: &Promise) -> anyhow::Result<()> {
+        let api = self.processes.first().context("there is an API")?;
+        let path = format!("/vendors/{VENDOR}/limits");
+        let answer = self.send(api.address, "PUT", &path, format!(r#"{{"limits":["{}"]}}"#, to.short())).await;
+        let (status, body) = answer.context("the API is gone")?;
+        ensure!(status == 200, "the limit was not laid: {status} {body}");
         Ok(())
     }
 

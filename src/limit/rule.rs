@@ -25,7 +25,7 @@ use super::{
 use crate::clock::{Nanos, nanos};
 
 /// Sub-windows of a window too large to keep every call's time. A call is held up to one sub-window longer than needed, so the share
-/// used is `PARTS/(PARTS + 1)`. With the default guard (0.5 %): 128 parts would use 98.7 %; 256 use 99.1 %, for 4 KiB.
+/// used is `PARTS/(PARTS + 1)`. With a guard of 0.5 %: 128 parts would use 98.7 %; 256 use 99.1 %, for 4 KiB.
 pub const PARTS: usize = 256;
 
 /// Calls whose exact times are kept: for a limit of the whole pool, and for one of a tenant, of whom there are many.

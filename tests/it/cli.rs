@@ -412,7 +412,7 @@ fn vendors_are_listed_shown_paused_and_resumed() {
 fn limits_are_shown_laid_and_put_back() {
     let dev = Dev::start();
     let shown = dev.run(&["vendors", "limits", "sync"]).succeeds().stdout;
-    let table = "LIMIT  CALLS  PER  SHAPE  GUARD  KEY\n50/s   50     1s   paced  5ms    vendor";
+    let table = "LIMIT  CALLS  PER  SHAPE  GUARD  KEY\n50/s   50     1s   paced  8ms    vendor";
     assert!(shown.starts_with("from the config file, version 0\n\n") && shown.contains(table), "{shown}");
     let window = r#"{ calls = 600, per = "1m", shape = "window" }"#;
     let laid =

@@ -17,18 +17,21 @@ fn rolling(config: &Config, pool: usize, limit: usize) -> (String, u64, Duration
 
 #[test]
 fn limits_have_the_shapes_and_guards_of_the_design() {
-    let config = parse(&with_limits(r#""50/s", "10/5s", "7/10s", "2000/m", "100/h", "20000/d""#)).unwrap();
+    let config = parse(&with_limits(r#""50/s", "9/1500ms", "10/5s", "7/10s", "2000/m", "100/h", "20000/d""#)).unwrap();
     let expected = [
-        ("50/s", 50, 1, Shape::Paced, 5),
-        ("10/5s", 10, 5, Shape::Paced, 25),
-        ("7/10s", 7, 10, Shape::Paced, 50),
-        ("2000/m", 2000, 60, Shape::Window, 300),
-        ("100/h", 100, 3600, Shape::Window, 500),
-        ("20000/d", 20_000, 86_400, Shape::Window, 500),
+        ("50/s", 50, 1_000, Shape::Paced, 8),
+        ("9/1500ms", 9, 1_500, Shape::Paced, 8),
+        ("10/5s", 10, 5_000, Shape::Paced, 25),
+        ("7/10s", 7, 10_000, Shape::Paced, 50),
+        ("2000/m", 2000, 60_000, Shape::Window, 300),
+        ("100/h", 100, 3_600_000, Shape::Window, 500),
+        ("20000/d", 20_000, 86_400_000, Shape::Window, 500),
     ];
-    for (i, (id, calls, secs, shape, guard)) in expected.into_iter().enumerate() {
-        assert_eq!(rolling(&config, 0, i), (id.to_owned(), calls, Duration::from_secs(secs), shape, ms(guard)));
+    for (i, (id, calls, period, shape, guard)) in expected.into_iter().enumerate() {
+        assert_eq!(rolling(&config, 0, i), (id.to_owned(), calls, ms(period), shape, ms(guard)));
     }
+    let short = rolling(&parse(&with_limits(r#""9/900ms""#)).unwrap(), 0, 0);
+    assert_eq!(short.4, ms(5), "below a second");
     assert_eq!(config.warnings, Vec::<String>::new(), "defaults cost less than 1 %");
     assert!(parse(&with_limits("")).unwrap().pools[0].limits.is_empty(), "[] says that there are none");
     assert_eq!(rolling(&parse(&with_limits(r#"{ calls = 9, per = "1s", guard = "3ms" }"#)).unwrap(), 0, 0).4, ms(3));
