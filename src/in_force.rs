@@ -41,6 +41,8 @@ pub struct Terms {
     pub version: u64,
     /// When they were laid; nothing while the file's are in force.
     pub live_since: Option<Time>,
+    /// When live limits were last laid or taken away, if they ever were.
+    pub changed_at: Option<Time>,
     pub limits: Arc<[Limit]>,
 }
 
@@ -221,6 +223,7 @@ impl InForce {
         for (pool, file) in &self.file {
             let live = live.remove(&**pool);
             let version = live.as_ref().map_or(0, |live| live.version);
+            let changed_at = live.as_ref().map(|live| live.since);
             let laid = live.and_then(|live| live.limits.map(|limits| (limits, live.since)));
             let (limits, live_since) = match laid {
                 Some((laid, since)) => {
@@ -229,7 +232,7 @@ impl InForce {
                 }
                 None => (Self::of_files(pool, file, &known.others), None),
             };
-            pools.insert(pool.clone(), Terms { version, live_since, limits: limits.into() });
+            pools.insert(pool.clone(), Terms { version, live_since, changed_at, limits: limits.into() });
         }
         Ok(pools)
     }

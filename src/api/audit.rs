@@ -35,6 +35,9 @@ use crate::{
 /// The longest window: what is on record reaches no further back.
 const LONGEST: Duration = Duration::from_secs(62 * 86_400);
 
+/// Other limits are in force in every process within this time.
+const UNTIL_ALL_KNOW: Duration = Duration::from_secs(1);
+
 /// One window length, and what it was held against.
 #[derive(Serialize)]
 struct WindowView {
@@ -104,7 +107,7 @@ pub(super) async fn audit(
 async fn of_window(app: &App, vendor: &Vendor, window: Duration, range: Range) -> Result<Response, ApiError> {
     let calls = most_in(window, &in_force(app, vendor));
     let rule = Rule { id: "".into(), calls, per: Per::Rolling(window), key: Key::Vendor };
-    let mut judges = [Judge::new(rule)];
+    let mut judges = [judge(app, vendor, rule)];
     let examined = look(app, vendor, range, &mut judges).await?;
     let found = judges[0].finding();
     let view = WindowView { calls: examined, max_in_any_window: found.worst, limit: calls, breaches: found.breaches };
@@ -115,7 +118,7 @@ async fn of_window(app: &App, vendor: &Vendor, window: Duration, range: Range) -
 async fn of_limits(app: &App, vendor: &Vendor, range: Range) -> Result<Response, ApiError> {
     let Findings { marks, .. } = findings(&*app.audit.log, &vendor.config.pool).await?;
     let limits = in_force(app, vendor);
-    let mut judges: Vec<Judge> = limits.iter().map(|limit| Judge::new(Rule::of(limit))).collect();
+    let mut judges: Vec<Judge> = limits.iter().map(|limit| judge(app, vendor, Rule::of(limit))).collect();
     let calls = look(app, vendor, range, &mut judges).await?;
     let view = |(limit, judge): (&Limit, &Judge)| {
         let found = judge.finding();
@@ -136,6 +139,16 @@ async fn of_limits(app: &App, vendor: &Vendor, range: Range) -> Result<Response,
     let limits: Vec<LimitView> = limits.iter().zip(&judges).map(view).collect();
     let breaches = limits.iter().map(|limit| limit.breaches).sum();
     Ok(dto::json(StatusCode::OK, &PoolView { calls, breaches, limits }))
+}
+
+/// Holds nothing against what is in force that was sent before it was, or in a window that began before.
+fn judge(app: &App, vendor: &Vendor, rule: Rule) -> Judge {
+    let mut judge = Judge::new(rule);
+    if let Some(at) = app.limits.get(&vendor.config.pool).and_then(|terms| terms.changed_at) {
+        let in_force = at.plus(UNTIL_ALL_KNOW).0.saturating_mul(1000);
+        judge.allow_before(u64::MAX, in_force.saturating_add(judge.rule().memory()));
+    }
+    judge
 }
 
 fn in_force(app: &App, vendor: &Vendor) -> Vec<Limit> {

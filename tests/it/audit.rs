@@ -9,6 +9,7 @@ use fetchgate::{
     },
     clock::Time,
 };
+use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::{
@@ -26,6 +27,7 @@ on_every_backend!(
     each_tenant_is_held_to_its_own_limit,
     what_a_vendor_is_asked_and_asks_is_counted_for_good,
     old_calls_are_forgotten,
+    calls_from_before_other_limits_were_laid_are_no_breach,
     a_question_that_is_none_is_refused,
     a_question_about_too_many_calls_is_refused,
 );
@@ -209,6 +211,25 @@ async fn old_calls_are_forgotten(backend: Backend) {
     assert_eq!(audit(&app, "").await["calls"], 1, "within a day");
     app.advance(Duration::from_secs(2 * 3600)).await;
     assert_eq!(audit(&app, "").await["calls"], 0);
+    app.stop().await;
+}
+
+async fn calls_from_before_other_limits_were_laid_are_no_breach(backend: Backend) {
+    let mut app = TestApp::with(backend, &one(r#"["8/s"]"#)).await;
+    app.advance(Duration::from_secs(5)).await;
+    for ms in 5_000..5_008 {
+        app.app.audit.note("one", call(ms, "t"));
+    }
+    let headers = [("if-match", "*"), ("content-type", "application/json")];
+    let laid = app.send(Method::PUT, "/vendors/one/limits", &headers, r#"{"limits": ["2/s"]}"#).await;
+    assert_eq!(laid.status, 200, "{}", laid.text);
+    let found = |all: Value| (all["breaches"].clone(), all["limits"][0]["max_in_any_window"].clone());
+    assert_eq!(found(audit(&app, "").await), (json!(0), json!(8)));
+    assert_eq!(audit(&app, "?window=1s").await["breaches"], 0);
+    for ms in [9_000, 9_001, 9_002] {
+        app.app.audit.note("one", call(ms, "t"));
+    }
+    assert_eq!(found(audit(&app, "").await), (json!(1), json!(8)), "what came since is held against what is in force");
     app.stop().await;
 }
 
