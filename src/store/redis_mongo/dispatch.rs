@@ -1,16 +1,15 @@
-//! What dispatchers ask: is there something to do, give me jobs, take them back. And the refill, which always runs.
+//! What dispatchers ask: is there something to do, give me jobs, take them back.
 //!
 //! Never leases a job that MongoDB does not say wants to go: the streams are only a hint.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use futures_util::{TryStreamExt as _, future::try_join_all};
 use mongodb::bson::{Document, doc};
 
 use super::{
     Core, Hold,
     docs::{self, Found},
-    index::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, More, Read, Turn, VendorWork, Wanted},
+    index::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, SWEEP_EVERY, VendorWork, Wanted},
     mongo::within,
 };
 use crate::{
@@ -21,6 +20,8 @@ use crate::{
 
 /// Times that a lost index is opened and looked at again before the next turn.
 const LOOKS: usize = 3;
+/// Of the time at most one part in so many is spent sweeping.
+const SWEEP_SHARE: u32 = 20;
 /// Tenants told to the index in one script.
 const SLICE: usize = 500;
 /// How often a job may be lost by workers that die or hang before it is given up.
@@ -96,8 +97,7 @@ impl Core {
     async fn calls(&self, vendor: &VendorWork, claim: &Claim) -> Result<(usize, Option<i64>), StoreError> {
         let Some(most_open) = vendor.open else { return Ok((claim.calls, None)) };
         let Some(look) = self.index.look(vendor).await? else { return Ok((0, None)) };
-        let open =
-            within(async { self.mongo.jobs.count_documents(docs::lanes_between(&vendor.name, 3, 7)).await }).await?;
+        let open = self.count_lanes(vendor, 3, 7).await?;
         let left = most_open.saturating_sub(open).saturating_sub(look.calls_held);
         Ok((claim.calls.min(usize::try_from(left).unwrap_or(usize::MAX)), Some(look.claimed)))
     }
@@ -218,10 +218,14 @@ impl Core {
     async fn open_index(&self, vendor: &VendorWork) -> Result<(), StoreError> {
         let jobs = self.mongo.jobs.clone_with_type::<Document>();
         let live = jobs.find_one(docs::lanes_between(&vendor.name, 0, 7)).projection(doc! { "_id": 1 });
-        // What nobody has nobody can hold.
-        let at_once = within(async { live.await }).await?.is_none();
+        let is_live = within(async { live.await }).await?.is_some();
+        self.open_index_of(vendor, is_live).await
+    }
+
+    /// What nobody has nobody can hold: where no job is live the index opens at once.
+    async fn open_index_of(&self, vendor: &VendorWork, is_live: bool) -> Result<(), StoreError> {
         let name = format!("{:016x}", fastrand::u64(..));
-        if self.index.open(vendor, &name, at_once).await? {
+        if self.index.open(vendor, &name, !is_live).await? {
             tracing::info!(vendor = %vendor.name, "a new index in Redis");
         }
         Ok(())
@@ -230,31 +234,44 @@ impl Core {
     /// Puts the tenants that have something in MongoDB into the index, whatever it says. One by one they are read and found to have
     /// nothing new, as a rule: so only of lanes in which there is a job, not of all that there ever were.
     async fn sweep(&self, vendor: &VendorWork) -> Result<(), StoreError> {
-        // Damage that no look sees.
-        self.open_index(vendor).await?;
-        for line in vendor.all_lines() {
-            let lanes = docs::lanes_between(&vendor.name, line.0, line.0 + 1);
-            let lanes = within(async { self.mongo.jobs.distinct("lane", lanes).await }).await?;
-            let tenants = lanes.iter().filter_map(|lane| docs::tenant_of(lane.as_str()?));
-            let tenants: Vec<(Line, Arc<str>)> = tenants.map(|tenant| (line, tenant.into())).collect();
-            for slice in tenants.chunks(SLICE) {
-                self.index.flag(vendor, slice).await?;
-            }
+        let begun = Instant::now();
+        let swept = self.sweep_lanes(vendor).await;
+        // It reads all that waits where a server knows no better. On a clock that a test moves, how long something takes says nothing.
+        let pause = begun.elapsed() * SWEEP_SHARE;
+        if pause > SWEEP_EVERY && self.clock.injected().is_none() {
+            self.index.sweep_later(vendor, pause).await?;
         }
-        self.recount(vendor).await
+        swept
+    }
+
+    async fn sweep_lanes(&self, vendor: &VendorWork) -> Result<(), StoreError> {
+        let lanes = docs::lanes_between(&vendor.name, 0, 6);
+        let lanes = within(async { self.mongo.jobs.distinct("lane", lanes).await }).await?;
+        let awaits = self.count_lanes(vendor, 6, 7).await?;
+        // Damage that no look sees.
+        self.open_index_of(vendor, !lanes.is_empty() || awaits > 0).await?;
+        let lanes: Vec<_> = lanes.iter().filter_map(|lane| docs::line_and_tenant(lane.as_str()?)).collect();
+        for slice in lanes.chunks(SLICE) {
+            self.index.flag(vendor, slice).await?;
+        }
+        self.recount(vendor, !lanes.is_empty(), awaits).await
+    }
+
+    async fn count_lanes(&self, vendor: &VendorWork, from: usize, to: usize) -> Result<u64, StoreError> {
+        let lanes = docs::lanes_between(&vendor.name, from, to);
+        within(async { self.mongo.jobs.count_documents(lanes).await }).await
     }
 
     /// The counts drift when a process dies between MongoDB and Redis. Long backlogs are counted less often.
-    async fn recount(&self, vendor: &VendorWork) -> Result<(), StoreError> {
+    async fn recount(&self, vendor: &VendorWork, some_wait: bool, awaits: u64) -> Result<(), StoreError> {
         let stats = self.index.stats(vendor).await?;
         if stats.waiting > 20_000 && fastrand::u8(..30) != 0 {
             return Ok(());
         }
-        let count = |from, to| {
-            let lanes = docs::lanes_between(&vendor.name, from, to);
-            within(async { self.mongo.jobs.count_documents(lanes).await })
+        let (calls, polls) = match some_wait {
+            true => (self.count_lanes(vendor, 0, 3).await?, self.count_lanes(vendor, 3, 6).await?),
+            false => (0, 0),
         };
-        let (calls, polls, awaits) = (count(0, 3).await?, count(3, 6).await?, count(6, 7).await?);
         let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         let counts = Counts {
             waiting: signed(calls + polls),
@@ -265,52 +282,6 @@ impl Core {
         let waiting = calls + polls;
         self.index.recount(vendor, counts).await?;
         self.check_lanes(vendor, waiting).await
-    }
-
-    /// Brings what tenants have in MongoDB into the streams, as far as there is room, in turn; says whether there was something new.
-    async fn refill(&self, vendor: &VendorWork, now: Time) -> Result<bool, StoreError> {
-        let (epoch, turns) = self.index.turns(vendor).await?;
-        let read = try_join_all(turns.iter().map(|turn| self.read_lane(vendor, turn, now))).await?;
-        let mut by_line: HashMap<Line, Vec<Read>> = HashMap::new();
-        for (turn, read) in turns.iter().zip(read) {
-            by_line.entry(turn.line).or_default().push(read);
-        }
-        let mut added = 0;
-        for (line, read) in by_line {
-            added += self.index.fill(vendor, &epoch, line, &read).await?;
-        }
-        Ok(added > 0)
-    }
-
-    async fn read_lane(&self, vendor: &VendorWork, turn: &Turn, now: Time) -> Result<Read, StoreError> {
-        let lane = docs::lane_name(&vendor.name, turn.line, &turn.tenant);
-        // Those that are in the stream already come first again.
-        let most = turn.page + turn.known;
-        // `$lt` of the next millisecond: some servers of this wire leave out an equal upper bound.
-        let due = doc! { "lane": &lane, "due_at": { "$lt": now.0 + 1 } };
-        let jobs = self.mongo.jobs.clone_with_type::<Document>();
-        let found: Vec<Document> = within(async {
-            let found =
-                jobs.find(due).sort(doc! { "due_at": 1, "_id": 1 }).limit(i64::try_from(most).unwrap_or(i64::MAX));
-            found.projection(doc! { "_id": 1 }).await?.try_collect().await
-        })
-        .await?;
-        let ids: Vec<JobId> = found.iter().filter_map(|job| docs::id_in(job, "_id")).collect();
-        let more = if ids.len() >= most { More::Due } else { self.next_in_lane(&jobs, &lane, now).await? };
-        Ok(Read { tenant: turn.tenant.clone(), ids, more })
-    }
-
-    async fn next_in_lane(
-        &self,
-        jobs: &mongodb::Collection<Document>,
-        lane: &str,
-        now: Time,
-    ) -> Result<More, StoreError> {
-        let later = doc! { "lane": lane, "due_at": { "$gt": now.0 } };
-        let first = jobs.find_one(later).sort(doc! { "due_at": 1 }).projection(doc! { "due_at": 1 });
-        let first = within(async { first.await }).await?;
-        let due_at = first.as_ref().and_then(|job| job.get_i64("due_at").ok());
-        Ok(due_at.map_or(More::Nothing, |at| More::At(Time(at))))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Never decides anything; a text that no version wrote is an error, not a guess.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use mongodb::bson::{Binary, Bson, Document, doc, spec::BinarySubtype};
@@ -88,12 +88,7 @@ pub(super) fn lane_name(vendor: &str, line: Line, tenant: &str) -> String {
     format!("{vendor}/{}/{tenant}", line.0)
 }
 
-/// The tenant in a lane's name.
-pub(super) fn tenant_of(lane: &str) -> Option<&str> {
-    lane.splitn(3, '/').nth(2)
-}
-
-/// The line and the tenant in a lane's name.
+/// The line and the tenant in a lane's name, if it is one of a stream.
 pub(super) fn line_and_tenant(lane: &str) -> Option<(Line, Arc<str>)> {
     let mut parts = lane.splitn(3, '/').skip(1);
     let line = parts.next()?.parse().ok().filter(|line| *line < Line::ALL.len())?;
@@ -110,6 +105,9 @@ fn lane_of(job: &Job) -> Option<String> {
     let line = if job.stage == Stage::Await { AWAITS } else { Line::of(job) };
     (!job.status.has_ended()).then(|| lane_name(&job.lane.vendor, line, &job.lane.tenant))
 }
+
+/// Jobs in one statement: each looks through the cases of the others.
+const TOGETHER: usize = 32;
 
 /// Where jobs are that wait for a callback: no stream, only a place in the order of lanes.
 const AWAITS: Line = Line(6);
@@ -228,6 +226,49 @@ pub(super) fn update(was: &Job, job: &Job) -> Document {
         update.insert("$unset", unset);
     }
     update
+}
+
+/// A job and its own update.
+type Own = (JobId, Document);
+
+/// Updates of [`update`]'s kind, each with its job and the version it is for, as few statements: to look up a document, to lock and to log it
+/// costs a server several times what the change itself does, and much of that it does once a statement. One statement takes jobs of the
+/// same version that lose the same fields; the case that is the document's own says what it gets.
+pub(super) fn together(updates: Vec<(JobId, i64, Document)>) -> Vec<Document> {
+    let mut alike: BTreeMap<(i64, Vec<String>), Vec<Own>> = BTreeMap::new();
+    for (id, version, update) in updates {
+        let lost = update.get_document("$unset").map(|unset| unset.keys().cloned().collect()).unwrap_or_default();
+        alike.entry((version, lost)).or_default().push((id, update));
+    }
+    let mut statements = Vec::new();
+    for ((version, lost), jobs) in alike {
+        let mut jobs = jobs.into_iter().peekable();
+        while jobs.peek().is_some() {
+            let some: Vec<Own> = jobs.by_ref().take(TOGETHER).collect();
+            statements.push(one_statement(version, &lost, some));
+        }
+    }
+    statements
+}
+
+fn one_statement(version: i64, lost: &[String], mut jobs: Vec<Own>) -> Document {
+    if jobs.len() == 1 {
+        let (id, update) = jobs.remove(0);
+        return doc! { "q": unchanged(id, version), "u": update };
+    }
+    let ids: Vec<Bson> = jobs.iter().map(|(id, _)| id_bson(*id)).collect();
+    let cases = jobs.into_iter().map(|(id, mut update)| {
+        let mut set = update.remove("$set").and_then(|set| set.as_document().cloned()).unwrap_or_default();
+        set.insert("version", version + 1);
+        // Data is no expression, whatever it looks like.
+        Bson::from(doc! { "case": { "$eq": ["$_id", id_bson(id)] }, "then": { "$literal": set } })
+    });
+    let own = doc! { "$switch": { "branches": cases.collect::<Vec<Bson>>() } };
+    let mut steps = vec![doc! { "$replaceWith": { "$mergeObjects": ["$$ROOT", own] } }];
+    if !lost.is_empty() {
+        steps.push(doc! { "$unset": lost });
+    }
+    doc! { "q": { "_id": { "$in": ids }, "version": version }, "u": steps, "multi": true }
 }
 
 fn number(time: Option<Time>) -> Option<Bson> {

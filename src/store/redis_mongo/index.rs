@@ -17,7 +17,7 @@ use crate::{
 /// How long a new index stays shut: workers that live say what they hold, a few times a second.
 const SHUT: Duration = Duration::from_secs(3);
 /// Tenants that nobody knows of are looked for this often.
-const SWEEP_EVERY: Duration = Duration::from_secs(10);
+pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// What the index has to know about a vendor.
 #[derive(Debug, Clone)]
@@ -36,10 +36,6 @@ pub struct VendorWork {
 impl VendorWork {
     fn lines(&self) -> usize {
         if self.polls { 6 } else { 3 }
-    }
-
-    pub(super) fn all_lines(&self) -> impl Iterator<Item = Line> {
-        (0..self.lines()).map(Line)
     }
 }
 
@@ -477,6 +473,14 @@ impl Index {
         let number = |i: usize| text(found.get(i).cloned()).parse::<i64>().unwrap_or(0).max(0).unsigned_abs();
         let heads = found.iter().skip(4).filter_map(|id| JobId::from_slice(id)).collect();
         Ok(Stats { waiting: number(0), open: number(1), live: number(2), held: number(3), heads })
+    }
+
+    /// The next to look for unknown tenants is to wait for so long from now.
+    pub(super) async fn sweep_later(&self, vendor: &VendorWork, pause: Duration) -> Result<(), StoreError> {
+        let key = format!("{}:state", key_of(&self.database, &vendor.name));
+        let mut set = redis::cmd("HSET");
+        set.arg(key).arg("sweep_at").arg(self.clock.now().plus(pause).0);
+        self.redis.command::<i64>(&set).await.map(drop)
     }
 
     /// Sets the counts to what MongoDB has.

@@ -42,6 +42,7 @@ mod group;
 mod index;
 mod lanes;
 mod mongo;
+mod refill;
 mod settle;
 mod submit;
 
@@ -92,6 +93,8 @@ struct Core {
     silent: Mutex<Option<Instant>>,
     /// Vendors whose streams run dry.
     low: Mutex<BTreeSet<Arc<str>>>,
+    /// By lane: how far it was read for the streams.
+    reaches: Mutex<HashMap<String, refill::Reach>>,
     /// What the index could not be told of entries that have been dealt with.
     undealt: Mutex<BTreeMap<Arc<str>, Vec<Dealt>>>,
     live: Mutex<Live>,
@@ -154,6 +157,7 @@ impl RedisMongo {
             ungiven: Mutex::default(),
             silent: Mutex::default(),
             low: Mutex::default(),
+            reaches: Mutex::default(),
             undealt: Mutex::default(),
             live: Mutex::default(),
             seen: Mutex::default(),

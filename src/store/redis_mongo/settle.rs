@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Bson, Document};
 use tokio::sync::oneshot;
 
 use super::{
@@ -86,9 +86,9 @@ async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: T
         // Whoever holds no lease any more matches nothing.
         let (version, before) = hold.as_ref().map_or((-1, Attempts::default()), |h| (h.version, h.attempts.clone()));
         let update = with_attempt(core, &request.lease.job, &after(request), before, &request.attempt)?;
-        updates.push(doc! { "q": docs::unchanged(request.lease.job.id, version), "u": update });
+        updates.push((request.lease.job.id, version, update));
     }
-    let matched = core.mongo.update_jobs(updates).await?;
+    let matched = core.mongo.update_jobs(docs::together(updates)).await?;
     if matched == requests.len() {
         return Ok(requests.iter().map(|request| Took::Change(Box::new(after(request)))).collect());
     }

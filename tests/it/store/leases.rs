@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use fetchgate::{
+    clock::Time,
     job::{
-        Status, lifecycle,
+        Failure, FailureCode, JobId, Priority, Status, lifecycle,
         lifecycle::{Change, Next},
     },
     store::{Amended, Settled, Which},
@@ -24,6 +25,7 @@ on_every_backend!(
     a_lane_told_to_rest_is_left_alone_until_then,
     a_restart_frees_what_was_leased,
     a_ticket_finds_its_job,
+    what_is_settled_together_is_each_job_s_own,
 );
 
 async fn a_leased_job_is_not_leased_again(backend: Backend) {
@@ -165,4 +167,35 @@ async fn a_ticket_finds_its_job(backend: Backend) {
     assert!(matches!(answered("v").await, Amended::Changed(_)));
     assert!(matches!(answered("v").await, Amended::Left(_)), "the second callback changes nothing");
     assert_eq!((t.find(id).await.result.as_deref(), t.store.backlog("v").await.open), (Some(&b"2"[..]), 0));
+}
+
+async fn what_is_settled_together_is_each_job_s_own(backend: Backend) {
+    let t = TestStore::open(backend).await;
+    let ids = t.submit_all((0..100).map(|_| t.job("v", Priority::Normal, "t")).collect()).await;
+    let leases = t.claim_all("v").await;
+    assert_eq!(leases.len(), 100);
+    // Texts that would mean something in a statement.
+    let why = |i: usize| Failure::new(FailureCode::VendorRefused, format!("$result {i} $$ROOT"));
+    let result = |i: usize| format!(r#"{{"$status":"$lane {i}"}}"#);
+    let next = |id: JobId| match ids.iter().position(|other| *other == id).expect("a job of ours") {
+        i if i % 3 == 0 => Next::Failed(why(i)),
+        i if i % 3 == 1 => Next::Call { due_at: Time(t.now().0 + i as i64) },
+        i => Next::Complete { result: result(i).into() },
+    };
+    let settles = leases.into_iter().map(|lease| {
+        let next = next(lease.job.id);
+        (lease, next)
+    });
+    t.settle_all(settles.collect()).await;
+    for (i, id) in ids.iter().enumerate() {
+        let job = t.find(*id).await;
+        let own = (job.failure, job.result, job.due_at.0 - t.now().0);
+        match i % 3 {
+            0 => assert_eq!((job.status, own), (Status::Failed, (Some(why(i)), None, 0))),
+            1 => assert_eq!((job.status, own), (Status::Pending, (None, None, i as i64))),
+            _ => assert_eq!((job.status, own), (Status::Complete, (None, Some(result(i).into()), 0))),
+        }
+        let attempts = t.store.attempts(*id).await.unwrap().unwrap();
+        assert_eq!(attempts.iter().map(|attempt| attempt.n).collect::<Vec<_>>(), [1]);
+    }
 }

@@ -7,7 +7,7 @@ local name, open_at = epoch()
 if not name then return 0 end
 local rung = ARGV[8] == '1'
 local line, entry = place(id)
-if entry then remove(line, entry, id) end
+if entry then remove(line, {{entry, id}}) end
 if ARGV[10] then
   local _, tell = enqueue(ARGV[10], ARGV[11], tonumber(ARGV[12]), id, now, open_at, depth - waiting(ARGV[10]))
   rung = rung or tell

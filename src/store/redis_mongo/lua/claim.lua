@@ -78,7 +78,9 @@ for line = 0, lines - 1 do
     for _, word in ipairs({'TIME', number(now), 'JUSTID'}) do claim[#claim + 1] = word end
     redis.call(unpack(claim))
   end
-  for _, entry in ipairs(entries) do note(entry[2][2], '+', line, entry[1]) end
+  local notes = {}
+  for _, entry in ipairs(entries) do notes[#notes + 1], notes[#notes + 2] = entry[2][2], '+' .. line .. ' ' .. entry[1] end
+  if #notes > 0 then redis.call('HSET', index, unpack(notes)) end
   taken[line] = entries
   if line < 3 then claimed = claimed + #entries end
 end

@@ -105,12 +105,20 @@ local function add(line, id)
   return entry
 end
 
--- Takes an entry out for good: acknowledged and deleted together, or its memory would never be freed.
-local function remove(line, entry, id)
-  redis.call('XACK', of(line, 'jobs'), GROUP, entry)
-  redis.call('XDEL', of(line, 'jobs'), entry)
-  local where, name = place(id)
-  if where == line and name == entry then redis.call('HDEL', index, id) end
+-- Takes entries of a line, { entry, id } each, out for good: acknowledged and deleted together, or their memory would never be freed.
+local function remove(line, entries)
+  -- A thousand at a time: Lua's stack is bounded.
+  for from = 1, #entries, 1000 do
+    local names, ids, gone = {}, {}, {}
+    for i = from, math.min(from + 999, #entries) do names[#names + 1], ids[#ids + 1] = unpack(entries[i]) end
+    redis.call('XACK', of(line, 'jobs'), GROUP, unpack(names))
+    redis.call('XDEL', of(line, 'jobs'), unpack(names))
+    for i, at in ipairs(redis.call('HMGET', index, unpack(ids))) do
+      -- By now the id may be somewhere else.
+      if at and string.sub(at, 2) == line .. ' ' .. names[i] then gone[#gone + 1] = ids[i] end
+    end
+    if #gone > 0 then redis.call('HDEL', index, unpack(gone)) end
+  end
 end
 
 -- Entries of ours. One that is not is taken out, and stops none of its neighbours.
@@ -134,6 +142,8 @@ local function is_held_by(line, entry, consumer)
   return #redis.call('XPENDING', of(line, 'jobs'), GROUP, entry, entry, 1, consumer) == 1
 end
 
+local free_lanes = {} -- of those asked about in this call: whether a job may go straight into the stream
+
 -- A job that wants to go: straight into the stream if there is room and its tenant has nothing waiting before it, else its tenant takes
 -- its turn and it is read from MongoDB when that comes. Gives whether it is in the stream, and whether somebody has to be told.
 local function enqueue(line, tenant, due_at, id, now, open_at, room)
@@ -142,8 +152,13 @@ local function enqueue(line, tenant, due_at, id, now, open_at, room)
     sleep(line, tenant, number(due_at))
     return false, not first[2] or tonumber(first[2]) > due_at
   end
-  if open_at > now or room <= 0 or rests(line, tenant, now)
-      or redis.call('ZSCORE', of(line, 'due'), tenant) or redis.call('ZSCORE', of(line, 'reading'), tenant) then
+  local lane = line .. ' ' .. tenant
+  if free_lanes[lane] == nil then
+    free_lanes[lane] = not (rests(line, tenant, now)
+      or redis.call('ZSCORE', of(line, 'due'), tenant) or redis.call('ZSCORE', of(line, 'reading'), tenant))
+  end
+  if open_at > now or room <= 0 or not free_lanes[lane] then
+    free_lanes[lane] = false
     return false, take_turn(line, tenant)
   end
   return add(line, id) ~= nil, true
