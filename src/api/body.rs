@@ -20,6 +20,7 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, SizeHint};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
@@ -142,6 +143,14 @@ pub(super) fn check_json(body: &[u8]) -> Result<&RawValue, ApiError> {
         };
         ApiError::bad_request(code, fault.to_string())
     })
+}
+
+/// A small body that is a JSON object of ours; `expected` says of what form.
+pub(super) fn read_object<'a, T: Deserialize<'a>>(body: &'a [u8], expected: &str) -> Result<T, ApiError> {
+    let text = check_json(body)?.get();
+    // serde would take an array for a struct too.
+    let read = text.starts_with('{').then(|| serde_json::from_str(text).ok()).flatten();
+    read.ok_or_else(|| ApiError::field("invalid_field", "", expected))
 }
 
 /// The media type of a body, without its parameters, in lower case.

@@ -101,11 +101,7 @@ async fn change(
 }
 
 fn read(raw: &[u8]) -> Result<Vec<Limit>, ApiError> {
-    let wrong = || ApiError::field("invalid_field", "", r#"must be {"limits": ["50/s"]}, say, and nothing else"#);
-    let text = body::check_json(raw)?.get();
-    // serde would take an array for a struct too.
-    let body: LimitsBody<'_> =
-        text.starts_with('{').then(|| serde_json::from_str(text).ok()).flatten().ok_or_else(wrong)?;
+    let body: LimitsBody<'_> = body::read_object(raw, r#"must be {"limits": ["50/s"]}, say, and nothing else"#)?;
     let errors = |errors: Vec<(String, String)>| {
         ApiError::invalid_fields(errors.into_iter().map(|(pointer, detail)| FieldError { pointer, detail }).collect())
     };

@@ -98,11 +98,7 @@ pub(super) async fn pause(
     let wanted: PauseBody = if raw.trim_ascii().is_empty() {
         PauseBody::default()
     } else {
-        let expected = r#"must be {"for": "10m"}, or nothing for a pause until it is resumed"#;
-        let wrong = || ApiError::field("invalid_field", "", expected);
-        let text = body::check_json(&raw)?.get();
-        // serde would take an array for a struct too.
-        text.starts_with('{').then(|| serde_json::from_str(text).ok()).flatten().ok_or_else(wrong)?
+        body::read_object(&raw, r#"must be {"for": "10m"}, or nothing for a pause until it is resumed"#)?
     };
     let wrong = |why| ApiError::field("invalid_field", "/for", why);
     let time = wanted.r#for.map(|text| parse_duration(&text)).transpose().map_err(wrong)?;

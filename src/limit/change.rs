@@ -52,7 +52,11 @@ impl TenantLimit {
         let counts =
             before.counts.iter().map(|(tenant, count)| (Arc::clone(tenant), count.clone().retuned(&self.fresh)));
         self.counts = counts.collect();
-        self.fresh = before.fresh.clone().retuned(&self.fresh);
+        // Whoever has not called since a cold start has the whole bucket of now used up, not that of before.
+        self.fresh = match before.fresh.used_up_at() {
+            Some(at) => self.used_up(at),
+            None => before.fresh.clone().retuned(&self.fresh),
+        };
     }
 }
 

@@ -113,8 +113,13 @@ impl Local {
 
     fn free_permits(&self, pool: &str, tenants: &[Arc<str>], at: Nanos) -> Vec<Answer> {
         let name: Arc<str> = pool.into();
-        let permit =
-            |tenant: &Arc<str>| Permit { pool: name.clone(), tenant: tenant.clone(), at, late_after: Nanos::MAX };
+        let permit = |tenant: &Arc<str>| Permit {
+            pool: name.clone(),
+            tenant: tenant.clone(),
+            at,
+            on_time_until: Nanos::MAX,
+            late_after: Nanos::MAX,
+        };
         tenants.iter().map(|tenant| Answer::Granted(permit(tenant))).collect()
     }
 }
@@ -165,7 +170,12 @@ impl Limiter for Local {
     }
 
     fn check(&self, permit: &Permit, now: Nanos) -> Result<(), Missed> {
-        permit.check(self.pools.get(&permit.pool).map_or(Nanos::MIN, Pool::gate), now)
+        let Some(pool) = self.pools.get(&permit.pool) else { return permit.check(Nanos::MIN, now) };
+        permit.check(pool.gate(), now)?;
+        if now > permit.on_time_until {
+            pool.lock().put_off(permit.at, now - permit.on_time_until);
+        }
+        Ok(())
     }
 
     fn stamp(&self, _pool: &str, now: Nanos) -> i64 {
@@ -264,6 +274,10 @@ pub(super) fn lateness(limit: &Limit) -> Nanos {
     if !matches!(limit.per, Per::Rolling(_)) {
         return SKEW / 10;
     }
-    let guard = nanos(limit.guard);
-    (guard - (guard / 4).max(MS)).max(0)
+    (nanos(limit.guard) - tolerance(limit)).max(0)
+}
+
+/// How late a call may be without putting off those after it: as much as the jitter of the link may be when it is as late as can be.
+pub(super) fn tolerance(limit: &Limit) -> Nanos {
+    (nanos(limit.guard) / 4).max(MS)
 }

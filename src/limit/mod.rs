@@ -14,6 +14,7 @@ pub mod breakers;
 pub mod calendar;
 mod change;
 pub mod forecast;
+mod late;
 mod ledger;
 pub mod local;
 pub mod redis;
@@ -88,6 +89,8 @@ pub struct Permit {
     pub tenant: Arc<str>,
     /// Not before this.
     pub at: Nanos,
+    /// A call that is later than this puts off those after it by as much more.
+    pub on_time_until: Nanos,
     /// Not after this: a later call would eat into the guard that covers the network's jitter.
     pub late_after: Nanos,
 }
@@ -182,7 +185,8 @@ pub trait Limiter: Send + Sync {
     /// is told to wait and holds up nobody behind it.
     async fn reserve(&self, pool: &str, tenants: &[Arc<str>], until: Nanos) -> Result<Vec<Answer>, StoreError>;
 
-    /// The last look before the bytes go out: is this permit still good at `now`?
+    /// The last look before the bytes go out: is this permit still good at `now`? One that is used late puts off later ones of paced and
+    /// bucket limits, so that the vendor's own stamp may be late by most of the guard all the same.
     fn check(&self, permit: &Permit, now: Nanos) -> Result<(), Missed>;
 
     /// The time at `now` on the clock that all processes of this limiter share, in microseconds: for the record of calls.

@@ -57,14 +57,23 @@ pub struct Count {
 
 #[derive(Debug, Clone)]
 enum State {
-    /// Paced and bucket: the theoretical arrival time, and when the newest call goes: what a new pace counts from.
-    Even { every: Nanos, burst: u64, tat: Nanos, newest: Nanos },
+    /// Paced and bucket: the theoretical arrival time, and when the newest call goes: what a new pace counts from. `before` is what both
+    /// were, and at which pace, before it changed; nothing since another call.
+    Even { every: Nanos, burst: u64, tat: Nanos, newest: Nanos, before: Option<Before> },
     /// Window, exact: the times of the newest calls, in order. Nothing goes before `floor`: what was forgotten counts until then.
     Ring { times: VecDeque<Nanos>, floor: Nanos },
     /// Window, in sub-windows of `len`: those with calls, in order, and their sum.
     Parts { len: Nanos, parts: VecDeque<Part>, sum: u64, floor: Nanos },
     /// Calendar: periods with calls, and the neighbours of the newest so that their edges are looked up once.
     Calendar { per: Per, periods: VecDeque<Period> },
+}
+
+/// A theoretical arrival time, the newest call, and the pace that they were made with.
+#[derive(Debug, Clone, Copy)]
+struct Before {
+    tat: Nanos,
+    newest: Nanos,
+    every: Nanos,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -138,9 +147,10 @@ impl Count {
     pub fn charge(&mut self, at: Nanos) {
         let calls = size(self.calls);
         match &mut self.state {
-            State::Even { every, tat, newest, .. } => {
+            State::Even { every, tat, newest, before, .. } => {
                 *tat = (*tat).max(at).saturating_add(*every);
                 *newest = (*newest).max(at);
+                *before = None;
             }
             State::Ring { times, floor } => {
                 insert_sorted(times, at);
@@ -168,8 +178,12 @@ impl Count {
     pub fn undo(&mut self, at: Nanos, is_newest: bool) {
         match &mut self.state {
             // The time before was at most this: earlier calls may look later than they were, never earlier.
-            State::Even { every, tat, .. } if is_newest => *tat = tat.saturating_sub(*every),
-            State::Even { .. } => {}
+            State::Even { every, tat, before, .. } => {
+                if is_newest {
+                    *tat = tat.saturating_sub(*every);
+                }
+                *before = None;
+            }
             State::Ring { times, .. } => {
                 let next = times.partition_point(|t| *t <= at);
                 if let Some(i) = next.checked_sub(1).filter(|i| times[*i] == at) {
@@ -192,6 +206,13 @@ impl Count {
         }
     }
 
+    /// The newest calls went out late: those to come are to be later by this. Only an even limit can tell; the others have to do with the guard.
+    pub fn put_off(&mut self, by: Nanos) {
+        if let State::Even { tat, before, .. } = &mut self.state {
+            (*tat, *before) = (tat.saturating_add(by), None);
+        }
+    }
+
     /// After a restart: `calls` calls are known only to have been made by `ends_at` (for a calendar: in the period that ends then).
     /// They count as made at that very time. Call in the order of `ends_at`, before the first charge.
     pub fn restore(&mut self, ends_at: Nanos, calls: u64) {
@@ -200,7 +221,8 @@ impl Count {
         }
         let kept = kept(size(self.calls));
         match &mut self.state {
-            State::Even { every, burst, tat, newest } => {
+            State::Even { every, burst, tat, newest, before } => {
+                *before = None;
                 // However many calls: what was allowed to go by then never left a debt of more than the whole bucket.
                 let spent = (*tat).max(ends_at).saturating_add(times(*every, calls));
                 *tat = spent.min(ends_at.saturating_add(times(*every, *burst))).max(*tat);
@@ -224,6 +246,14 @@ impl Count {
     /// The state of a process that knows nothing of the one before it: as if all calls had been made at `at`.
     pub fn fill(&mut self, at: Nanos) {
         self.restore(at, self.calls);
+    }
+
+    /// When a whole bucket was used up at once and nothing was called since; of counts that were filled and never charged.
+    pub(super) fn used_up_at(&self) -> Option<Nanos> {
+        match &self.state {
+            State::Even { newest, .. } => Some(*newest).filter(|at| *at > Nanos::MIN),
+            _ => None,
+        }
     }
 
     /// Calls that count now.
@@ -271,15 +301,15 @@ impl Count {
     /// What an even limit still had in its bucket at its newest call stays in it, and leaves it at the new pace.
     pub(super) fn retuned(mut self, fresh: &Count) -> Count {
         self.calls = fresh.calls;
-        if let (State::Even { every, burst, tat, newest }, State::Even { every: new_every, burst: new_burst, .. }) =
+        if let (State::Even { every, burst, tat, newest, before }, State::Even { every: new, burst: new_burst, .. }) =
             (&mut self.state, &fresh.state)
         {
-            if *tat > Nanos::MIN && every != new_every {
-                let from = (*newest).min(tat.saturating_sub(*every)); // a call that was undone is not the newest
-                let left = tat.abs_diff(from).div_ceil(every.unsigned_abs());
-                *tat = from.saturating_add(times(*new_every, left));
+            if *tat > Nanos::MIN && every != new {
+                // From what it was at the last call, so that of several changes in a row only the last counts.
+                let was = before.unwrap_or(Before { tat: *tat, newest: *newest, every: *every });
+                (*tat, *newest, *before) = was.at_pace(*new);
             }
-            (*every, *burst) = (*new_every, *new_burst);
+            (*every, *burst) = (*new, *new_burst);
         }
         self
     }
@@ -451,10 +481,22 @@ impl Count {
     }
 }
 
+impl Before {
+    /// The theoretical arrival time and the newest call at another pace, and this.
+    fn at_pace(self, every: Nanos) -> (Nanos, Nanos, Option<Before>) {
+        if every == self.every {
+            return (self.tat, self.newest, None);
+        }
+        let from = self.newest.min(self.tat.saturating_sub(self.every)); // a call that was undone is not the newest
+        let left = self.tat.abs_diff(from).div_ceil(self.every.unsigned_abs());
+        (from.saturating_add(times(every, left)), from, Some(self))
+    }
+}
+
 fn even(calls: u64, window: Nanos, burst: u64, tick: Nanos) -> State {
     let burst = burst.clamp(1, calls);
     let every = round_up(div_ceil(window, calls - burst + 1), tick);
-    State::Even { every, burst, tat: Nanos::MIN, newest: Nanos::MIN }
+    State::Even { every, burst, tat: Nanos::MIN, newest: Nanos::MIN, before: None }
 }
 
 /// Times kept of a ring of N.

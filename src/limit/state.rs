@@ -10,8 +10,9 @@ use std::{
 use super::{
     Answer, Blocker, Key, Limit, Per, Permit,
     calendar::period_at,
+    late::PutOff,
     ledger::{Ledger, Sub, count_name},
-    local::{Pool, lateness},
+    local::{Pool, lateness, tolerance},
     rule::{self, Count},
 };
 use crate::{
@@ -40,6 +41,9 @@ pub(super) struct State {
     pub(super) ledgers: Vec<Ledger>,
     /// How long after its time a permit may be used.
     lateness: Nanos,
+    /// How long after its time it may be used without putting off others.
+    tolerance: Nanos,
+    put_off: PutOff,
     /// No permit is given sooner than this after the newest one, because of that limit.
     pub(super) gap: Nanos,
     gap_by: Option<Blocker>,
@@ -79,6 +83,8 @@ impl State {
             gap: 0,
             gap_by: None,
             lateness: limits.iter().map(lateness).min().unwrap_or(Nanos::MAX),
+            tolerance: limits.iter().map(tolerance).min().unwrap_or(Nanos::MAX),
+            put_off: PutOff::default(),
             last: Nanos::MIN,
             last_by: None,
             recent: VecDeque::new(),
@@ -200,8 +206,13 @@ impl State {
                 return Some(at);
             }
             self.charge(tenant, at, by.take(), now);
-            let late_after = at.saturating_add(self.lateness);
-            answers.push(Answer::Granted(Permit { pool: pool.name.clone(), tenant: tenant.clone(), at, late_after }));
+            answers.push(Answer::Granted(Permit {
+                pool: pool.name.clone(),
+                tenant: tenant.clone(),
+                at,
+                on_time_until: at.saturating_add(self.tolerance),
+                late_after: at.saturating_add(self.lateness),
+            }));
             (at, by) = self.next(now, pool.gate());
         }
         None
@@ -230,6 +241,12 @@ impl State {
         let (before, before_by) = (self.last, std::mem::replace(&mut self.last_by, by));
         self.last = at;
         self.recent.push_back(Recent { at, tenant: tenant.clone(), before, before_by });
+    }
+
+    /// The call with the permit at `at` goes out `late`.
+    pub(super) fn put_off(&mut self, at: Nanos, late: Nanos) {
+        let more = self.put_off.more(at, late, self.last);
+        self.counts.iter_mut().for_each(|count| count.put_off(more));
     }
 
     /// Takes a permit back that was not used.
@@ -324,6 +341,13 @@ impl TenantLimit {
     fn new(limit: Limit, fresh: Count, tick: Nanos) -> TenantLimit {
         let sweep_at = MAX_TENANTS / 8;
         TenantLimit { limit, tick, fresh, counts: HashMap::new(), sweep_at, next_sweep: Nanos::MIN }
+    }
+
+    /// What a tenant has of whom nothing is known but that it may have used up everything by then.
+    pub(super) fn used_up(&self, at: Nanos) -> Count {
+        let mut count = Count::on_grid(&self.limit, self.tick);
+        count.fill(at);
+        count
     }
 
     fn is_cold(&self) -> bool {

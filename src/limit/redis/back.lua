@@ -26,8 +26,21 @@ local function take_back()
   return true
 end
 
+-- Calls went out late: those to come are put off. Redis has forgotten nothing, or it would begin cold, which is later still.
+local function put_off()
+  if call.late <= 0 or call.epoch ~= epoch then return false end
+  for number, limit in ipairs(spec.limits) do
+    local c = not limit.per_tenant and count_of(number, '', 0)
+    if c and c.tat and not c.is_new then c.tat, c.is_charged = c.tat + call.late, true end
+  end
+  save_counts()
+  return true
+end
+
 -- Counts are loaded once, and these are not any more what was loaded.
-if take_back() then
+local was_changed = take_back()
+if was_changed then all = {} end
+if put_off() or was_changed then
   all, accounts = {}, {}
   for i, c in ipairs(shared) do shared[i] = count_of(c.number, '', call.most) end
 end

@@ -30,6 +30,8 @@ pub(super) struct Call<'a> {
     /// Permits that were not used, given in this epoch.
     pub(super) undo: &'a [Undo],
     pub(super) undo_epoch: &'a str,
+    /// By so much later are calls to come, because some of this process went out late.
+    pub(super) late: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) history: Option<Vec<Row>>,
     /// Close the gate for so long, and tell everybody.

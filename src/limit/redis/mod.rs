@@ -153,6 +153,7 @@ impl Shared {
         let (mut token, mut history) = (String::new(), None);
         // Whoever gets no answer does not know whether they were taken back: they stay charged.
         let (undo_epoch, undo) = pool.take_unused();
+        let late = pool.take_late();
         for _ in 0..MOST_ROUNDS {
             let before = self.clock.nanos();
             let injected = self.clock.injected().map(|now| now.div_euclid(MICRO));
@@ -172,6 +173,7 @@ impl Shared {
                 paid: ask.paid,
                 undo_epoch: &undo_epoch,
                 undo: &undo,
+                late,
                 history: history.take(),
                 close: untold.map(|until| until.saturating_sub(before).saturating_add(MICRO - 1).div_euclid(MICRO)),
                 channel: &self.channel,
@@ -303,8 +305,13 @@ impl Limiter for RedisLimiter {
     async fn reserve(&self, pool: &str, tenants: &[Arc<str>], until: Nanos) -> Result<Vec<Answer>, StoreError> {
         let Some(pool) = self.shared.pools.get(pool) else {
             let (name, at): (Arc<str>, _) = (pool.into(), self.shared.clock.nanos());
-            let permit =
-                |tenant: &Arc<str>| Permit { pool: name.clone(), tenant: tenant.clone(), at, late_after: Nanos::MAX };
+            let permit = |tenant: &Arc<str>| Permit {
+                pool: name.clone(),
+                tenant: tenant.clone(),
+                at,
+                on_time_until: Nanos::MAX,
+                late_after: Nanos::MAX,
+            };
             return Ok(tenants.iter().map(|tenant| Answer::Granted(permit(tenant))).collect());
         };
         let mut answers = Vec::with_capacity(tenants.len());
@@ -317,8 +324,13 @@ impl Limiter for RedisLimiter {
     }
 
     fn check(&self, permit: &Permit, now: Nanos) -> Result<(), Missed> {
-        let gate = self.shared.pools.get(&permit.pool).map_or(Nanos::MIN, Pool::gate);
-        permit.check(gate, now)
+        let Some(pool) = self.shared.pools.get(&permit.pool) else { return permit.check(Nanos::MIN, now) };
+        permit.check(pool.gate(), now)?;
+        if now > permit.on_time_until {
+            // Redis hears of it with the next question, half a horizon from now at the latest while calls are made.
+            pool.note_late(permit.at, now - permit.on_time_until);
+        }
+        Ok(())
     }
 
     /// Our own time for a pool that Redis was never asked about: no call was made on a permit of it.

@@ -12,15 +12,16 @@ use std::{
 
 use super::{
     call::{Heard, Line, Row, Undo},
-    spec::{Edges, MICRO, Spec, edges},
+    spec::{Edges, MICRO, Spec, edges, micros_up},
 };
 use crate::{
     clock::{Nanos, Time, nanos},
     limit::{
         Blocker, Key, Limit, Per, Permit, PoolLimits,
         calendar::period_at,
+        late::PutOff,
         ledger::Ledger,
-        local::lateness,
+        local::{lateness, tolerance},
         state::{MAX_RECENT, MS, SECOND},
     },
     store::book::Spend,
@@ -46,6 +47,8 @@ pub(super) struct Terms {
     pub(super) spec: String,
     /// How long after its time a permit may be used.
     lateness: Nanos,
+    /// How long after its time it may be used without putting off others.
+    tolerance: Nanos,
 }
 
 #[derive(Default)]
@@ -57,6 +60,9 @@ struct Memory {
     /// Those that were not used, and that Redis is to be told of: all of one epoch.
     unused: Vec<Undo>,
     unused_epoch: String,
+    put_off: PutOff,
+    /// By how much more calls have to be put off than Redis was told.
+    late: Nanos,
 }
 
 struct Given {
@@ -146,7 +152,20 @@ impl Pool {
             memory.given.pop_front();
         }
         memory.given.push_back(Given { at, slot, epoch: heard.epoch.clone() });
-        Permit { pool: self.name.clone(), tenant: tenant.clone(), at, late_after }
+        let on_time_until = heard.line.never_late(slot).saturating_add(terms.tolerance);
+        Permit { pool: self.name.clone(), tenant: tenant.clone(), at, on_time_until, late_after }
+    }
+
+    /// The call with the permit at `at` goes out `late`; the next question tells of it.
+    pub(super) fn note_late(&self, at: Nanos, late: Nanos) {
+        let memory = &mut *self.memory();
+        let newest = memory.given.back().map_or(at, |given| given.at);
+        memory.late = memory.late.saturating_add(memory.put_off.more(at, late, newest));
+    }
+
+    /// In microseconds, rounded up.
+    pub(super) fn take_late(&self) -> i64 {
+        micros_up(std::mem::take(&mut self.memory().late))
     }
 
     /// Notes permits that were not used, for the next question to tell of; says whether they are many by now. Those of an epoch that is
@@ -194,7 +213,8 @@ impl Terms {
         let limits: Vec<Limit> = shared.into_iter().chain(tenants).collect();
         let (spec, ledgers, zones) = Spec::new(pool, &limits, longest);
         let lateness = limits.iter().map(lateness).min().unwrap_or(Nanos::MAX);
-        Terms { spec: spec.json(), lateness, limits, ledgers, zones }
+        let tolerance = limits.iter().map(tolerance).min().unwrap_or(Nanos::MAX);
+        Terms { spec: spec.json(), lateness, tolerance, limits, ledgers, zones }
     }
 
     pub(super) fn edges(&self, redis_now: i64) -> Vec<Edges> {

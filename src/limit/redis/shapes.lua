@@ -14,7 +14,7 @@ shapes.even = {
     if every == c.every or c.tat <= 0 then return end
     -- Another N: what was in the bucket at the newest call stays in it, and leaves it at the new pace.
     local from = math.min(c.newest, c.tat - every) -- a call that was undone is not the newest
-    c.tat = from + math.ceil((c.tat - from) / every) * c.every
+    c.tat, c.newest = from + math.ceil((c.tat - from) / every) * c.every, from
   end,
   write = function(c) return { c.tat, c.every, c.newest } end,
   earliest = function(c, t) return math.max(t, c.tat - c.every * (c.burst - 1)) end,

@@ -1,6 +1,7 @@
 //! The limiter, in virtual time: no window holds too many calls, whatever happens, and little of a limit goes unused.
 
 mod breaker;
+mod late;
 mod local;
 mod oracle;
 mod redis;

@@ -28,21 +28,21 @@ fn shared_book() -> Arc<MemoryBook> {
     Arc::new(MemoryBook { keeps_greatest: true, ..MemoryBook::default() })
 }
 
-fn run_io<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn run_io<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
 /// Everything that one process needs, on the shared server and a clock that stands still.
-struct Scene {
+pub(super) struct Scene {
     redis: Redis,
     prefix: String,
     limits: Vec<Limit>,
-    clock: Clock,
+    pub(super) clock: Clock,
     book: Arc<MemoryBook>,
 }
 
 impl Scene {
-    fn new(limits: &[Limit]) -> Scene {
+    pub(super) fn new(limits: &[Limit]) -> Scene {
         Scene {
             redis: servers::redis().link(),
             prefix: servers::prefix(),
@@ -57,7 +57,7 @@ impl Scene {
     }
 
     /// A process after the cold start is over.
-    async fn warm(&self) -> RedisLimiter {
+    pub(super) async fn warm(&self) -> RedisLimiter {
         let limiter = self.process();
         limiter.outlook("acme", self.clock.nanos(), 1).await.unwrap();
         advance(&self.clock, 12 * SECOND);
