@@ -186,7 +186,7 @@ pub trait Limiter: Send + Sync {
     async fn reserve(&self, pool: &str, tenants: &[Arc<str>], until: Nanos) -> Result<Vec<Answer>, StoreError>;
 
     /// The last look before the bytes go out: is this permit still good at `now`? One that is used late puts off later ones of paced and
-    /// bucket limits, so that the vendor's own stamp may be late by most of the guard all the same.
+    /// bucket limits, so that half of the guard is left for the link all the same.
     fn check(&self, permit: &Permit, now: Nanos) -> Result<(), Missed>;
 
     /// The time at `now` on the clock that all processes of this limiter share, in microseconds: for the record of calls.

@@ -1,4 +1,4 @@
-//! Calls that go out late put off those after them, so that most of the guard is left for the link, however late they are.
+//! Calls that go out late put off those after them, so that half of the guard is left for the link, however late they are.
 
 use std::collections::VecDeque;
 
@@ -27,7 +27,7 @@ async fn backlog(limiter: &dyn Limiter, clock: &Clock, random: &mut fastrand::Rn
             advance_to(clock, permit.at + late);
             let sent = clock.nanos();
             if limiter.check(&permit, sent).is_ok() {
-                let jitter = if is_late { GUARD - GUARD / 4 } else { random.i64(0..=MS) };
+                let jitter = if is_late { GUARD / 2 } else { random.i64(0..=MS) };
                 arrived.push(sent + jitter);
             }
         }
