@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use crate::{
@@ -17,6 +18,8 @@ use crate::{
     },
 };
 
+/// How long a limit laid live takes to reach the other processes: they look so often.
+pub const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 /// A process that did not say that it lives in so many looks, a second apart, is gone.
 const MOST_SILENT: u32 = 10;
 /// Others may change the version so often while we lay limits over any.
@@ -100,7 +103,7 @@ impl InForce {
     }
 
     /// Says that this process lives, and learns what others have laid and what their files have; gives the pools for which that changes
-    /// something. To be called once a second where there are others.
+    /// something. To be called each [`FOLLOW_EVERY`] where there are others.
     pub async fn follow(&self, limiter: &dyn Limiter) -> Result<Vec<Arc<str>>, StoreError> {
         self.meet().await?;
         self.refresh(limiter).await

@@ -2,7 +2,7 @@
 //!
 //! Never reads the environment and never decides a default: the config is complete.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -13,7 +13,7 @@ use crate::{
     audit::Audit,
     clock::{Clock, nanos},
     config::{self, Config, Kind, StoreAt},
-    in_force::InForce,
+    in_force::{FOLLOW_EVERY, InForce},
     job::JobIds,
     limit::{
         Key, Limiter, Per,
@@ -40,8 +40,6 @@ use crate::{
 /// Streams of a vendor hold about half a second of its rate, within these bounds.
 const DEEPEST: u64 = 2048;
 const SHALLOWEST: u64 = 16;
-/// How long a pause, and a limit laid live, takes to reach the other processes.
-const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 /// All parts of one process, built and not yet running.
 pub struct Service {

@@ -27,6 +27,7 @@ use crate::{
     },
     clock::Time,
     config::{parse_duration, write_limit},
+    in_force::FOLLOW_EVERY,
     limit::{Key, Limit, Per},
     store::StoreError,
     vendor::Vendor,
@@ -34,9 +35,6 @@ use crate::{
 
 /// The longest window: what is on record reaches no further back.
 const LONGEST: Duration = Duration::from_secs(62 * 86_400);
-
-/// Other limits are in force in every process within this time.
-const UNTIL_ALL_KNOW: Duration = Duration::from_secs(1);
 
 /// One window length, and what it was held against.
 #[derive(Serialize)]
@@ -145,7 +143,7 @@ async fn of_limits(app: &App, vendor: &Vendor, range: Range) -> Result<Response,
 fn judge(app: &App, vendor: &Vendor, rule: Rule) -> Judge {
     let mut judge = Judge::new(rule);
     if let Some(at) = app.limits.get(&vendor.config.pool).and_then(|terms| terms.changed_at) {
-        let in_force = at.plus(UNTIL_ALL_KNOW).0.saturating_mul(1000);
+        let in_force = at.plus(FOLLOW_EVERY).0.saturating_mul(1000);
         judge.allow_before(u64::MAX, in_force.saturating_add(judge.rule().memory()));
     }
     judge

@@ -96,6 +96,19 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// Of a pool that has no limits: all at once, and never late.
+    fn without_limits(pool: &str, tenants: &[Arc<str>], at: Nanos) -> Vec<Answer> {
+        let pool: Arc<str> = pool.into();
+        let permit = |tenant: &Arc<str>| Permit {
+            pool: pool.clone(),
+            tenant: tenant.clone(),
+            at,
+            on_time_until: Nanos::MAX,
+            late_after: Nanos::MAX,
+        };
+        tenants.iter().map(|tenant| Answer::Granted(permit(tenant))).collect()
+    }
+
     fn check(&self, gate: Nanos, now: Nanos) -> Result<(), Missed> {
         if now > self.late_after {
             return Err(Missed::Late);

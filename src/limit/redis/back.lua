@@ -39,7 +39,6 @@ end
 
 -- Counts are loaded once, and these are not any more what was loaded.
 local was_changed = take_back()
-if was_changed then all = {} end
 if put_off() or was_changed then
   all, accounts = {}, {}
   for i, c in ipairs(shared) do shared[i] = count_of(c.number, '', call.most) end

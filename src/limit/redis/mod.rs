@@ -304,15 +304,7 @@ impl Limiter for RedisLimiter {
 
     async fn reserve(&self, pool: &str, tenants: &[Arc<str>], until: Nanos) -> Result<Vec<Answer>, StoreError> {
         let Some(pool) = self.shared.pools.get(pool) else {
-            let (name, at): (Arc<str>, _) = (pool.into(), self.shared.clock.nanos());
-            let permit = |tenant: &Arc<str>| Permit {
-                pool: name.clone(),
-                tenant: tenant.clone(),
-                at,
-                on_time_until: Nanos::MAX,
-                late_after: Nanos::MAX,
-            };
-            return Ok(tenants.iter().map(|tenant| Answer::Granted(permit(tenant))).collect());
+            return Ok(Permit::without_limits(pool, tenants, self.shared.clock.nanos()));
         };
         let mut answers = Vec::with_capacity(tenants.len());
         let done = self.shared.reserve(pool, tenants, until, &mut answers).await;

@@ -258,7 +258,10 @@ fn one_statement(version: i64, lost: &[String], mut jobs: Vec<Own>) -> Document 
     }
     let ids: Vec<Bson> = jobs.iter().map(|(id, _)| id_bson(*id)).collect();
     let cases = jobs.into_iter().map(|(id, mut update)| {
-        let mut set = update.remove("$set").and_then(|set| set.as_document().cloned()).unwrap_or_default();
+        let mut set = match update.remove("$set") {
+            Some(Bson::Document(set)) => set,
+            _ => Document::new(),
+        };
         set.insert("version", version + 1);
         // Data is no expression, whatever it looks like.
         Bson::from(doc! { "case": { "$eq": ["$_id", id_bson(id)] }, "then": { "$literal": set } })

@@ -176,14 +176,8 @@ impl Core {
     /// The first jobs of this job's lane that are due from then on, up to the job's own due time, in their order.
     async fn first_of_lane(&self, job: &Job, from: Time) -> Result<Vec<JobId>, StoreError> {
         let lane = lane_name(&job.lane.vendor, Line::of(job), &job.lane.tenant);
-        let due = doc! { "lane": lane, "due_at": { "$gte": from.0, "$lt": job.due_at.0 + 1 } };
-        let jobs = self.mongo.jobs.clone_with_type::<Document>();
-        let found: Vec<Document> = within(async {
-            let find = jobs.find(due).sort(doc! { "due_at": 1, "_id": 1 }).limit(EXACT as i64 + 1);
-            find.projection(doc! { "_id": 1 }).await?.try_collect().await
-        })
-        .await?;
-        Ok(found.iter().filter_map(|job| docs::id_in(job, "_id")).collect())
+        let due = doc! { "$gte": from.0, "$lt": job.due_at.0 + 1 };
+        Ok(self.due_in_lane(&lane, due, EXACT + 1).await?.into_iter().map(|(_, id)| id).collect())
     }
 
     /// Sees whether the counters of the lanes come to what MongoDB has; if not they are counted anew, beside everything else.

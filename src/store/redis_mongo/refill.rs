@@ -83,7 +83,12 @@ impl Core {
 
     /// The first jobs of a lane that are due within these bounds, and when. Upper bounds leave out what is equal: some servers of this
     /// wire do that of `$lte` too.
-    async fn due_in_lane(&self, lane: &str, due_at: Document, most: usize) -> Result<Vec<(i64, JobId)>, StoreError> {
+    pub(super) async fn due_in_lane(
+        &self,
+        lane: &str,
+        due_at: Document,
+        most: usize,
+    ) -> Result<Vec<(i64, JobId)>, StoreError> {
         let jobs = self.mongo.jobs.clone_with_type::<Document>();
         let find = jobs.find(doc! { "lane": lane, "due_at": due_at }).sort(doc! { "due_at": 1, "_id": 1 });
         let find = find.limit(i64::try_from(most).unwrap_or(i64::MAX)).projection(doc! { "due_at": 1 });

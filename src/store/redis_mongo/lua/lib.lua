@@ -87,8 +87,13 @@ local function rests(line, tenant, now)
   return nil
 end
 
+-- Where an id is, as the index has it.
+local function spot(sign, line, entry)
+  return sign .. line .. ' ' .. entry
+end
+
 local function note(id, sign, line, entry)
-  redis.call('HSET', index, id, sign .. line .. ' ' .. entry)
+  redis.call('HSET', index, id, spot(sign, line, entry))
 end
 
 -- In which line an id is, and its entry there.
@@ -113,9 +118,9 @@ local function remove(line, entries)
     for i = from, math.min(from + 999, #entries) do names[#names + 1], ids[#ids + 1] = unpack(entries[i]) end
     redis.call('XACK', of(line, 'jobs'), GROUP, unpack(names))
     redis.call('XDEL', of(line, 'jobs'), unpack(names))
-    for i, at in ipairs(redis.call('HMGET', index, unpack(ids))) do
+    for i, where in ipairs(redis.call('HMGET', index, unpack(ids))) do
       -- By now the id may be somewhere else.
-      if at and string.sub(at, 2) == line .. ' ' .. names[i] then gone[#gone + 1] = ids[i] end
+      if where and string.sub(where, 2) == spot('', line, names[i]) then gone[#gone + 1] = ids[i] end
     end
     if #gone > 0 then redis.call('HDEL', index, unpack(gone)) end
   end
