@@ -17,8 +17,6 @@ const MOST_QUEUED: usize = 4096;
 const MOST_TOGETHER: usize = 512;
 /// Bytes in one statement, about; a request of more goes alone. Well under the 16 MiB that MongoDB takes.
 const MOST_BYTES: usize = 6 << 20;
-/// Statements under way at once.
-const MOST_AT_ONCE: usize = 3;
 
 /// Where requests are handed in.
 pub(super) struct Group<R> {
@@ -27,9 +25,10 @@ pub(super) struct Group<R> {
 
 impl<R: Send + 'static> Group<R> {
     /// Requests handed in are given to `run`, many at a time, by a task in `tasks` that ends when the group is closed.
-    /// `bytes` says how much a request weighs.
+    /// `at_once`: statements under way at most; fewer are larger, and cost everybody less. `bytes` says how much a request weighs.
     pub(super) fn new<F>(
         tasks: &mut JoinSet<()>,
+        at_once: usize,
         bytes: impl Fn(&R) -> usize + Send + 'static,
         run: impl Fn(Vec<R>) -> F + Send + 'static,
     ) -> Group<R>
@@ -46,7 +45,7 @@ impl<R: Send + 'static> Group<R> {
                     None => requests.recv().await,
                 };
                 let Some(first) = first else { break };
-                while running.len() >= MOST_AT_ONCE {
+                while running.len() >= at_once {
                     running.join_next().await;
                 }
                 let mut weight = bytes(&first);

@@ -177,9 +177,10 @@ impl RedisMongo {
         tasks.spawn(core.clone().look_after(stop.clone()));
         let of = |core: &Arc<Core>| core.clone();
         let (submitting, settling, finding) = (of(&core), of(&core), of(&core));
-        let finds = Group::new(&mut tasks, |_| 0, move |many| find::run(of(&finding), many));
-        let submits = Group::new(&mut tasks, submit::Request::bytes, move |many| submit::run(of(&submitting), many));
-        let settles = Group::new(&mut tasks, settle::Request::bytes, move |many| settle::run(of(&settling), many));
+        let finds = Group::new(&mut tasks, 1, |_| 0, move |many| find::run(of(&finding), many));
+        // A batch of thousands does not keep a single job waiting.
+        let submits = Group::new(&mut tasks, 2, submit::Request::bytes, move |many| submit::run(of(&submitting), many));
+        let settles = Group::new(&mut tasks, 1, settle::Request::bytes, move |many| settle::run(of(&settling), many));
         let (tasks, prune_from) = (tokio::sync::Mutex::new(tasks), Mutex::new(JobId::MIN));
         Ok(RedisMongo { core, submits, settles, finds, tasks, stop, max_waiting, prune_from })
     }

@@ -204,6 +204,24 @@ async fn rule_8_neither_a_bad_entry_nor_an_unreadable_job_stops_its_neighbours()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_8_entries_that_somebody_deletes_come_back_and_the_others_are_not_doubled() {
+    let site = Site::new();
+    let (a, b) = (site.process().await, site.process().await);
+    let mut ids: BTreeSet<JobId> = a.submit_many(6).await.into_iter().collect();
+    ids.remove(&a.claim("v", 1).await[0].job.id);
+    let entries: Vec<(String, Vec<Vec<u8>>)> = site.ask(&["XRANGE", ":1:jobs", "-", "+"]).await;
+    for (entry, _) in &entries[2..5] {
+        assert_eq!(site.ask::<i64>(&["XDEL", ":1:jobs", entry]).await, 1);
+    }
+    // Lanes that nobody knows of are looked for now and then.
+    site.clock.advance(Duration::from_secs(11));
+    b.store.ready("v").await.unwrap();
+    let claimed = b.claim_all("v").await;
+    assert_eq!(claimed.len(), ids.len());
+    assert_eq!(claimed.iter().map(|lease| lease.job.id).collect::<BTreeSet<_>>(), ids);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rule_8_a_job_whose_workers_die_is_given_up_and_one_that_goes_on_in_between_is_not() {
     let site = Site::new();
     let (a, b) = (site.process().await, site.process().await);

@@ -9,7 +9,8 @@ local rung = ARGV[8] == '1'
 local line, entry = place(id)
 if entry then remove(line, {{entry, id}}) end
 if ARGV[10] then
-  local _, tell = enqueue(ARGV[10], ARGV[11], tonumber(ARGV[12]), id, now, open_at, depth - waiting(ARGV[10]))
+  local straight, tell = enqueue(ARGV[10], ARGV[11], tonumber(ARGV[12]), now, open_at, depth - waiting(ARGV[10]))
+  if straight then add(ARGV[10], {id}) end
   rung = rung or tell
 end
 if rung then ring() end

@@ -51,10 +51,12 @@ while #order < most do
   spent[best] = spent[best] + COST[best]
   order[#order + 1] = line
 end
+local paid = {}
 for p = 0, 2 do
   local idle = here[p] + here[p + 3] == quota[p] + quota[p + 3]
-  redis.call('HSET', state, 'spent' .. p, idle and -1 or spent[p])
+  paid[#paid + 1], paid[#paid + 2] = 'spent' .. p, idle and -1 or spent[p]
 end
+redis.call('HSET', state, unpack(paid))
 
 local taken, claimed = {}, 0
 for line = 0, lines - 1 do

@@ -6,17 +6,15 @@ even_when_full()
 local now, consumer = tonumber(ARGV[1]), ARGV[3]
 count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7])
 if not epoch() then return 0 end
-local rung, held = ARGV[8] == '1', {}
+local rung, dealt = ARGV[8] == '1', {}
 for i = 9, #ARGV, 7 do
   local line, entry, id, due_at = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 6])
   if ARGV[i + 3] == 'any' then
     local where, name = place(id)
     if name then remove(where, {{name, id}}) end
   end
-  if is_held_by(line, entry, consumer) then
-    held[line] = held[line] or {}
-    table.insert(held[line], {entry, id})
-  end
+  dealt[line] = dealt[line] or {}
+  table.insert(dealt[line], {entry, id})
   if due_at >= 0 then
     local next_line, tenant = ARGV[i + 4], ARGV[i + 5]
     local first = redis.call('ZRANGE', of(next_line, 'asleep'), 0, 0, 'WITHSCORES')
@@ -24,6 +22,6 @@ for i = 9, #ARGV, 7 do
     if due_at > now then sleep(next_line, tenant, ARGV[i + 6]) else take_turn(next_line, tenant) end
   end
 end
-for line, entries in pairs(held) do remove(line, entries) end
+for line, entries in pairs(dealt) do remove(line, held_by(line, entries, consumer)) end
 if rung then ring() end
 return 1

@@ -4,14 +4,18 @@ local now, depth = tonumber(ARGV[1]), tonumber(ARGV[3])
 count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7])
 local name, open_at = epoch()
 if not name then return 0 end
-local room, rung = {}, false
+local room, straight, rung = {}, {}, false
 for i = 8, #ARGV, 4 do
   local line = ARGV[i]
-  if not room[line] then room[line] = depth - waiting(line) end
-  local added, tell = enqueue(line, ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], now, open_at, room[line])
+  if not room[line] then room[line], straight[line] = depth - waiting(line), {} end
+  local goes, tell = enqueue(line, ARGV[i + 1], tonumber(ARGV[i + 2]), now, open_at, room[line])
   -- Where something was waiting already, everybody knows.
-  rung = rung or tell and (not added or room[line] == depth)
-  if added then room[line] = room[line] - 1 end
+  rung = rung or tell and (not goes or room[line] == depth)
+  if goes then
+    room[line] = room[line] - 1
+    table.insert(straight[line], ARGV[i + 3])
+  end
 end
+for line, ids in pairs(straight) do add(line, ids) end
 if rung then ring() end
 return 1

@@ -4,10 +4,9 @@
 local now, line = tonumber(ARGV[1]), ARGV[4]
 local name = epoch()
 if name ~= ARGV[3] then return 0 end
-local tenants, added = tonumber(ARGV[5]), 0
-for i = 6 + 2 * tenants, #ARGV do
-  if add(line, ARGV[i]) then added = added + 1 end
-end
+local tenants, ids = tonumber(ARGV[5]), {}
+for i = 6 + 2 * tenants, #ARGV do ids[#ids + 1] = ARGV[i] end
+local added = #add(line, ids)
 for i = 6, 4 + 2 * tenants, 2 do
   local tenant, more = ARGV[i], tonumber(ARGV[i + 1])
   redis.call('ZREM', of(line, 'reading'), tenant)

@@ -13,7 +13,7 @@ for i = 5, #ARGV, 3 do
     local time = ARGV[4] == '1' and {'TIME', number(now)} or {}
     redis.call('XCLAIM', stream, GROUP, consumer, '0', entry, 'JUSTID', unpack(time))
   elseif open_at > now then
-    now_in = add(line, id) or ''
+    now_in = add(line, {id})[1] or ''
     local read
     while now_in ~= '' and read ~= now_in do
       read = redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', 1, 'STREAMS', stream, '>')[1][2][1][1]

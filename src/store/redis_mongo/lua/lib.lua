@@ -58,8 +58,13 @@ local function ring()
   redis.call('PUBLISH', string.match(base, '^(.*):{') .. ':bells', string.match(base, '{(.*)}$'))
 end
 
+local have_turns = {} -- lanes that have taken their turn in this call
+
 -- A tenant has something in MongoDB that is due: it takes its turn, unless it has one.
 local function take_turn(line, tenant)
+  local lane = line .. ' ' .. tenant
+  if have_turns[lane] then return false end
+  have_turns[lane] = true
   local turn = redis.call('HINCRBY', state, 'turn', 1)
   return redis.call('ZADD', of(line, 'due'), 'NX', turn, tenant) == 1
 end
@@ -101,18 +106,44 @@ local function place(id)
   return string.match(redis.call('HGET', index, id) or '', '^.(%d) (.*)$')
 end
 
--- An id is in a stream once. One that is there by the index only (its entry was deleted by somebody else) is added again.
-local function add(line, id)
-  local where, name = place(id)
-  if where and #redis.call('XRANGE', of(where, 'jobs'), name, name) == 1 then return nil end
-  local entry = redis.call('XADD', of(line, 'jobs'), '*', 'id', id)
-  note(id, '-', line, entry)
-  return entry
+local is_whole -- as many entries in the streams as ids in the index: looked at once a call, before anything is added
+
+-- Whether an id is where the index has it: its entry may have been deleted by somebody else. Where nothing is missing, none is looked for.
+local function is_there(where)
+  if is_whole == nil then
+    local entries = 0
+    for line = 0, tonumber(ARGV[2]) - 1 do entries = entries + redis.call('XLEN', of(line, 'jobs')) end
+    is_whole = entries == redis.call('HLEN', index)
+  end
+  if is_whole then return true end
+  local line, name = string.match(where, '^.(%d) (.*)$')
+  return line and #redis.call('XRANGE', of(line, 'jobs'), name, name) == 1
+end
+
+-- Ids go into the stream of a line, each of them once; gives the entries of those that were in none.
+local function add(line, ids)
+  local entries = {}
+  -- A thousand at a time: Lua's stack is bounded.
+  for from = 1, #ids, 1000 do
+    local some, new, notes = { unpack(ids, from, math.min(from + 999, #ids)) }, {}, {}
+    for i, where in ipairs(redis.call('HMGET', index, unpack(some))) do
+      if not (where and is_there(where)) then new[#new + 1] = some[i] end
+    end
+    local added = {}
+    for _, id in ipairs(new) do
+      if not added[id] then
+        local entry = redis.call('XADD', of(line, 'jobs'), '*', 'id', id)
+        added[id], entries[#entries + 1] = true, entry
+        notes[#notes + 1], notes[#notes + 2] = id, spot('-', line, entry)
+      end
+    end
+    if #notes > 0 then redis.call('HSET', index, unpack(notes)) end
+  end
+  return entries
 end
 
 -- Takes entries of a line, { entry, id } each, out for good: acknowledged and deleted together, or their memory would never be freed.
 local function remove(line, entries)
-  -- A thousand at a time: Lua's stack is bounded.
   for from = 1, #entries, 1000 do
     local names, ids, gone = {}, {}, {}
     for i = from, math.min(from + 999, #entries) do names[#names + 1], ids[#ids + 1] = unpack(entries[i]) end
@@ -147,11 +178,31 @@ local function is_held_by(line, entry, consumer)
   return #redis.call('XPENDING', of(line, 'jobs'), GROUP, entry, entry, 1, consumer) == 1
 end
 
+-- Of entries of a line, { entry, id } each, those that a worker holds.
+local function held_by(line, entries, consumer)
+  local first, last, low, high
+  for _, entry in ipairs(entries) do
+    local ms, number = string.match(entry[1], '^(%d+)-(%d+)$')
+    local at = { tonumber(ms) or 0, tonumber(number) or 0 }
+    local function is_before(other) return at[1] < other[1] or at[1] == other[1] and at[2] < other[2] end
+    if not first or is_before(low) then first, low = entry[1], at end
+    if not last or not is_before(high) then last, high = entry[1], at end
+  end
+  -- What it holds lies close together, as a rule: one question for all of them.
+  local most, is_held, good = 2 * #entries + 64, {}, {}
+  local pending = redis.call('XPENDING', of(line, 'jobs'), GROUP, first, last, most, consumer)
+  for _, one in ipairs(pending) do is_held[one[1]] = true end
+  for _, entry in ipairs(entries) do
+    if is_held[entry[1]] or #pending == most and is_held_by(line, entry[1], consumer) then good[#good + 1] = entry end
+  end
+  return good
+end
+
 local free_lanes = {} -- of those asked about in this call: whether a job may go straight into the stream
 
 -- A job that wants to go: straight into the stream if there is room and its tenant has nothing waiting before it, else its tenant takes
--- its turn and it is read from MongoDB when that comes. Gives whether it is in the stream, and whether somebody has to be told.
-local function enqueue(line, tenant, due_at, id, now, open_at, room)
+-- its turn and it is read from MongoDB when that comes. Gives whether it is to be added to the stream, and whether somebody has to be told.
+local function enqueue(line, tenant, due_at, now, open_at, room)
   if due_at > now then
     local first = redis.call('ZRANGE', of(line, 'asleep'), 0, 0, 'WITHSCORES')
     sleep(line, tenant, number(due_at))
@@ -166,7 +217,7 @@ local function enqueue(line, tenant, due_at, id, now, open_at, room)
     free_lanes[lane] = false
     return false, take_turn(line, tenant)
   end
-  return add(line, id) ~= nil, true
+  return true, true
 end
 
 -- Jobs that wait for something else by now: { line, second in which they are due, tenant, how many more }, ...
