@@ -50,13 +50,23 @@ const AT_ONCE: usize = 256;
 pub struct Audit {
     pub log: Arc<dyn CallLog>,
     clock: Clock,
-    pools: HashMap<Arc<str>, Mutex<VecDeque<Call>>>,
+    pools: HashMap<Arc<str>, Mutex<Noted>>,
     /// By vendor: what no tally has yet.
     throttled: HashMap<Arc<str>, (Arc<str>, AtomicU64)>,
+    /// There is something to write, and as much as fits into a block.
+    some: Notify,
     full: Notify,
     /// Held by whoever writes.
     unwritten: tokio::sync::Mutex<Unwritten>,
     lost: AtomicU64,
+}
+
+/// The calls of one pool.
+#[derive(Default)]
+struct Noted {
+    waiting: VecDeque<Call>,
+    /// When the last one was made.
+    last: Option<i64>,
 }
 
 /// What could not be written so far, and when everything was written the last time.
@@ -72,34 +82,48 @@ impl Audit {
             vendors.into_iter().map(|(vendor, pool)| (vendor, (pool, AtomicU64::new(0)))).collect();
         let pools = throttled.values().map(|(pool, _)| (pool.clone(), Mutex::default())).collect();
         let unwritten = Unwritten { blocks: VecDeque::new(), written_at: clock.nanos() };
-        let (full, unwritten, lost) = (Notify::new(), tokio::sync::Mutex::new(unwritten), AtomicU64::new(0));
-        Audit { log, clock, pools, throttled, full, unwritten, lost }
+        let (some, full, lost) = (Notify::new(), Notify::new(), AtomicU64::new(0));
+        Audit { log, clock, pools, throttled, some, full, unwritten: tokio::sync::Mutex::new(unwritten), lost }
     }
 
     /// Notes a call, right before its bytes go out.
     pub fn note(&self, pool: &str, call: Call) {
-        let Some(calls) = self.pools.get(pool) else { return };
-        let mut calls = lock(calls);
+        let Some(noted) = self.pools.get(pool) else { return };
+        let mut noted = lock(noted);
+        noted.last = noted.last.max(Some(call.at));
+        let calls = &mut noted.waiting;
         if calls.len() >= MOST_WAITING {
             calls.pop_front();
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         calls.push_back(call);
-        if calls.len() == BLOCK {
-            self.full.notify_one();
+        match calls.len() {
+            1 => self.some.notify_one(),
+            BLOCK => self.full.notify_one(),
+            _ => {}
         }
+    }
+
+    /// When this process last called a pool.
+    fn last_call(&self, pool: &str) -> Option<i64> {
+        lock(self.pools.get(pool)?).last
     }
 
     /// Notes that a vendor asked us to slow down.
     pub fn note_throttled(&self, vendor: &str) {
         if let Some((_, throttled)) = self.throttled.get(vendor) {
             throttled.fetch_add(1, Ordering::Relaxed);
+            self.some.notify_one();
         }
     }
 
-    /// Writes until `stop`; what comes after that is written by [`Audit::write`].
+    /// Writes until `stop`, and sleeps while nothing is noted; what comes after that is written by [`Audit::write`].
     pub async fn run(&self, stop: CancellationToken) {
         while !stop.is_cancelled() {
+            tokio::select! {
+                () = self.some.notified() => {}
+                () = stop.cancelled() => return,
+            }
             let next = self.clock.nanos().saturating_add(nanos(WRITE_EVERY));
             tokio::select! {
                 () = self.clock.sleep_until(next) => {}
@@ -108,6 +132,7 @@ impl Audit {
             }
             if let Err(error) = self.write().await {
                 tracing::debug!(%error, "calls are not on record yet; trying again in a second");
+                self.some.notify_one();
             }
         }
     }
@@ -135,7 +160,7 @@ impl Audit {
     /// Puts what was noted into blocks, behind those that wait already.
     fn gather(&self, blocks: &mut VecDeque<(CallBlock, Vec<Tally>)>) {
         for (pool, noted) in &self.pools {
-            let mut calls: Vec<Call> = std::mem::take(&mut *lock(noted)).into();
+            let mut calls: Vec<Call> = std::mem::take(&mut lock(noted).waiting).into();
             // Attempts run beside each other: the one that looked first may note last.
             calls.sort_by_key(|call| call.at);
             let runs = calls.chunk_by(|a, b| a.at.div_euclid(MOST_SPAN) == b.at.div_euclid(MOST_SPAN));
@@ -180,6 +205,6 @@ fn tallies(calls: &[Call]) -> Vec<Tally> {
 }
 
 /// A panic under the lock leaves at worst a call that is not on record.
-fn lock<T>(noted: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock(noted: &Mutex<Noted>) -> MutexGuard<'_, Noted> {
     noted.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,5 @@
-//! The running judge: looks at every call once, a little after it was made, and keeps in the record what it found.
+//! The running judge: looks at every call once, a little after it was made, and keeps in the record what it found. Each process sees to the
+//! pools that it calls itself, and to the others in turn: somebody may have called and died.
 //!
 //! Never looks at a call before all processes have had the time to write theirs down. One process at a time is enough; several do no harm,
 //! because a verdict is written only over the one that it goes on from.
@@ -17,7 +18,7 @@ use super::{
     reader::Reader,
 };
 use crate::{
-    clock::{Nanos, Time},
+    clock::{Nanos, Time, nanos},
     in_force::InForce,
     limit::{Limit, Limiter},
     store::{
@@ -40,6 +41,10 @@ const SHORTEST: Duration = Duration::from_secs(24 * 3600);
 const LONGEST: Duration = Duration::from_secs(62 * 86_400);
 /// Calls that are too many are forgotten in parts of this many.
 const PARTS: u64 = 16;
+/// One pool that this process need not have called is looked at this often.
+const TURN_EVERY: Duration = Duration::from_secs(15);
+/// What is too old is looked for this often; while there is more, each time that the pool is looked at.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// A block that came late asks this often for the judge to go back, against a judge that goes on meanwhile.
 const MOST_ROUNDS: usize = 8;
 
@@ -73,6 +78,9 @@ pub struct Watch {
     limits: Arc<InForce>,
     metrics: Arc<Metrics>,
     pools: Vec<Pool>,
+    /// The pool whose turn it is, whoever called it, and when.
+    turn: usize,
+    turn_at: Nanos,
 }
 
 /// One pool, and what of it is in memory.
@@ -82,6 +90,11 @@ struct Pool {
     judges: BTreeMap<String, Judge>,
     /// The judges have seen all before this.
     judged_to: Option<i64>,
+    /// All before this has been judged, by whomever.
+    known_to: i64,
+    /// Nobody has looked since its limits changed.
+    has_new_rules: bool,
+    forget_at: Nanos,
 }
 
 /// What one turn came to.
@@ -113,36 +126,61 @@ pub(super) async fn rewind(log: &dyn CallLog, block: &CallBlock) -> Result<(), S
 
 impl Watch {
     pub fn new(audit: Arc<Audit>, limiter: Arc<dyn Limiter>, limits: Arc<InForce>, metrics: Arc<Metrics>) -> Watch {
-        let pool = |name| Pool { name, rules: BTreeMap::new(), judges: BTreeMap::new(), judged_to: None };
-        let pools = limits.pools().into_iter().map(|limits| pool(limits.pool)).collect();
-        Watch { audit, limiter, limits, metrics, pools }
+        let pools = limits.pools().into_iter().map(|limits| Pool::new(limits.pool)).collect();
+        Watch { audit, limiter, limits, metrics, pools, turn: 0, turn_at: Nanos::MIN }
     }
 
     /// Judges what is due, and deletes what is old.
     pub async fn turn(&mut self, now: Nanos) -> Result<(), StoreError> {
         self.audit.write().await?;
-        for pool in &mut self.pools {
-            let to = self.limiter.stamp(&pool.name, now).saturating_sub(LAG);
+        let in_turn = self.next_in_turn(now);
+        for (i, pool) in self.pools.iter_mut().enumerate() {
             let rules = self.limits.get(&pool.name).map(|terms| rules(&terms.limits)).unwrap_or_default();
             if rules != pool.rules {
                 // Limits may change at any time; the judges look back for what still matters to the new ones.
                 pool.rules = rules;
                 pool.judges.clear();
+                pool.has_new_rules = true;
             }
-            let Some((findings, breaches)) = pool.turn(&self.audit.log, to).await? else { continue };
+            let was_called = self.audit.last_call(&pool.name).is_some_and(|at| at >= pool.known_to);
+            if !(was_called || pool.has_new_rules || in_turn == Some(i)) {
+                continue;
+            }
+            let to = self.limiter.stamp(&pool.name, now).saturating_sub(LAG);
+            let judged = pool.turn(&self.audit.log, to).await?;
+            pool.has_new_rules = false;
+            let Some((findings, breaches)) = judged else { continue };
             for (vendor, breaches) in breaches {
                 if let Some(metrics) = self.metrics.vendor(&vendor) {
                     metrics.breaches.inc_by(breaches);
                 }
             }
-            self.audit.log.forget(&pool.name, pool.forget_before(&findings, to)).await?;
+            if pool.forget_at <= now {
+                let more = self.audit.log.forget(&pool.name, pool.forget_before(&findings, to)).await?;
+                pool.forget_at = if more { now } else { now.saturating_add(nanos(FORGET_EVERY)) };
+            }
         }
         Ok(())
+    }
+
+    /// Another pool each [`TURN_EVERY`].
+    fn next_in_turn(&mut self, now: Nanos) -> Option<usize> {
+        if now < self.turn_at {
+            return None;
+        }
+        self.turn = (self.turn + 1) % self.pools.len().max(1);
+        self.turn_at = now.saturating_add(nanos(TURN_EVERY));
+        Some(self.turn)
     }
 }
 
 impl Pool {
-    /// Goes on from the last verdict; nothing when another process does, or there is nothing new.
+    fn new(name: Arc<str>) -> Pool {
+        let (rules, judges) = (BTreeMap::new(), BTreeMap::new());
+        Pool { name, rules, judges, judged_to: None, known_to: i64::MIN, has_new_rules: false, forget_at: Nanos::MIN }
+    }
+
+    /// Goes on from the last verdict, and writes another if there is something new; nothing when another process does.
     async fn turn(
         &mut self,
         log: &Arc<dyn CallLog>,
@@ -150,6 +188,7 @@ impl Pool {
     ) -> Result<Option<(Findings, BTreeMap<String, u64>)>, StoreError> {
         let verdict = log.verdict(&self.name).await?;
         let from = verdict.as_ref().map(|verdict| verdict.judged_to);
+        self.known_to = from.unwrap_or(i64::MIN);
         let others = self.judged_to != from && from.is_some_and(|from| from > to.saturating_sub(OTHERS));
         if from.is_some_and(|from| from >= to) || others {
             return Ok(None);
@@ -164,9 +203,15 @@ impl Pool {
         let turn = self.judge(log, from.unwrap_or(0), to).await?;
         findings.take(&turn, &self.judges, self.kept());
         let body = serde_json::to_string(&findings).expect("numbers and names are JSON");
+        if verdict.is_some_and(|verdict| verdict.body == body) {
+            // Nobody was called: an idle pool costs no writes.
+            self.judged_to = from;
+            return Ok(Some((findings, turn.breaches)));
+        }
         let written = log.judge(&self.name, from, &Verdict { judged_to: turn.to, body }).await?;
         self.judged_to = written.then_some(turn.to);
         if written {
+            self.known_to = turn.to;
             self.tell();
         }
         Ok(written.then_some((findings, turn.breaches)))

@@ -24,6 +24,8 @@ on_every_backend!(
     the_calls_of_several_processes_are_put_in_one_order,
     a_broken_limit_is_seen_counted_and_never_forgotten,
     calls_that_are_written_late_are_judged_too,
+    what_a_process_that_is_gone_has_sent_is_judged_too,
+    while_nobody_is_called_nothing_is_written,
     each_tenant_is_held_to_its_own_limit,
     what_a_vendor_is_asked_and_asks_is_counted_for_good,
     old_calls_are_forgotten,
@@ -167,6 +169,37 @@ async fn calls_that_are_written_late_are_judged_too(backend: Backend) {
     app.advance(Duration::from_secs(30)).await;
     assert_eq!(breaches(&app).await, (json!(2), true));
     assert_eq!(audit(&app, "").await["limits"][0]["worst_ever"], 4);
+    app.stop().await;
+}
+
+async fn what_a_process_that_is_gone_has_sent_is_judged_too(backend: Backend) {
+    let others = ["two", "three"].map(|name| one(r#"["2/s"]"#).replace("one", name)).concat();
+    let mut app = TestApp::with(backend, &format!("{}{others}", one(r#"["2/s"]"#))).await;
+    app.advance(Duration::from_secs(5)).await;
+    another_process_calls(&app, [5_000, 5_400, 5_999].map(|ms| call(ms, "t"))).await;
+    // Each pool has its turn.
+    for _ in 0..3 {
+        app.advance(Duration::from_secs(15)).await;
+    }
+    assert_eq!(breaches(&app).await, (json!(1), true));
+    app.stop().await;
+}
+
+async fn while_nobody_is_called_nothing_is_written(backend: Backend) {
+    let mut app = TestApp::with(backend, &one(r#"["2/s"]"#)).await;
+    app.app.audit.note("one", call(0, "t"));
+    app.advance(Duration::from_secs(30)).await;
+    let verdict = async |app: &TestApp| app.app.audit.log.verdict("one").await.expect("the store works").expect("one");
+    let before = verdict(&app).await;
+    app.advance(Duration::from_secs(600)).await;
+    app.advance(Duration::from_secs(600)).await;
+    assert_eq!(verdict(&app).await, before);
+    for ms in [1_230_000, 1_230_001, 1_230_002] {
+        app.app.audit.note("one", call(ms, "t"));
+    }
+    app.advance(Duration::from_secs(30)).await;
+    assert_eq!(breaches(&app).await, (json!(1), true));
+    assert!(verdict(&app).await.judged_to > before.judged_to);
     app.stop().await;
 }
 

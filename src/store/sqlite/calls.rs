@@ -95,14 +95,11 @@ impl CallLog for Sqlite {
     }
 
     async fn verdict(&self, pool: &str) -> Result<Option<Verdict>, StoreError> {
-        let pool = pool.to_owned();
-        self.readers
-            .read(move |conn| {
-                conn.prepare_cached("SELECT judged_to, body FROM verdicts WHERE pool = ?1")?
-                    .query_row([&pool], |row| Ok(Verdict { judged_to: row.get(0)?, body: row.get(1)? }))
-                    .optional()
-            })
-            .await
+        self.readers.look(|conn| {
+            conn.prepare_cached("SELECT judged_to, body FROM verdicts WHERE pool = ?1")?
+                .query_row([pool], |row| Ok(Verdict { judged_to: row.get(0)?, body: row.get(1)? }))
+                .optional()
+        })
     }
 
     async fn judge(&self, pool: &str, judged_to: Option<i64>, verdict: &Verdict) -> Result<bool, StoreError> {
