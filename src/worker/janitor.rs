@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, Tick, pause};
@@ -16,12 +17,15 @@ use crate::{
         lifecycle::{self, Policy},
     },
     store::{Amended, StoreError, Which},
+    telemetry::VendorMetrics,
 };
 
 /// Alarms handled in one turn.
 const MOST_ALARMS: usize = 256;
 /// Leases are looked at this often.
 const RECLAIM_EVERY: Duration = Duration::from_secs(5);
+/// Vendors whose backlogs are asked for at once.
+const SIDE_BY_SIDE: usize = 4;
 /// Calls are judged this often.
 const JUDGE_EVERY: Duration = Duration::from_secs(5);
 /// Old jobs are looked for this often; while there are more, a slice each [`PRUNE_PAUSE`].
@@ -99,11 +103,13 @@ impl Janitor {
     }
 
     async fn update_gauges(&self, now: Time) {
-        for (name, metrics) in self.cx.metrics.vendors() {
+        let update = async |(name, metrics): (&Arc<str>, &VendorMetrics)| {
             let backlog = self.cx.store.backlog(name).await;
             metrics.waiting.set(i64::try_from(backlog.waiting).unwrap_or(i64::MAX));
             metrics.oldest_waiting_seconds.set(backlog.oldest_due.map_or(0.0, |due| now.since(due).as_secs_f64()));
-        }
+        };
+        // Questions to the same server share the way there and back.
+        stream::iter(self.cx.metrics.vendors()).for_each_concurrent(SIDE_BY_SIDE, update).await;
     }
 }
 

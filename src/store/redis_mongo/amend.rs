@@ -76,9 +76,13 @@ impl Core {
             let find = find.projection(doc! { "alarm_at": 1 });
             within(async { find.await?.try_collect::<Vec<Document>>().await })
         };
+        let at = |job: Option<&Document>| job.and_then(|job| job.get_i64("alarm_at").ok()).map(Time);
+        let first = at(soonest(doc! { "alarm_at": { "$gt": i64::MIN } }, 1).await?.first());
+        if first.is_none_or(|first| first > now) {
+            return Ok(Overdue { jobs: Vec::new(), next_at: first });
+        }
         let due = soonest(doc! { "alarm_at": { "$lt": now.0 + 1 } }, most).await?;
-        let next = soonest(doc! { "alarm_at": { "$gt": now.0 } }, 1).await?;
-        let next_at = next.first().and_then(|job| job.get_i64("alarm_at").ok()).map(Time);
+        let next_at = at(soonest(doc! { "alarm_at": { "$gt": now.0 } }, 1).await?.first());
         Ok(Overdue { jobs: due.iter().filter_map(|job| docs::id_in(job, "_id")).collect(), next_at })
     }
 }

@@ -4,6 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
+use futures_util::future::join_all;
 use mongodb::bson::{Document, doc};
 
 use super::{
@@ -22,6 +23,8 @@ use crate::{
 const LOOKS: usize = 3;
 /// Of the time at most one part in so many is spent sweeping.
 const SWEEP_SHARE: u32 = 20;
+/// Vendors that are looked at at once.
+const SIDE_BY_SIDE: usize = 4;
 /// Tenants told to the index in one script.
 const SLICE: usize = 500;
 /// How often a job may be lost by workers that die or hang before it is given up.
@@ -166,19 +169,28 @@ impl Core {
 
     /// Takes over what workers have held for too long.
     pub(super) async fn reclaim(&self) -> Result<usize, StoreError> {
+        let vendors: Vec<&VendorWork> = self.vendors.values().collect();
         let mut freed = 0;
-        for vendor in self.vendors.values() {
-            // Dispatchers with nothing to do do not look by themselves.
-            self.ready(&vendor.name).await?;
-            loop {
-                let entries = self.index.lapsed(vendor).await?;
-                if entries.is_empty() {
-                    break;
-                }
-                freed += self.free(vendor, entries).await?;
+        for some in vendors.chunks(SIDE_BY_SIDE) {
+            // Questions to the same server share the way there and back. Each is seen to its end, whatever becomes of the others.
+            for of_one in join_all(some.iter().map(|vendor| self.reclaim_of(vendor))).await {
+                freed += of_one?;
             }
         }
         Ok(freed)
+    }
+
+    async fn reclaim_of(&self, vendor: &VendorWork) -> Result<usize, StoreError> {
+        // Dispatchers with nothing to do do not look by themselves.
+        self.ready(&vendor.name).await?;
+        let mut freed = 0;
+        loop {
+            let entries = self.index.lapsed(vendor).await?;
+            if entries.is_empty() {
+                return Ok(freed);
+            }
+            freed += self.free(vendor, entries).await?;
+        }
     }
 
     /// Shuts the old holders of these out in MongoDB, then frees the jobs; gives up those that have been lost too often.

@@ -150,6 +150,9 @@ impl Mongo {
 
     /// Jobs by their ids; without those that cannot be read.
     pub(super) async fn find_all(&self, ids: &[JobId], with: With) -> Result<HashMap<JobId, Found>, StoreError> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
         let ids: Vec<Bson> = ids.iter().copied().map(id_bson).collect();
         let filter = doc! { "_id": { "$in": ids } };
         let jobs = self.jobs.clone_with_type::<RawDocumentBuf>();
