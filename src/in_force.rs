@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    clock::{Clock, Time},
+    clock::{Clock, Nanos, Time, nanos},
     config::{parse_limits, parse_pools, write_limits, write_pools},
     limit::{Key, Limit, Limiter, PoolLimits},
     store::{
@@ -18,10 +18,14 @@ use crate::{
     },
 };
 
-/// How long a limit laid live takes to reach the other processes: they look so often.
-pub const FOLLOW_EVERY: Duration = Duration::from_secs(1);
-/// A process that did not say that it lives in so many looks, a second apart, is gone.
-const MOST_SILENT: u32 = 10;
+/// How often a process says that it lives, and looks for itself what others have changed: messages say so at once, and may be lost.
+pub const FOLLOW_EVERY: Duration = Duration::from_secs(5);
+/// The same while no message is heard.
+pub const FOLLOW_DEAF: Duration = Duration::from_secs(1);
+/// A limit laid live has reached the other processes within this, unless a message is lost.
+pub const REACHES_ALL: Duration = Duration::from_secs(1);
+/// A process that did not say that it lives in so many looks, [`FOLLOW_EVERY`] apart, is gone.
+const MOST_SILENT: u32 = 3;
 /// Others may change the version so often while we lay limits over any.
 const MOST_ROUNDS: usize = 8;
 
@@ -52,7 +56,11 @@ pub struct Terms {
 #[derive(Default)]
 struct Known {
     pools: HashMap<Arc<str>, Terms>,
+    /// How often this process has said that it lives, and when next.
     beat: u64,
+    say_at: Nanos,
+    /// When the others are next held to have been silent: looks are as frequent as messages.
+    count_at: Nanos,
     /// Processes whose file says something else.
     others: HashMap<String, Other>,
 }
@@ -77,8 +85,9 @@ impl InForce {
         let (filed, process) = (write_pools(file.iter()), format!("{}-{:016x}", std::process::id(), fastrand::u64(..)));
         let (known, telling) = (Mutex::default(), tokio::sync::Mutex::default());
         let in_force = InForce { book, clock, file, process, filed, known, telling };
-        in_force.meet().await?;
-        let terms = in_force.read().await?;
+        in_force.say_alive().await?;
+        let live = in_force.look().await?;
+        let terms = in_force.terms(live)?;
         in_force.lock().pools = terms;
         Ok(in_force)
     }
@@ -103,10 +112,13 @@ impl InForce {
     }
 
     /// Says that this process lives, and learns what others have laid and what their files have; gives the pools for which that changes
-    /// something. To be called each [`FOLLOW_EVERY`] where there are others.
+    /// something. To be called each [`FOLLOW_EVERY`] where there are others, and when they say that the book has changed.
     pub async fn follow(&self, limiter: &dyn Limiter) -> Result<Vec<Arc<str>>, StoreError> {
-        self.meet().await?;
-        self.refresh(limiter).await
+        // First said, then read: of two processes that begin together one at least sees the other.
+        self.say_alive().await?;
+        let _in_order = self.telling.lock().await;
+        let live = self.look().await?;
+        self.tell(limiter, live).await
     }
 
     /// Lays limits over those of the file, or with `None` puts the file's back in force; says whether the version was one expected.
@@ -139,11 +151,16 @@ impl InForce {
         Ok(false)
     }
 
-    /// Takes what the book has to the limiter; gives the pools for which that changes something.
-    pub async fn refresh(&self, limiter: &dyn Limiter) -> Result<Vec<Arc<str>>, StoreError> {
+    /// Takes what is laid live to the limiter; gives the pools for which that changes something.
+    async fn refresh(&self, limiter: &dyn Limiter) -> Result<Vec<Arc<str>>, StoreError> {
         let _in_order = self.telling.lock().await;
+        let live = self.book.live_limits().await?;
+        self.tell(limiter, live).await
+    }
+
+    async fn tell(&self, limiter: &dyn Limiter, live: Vec<LiveLimits>) -> Result<Vec<Arc<str>>, StoreError> {
         let mut changed = Vec::new();
-        for (pool, terms) in self.read().await? {
+        for (pool, terms) in self.terms(live)? {
             let before = self.get(&pool);
             if before.is_none_or(|before| before.limits != terms.limits) {
                 limiter.set_limits(&pool, terms.limits.to_vec()).await?;
@@ -164,28 +181,44 @@ impl InForce {
         Filed { process: self.process.clone(), beat, limits: self.filed.clone() }
     }
 
-    async fn meet(&self) -> Result<(), StoreError> {
+    /// Says that this process lives, if it is time to.
+    async fn say_alive(&self) -> Result<(), StoreError> {
+        let now = self.clock.nanos();
         let beat = {
             let mut known = self.lock();
+            if now < known.say_at {
+                return Ok(());
+            }
             known.beat += 1;
             known.beat
         };
-        let found = self.book.meet(&self.me(beat)).await?;
-        let gone = self.note_others(found)?;
-        for filed in gone {
-            self.book.strike_out(&filed).await?;
-        }
+        self.book.report(&self.me(beat)).await?;
+        self.lock().say_at = now.saturating_add(nanos(FOLLOW_EVERY));
         Ok(())
+    }
+
+    /// Learns who the others are, and gives what is laid live.
+    async fn look(&self) -> Result<Vec<LiveLimits>, StoreError> {
+        // Side by side: an idle process is woken as seldom as can be.
+        let (others, live) = tokio::join!(self.book.others(&self.filed), self.book.live_limits());
+        for gone in self.note_others(others?)? {
+            self.book.strike_out(&gone).await?;
+        }
+        live
     }
 
     /// Gives those that are gone without a word.
     fn note_others(&self, found: Vec<Filed>) -> Result<Vec<Filed>, StoreError> {
-        let mut known = self.lock();
+        let (mut known, now) = (self.lock(), self.clock.nanos());
+        let counts = u32::from(known.count_at <= now);
+        if counts > 0 {
+            known.count_at = now.saturating_add(nanos(FOLLOW_EVERY));
+        }
         let (mut others, mut gone) = (HashMap::new(), Vec::new());
         for filed in found {
             // Its clock may be any: only whether it goes on counts. While the book is away nobody grows silent.
             let silent = known.others.get(&filed.process).filter(|other| other.filed.beat == filed.beat);
-            let silent = silent.map_or(0, |other| other.silent + 1);
+            let silent = silent.map_or(0, |other| other.silent + counts);
             if silent >= MOST_SILENT {
                 gone.push(filed);
                 continue;
@@ -217,10 +250,9 @@ impl InForce {
         }
     }
 
-    /// What is in force by the book and by what is known of the others.
-    async fn read(&self) -> Result<HashMap<Arc<str>, Terms>, StoreError> {
-        let mut live: HashMap<String, LiveLimits> =
-            self.book.live_limits().await?.into_iter().map(|live| (live.pool.clone(), live)).collect();
+    /// What is in force by what is laid live and by what is known of the others.
+    fn terms(&self, live: Vec<LiveLimits>) -> Result<HashMap<Arc<str>, Terms>, StoreError> {
+        let mut live: HashMap<String, LiveLimits> = live.into_iter().map(|live| (live.pool.clone(), live)).collect();
         let known = self.lock();
         let mut pools = HashMap::new();
         for (pool, file) in &self.file {

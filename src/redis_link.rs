@@ -123,6 +123,8 @@ enum Link {
 pub enum Heard<'a> {
     /// Listening from now on; what was said before may have been missed.
     Connected,
+    /// Nothing is heard from now on, until connected again.
+    Lost,
     Message {
         channel: &'a str,
         body: &'a [u8],
@@ -159,6 +161,7 @@ impl Redis {
             if let Ok(Ok(pubsub)) = timeout(ANSWER, self.subscribed(channels)).await {
                 heard(Heard::Connected);
                 let why = hear(pubsub, &mut heard).await;
+                heard(Heard::Lost);
                 tracing::warn!(why, "the listener's connection to Redis is gone; another is made");
             }
             tokio::time::sleep(CONNECT_PAUSE).await;

@@ -13,7 +13,7 @@ use crate::{
     audit::Audit,
     clock::{Clock, nanos},
     config::{self, Config, Kind, StoreAt},
-    in_force::{FOLLOW_EVERY, InForce},
+    in_force::{FOLLOW_DEAF, FOLLOW_EVERY, InForce},
     job::JobIds,
     limit::{
         Key, Limiter, Per,
@@ -158,18 +158,20 @@ impl Service {
     }
 }
 
-/// Learns what other processes pause, resume and limit, and wakes the dispatchers that have waited for that.
+/// Learns what other processes pause, resume and limit, as soon as they say so, and wakes the dispatchers that have waited for that.
 async fn follow_book(app: Arc<App>, stop: CancellationToken) {
+    let signals = app.store.signals();
     loop {
-        let next = app.clock.nanos() + nanos(FOLLOW_EVERY);
+        let next = app.clock.nanos() + nanos(if signals.is_deaf() { FOLLOW_DEAF } else { FOLLOW_EVERY });
         tokio::select! {
             () = app.clock.sleep_until(next) => {}
+            () = signals.book().notified() => {}
             () = stop.cancelled() => return,
         }
         // Side by side: an idle process is woken as seldom as can be.
         let (pauses, limits) = tokio::join!(app.pauses.refresh(), app.limits.follow(&*app.limiter));
         match pauses {
-            Ok(changed) => changed.iter().for_each(|vendor| app.store.signals().ring(vendor)),
+            Ok(changed) => changed.iter().for_each(|vendor| signals.ring(vendor)),
             // The store tells of its own troubles; until it is back the pauses are as they were.
             Err(error) => tracing::debug!(%error, "what is paused could not be read"),
         }

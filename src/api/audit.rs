@@ -27,7 +27,7 @@ use crate::{
     },
     clock::Time,
     config::{parse_duration, write_limit},
-    in_force::FOLLOW_EVERY,
+    in_force::REACHES_ALL,
     limit::{Key, Limit, Per},
     store::StoreError,
     vendor::Vendor,
@@ -143,7 +143,7 @@ async fn of_limits(app: &App, vendor: &Vendor, range: Range) -> Result<Response,
 fn judge(app: &App, vendor: &Vendor, rule: Rule) -> Judge {
     let mut judge = Judge::new(rule);
     if let Some(at) = app.limits.get(&vendor.config.pool).and_then(|terms| terms.changed_at) {
-        let in_force = at.plus(FOLLOW_EVERY).0.saturating_mul(1000);
+        let in_force = at.plus(REACHES_ALL).0.saturating_mul(1000);
         judge.allow_before(u64::MAX, in_force.saturating_add(judge.rule().memory()));
     }
     judge

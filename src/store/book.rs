@@ -72,9 +72,12 @@ pub trait Book: Send + Sync {
     /// ever laid). Says whether it was.
     async fn lay_limits(&self, seen: u64, laid: LiveLimits) -> Result<bool, StoreError>;
 
-    /// Says that this process lives and what its file has, then gives the processes whose file says something else, those that have died
-    /// without a word too. There are none where one process owns the book.
-    async fn meet(&self, me: &Filed) -> Result<Vec<Filed>, StoreError>;
+    /// Says that this process lives and what its file has.
+    async fn report(&self, me: &Filed) -> Result<(), StoreError>;
+
+    /// The processes whose file says something else than these limits, those that have died without a word too. There are none where one
+    /// process owns the book.
+    async fn others(&self, limits: &str) -> Result<Vec<Filed>, StoreError>;
 
     /// Strikes out a process that stops or has died, unless it has said meanwhile that it lives.
     async fn strike_out(&self, gone: &Filed) -> Result<(), StoreError>;

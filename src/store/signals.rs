@@ -4,7 +4,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::{Notify, oneshot};
@@ -15,6 +18,8 @@ use crate::job::JobId;
 pub struct Signals {
     bells: HashMap<Arc<str>, Arc<Notify>>,
     alarm: Notify,
+    book: Notify,
+    is_deaf: AtomicBool,
     waiting: Arc<Mutex<Waiting>>,
 }
 
@@ -31,7 +36,8 @@ impl Signals {
 
     pub fn new(vendors: impl IntoIterator<Item = Arc<str>>) -> Signals {
         let bells = vendors.into_iter().map(|vendor| (vendor, Arc::default())).collect();
-        Signals { bells, alarm: Notify::new(), waiting: Arc::default() }
+        let (alarm, book) = (Notify::new(), Notify::new());
+        Signals { bells, alarm, book, is_deaf: AtomicBool::new(false), waiting: Arc::default() }
     }
 
     /// The bell of a vendor: rung when it may have something to do. Nothing for a vendor that is not configured.
@@ -52,6 +58,22 @@ impl Signals {
     /// Rung when an alarm was set that is earlier than those before.
     pub fn alarm(&self) -> &Notify {
         &self.alarm
+    }
+
+    /// Rung when another process has changed the book, or may have.
+    pub fn book(&self) -> &Notify {
+        &self.book
+    }
+
+    /// Whether what other processes say is not heard now.
+    pub fn is_deaf(&self) -> bool {
+        self.is_deaf.load(Ordering::Relaxed)
+    }
+
+    /// Takes note that what others say is heard from now on or not. Either way the book may have been changed unheard.
+    pub fn note_deaf(&self, is_deaf: bool) {
+        self.is_deaf.store(is_deaf, Ordering::Relaxed);
+        self.book.notify_one();
     }
 
     /// Registers for the end of a job; `None` when too many wait already.

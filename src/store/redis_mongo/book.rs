@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use mongodb::bson::{Document, doc};
 
-use super::{RedisMongo, docs, mongo::within};
+use super::{RedisMongo, docs, index::Channel, mongo::within};
 use crate::{
     clock::Time,
     store::{
@@ -73,6 +73,7 @@ impl Book for RedisMongo {
                 within(self.core.mongo.pauses.delete_one(filter)).await?;
             }
         }
+        self.say_that_it_changed().await;
         Ok(())
     }
 
@@ -97,24 +98,35 @@ impl Book for RedisMongo {
             "_id": &laid.pool, "version": version(laid.version), "limits": laid.limits, "since": laid.since.0,
         };
         let live = &self.core.mongo.live_limits;
-        if seen == 0 {
+        let is_laid = if seen == 0 {
             // Whoever is first makes the document.
             let mut once = document.clone();
             once.remove("_id");
             let make = live.update_one(doc! { "_id": &laid.pool }, doc! { "$setOnInsert": once }).upsert(true);
-            return Ok(within(make).await?.upserted_id.is_some());
+            within(make).await?.upserted_id.is_some()
+        } else {
+            let is_seen = doc! { "_id": &laid.pool, "version": version(seen) };
+            within(async { live.replace_one(is_seen, document).await }).await?.matched_count == 1
+        };
+        if is_laid {
+            self.say_that_it_changed().await;
         }
-        let is_seen = doc! { "_id": &laid.pool, "version": version(seen) };
-        Ok(within(async { live.replace_one(is_seen, document).await }).await?.matched_count == 1)
+        Ok(is_laid)
     }
 
-    async fn meet(&self, me: &Filed) -> Result<Vec<Filed>, StoreError> {
-        let processes = &self.core.mongo.processes;
+    async fn report(&self, me: &Filed) -> Result<(), StoreError> {
         let beat = doc! { "$set": { "beat": me.beat.cast_signed(), "limits": &me.limits } };
-        // First said, then read: of two processes that begin together one at least sees the other.
-        within(async { processes.update_one(doc! { "_id": &me.process }, beat).upsert(true).await }).await?;
-        let others = doc! { "limits": { "$ne": &me.limits } };
-        let found: Vec<Document> = within(async { processes.find(others).await?.try_collect().await }).await?;
+        let processes = &self.core.mongo.processes;
+        let report = processes.update_one(doc! { "_id": &me.process }, beat).upsert(true);
+        if within(report).await?.upserted_id.is_some() {
+            self.say_that_it_changed().await;
+        }
+        Ok(())
+    }
+
+    async fn others(&self, limits: &str) -> Result<Vec<Filed>, StoreError> {
+        let others = self.core.mongo.processes.find(doc! { "limits": { "$ne": limits } });
+        let found: Vec<Document> = within(async { others.await?.try_collect().await }).await?;
         let filed = |filed: &Document| {
             Some(Filed {
                 process: filed.get_str("_id").ok()?.to_owned(),
@@ -128,7 +140,9 @@ impl Book for RedisMongo {
 
     async fn strike_out(&self, gone: &Filed) -> Result<(), StoreError> {
         let filter = doc! { "_id": &gone.process, "beat": gone.beat.cast_signed() };
-        within(async { self.core.mongo.processes.delete_one(filter).await }).await.map(drop)
+        within(async { self.core.mongo.processes.delete_one(filter).await }).await?;
+        self.say_that_it_changed().await;
+        Ok(())
     }
 
     async fn callback_secret(&self, fresh: [u8; 32]) -> Result<[u8; 32], StoreError> {
@@ -140,5 +154,12 @@ impl Book for RedisMongo {
         let value = kept.as_ref().and_then(|kept| kept.get_binary_generic("value").ok());
         let unreadable = || StoreError::Corrupt("the callback secret is not 32 bytes".into());
         value.and_then(|value| value.as_slice().try_into().ok()).ok_or_else(unreadable)
+    }
+}
+
+impl RedisMongo {
+    /// Has the other processes look. Who does not hear it looks by itself, a little later.
+    async fn say_that_it_changed(&self) {
+        let _ = self.core.told(self.core.index.publish(Channel::Book, self.core.process.as_bytes())).await;
     }
 }

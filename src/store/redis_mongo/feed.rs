@@ -22,18 +22,24 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 impl Core {
     /// Listens for bells and ends until `stop`.
     pub(super) async fn listen(self: Arc<Self>, stop: CancellationToken) {
-        let channels = [Channel::Bells, Channel::Ended].map(|channel| self.index.channel(channel));
-        let [bells, ended] = &channels;
+        let channels = [Channel::Bells, Channel::Ended, Channel::Book].map(|channel| self.index.channel(channel));
+        let [bells, ended, book] = &channels;
+        self.signals.note_deaf(true);
         let heard = |heard: Heard<'_>| match heard {
             // Whatever was said before may have been missed.
             Heard::Connected => {
+                self.signals.note_deaf(false);
                 self.signals.ring_all();
                 self.signals.alarm().notify_one();
             }
+            Heard::Lost => self.signals.note_deaf(true),
             Heard::Message { channel, body } if channel == bells => self.signals.ring(&String::from_utf8_lossy(body)),
             Heard::Message { channel, body } if channel == ended => {
                 let ids: Vec<JobId> = body.chunks(16).filter_map(JobId::from_slice).collect();
                 self.signals.announce_ended(&ids);
+            }
+            Heard::Message { channel, body } if channel == book && body != self.process.as_bytes() => {
+                self.signals.book().notify_one();
             }
             Heard::Message { .. } => {}
         };

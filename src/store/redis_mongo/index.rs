@@ -192,6 +192,8 @@ pub(super) enum Channel {
     Bells,
     /// The ids of jobs that have ended, one after the other.
     Ended,
+    /// The name of the process that has changed the book.
+    Book,
 }
 
 pub(super) struct Index {
@@ -255,6 +257,7 @@ impl Index {
         let name = match channel {
             Channel::Bells => "bells",
             Channel::Ended => "ended",
+            Channel::Book => "book",
         };
         format!("{}:work:{name}", self.database)
     }

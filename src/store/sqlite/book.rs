@@ -122,7 +122,11 @@ impl Book for Sqlite {
     }
 
     /// One process owns the file.
-    async fn meet(&self, _me: &Filed) -> Result<Vec<Filed>, StoreError> {
+    async fn report(&self, _me: &Filed) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn others(&self, _limits: &str) -> Result<Vec<Filed>, StoreError> {
         Ok(Vec::new())
     }
 

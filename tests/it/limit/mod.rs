@@ -88,7 +88,11 @@ impl Book for MemoryBook {
         Ok(false)
     }
 
-    async fn meet(&self, _me: &Filed) -> Result<Vec<Filed>, StoreError> {
+    async fn report(&self, _me: &Filed) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn others(&self, _limits: &str) -> Result<Vec<Filed>, StoreError> {
         Ok(Vec::new())
     }
 

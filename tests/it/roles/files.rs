@@ -6,6 +6,7 @@ use fetchgate::{
     api::App,
     clock::{Clock, nanos},
     config::{self, write_limits},
+    in_force::FOLLOW_EVERY,
     limit::Answer,
     roles::Roles,
     service::Service,
@@ -92,14 +93,19 @@ async fn the_vendor_sees_no_more_than_the_stricter_file_allows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_limits_of_a_process_that_died_hold_for_ten_more_looks() {
+async fn the_limits_of_a_process_that_died_hold_for_three_more_looks() {
     let (folder, clock) = (tempfile::tempdir().expect("a folder"), Clock::manual(START));
     let dead = process(&folder, &clock, r#"["20/s"]"#).await;
     let alive = process(&folder, &clock, r#"["40/s"]"#).await;
-    for _ in 0..9 {
-        follow(&alive).await;
-        assert_eq!(in_force(&alive), ["20/s"]);
+    for _ in 0..2 {
+        clock.advance(FOLLOW_EVERY);
+        // However often it looks meanwhile, because somebody says that the book has changed.
+        for _ in 0..5 {
+            follow(&alive).await;
+            assert_eq!(in_force(&alive), ["20/s"]);
+        }
     }
+    clock.advance(FOLLOW_EVERY);
     follow(&alive).await;
     assert_eq!(in_force(&alive), ["40/s"]);
     // It was not dead but slow, and says that it lives.

@@ -26,6 +26,7 @@ use crate::{
     support::{Caller, openapi, servers::Server},
 };
 
+mod book;
 mod connect;
 mod files;
 
