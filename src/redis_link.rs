@@ -26,8 +26,6 @@ const ANSWER: Duration = Duration::from_secs(2);
 const CONNECT: Duration = Duration::from_secs(1);
 /// After a connection could not be made, the next is tried no sooner; whoever asks before is told at once.
 const CONNECT_PAUSE: Duration = Duration::from_millis(250);
-/// A listener that hears nothing for this long asks whether anybody is there.
-const SILENCE: Duration = Duration::from_secs(5);
 /// The oldest Redis whose commands we use (`ZADD LT`, `XAUTOCLAIM`).
 const OLDEST: (u32, u32) = (6, 2);
 
@@ -156,11 +154,12 @@ impl Redis {
     }
 
     /// Listens to channels for ever. What is missed while the connection is away is missed: [`Heard::Connected`] says so.
-    pub async fn listen(&self, channels: &[String], mut heard: impl FnMut(Heard<'_>)) {
+    /// `silence`: who hears nothing for so long asks whether anybody is there.
+    pub async fn listen(&self, channels: &[String], silence: Duration, mut heard: impl FnMut(Heard<'_>)) {
         loop {
             if let Ok(Ok(pubsub)) = timeout(ANSWER, self.subscribed(channels)).await {
                 heard(Heard::Connected);
-                let why = hear(pubsub, &mut heard).await;
+                let why = hear(pubsub, silence, &mut heard).await;
                 heard(Heard::Lost);
                 tracing::warn!(why, "the listener's connection to Redis is gone; another is made");
             }
@@ -299,10 +298,10 @@ impl Redis {
 }
 
 /// Passes on what is said until the connection breaks; says why it did.
-async fn hear(pubsub: PubSub, heard: &mut impl FnMut(Heard<'_>)) -> String {
+async fn hear(pubsub: PubSub, silence: Duration, heard: &mut impl FnMut(Heard<'_>)) -> String {
     let (mut sink, mut messages) = pubsub.split();
     loop {
-        match timeout(SILENCE, messages.next()).await {
+        match timeout(silence, messages.next()).await {
             Ok(Some(message)) => {
                 heard(Heard::Message { channel: message.get_channel_name(), body: message.get_payload_bytes() });
             }

@@ -20,6 +20,7 @@ pub struct Signals {
     alarm: Notify,
     book: Notify,
     is_deaf: AtomicBool,
+    waits: Notify,
     waiting: Arc<Mutex<Waiting>>,
 }
 
@@ -36,8 +37,8 @@ impl Signals {
 
     pub fn new(vendors: impl IntoIterator<Item = Arc<str>>) -> Signals {
         let bells = vendors.into_iter().map(|vendor| (vendor, Arc::default())).collect();
-        let (alarm, book) = (Notify::new(), Notify::new());
-        Signals { bells, alarm, book, is_deaf: AtomicBool::new(false), waiting: Arc::default() }
+        let (alarm, book, waits) = (Notify::new(), Notify::new(), Notify::new());
+        Signals { bells, alarm, book, is_deaf: AtomicBool::new(false), waits, waiting: Arc::default() }
     }
 
     /// The bell of a vendor: rung when it may have something to do. Nothing for a vendor that is not configured.
@@ -76,6 +77,11 @@ impl Signals {
         self.book.notify_one();
     }
 
+    /// Rung when somebody begins to wait for the end of a job.
+    pub fn waits(&self) -> &Notify {
+        &self.waits
+    }
+
     /// Registers for the end of a job; `None` when too many wait already.
     pub fn wait_for(&self, id: JobId) -> Option<Waiter> {
         let mut waiting = lock(&self.waiting);
@@ -87,7 +93,12 @@ impl Signals {
         waiting.next_key += 1;
         waiting.count += 1;
         waiting.by_job.entry(id).or_default().push((key, sender));
+        self.waits.notify_one();
         Some(Waiter { id, key, ended, waiting: Arc::clone(&self.waiting) })
+    }
+
+    pub fn somebody_waits(&self) -> bool {
+        !lock(&self.waiting).by_job.is_empty()
     }
 
     /// The jobs that somebody waits for.

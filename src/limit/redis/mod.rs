@@ -50,6 +50,9 @@ pub use breaker::RedisBreakers;
 /// Enough for several processes to come back only when half of it is used. No permit lies further ahead.
 const HORIZON: Duration = Duration::from_millis(500);
 
+/// What is not heard comes with the next answer: a listener need not ask often whether anybody is there.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// A question is asked anew so often, with the history that the script wants, or the calendar edges of the right day.
 const MOST_ROUNDS: usize = 8;
 /// So often what is charged ahead may be used up by others before a call of ours.
@@ -123,7 +126,7 @@ async fn listen(shared: Arc<Shared>) {
             pool.note_gate(gate);
         }
     };
-    shared.redis.listen(std::slice::from_ref(&shared.channel), heard).await;
+    shared.redis.listen(std::slice::from_ref(&shared.channel), SILENCE, heard).await;
 }
 
 impl Scripts {

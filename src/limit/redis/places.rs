@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ::redis::Script;
 use serde::Serialize;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use super::{call::Line, pool::micros, spec::MICRO};
 use crate::{
@@ -34,6 +34,8 @@ pub(super) struct Places {
     /// This process, among those that share the vendors.
     member: String,
     vendors: HashMap<Arc<str>, Vendor>,
+    /// Rung when a block is got.
+    got: Notify,
 }
 
 struct Vendor {
@@ -97,6 +99,7 @@ impl Places {
             clock,
             member: uuid::Uuid::now_v7().to_string(),
             vendors: timeouts.into_iter().map(vendor).collect(),
+            got: Notify::new(),
         }
     }
 
@@ -121,12 +124,16 @@ impl Places {
         Ok(block.size)
     }
 
-    /// For ever: tells Redis what is held, should it have forgotten, and gives back what nobody uses.
+    /// For ever: tells Redis what is held, should it have forgotten, and gives back what nobody uses. Sleeps while nothing is held.
     pub(super) async fn repair(&self) {
         loop {
+            self.got.notified().await;
             self.clock.sleep_until(self.clock.nanos().saturating_add(REPAIR)).await;
             for vendor in self.vendors.values() {
                 let mut block = vendor.block.lock().await;
+                if block.size > 0 {
+                    self.got.notify_one(); // It is looked at again in the next round.
+                }
                 let now = self.clock.nanos();
                 let is_idle = block.idle_since.is_some_and(|since| now.saturating_sub(since) >= IDLE);
                 let (busy, why) = if is_idle { (0, Why::Leave) } else { (block.size, Why::Repair) };
@@ -181,6 +188,9 @@ impl Places {
         block.last = Some((Line::new(before, self.clock.nanos(), redis), since));
         if why != Why::Repair {
             (block.size, block.renewed) = (size, before);
+            if size > 0 {
+                self.got.notify_one();
+            }
         }
         Ok(())
     }

@@ -16,6 +16,8 @@ use crate::{
     store::{StoreError, With},
 };
 
+/// A bell that is not heard because the connection has died unnoticed is missed for so long at most.
+const SILENCE: Duration = Duration::from_secs(5);
 /// Each process looks for itself this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -44,14 +46,21 @@ impl Core {
             Heard::Message { .. } => {}
         };
         tokio::select! {
-            () = self.index.redis().listen(&channels, heard) => {}
+            () = self.index.redis().listen(&channels, SILENCE, heard) => {}
             () = stop.cancelled() => {}
         }
     }
 
-    /// Looks once a second, until `stop`.
+    /// Looks once a second while there is something to look after, until `stop`.
     pub(super) async fn look_after(self: Arc<Self>, stop: CancellationToken) {
         loop {
+            while !self.has_cares() {
+                tokio::select! {
+                    () = self.cares.notified() => {}
+                    () = self.signals.waits().notified() => {}
+                    () = stop.cancelled() => return,
+                }
+            }
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 () = stop.cancelled() => return,
@@ -69,6 +78,15 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Whether anything here would find something to do.
+    fn has_cares(&self) -> bool {
+        self.signals.somebody_waits()
+            || !super::lock(&self.holds).is_empty()
+            || !super::lock(&self.undealt).is_empty()
+            || !super::lock(&self.counting).is_empty()
+            || !self.untold().is_empty()
     }
 
     /// Jobs that callers wait for and that have ended, unheard.

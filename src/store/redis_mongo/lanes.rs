@@ -193,6 +193,7 @@ impl Core {
         if self.index.recount_lanes(vendor, &name, "begin", &LaneCounts::default()).await? {
             let below = JobId::first_at(self.clock.now().plus(Duration::from_millis(1)));
             lock(&self.counting).insert(vendor.name.clone(), Counting { name, below, after: None });
+            self.cares.notify_one();
         }
         Ok(())
     }

@@ -11,7 +11,10 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{TryStreamExt as _, future::BoxFuture};
 use mongodb::bson::{RawDocumentBuf, doc};
-use tokio::{sync::oneshot, task::JoinSet};
+use tokio::{
+    sync::{Notify, oneshot},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::index::{VendorWork, key_of};
@@ -102,6 +105,8 @@ struct Core {
     seen: Mutex<HashMap<Arc<str>, lanes::Seen>>,
     /// Vendors whose lanes have to be counted anew, and how far that is.
     counting: Mutex<BTreeMap<Arc<str>, lanes::Counting>>,
+    /// Rung when there is something to look after (see `feed`).
+    cares: Notify,
     faults: Faults,
 }
 
@@ -162,6 +167,7 @@ impl RedisMongo {
             live: Mutex::default(),
             seen: Mutex::default(),
             counting: Mutex::default(),
+            cares: Notify::new(),
             faults: Faults(std::env::var("FETCHGATE_FAULT").ok().filter(|_| cfg!(debug_assertions))),
         });
         for vendor in core.vendors.keys() {
@@ -338,6 +344,9 @@ impl Core {
         while holds.contains_key(&(job.id, attempt)) {
             attempt += 1;
         }
+        if holds.is_empty() {
+            self.cares.notify_one();
+        }
         holds.insert((job.id, attempt), hold);
         Lease { job, attempt }
     }
@@ -405,6 +414,7 @@ impl Core {
         let mut untold = self.untold();
         if untold.values().map(BTreeSet::len).sum::<usize>() < MOST_UNTOLD {
             untold.entry(vendor.into()).or_default().extend(lanes);
+            self.cares.notify_one();
         }
     }
 
@@ -412,6 +422,7 @@ impl Core {
         let mut undealt = lock(&self.undealt);
         let room = MOST_UNTOLD.saturating_sub(undealt.values().map(Vec::len).sum());
         undealt.entry(vendor.into()).or_default().extend(dealt.into_iter().take(room));
+        self.cares.notify_one();
     }
 
     fn give_back_later(&self, vendor: &Arc<str>, back: Vec<GivenBack>) {
