@@ -6,6 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use futures_util::future::join_all;
 use mongodb::bson::{Document, doc};
+use tokio::sync::oneshot;
 
 use super::{
     Core, Hold,
@@ -29,6 +30,22 @@ const SIDE_BY_SIDE: usize = 4;
 const SLICE: usize = 500;
 /// How often a job may be lost by workers that die or hang before it is given up.
 const MOST_LAPSES: u32 = 5;
+
+/// Leases that somebody gives back, each perhaps with the time until which its tenant rests.
+pub(super) struct Release {
+    pub(super) leases: Vec<(Lease, Option<Time>)>,
+    pub(super) done: oneshot::Sender<()>,
+}
+
+/// Gives back all of them, vendor by vendor, and answers each.
+pub(super) async fn release(core: Arc<Core>, releases: Vec<Release>) {
+    let (leases, done): (Vec<_>, Vec<_>) = releases.into_iter().map(|release| (release.leases, release.done)).unzip();
+    core.release(leases.into_iter().flatten().collect()).await;
+    for done in done {
+        // Whoever has gone away does not mind.
+        let _ = done.send(());
+    }
+}
 
 impl Core {
     pub(super) async fn ready(&self, name: &str) -> Result<Ready, StoreError> {
@@ -86,13 +103,15 @@ impl Core {
             self.give_back(vendor, claimed.entries).await;
             return Err(error);
         }
-        leases.extend(self.lease(vendor, claimed, claim.now).await?);
+        let leased = self.lease(vendor, claimed, claim.now).await?;
+        // Entries whose jobs had ended were only in the way of others.
+        let some_dropped = leased.len() < got;
+        leases.extend(leased);
         if leases.len() >= claim.most {
             self.note_low(vendor, low);
             return Ok(false);
         }
-        // Entries whose jobs had ended were only in the way of others.
-        Ok(got > 0 || low && self.refill(vendor, claim.now).await?)
+        Ok(some_dropped || low && self.refill(vendor, claim.now).await?)
     }
 
     /// How many submitting calls may be claimed. Where a vendor bounds what is open: what is open in MongoDB, and every call that a worker

@@ -73,6 +73,7 @@ pub struct RedisMongo {
     stop: CancellationToken,
     max_waiting: u64,
     finds: Group<find::Request>,
+    releases: Group<dispatch::Release>,
     /// Where the next slice of pruning begins.
     prune_from: Mutex<JobId>,
 }
@@ -182,13 +183,15 @@ impl RedisMongo {
         tasks.spawn(core.clone().listen(stop.clone()));
         tasks.spawn(core.clone().look_after(stop.clone()));
         let of = |core: &Arc<Core>| core.clone();
-        let (submitting, settling, finding) = (of(&core), of(&core), of(&core));
+        let (submitting, settling, finding, releasing) = (of(&core), of(&core), of(&core), of(&core));
         let finds = Group::new(&mut tasks, 1, |_| 0, move |many| find::run(of(&finding), many));
         // A batch of thousands does not keep a single job waiting.
         let submits = Group::new(&mut tasks, 2, submit::Request::bytes, move |many| submit::run(of(&submitting), many));
         let settles = Group::new(&mut tasks, 1, settle::Request::bytes, move |many| settle::run(of(&settling), many));
+        // Permits are missed many at a time, when the machine stood still.
+        let releases = Group::new(&mut tasks, 1, |_| 0, move |many| dispatch::release(of(&releasing), many));
         let (tasks, prune_from) = (tokio::sync::Mutex::new(tasks), Mutex::new(JobId::MIN));
-        Ok(RedisMongo { core, submits, settles, finds, tasks, stop, max_waiting, prune_from })
+        Ok(RedisMongo { core, submits, settles, finds, releases, tasks, stop, max_waiting, prune_from })
     }
 
     async fn read(&self, id: JobId, with: With) -> Result<Option<Found>, StoreError> {
@@ -240,7 +243,12 @@ impl Store for RedisMongo {
     }
 
     async fn release(&self, leases: Vec<(Lease, Option<Time>)>) {
-        self.core.release(leases).await;
+        let (done, told) = oneshot::channel();
+        match self.releases.send(dispatch::Release { leases, done }).await {
+            Ok(()) => drop(told.await),
+            // The store is closed, and gives back all that it holds.
+            Err(release) => self.core.release(release.leases).await,
+        }
     }
 
     async fn wake(&self, vendor: &str) -> Result<(), StoreError> {
@@ -327,6 +335,7 @@ impl Store for RedisMongo {
         self.submits.close();
         self.settles.close();
         self.finds.close();
+        self.releases.close();
         self.stop.cancel();
         let mut tasks = self.tasks.lock().await;
         while tasks.join_next().await.is_some() {}
