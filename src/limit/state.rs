@@ -160,6 +160,7 @@ impl State {
     /// Takes over what does not depend on the limits: the permits that can be handed back, and what the book has of the same counts.
     pub(super) fn go_on_after(&mut self, before: State) {
         (self.last, self.last_by, self.recent) = (before.last, before.last_by, before.recent);
+        self.put_off = before.put_off;
         for ledger in before.ledgers {
             if let Some(same) = self.ledgers.iter_mut().find(|new| new.count == ledger.count) {
                 same.accounts = ledger.accounts;

@@ -26,12 +26,20 @@ local function take_back()
   return true
 end
 
--- Calls went out late: those to come are put off. Redis has forgotten nothing, or it would begin cold, which is later still.
+-- Calls went out late: those to come are put off, by the rule of src/limit/late.rs. Whoever gets no answer tells it again, and it puts off once.
 local function put_off()
-  if call.late <= 0 or call.epoch ~= epoch then return false end
+  if not call.late then return false end
+  local key = key_of('late', '')
+  local stored = redis.call('GET', key)
+  local newest_then, by = unpack(stored and cmsgpack.unpack(stored) or { 0, 0 })
+  local more = call.late.by
+  if call.late.at > newest_then then newest_then, by = newest(), 0 else more = math.max(more - by, 0) end
+  if more == 0 then return false end
+  redis.call('SET', key, cmsgpack.pack({ newest_then, by + more }))
+  keep(key, '', not stored, 0)
   for number, limit in ipairs(spec.limits) do
     local c = not limit.per_tenant and count_of(number, '', 0)
-    if c and c.tat and not c.is_new then c.tat, c.is_charged = c.tat + call.late, true end
+    if c and c.tat and not c.is_new then c.tat, c.is_charged = c.tat + more, true end
   end
   save_counts()
   return true

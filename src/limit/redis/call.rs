@@ -30,8 +30,8 @@ pub(super) struct Call<'a> {
     /// Permits that were not used, given in this epoch.
     pub(super) undo: &'a [Undo],
     pub(super) undo_epoch: &'a str,
-    /// By so much later are calls to come, because some of this process went out late.
-    pub(super) late: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) late: Option<Late>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) history: Option<Vec<Row>>,
     /// Close the gate for so long, and tell everybody.
@@ -53,6 +53,13 @@ pub(super) struct Paid {
 pub(super) struct Undo {
     pub(super) at: i64,
     pub(super) tenant: Arc<str>,
+}
+
+/// Calls went out late, the newest of them with the permit at `at`, and none later than `by`: those to come are put off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct Late {
+    pub(super) at: i64,
+    pub(super) by: i64,
 }
 
 /// What the book has of one sub-window.

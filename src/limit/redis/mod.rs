@@ -156,7 +156,7 @@ impl Shared {
         let (mut token, mut history) = (String::new(), None);
         // Whoever gets no answer does not know whether they were taken back: they stay charged.
         let (undo_epoch, undo) = pool.take_unused();
-        let late = pool.take_late();
+        let late = pool.late();
         for _ in 0..MOST_ROUNDS {
             let before = self.clock.nanos();
             let injected = self.clock.injected().map(|now| now.div_euclid(MICRO));
@@ -193,6 +193,7 @@ impl Shared {
                 pool.told(until);
             }
             if state == "open" {
+                pool.told_late(late);
                 let heard = Heard { redis, line, epoch, gate, numbers, due };
                 pool.note(&heard);
                 return Ok(heard);
@@ -322,7 +323,7 @@ impl Limiter for RedisLimiter {
         let Some(pool) = self.shared.pools.get(&permit.pool) else { return permit.check(Nanos::MIN, now) };
         permit.check(pool.gate(), now)?;
         if now > permit.on_time_until {
-            // Redis hears of it with the next question, half a horizon from now at the latest while calls are made.
+            // Redis hears of it with the next question that is answered, half a horizon from now at the latest while calls are made.
             pool.note_late(permit.at, now - permit.on_time_until);
         }
         Ok(())

@@ -5,6 +5,7 @@
 --   own                              set: keys of the pool itself. They never expire, so a new epoch has to drop them
 --   <epoch>:recent                   list: the newest permits, so that they can be handed back; the last is the newest slot
 --   <epoch>:undone                   list: hand-backs that were done, should one arrive twice
+--   <epoch>:late                     by how much calls were put off of late, and what was the newest permit then (see back)
 --   <epoch>:<count>[:<tenant>]       what one count remembers (see shapes)
 --   <epoch>:book/<count>[:<tenant>]  what the book has of it (see ledger)
 --   <epoch>:tenants/<count>          zset: tenants by their last call

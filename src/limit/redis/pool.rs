@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    call::{Heard, Line, Row, Undo},
+    call::{Heard, Late, Line, Row, Undo},
     spec::{Edges, MICRO, Spec, edges, micros_up},
 };
 use crate::{
@@ -19,7 +19,6 @@ use crate::{
     limit::{
         Blocker, Key, Limit, Per, Permit, PoolLimits,
         calendar::period_at,
-        late::PutOff,
         ledger::Ledger,
         local::{lateness, tolerance},
         state::{MAX_RECENT, MS, SECOND},
@@ -60,9 +59,8 @@ struct Memory {
     /// Those that were not used, and that Redis is to be told of: all of one epoch.
     unused: Vec<Undo>,
     unused_epoch: String,
-    put_off: PutOff,
-    /// By how much more calls have to be put off than Redis was told.
-    late: Nanos,
+    /// The late calls that Redis may not know of yet.
+    late: Option<Late>,
 }
 
 struct Given {
@@ -156,16 +154,24 @@ impl Pool {
         Permit { pool: self.name.clone(), tenant: tenant.clone(), at, on_time_until, late_after }
     }
 
-    /// The call with the permit at `at` goes out `late`; the next question tells of it.
+    /// The call with the permit at `at` goes out `late`; the questions from here on tell of it, until one is answered.
     pub(super) fn note_late(&self, at: Nanos, late: Nanos) {
         let memory = &mut *self.memory();
-        let newest = memory.given.back().map_or(at, |given| given.at);
-        memory.late = memory.late.saturating_add(memory.put_off.more(at, late, newest));
+        let same = memory.given.iter().rev().find(|given| given.at == at);
+        // One that is not known any more is older than all that are.
+        let Some(given) = same.or(memory.given.front()) else { return };
+        // Of several, as if the newest had been as late as the latest.
+        let before = memory.late.unwrap_or(Late { at: given.slot, by: 0 });
+        memory.late = Some(Late { at: before.at.max(given.slot), by: before.by.max(micros_up(late)) });
     }
 
-    /// In microseconds, rounded up.
-    pub(super) fn take_late(&self) -> i64 {
-        micros_up(std::mem::take(&mut self.memory().late))
+    pub(super) fn late(&self) -> Option<Late> {
+        self.memory().late
+    }
+
+    pub(super) fn told_late(&self, late: Option<Late>) {
+        // If there were others meanwhile, that is still to be told; what Redis hears twice puts off once.
+        self.memory().late.take_if(|untold| Some(*untold) == late);
     }
 
     /// Notes permits that were not used, for the next question to tell of; says whether they are many by now. Those of an epoch that is

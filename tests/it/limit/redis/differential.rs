@@ -70,7 +70,8 @@ impl Pair {
                 assert_eq!(self.lua.next_for("acme", &tenant).await.unwrap(), rust);
             }
             95..97 => self.usage().await,
-            97..99 => self.change_n().await,
+            97 => self.change_n().await,
+            98 => self.be_late().await,
             _ if random.u32(0..4) == 0 => self.lose_everything().await,
             _ => {}
         }
@@ -118,6 +119,20 @@ impl Pair {
         let (rust, lua) = self.held.drain(from..from + n).unzip();
         self.rust.give_back(rust).await;
         self.lua.give_back(lua).await;
+    }
+
+    /// One of the calls that are held goes out as late as may be, and is held no more.
+    async fn be_late(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let (rust, lua) = self.held.remove(self.random.usize(0..self.held.len()));
+        let most = rust.late_after.saturating_sub(rust.on_time_until).clamp(0, SECOND);
+        let now = rust.on_time_until.saturating_add(self.random.i64(0..=most) / MICRO * MICRO);
+        assert_eq!(self.lua.check(&lua, now), self.rust.check(&rust, now));
+        // At once: of several that Redis hears of together it knows less.
+        let rust = self.rust.outlook("acme", self.scene.in_ms(9), 9).await.unwrap();
+        assert_eq!(self.lua.outlook("acme", self.scene.in_ms(9), 9).await.unwrap(), rust);
     }
 
     async fn usage(&mut self) {

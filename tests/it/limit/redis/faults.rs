@@ -213,12 +213,38 @@ fn a_redis_that_does_not_answer_means_no_permits_and_no_hot_loop() {
     });
 }
 
+#[test]
+fn a_late_call_is_told_of_until_it_is_heard_and_puts_off_once() {
+    let server = servers::Server::redis();
+    run_io(async {
+        let clock = Clock::manual(START);
+        let limits = [Limit { guard: Duration::from_millis(8), ..paced(100) }];
+        let limiter = process(&server.link(), "p", &limits, &clock, &shared_book());
+        limiter.outlook("acme", 0, 1).await.unwrap();
+        advance(&clock, 12 * SECOND);
+        let (pace, late) = (10_080_000, 2 * MS);
+        let mut given = reserve(&limiter, &clock, 2).await;
+        // The question that carries it does not arrive.
+        limiter.check(&given[0], given[0].late_after).unwrap();
+        server.say("CLIENT KILL TYPE normal");
+        limiter.outlook("acme", 0, 1).await.unwrap_err();
+        given.extend(reserve(&limiter, &clock, 1).await);
+        assert_eq!(given[2].at - given[1].at, pace + late);
+        // It arrives, and the answer does not.
+        limiter.check(&given[2], given[2].late_after).unwrap();
+        server.freeze();
+        limiter.outlook("acme", 0, 1).await.unwrap_err();
+        server.thaw();
+        given.extend(reserve(&limiter, &clock, 2).await);
+        assert_eq!([given[3].at - given[2].at, given[4].at - given[3].at], [pace + late, pace]);
+    });
+}
+
 /// One question to a script as it goes over the wire, for what a limiter would never ask by itself.
 async fn ask(redis: &Redis, prefix: &str, last: &str, call: &str) -> (String, i64, String, i64, Vec<i64>, Vec<i64>) {
     const SPEC: &str = r#"{"pool":"acme","longest":500000,"gap":0,"gap_by":0,"skew":5000000,"most_tenants":10,"most_recent":10,"ledgers":[],
         "limits":[{"name":"w","kind":"ring","calls":3,"window":1000000,"keep":6,"per_tenant":false,"ledger":0,"zone":0,"memory":1000000}]}"#;
-    let common =
-        format!(r#""nonce":"{:x}","token":"","ahead":0,"most":9,"edges":[],"paid":[],"late":0"#, fastrand::u64(..));
+    let common = format!(r#""nonce":"{:x}","token":"","ahead":0,"most":9,"edges":[],"paid":[]"#, fastrand::u64(..));
     let script = fetchgate::redis_link::script(&[
         include_str!("../../../../src/limit/redis/time.lua"),
         include_str!("../../../../src/limit/redis/shapes.lua"),
