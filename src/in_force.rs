@@ -106,9 +106,16 @@ impl InForce {
 
     /// Whether a limit of the pool counts each tenant by itself.
     pub fn is_per_tenant(&self, pool: &str, id: &str) -> bool {
-        let known = self.lock();
-        let limits = known.pools.get(pool).into_iter().flat_map(|terms| &*terms.limits);
-        limits.into_iter().any(|limit| limit.key == Key::Tenant && *limit.id == *id)
+        self.any(pool, |limit| limit.key == Key::Tenant && *limit.id == *id)
+    }
+
+    /// Whether any limit of the pool counts each tenant by itself.
+    pub fn any_is_per_tenant(&self, pool: &str) -> bool {
+        self.any(pool, |limit| limit.key == Key::Tenant)
+    }
+
+    fn any(&self, pool: &str, is_meant: impl Fn(&Limit) -> bool) -> bool {
+        self.lock().pools.get(pool).is_some_and(|terms| terms.limits.iter().any(is_meant))
     }
 
     /// Says that this process lives, and learns what others have laid and what their files have; gives the pools for which that changes

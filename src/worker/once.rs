@@ -32,9 +32,6 @@ pub(super) fn is_marked(vendor: &Vendor, lease: &Lease) -> bool {
 
 /// Marks jobs before their submitting call; those that cannot be marked are left out. Polls need no mark.
 pub(super) async fn mark(cx: &Context, vendor: &Vendor, leases: Vec<Lease>) -> Vec<Lease> {
-    if !vendor.config.at_most_once {
-        return leases;
-    }
     join_all(leases.into_iter().map(|lease| mark_one(cx, vendor, lease))).await.into_iter().flatten().collect()
 }
 

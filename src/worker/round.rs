@@ -175,11 +175,32 @@ impl Rounds {
             return Ok(Round::nothing(if expired > 0 { Tick::Ran } else { self.nothing_to_claim(wall).await? }));
         }
         let is_full = leases.len() == room;
-        let leases = once::mark(&self.cx, &self.vendor, leases).await;
-        if leases.is_empty() {
-            return Ok(Round::nothing(Tick::WaitUntil(self.cx.clock.nanos() + nanos(PLACES_WAIT))));
-        }
+        let leases = match self.mark(leases, horizon).await? {
+            Ok(leases) => leases,
+            Err(tick) => return Ok(Round::nothing(tick)),
+        };
         Ok(Round { is_full, ..self.reserve(leases, horizon).await? })
+    }
+
+    /// Marks jobs that are called at most once; or says when to come back if none of these can go. The limiter is asked first: a tenant may
+    /// have many jobs, and those that have to wait for its limit would be marked in vain, and end as unknown if the process died.
+    async fn mark(&self, mut leases: Vec<Lease>, horizon: Nanos) -> Result<Result<Vec<Lease>, Tick>, StoreError> {
+        if !self.vendor.config.at_most_once {
+            return Ok(Ok(leases));
+        }
+        if self.cx.limits.any_is_per_tenant(&self.vendor.config.pool) {
+            let round = self.reserve(leases, horizon).await?;
+            let (can_go, permits): (Vec<_>, Vec<_>) = round.reserved.into_iter().unzip();
+            if can_go.is_empty() {
+                return Ok(Err(round.tick));
+            }
+            // They would be late when the marks are stored.
+            self.cx.limiter.give_back(permits).await;
+            leases = can_go;
+        }
+        let marked = once::mark(&self.cx, &self.vendor, leases).await;
+        let come_back = Tick::WaitUntil(self.cx.clock.nanos() + nanos(PLACES_WAIT));
+        Ok(if marked.is_empty() { Err(come_back) } else { Ok(marked) })
     }
 
     /// Hands over what was reserved, and says when to come back.
@@ -188,6 +209,7 @@ impl Rounds {
         if granted == 0 {
             return round.tick;
         }
+        self.metrics.permits_granted.inc_by(granted as u64);
         firing.hold(round.reserved, round.probe);
         let (held, stage) = firing.held();
         self.warmer.warm(&self.vendor, stage, held);
@@ -290,7 +312,6 @@ impl Rounds {
         }
         let all_granted = back.is_empty();
         once::release(&self.cx, &self.vendor, back).await;
-        self.metrics.permits_granted.inc_by(reserved.len() as u64);
         // The lanes of a tenant that is over its own limit rest now; those behind them may be ready.
         let tick = if rested || !reserved.is_empty() {
             Tick::Ran

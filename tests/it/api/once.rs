@@ -17,6 +17,7 @@ crate::on_every_backend!(
     a_vendor_that_accepted_and_did_not_answer_is_not_asked_again,
     a_job_whose_permit_was_missed_is_called_later,
     a_person_may_call_again,
+    a_job_whose_tenant_is_over_its_limit_is_not_marked,
 );
 
 const ONCE: &str = r#"
@@ -101,6 +102,14 @@ async fn a_process_that_dies_during_a_call_leaves_an_unknown_outcome_and_no_seco
     app.live_for(Duration::from_secs(120)).await;
     assert_unknown(&app.find(&id).await);
     assert_eq!(app.calls("one"), 1);
+    // It was going to be called, and nobody knows whether it was.
+    let record = app.get(&format!("/jobs/{id}/attempts")).await.json()["attempts"].clone();
+    assert_eq!(record.as_array().map(Vec::len), Some(1), "{record}");
+    assert_eq!(
+        (&record[0]["n"], &record[0]["outcome"], &record[0]["sent_at"], &record[0]["status"]),
+        (&json!(1), &json!("await_callback"), &json!(null), &json!(null))
+    );
+    assert_eq!(record[0]["detail"], "on record before the call, which is made at most once");
     app.stop().await;
 }
 
@@ -133,6 +142,31 @@ async fn a_job_whose_permit_was_missed_is_called_later(backend: Backend) {
         assert_eq!(app.status(id).await, "complete");
     }
     assert_eq!(app.calls("one"), 4);
+    app.stop().await;
+}
+
+async fn a_job_whose_tenant_is_over_its_limit_is_not_marked(backend: Backend) {
+    let limits = r#"["1000/s", { calls = 2, per = "30s", key = "tenant" }]"#;
+    let mut app = TestApp::with(backend, &ONCE.replace(r#"["1000/s"]"#, limits)).await;
+    let mut ids = Vec::new();
+    for tenant in ["a", "a", "a", "a", "a", "b"] {
+        ids.push(app.submit_with(&format!(r#"{{"payload": 1, "vendor": "one", "tenant": "{tenant}"}}"#)).await);
+    }
+    app.run_for(Duration::from_secs(5)).await;
+    for id in ids.iter().take(2).chain(&ids[5..]) {
+        assert_eq!(app.status(id).await, "complete");
+    }
+    for id in &ids[2..5] {
+        let waiting = app.find(id).await;
+        assert_eq!((&waiting["status"], &waiting["attempts"]), (&json!("pending"), &json!(0)), "{waiting}");
+        assert_eq!(app.get(&format!("/jobs/{id}/attempts")).await.json()["attempts"], json!([]));
+    }
+    let mut app = app.crash_and_restart().await;
+    app.live_for(Duration::from_secs(120)).await;
+    for id in &ids {
+        assert_eq!(app.status(id).await, "complete");
+    }
+    assert_eq!(app.calls("one"), ids.len());
     app.stop().await;
 }
 
