@@ -18,6 +18,8 @@ mod house;
 mod limit;
 /// Processes with one role, and what is told of the things that they depend on.
 mod roles;
+/// What a dispatcher holds goes out at its time while a round waits for an answer.
+mod rounds;
 /// Many processes over Redis and MongoDB, killed, stopped and emptied under load.
 mod scaled;
 /// The store's promises that HTTP cannot show.

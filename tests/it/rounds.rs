@@ -1,0 +1,186 @@
+//! A dispatcher whose round waits for an answer goes on with what it holds: calls go out at their time, and none does once the breaker opens.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use fetchgate::{
+    clock::Nanos,
+    limit::{Answer, Blocker, Limit, Limiter, Missed, Outlook, Permit, Usage, breaker::Standing},
+    store::StoreError,
+    vendor::http::Client,
+    worker::{Context, Pool, Tick, dispatch::Dispatcher},
+};
+use mock_vendors::Answer as Reply;
+use tokio::sync::Semaphore;
+
+use crate::{
+    failure::wait_until,
+    on_every_backend,
+    support::{Backend, TestApp},
+};
+
+on_every_backend!(
+    calls_whose_time_comes_while_a_round_waits_go_out_at_it,
+    a_breaker_that_opens_while_a_round_waits_stops_what_is_held,
+);
+
+/// A call each 2.016 ms, several of them within the horizon of either limiter.
+const ONE: &str = r#"
+[vendors.one]
+kind = "sync"
+url = "VENDORS/sync/one"
+limits = ["500/s"]
+retry = { attempts = 50, first = "1d", max = "1d" }
+breaker = { failed = 0.9, calls = 2, within = "30s", open = "10s" }
+"#;
+const PACE: Duration = Duration::from_micros(2_016);
+
+/// The limiter of a service, whose rounds have to wait in it for leave to go on.
+struct Slow {
+    limiter: Arc<dyn Limiter>,
+    leave: Semaphore,
+}
+
+#[async_trait]
+impl Limiter for Slow {
+    async fn places(&self, vendor: &str, most: usize, busy: usize) -> Result<usize, StoreError> {
+        self.leave.acquire().await.expect("it is never closed").forget();
+        self.limiter.places(vendor, most, busy).await
+    }
+
+    fn horizon(&self) -> Duration {
+        self.limiter.horizon()
+    }
+
+    async fn outlook(&self, pool: &str, until: Nanos, most: usize) -> Result<Outlook, StoreError> {
+        self.limiter.outlook(pool, until, most).await
+    }
+
+    async fn next_for(&self, pool: &str, tenant: &Arc<str>) -> Result<(Nanos, Option<Blocker>), StoreError> {
+        self.limiter.next_for(pool, tenant).await
+    }
+
+    async fn reserve(&self, pool: &str, tenants: &[Arc<str>], until: Nanos) -> Result<Vec<Answer>, StoreError> {
+        self.limiter.reserve(pool, tenants, until).await
+    }
+
+    fn check(&self, permit: &Permit, now: Nanos) -> Result<(), Missed> {
+        self.limiter.check(permit, now)
+    }
+
+    fn stamp(&self, pool: &str, now: Nanos) -> i64 {
+        self.limiter.stamp(pool, now)
+    }
+
+    async fn give_back(&self, permits: Vec<Permit>) {
+        self.limiter.give_back(permits).await;
+    }
+
+    async fn close_gate(&self, pool: &str, until: Nanos) {
+        self.limiter.close_gate(pool, until).await;
+    }
+
+    async fn set_limits(&self, pool: &str, limits: Vec<Limit>) -> Result<(), StoreError> {
+        self.limiter.set_limits(pool, limits).await
+    }
+
+    async fn usage(&self, pool: &str) -> Vec<Usage> {
+        self.limiter.usage(pool).await
+    }
+
+    async fn stop(&self) -> Result<(), StoreError> {
+        self.limiter.stop().await
+    }
+}
+
+/// A second dispatcher of the service's one vendor, in front of whose rounds the limiter stands.
+fn dispatcher(app: &TestApp, limiter: Arc<Slow>) -> Dispatcher {
+    let of = &app.app;
+    let cx = Context {
+        store: of.store.clone(),
+        limiter,
+        breakers: of.breakers.clone(),
+        vendors: of.vendors.clone(),
+        pauses: of.pauses.clone(),
+        limits: of.limits.clone(),
+        audit: of.audit.clone(),
+        metrics: of.metrics.clone(),
+        client: Client::new(),
+        clock: of.clock.clone(),
+        retention: Duration::from_secs(3_600),
+    };
+    let (mut dispatchers, _) = Pool::new(&Arc::new(cx)).into_parts();
+    dispatchers.pop().expect("one vendor")
+}
+
+/// A service and a dispatcher that holds these jobs for their permits, which begin now; its next round will wait.
+async fn holding(backend: Backend, jobs: usize) -> (TestApp, Arc<Slow>, Dispatcher, Vec<String>) {
+    let app = TestApp::with(backend, ONE).await;
+    app.clock.advance(Duration::from_secs(1)); // Limits begin used up.
+    let mut ids = Vec::new();
+    for _ in 0..jobs {
+        ids.push(app.submit("one", "1").await);
+    }
+    let slow = Arc::new(Slow { limiter: app.app.limiter.clone(), leave: Semaphore::new(1) });
+    let mut dispatcher = dispatcher(&app, slow.clone());
+    assert_eq!(dispatcher.tick().await.expect("the store works"), Tick::Ran, "permits were reserved");
+    (app, slow, dispatcher, ids)
+}
+
+/// Turns the dispatcher, whose round waits, until something is so.
+async fn turn_until(turn: &mut (impl Future + Unpin), what: &str, mut is_so: impl FnMut() -> bool) {
+    tokio::select! {
+        biased;
+        _ = turn => panic!("the round has ended"),
+        () = wait_until(what, Duration::from_secs(30), async || is_so().then_some(())) => {}
+    }
+}
+
+async fn calls_whose_time_comes_while_a_round_waits_go_out_at_it(backend: Backend) {
+    let (app, slow, mut dispatcher, ids) = holding(backend, 4).await;
+    {
+        let mut turn = pin!(dispatcher.tick());
+        for calls in 1..=ids.len() {
+            turn_until(&mut turn, "the call", || app.calls("one") >= calls).await;
+            assert_eq!(app.calls("one"), calls, "the others are not due");
+            app.clock.advance(PACE);
+        }
+        slow.leave.add_permits(1);
+        assert_eq!(turn.await.expect("the store works"), Tick::Ran);
+    }
+    dispatcher.finish_attempts().await;
+    for id in &ids {
+        assert_eq!(app.status(id).await, "complete");
+        let record = app.get(&format!("/jobs/{id}/attempts")).await.json();
+        assert_eq!(record["attempts"][0]["sent_at"], record["attempts"][0]["permit_at"], "{record}");
+    }
+    app.stop().await;
+}
+
+async fn a_breaker_that_opens_while_a_round_waits_stops_what_is_held(backend: Backend) {
+    let (app, slow, mut dispatcher, ids) = holding(backend, 4).await;
+    app.vendors.script("one", vec![Reply::status(500); 2]);
+    {
+        let mut turn = pin!(dispatcher.tick());
+        turn_until(&mut turn, "the first call", || app.calls("one") == 1).await;
+        app.clock.advance(PACE);
+        let is_open = || app.app.breakers.standing("one") != Standing::Closed;
+        turn_until(&mut turn, "the breaker is open", is_open).await;
+        app.clock.advance(2 * PACE);
+        // Once is enough for it to see that the others are due.
+        assert!(futures_util::poll!(&mut turn).is_pending());
+        slow.leave.add_permits(1);
+        turn.await.expect("the store works");
+    }
+    assert!(matches!(dispatcher.tick().await, Ok(Tick::WaitUntil(_))), "until the breaker is half open");
+    dispatcher.finish_attempts().await;
+    assert_eq!(app.calls("one"), 2);
+    for id in &ids[2..] {
+        let held = app.find(id).await;
+        assert_eq!(
+            (&held["status"], &held["blocked_on"], &held["attempts"]),
+            (&"pending".into(), &"breaker".into(), &0.into())
+        );
+    }
+    app.stop().await;
+}
