@@ -18,6 +18,8 @@ use crate::{
 const SHUT: Duration = Duration::from_secs(3);
 /// Tenants that nobody knows of are looked for this often.
 pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// And after a look that took long, no later than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// What the index has to know about a vendor.
 #[derive(Debug, Clone)]
@@ -317,7 +319,7 @@ impl Index {
     /// Nothing when the index is lost.
     pub(super) async fn look(&self, vendor: &VendorWork) -> Result<Option<Look>, StoreError> {
         let mut call = self.on(&self.scripts.look, vendor);
-        call.arg(ms(SWEEP_EVERY));
+        call.arg(ms(SWEEP_EVERY)).arg(ms(LONGEST_PAUSE));
         let Some(found) = self.run::<Vec<String>>(&call).await? else { return Ok(None) };
         let number = |i: usize| found.get(i).and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
         let time = |i: usize| Some(Time(number(i))).filter(|at| at.0 >= 0);
@@ -482,7 +484,7 @@ impl Index {
     pub(super) async fn sweep_later(&self, vendor: &VendorWork, pause: Duration) -> Result<(), StoreError> {
         let key = format!("{}:state", key_of(&self.database, &vendor.name));
         let mut set = redis::cmd("HSET");
-        set.arg(key).arg("sweep_at").arg(self.clock.now().plus(pause).0);
+        set.arg(key).arg("sweep_at").arg(self.clock.now().plus(pause.min(LONGEST_PAUSE)).0);
         self.redis.command::<i64>(&set).await.map(drop)
     }
 

@@ -149,6 +149,23 @@ async fn a_key_of_another_type_is_a_lost_index() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_that_took_long_is_not_followed_by_another_at_once() {
+    let site = Site::new();
+    let a = site.process().await;
+    a.submit().await;
+    let next_after = async |ahead: Duration| {
+        let at = site.clock.now().plus(ahead).0.to_string();
+        site.ask::<i64>(&["HSET", ":state", "sweep_at", &at]).await;
+        a.store.ready("v").await.unwrap();
+        site.ask::<i64>(&["HGET", ":state", "sweep_at"]).await - site.clock.now().0
+    };
+    // A twentieth of the time at most is spent sweeping: this one took three seconds.
+    assert_eq!(next_after(Duration::from_secs(60)).await, 60_000);
+    // Set by a clock that is wrong.
+    assert_eq!(next_after(Duration::from_secs(86_400)).await, 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tenants_with_nothing_to_do_are_not_read() {
     let site = Site::new();
     let (a, b) = (site.process().await, site.process().await);

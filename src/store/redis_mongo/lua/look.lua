@@ -1,5 +1,5 @@
 -- Whether a vendor has something to do, and when.
--- ARGV: now, lines, sweep_every (ms).
+-- ARGV: now, lines, sweep_every (ms), longest_pause (ms: a sweep that took long may put off the next by so much).
 -- Gives: epoch, sweep (1: the asker is to look for tenants that nobody knows of), calls held by all workers, calls ever claimed,
 -- accepted and not answered, when the next call and the next poll are due (ms; -1: none).
 even_when_full()
@@ -9,7 +9,7 @@ if not name then return {'', '0', '0', '0', '0', '-1', '-1'} end
 local sweep = 0
 local sweep_at = tonumber(redis.call('HGET', state, 'sweep_at') or 0)
 -- A time that lies further away than it can was set by a clock that is wrong.
-if open_at <= now and (sweep_at <= now or sweep_at > now + 2 * tonumber(ARGV[3])) then
+if open_at <= now and (sweep_at <= now or sweep_at > now + 2 * tonumber(ARGV[4])) then
   redis.call('HSET', state, 'sweep_at', number(now + tonumber(ARGV[3])))
   sweep = 1
 end
