@@ -14,7 +14,7 @@ use crate::{
     clock::{Nanos, Time, nanos},
     job::{Stage, lifecycle},
     limit::{Answer, Blocker, Permit, breaker::Standing, breakers::Probe},
-    store::{Amended, Claim, Lease, StoreError, Which},
+    store::{Amended, Claim, Lease, Ready, StoreError, Which},
     telemetry::VendorMetrics,
     vendor::Vendor,
 };
@@ -31,7 +31,7 @@ const PLACES_WAIT: Duration = Duration::from_millis(100);
 const PROBE_WAIT: Duration = Duration::from_millis(100);
 /// A round of at least this many permits is waited out by half before the limiter is asked again.
 const A_ROUND: usize = 8;
-/// Rounds in a row that rely on the one before, without a look at the limiter first.
+/// Rounds in a row that rely on the one before, without a look at the limiter or the store first.
 const ROUNDS_UNSEEN: u32 = 3;
 
 /// What a dispatcher knows between its rounds.
@@ -44,6 +44,8 @@ pub(super) struct Rounds {
     ask_at: Nanos,
     /// What can be had again at `ask_at`, if the last round got all that it asked for.
     again: Option<Again>,
+    /// Rounds in a row that got as many jobs as they wanted.
+    full: u32,
 }
 
 /// As many permits as will have been used by then can be had without looking first.
@@ -77,7 +79,7 @@ impl Round {
 impl Rounds {
     pub(super) fn new(cx: Arc<Context>, vendor: Arc<Vendor>, metrics: VendorMetrics) -> Rounds {
         let warmer = Warmer::new(cx.client.clone());
-        Rounds { cx, vendor, metrics, warmer, ask_at: Nanos::MIN, again: None }
+        Rounds { cx, vendor, metrics, warmer, ask_at: Nanos::MIN, again: None, full: 0 }
     }
 
     /// What was reserved has been given back: all that was known of it is void.
@@ -97,7 +99,7 @@ impl Rounds {
         if most == 0 {
             return Ok(Round::nothing(Tick::Idle)); // An attempt that ends rings the bell.
         }
-        let ready = self.cx.store.ready(self.vendor.name()).await?;
+        let ready = self.ready().await?;
         let wall = self.cx.clock.now();
         let nothing_due = match ready.next_due {
             None => Some(Tick::Idle),
@@ -123,11 +125,21 @@ impl Rounds {
             room => room,
         };
         let round = self.claim_and_reserve(room, ready.open, in_hand.submitting, horizon).await;
+        self.full = if matches!(&round, Ok(round) if round.is_full) { self.full + 1 } else { 0 };
         if matches!(&round, Ok(round) if !round.reserved.is_empty()) {
             return round.map(|round| Round { unseen, probe, ..round });
         }
         breaker::tell(&self.cx, self.vendor.name(), probe, None).await;
         round
+    }
+
+    /// Whether there is something to do. Where the last round got as many jobs as it wanted there is more, as a rule.
+    async fn ready(&mut self) -> Result<Ready, StoreError> {
+        if (1..=ROUNDS_UNSEEN).contains(&self.full) && self.vendor.config.open.is_none() {
+            return Ok(Ready { next_due: Some(self.cx.clock.now()), ..Ready::default() });
+        }
+        self.full = 0;
+        self.cx.store.ready(self.vendor.name()).await
     }
 
     /// How many permits there are to be had, and how many rounds ago the limiter was looked at; or when to come back.

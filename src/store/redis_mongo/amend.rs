@@ -31,16 +31,25 @@ impl Core {
             let Some(found) = self.which(which).await? else { return Ok(Amended::Unknown) };
             let Found { job: was, version, .. } = found;
             let Some(change) = decide(&was) else { return Ok(Amended::Left(was)) };
-            // A worker that holds it loses it by the attempt number. If nobody can tell, somebody may.
-            let held = self.told(self.index.held(&was.lane.vendor, &[was.id])).await;
-            let is_held = held.map_or(was.stage != Stage::Await, |held| held.first() == Some(&true));
-            let is = change.apply(&was, was.attempt + u32::from(is_held), now);
+            // A worker that holds it loses it by the attempt number.
+            let attempt = was.attempt + u32::from(self.may_be_held(&was).await);
+            let is = change.apply(&was, attempt, now);
             if self.mongo.update_job(docs::unchanged(was.id, version), docs::update(&was, &is)).await? {
                 self.tell_change(&was, &is).await;
                 return Ok(Amended::Changed(is));
             }
         }
         Err(StoreError::Unavailable("too many others change the same job".into()))
+    }
+
+    /// Whether a worker holds the job. If nobody can tell, somebody may. One that waits for its answer is held by none: its call is over,
+    /// which the index may not have heard yet.
+    async fn may_be_held(&self, job: &Job) -> bool {
+        if job.stage == Stage::Await {
+            return false;
+        }
+        let held = self.told(self.index.held(&job.lane.vendor, &[job.id])).await;
+        held.map_or(true, |held| held.first() == Some(&true))
     }
 
     async fn which(&self, which: &Which) -> Result<Option<Found>, StoreError> {

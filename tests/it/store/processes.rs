@@ -41,6 +41,20 @@ async fn a_call_that_ends_in_one_process_wakes_the_others_that_wait_for_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_faster_than_the_word_that_the_call_is_over_counts_no_attempt_more() {
+    let site = Site::new();
+    let (a, b) = (site.process().await, site.process().await);
+    let id = a.submit().await;
+    let lease = a.claim_one().await;
+    a.settle(lease, Next::Await { answer_by: site.now().plus(LONG) }).await;
+    site.note_as_held(id).await;
+    let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
+    b.store.amend(Which::Id(id), site.now(), decide).await.unwrap();
+    let job = a.find(id).await;
+    assert_eq!((job.status, job.attempt), (Status::Complete, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_calls_are_open_than_may_be_however_many_processes_claim() {
     let site = Site::new();
     let processes = [

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fetchgate::{
     clock::{Clock, Time},
-    job::JobIds,
+    job::{JobId, JobIds},
     redis_link::Redis,
     store::redis_mongo::{RedisMongo, VendorWork, key_of},
 };
@@ -90,6 +90,13 @@ impl Site {
             };
         }
         self.link.command(&command).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    /// As if Redis had not heard yet that the call of this job is over.
+    pub(super) async fn note_as_held(&self, id: JobId) {
+        let mut note = redis::cmd("HSET");
+        note.arg(self.key("index")).arg(id.as_bytes()).arg("+1 1-1");
+        self.link.command::<i64>(&note).await.expect("Redis takes it");
     }
 
     /// Somebody empties Redis, as far as it is ours.
