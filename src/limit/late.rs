@@ -4,6 +4,10 @@
 
 use crate::clock::Nanos;
 
+/// No call puts off others by more. One that comes later still was stopped between its last look and its first byte, alone: the others
+/// of the time in which it was to go were called without it.
+pub(super) const MOST: Nanos = 500_000_000;
+
 /// By how much calls have been put off of late.
 #[derive(Debug, Default)]
 pub(super) struct PutOff {

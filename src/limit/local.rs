@@ -159,11 +159,13 @@ impl Limiter for Local {
 
     fn check(&self, permit: &Permit, now: Nanos) -> Result<(), Missed> {
         let Some(pool) = self.pools.get(&permit.pool) else { return permit.check(Nanos::MIN, now) };
-        permit.check(pool.gate(), now)?;
-        if now > permit.on_time_until {
-            pool.lock().put_off(permit.at, now - permit.on_time_until);
+        permit.check(pool.gate(), now)
+    }
+
+    fn left(&self, permit: &Permit, now: Nanos) {
+        if let (Some(late), Some(pool)) = (permit.puts_off(now), self.pools.get(&permit.pool)) {
+            pool.lock().put_off(permit.at, late);
         }
-        Ok(())
     }
 
     fn stamp(&self, _pool: &str, now: Nanos) -> i64 {

@@ -109,6 +109,11 @@ impl Permit {
         tenants.iter().map(|tenant| Answer::Granted(permit(tenant))).collect()
     }
 
+    /// By how much a call that leaves now puts off others, if it does.
+    fn puts_off(&self, now: Nanos) -> Option<Nanos> {
+        (now > self.on_time_until).then(|| (now - self.on_time_until).min(late::MOST))
+    }
+
     fn check(&self, gate: Nanos, now: Nanos) -> Result<(), Missed> {
         if now > self.late_after {
             return Err(Missed::Late);
@@ -198,9 +203,12 @@ pub trait Limiter: Send + Sync {
     /// is told to wait and holds up nobody behind it.
     async fn reserve(&self, pool: &str, tenants: &[Arc<str>], until: Nanos) -> Result<Vec<Answer>, StoreError>;
 
-    /// The last look before the bytes go out: is this permit still good at `now`? One that is used late puts off later ones of paced and
-    /// bucket limits, so that half of the guard is left for the link all the same.
+    /// The last look before the bytes go out: is this permit still good at `now`?
     fn check(&self, permit: &Permit, now: Nanos) -> Result<(), Missed>;
+
+    /// The call with this permit has gone out, and at `now` its first bytes were on their way: later than looked at, if the machine stood
+    /// still in between. One that is late puts off later ones of paced and bucket limits, so that half of the guard is left for the link.
+    fn left(&self, permit: &Permit, now: Nanos);
 
     /// The time at `now` on the clock that all processes of this limiter share, in microseconds: for the record of calls.
     fn stamp(&self, pool: &str, now: Nanos) -> i64;

@@ -3,7 +3,10 @@
 //! Never speaks HTTP itself (see `vendor`) and never decides what a step means (see `job::lifecycle`).
 
 use std::{
+    future::{Future as _, poll_fn},
+    pin::pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -110,8 +113,17 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
     limits::note_sent(cx, vendor, permit);
     let (sent_at, sent) = (cx.clock.now(), Instant::now());
     metrics.calls.inc();
-    let reply =
-        tokio::time::timeout_at(within.into(), connection.send(request)).await.unwrap_or(Err(CallError::TimedOut));
+    let reply = {
+        let mut sending = pin!(tokio::time::timeout_at(within.into(), connection.send(request)));
+        // The first step writes the request.
+        let first = poll_fn(|task| Poll::Ready(sending.as_mut().poll(task))).await;
+        cx.limiter.left(permit, cx.clock.nanos());
+        match first {
+            Poll::Ready(reply) => reply,
+            Poll::Pending => sending.await,
+        }
+    };
+    let reply = reply.unwrap_or(Err(CallError::TimedOut));
     let took = sent.elapsed();
     metrics.observe_latency(took);
     if reply.is_ok() {

@@ -115,8 +115,7 @@ impl Rounds {
         if most == 0 {
             return Ok(Round::nothing(Tick::WaitUntil(now + nanos(PLACES_WAIT)))); // Other workers have them.
         }
-        let horizon = now + nanos(self.cx.limiter.horizon());
-        let (room, unseen) = match self.room(most, horizon, now).await? {
+        let (room, unseen) = match self.room(most, now + self.horizon(), now).await? {
             Ok(room) => room,
             Err(tick) => return Ok(Round::nothing(tick)),
         };
@@ -124,7 +123,7 @@ impl Rounds {
             (0, _) => return Ok(Round::nothing(Tick::WaitUntil(now + nanos(PROBE_WAIT)))),
             room => room,
         };
-        let round = self.claim_and_reserve(room, ready.open, in_hand.submitting, horizon).await;
+        let round = self.claim_and_reserve(room, ready.open, in_hand.submitting).await;
         self.full = if matches!(&round, Ok(round) if round.is_full) { self.full + 1 } else { 0 };
         if matches!(&round, Ok(round) if !round.reserved.is_empty()) {
             return round.map(|round| Round { unseen, probe, ..round });
@@ -170,13 +169,7 @@ impl Rounds {
         Ok((usize::from(probe.is_some()), probe))
     }
 
-    async fn claim_and_reserve(
-        &self,
-        room: usize,
-        open: u64,
-        submitting: usize,
-        horizon: Nanos,
-    ) -> Result<Round, StoreError> {
+    async fn claim_and_reserve(&self, room: usize, open: u64, submitting: usize) -> Result<Round, StoreError> {
         let calls = self.vendor.config.open.map_or(room, |most_open| {
             usize::try_from(most_open.saturating_sub(open)).unwrap_or(usize::MAX).saturating_sub(submitting)
         });
@@ -187,21 +180,21 @@ impl Rounds {
             return Ok(Round::nothing(if expired > 0 { Tick::Ran } else { self.nothing_to_claim(wall).await? }));
         }
         let is_full = leases.len() == room;
-        let leases = match self.mark(leases, horizon).await? {
+        let leases = match self.mark(leases).await? {
             Ok(leases) => leases,
             Err(tick) => return Ok(Round::nothing(tick)),
         };
-        Ok(Round { is_full, ..self.reserve(leases, horizon).await? })
+        Ok(Round { is_full, ..self.reserve(leases).await? })
     }
 
     /// Marks jobs that are called at most once; or says when to come back if none of these can go. The limiter is asked first: a tenant may
     /// have many jobs, and those that have to wait for its limit would be marked in vain, and end as unknown if the process died.
-    async fn mark(&self, mut leases: Vec<Lease>, horizon: Nanos) -> Result<Result<Vec<Lease>, Tick>, StoreError> {
+    async fn mark(&self, mut leases: Vec<Lease>) -> Result<Result<Vec<Lease>, Tick>, StoreError> {
         if !self.vendor.config.at_most_once {
             return Ok(Ok(leases));
         }
         if self.cx.limits.any_is_per_tenant(&self.vendor.config.pool) {
-            let round = self.reserve(leases, horizon).await?;
+            let round = self.reserve(leases).await?;
             let (can_go, permits): (Vec<_>, Vec<_>) = round.reserved.into_iter().unzip();
             if can_go.is_empty() {
                 return Ok(Err(round.tick));
@@ -261,9 +254,13 @@ impl Rounds {
         Tick::WaitUntil(come_back)
     }
 
+    fn horizon(&self) -> Nanos {
+        nanos(self.cx.limiter.horizon())
+    }
+
     /// Coming back when half of the horizon is used makes few round trips, and a late one costs nothing.
     fn half_horizon(&self) -> Nanos {
-        nanos(self.cx.limiter.horizon()) / 2
+        self.horizon() / 2
     }
 
     /// Claims jobs, and ends those that have expired; says how many those were.
@@ -298,11 +295,13 @@ impl Rounds {
         Ok(())
     }
 
-    /// Reserves a permit for each lease; those without are given back.
-    async fn reserve(&self, leases: Vec<Lease>, horizon: Nanos) -> Result<Round, StoreError> {
+    /// Reserves a permit for each lease; those without are given back. The horizon is that of now: where a store that has much to do took
+    /// longer to answer, one from before the claim would lie in the past, and no permit with it.
+    async fn reserve(&self, leases: Vec<Lease>) -> Result<Round, StoreError> {
+        let until = self.cx.clock.nanos() + self.horizon();
         let tenants: Vec<Arc<str>> = leases.iter().map(|lease| lease.job.lane.tenant.clone()).collect();
         let pool = &self.vendor.config.pool;
-        let answers = match self.cx.limiter.reserve(pool, &tenants, horizon).await {
+        let answers = match self.cx.limiter.reserve(pool, &tenants, until).await {
             Ok(answers) => answers,
             Err(error) => {
                 once::release(&self.cx, &self.vendor, leases.into_iter().map(|lease| (lease, None)).collect()).await;

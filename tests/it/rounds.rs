@@ -68,6 +68,10 @@ impl Limiter for Slow {
         self.limiter.check(permit, now)
     }
 
+    fn left(&self, permit: &Permit, now: Nanos) {
+        self.limiter.left(permit, now);
+    }
+
     fn stamp(&self, pool: &str, now: Nanos) -> i64 {
         self.limiter.stamp(pool, now)
     }

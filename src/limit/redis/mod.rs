@@ -321,12 +321,14 @@ impl Limiter for RedisLimiter {
 
     fn check(&self, permit: &Permit, now: Nanos) -> Result<(), Missed> {
         let Some(pool) = self.shared.pools.get(&permit.pool) else { return permit.check(Nanos::MIN, now) };
-        permit.check(pool.gate(), now)?;
-        if now > permit.on_time_until {
-            // Redis hears of it with the next question that is answered, half a horizon from now at the latest while calls are made.
-            pool.note_late(permit.at, now - permit.on_time_until);
+        permit.check(pool.gate(), now)
+    }
+
+    /// Redis hears of it with the next question that is answered, half a horizon from now at the latest while calls are made.
+    fn left(&self, permit: &Permit, now: Nanos) {
+        if let (Some(late), Some(pool)) = (permit.puts_off(now), self.shared.pools.get(&permit.pool)) {
+            pool.note_late(permit.at, late);
         }
-        Ok(())
     }
 
     /// Our own time for a pool that Redis was never asked about: no call was made on a permit of it.

@@ -19,17 +19,16 @@ use crate::{
 impl Book for RedisMongo {
     async fn spends(&self, since: Time) -> Result<Vec<Spend>, StoreError> {
         let found: Vec<Document> = within(async {
-            self.core.mongo.spends.find(doc! { "_id.ends_at": { "$gte": since.0 } }).await?.try_collect().await
+            self.core.mongo.spends.find(doc! { "ends_at": { "$gte": since.0 } }).await?.try_collect().await
         })
         .await?;
         let spend = |spend: &Document| {
-            let name = spend.get_document("_id").ok()?;
-            let text = |key: &str| name.get_str(key).map(str::to_owned).ok();
+            let text = |key: &str| spend.get_str(key).map(str::to_owned).ok();
             Some(Spend {
                 pool: text("pool")?,
                 count: text("count")?,
                 tenant: text("tenant")?,
-                ends_at: Time(name.get_i64("ends_at").ok()?),
+                ends_at: Time(spend.get_i64("ends_at").ok()?),
                 calls: spend.get_i64("calls").ok()?.unsigned_abs(),
             })
         };
@@ -39,16 +38,18 @@ impl Book for RedisMongo {
 
     /// Many processes write the same numbers: the highest stays.
     async fn charge(&self, spends: Vec<Spend>, forget: Time) -> Result<(), StoreError> {
-        let name = |spend: &Spend| {
-            doc! { "pool": &spend.pool, "count": &spend.count, "tenant": &spend.tenant, "ends_at": spend.ends_at.0 }
-        };
         let updates = spends.iter().map(|spend| {
-            let calls = i64::try_from(spend.calls).unwrap_or(i64::MAX);
-            doc! { "q": { "_id": name(spend) }, "u": { "$max": { "calls": calls } }, "upsert": true }
+            let Spend { pool, count, tenant, ends_at, calls } = spend;
+            // A text: some servers of this wire look through all documents for an id that is one itself.
+            let name = serde_json::to_string(&(pool, count, tenant, ends_at.0)).expect("texts and a number are JSON");
+            let calls = i64::try_from(*calls).unwrap_or(i64::MAX);
+            let once = doc! { "pool": pool, "count": count, "tenant": tenant, "ends_at": ends_at.0 };
+            let change = doc! { "$max": { "calls": calls }, "$setOnInsert": once };
+            doc! { "q": { "_id": name }, "u": change, "upsert": true }
         });
         self.core.mongo.update_in("spends", updates.collect()).await?;
         let Some(first) = spends.first() else { return Ok(()) };
-        let old = doc! { "_id.pool": &first.pool, "_id.count": &first.count, "_id.ends_at": { "$lt": forget.0 } };
+        let old = doc! { "pool": &first.pool, "count": &first.count, "ends_at": { "$lt": forget.0 } };
         within(async { self.core.mongo.spends.delete_many(old).await }).await.map(drop)
     }
 

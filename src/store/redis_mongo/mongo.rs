@@ -107,6 +107,9 @@ impl Mongo {
         tokio::time::timeout(PATIENCE * 12, made).await.map_err(|_| no_answer())?.map_err(explain)?;
         let old = IndexModel::builder().keys(doc! { "at": 1 }).build();
         within(async { self.keys.create_index(old).await }).await?;
+        // Each charge forgets what is old of the same count.
+        let of_count = doc! { "pool": 1, "count": 1, "ends_at": 1 };
+        within(async { self.spends.create_index(IndexModel::builder().keys(of_count).build()).await }).await?;
         let in_order = IndexModel::builder().keys(doc! { "pool": 1, "first": 1, "_id": 1 }).build();
         within(async { self.calls.create_index(in_order).await }).await.map(drop)
     }

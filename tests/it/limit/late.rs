@@ -25,8 +25,11 @@ async fn backlog(limiter: &dyn Limiter, clock: &Clock, random: &mut fastrand::Rn
             let is_late = random.u8(..8) == 0;
             let late = if is_late { random.i64(0..=permit.late_after - permit.at) } else { 0 };
             advance_to(clock, permit.at + late);
-            let sent = clock.nanos();
-            if limiter.check(&permit, sent).is_ok() {
+            if limiter.check(&permit, clock.nanos()).is_ok() {
+                // The machine may stand still after the last look too.
+                advance(clock, if random.u8(..50) == 0 { random.i64(0..=4 * GUARD) } else { 0 });
+                let sent = clock.nanos();
+                limiter.left(&permit, sent);
                 let jitter = if is_late { GUARD / 2 } else { random.i64(0..=MS) };
                 arrived.push(sent + jitter);
             }

@@ -116,6 +116,7 @@ impl World {
             if self.local.check(&permit, permit.at + late).is_err() {
                 continue;
             }
+            self.local.left(&permit, permit.at + late);
             let jitter = self.up_to((guard / 4).max(MS));
             assert!(permit.late_after - permit.at + (guard / 4).max(MS) <= guard);
             self.fired.push(Call { at: permit.at, arrived: permit.at + late + jitter, tenant: permit.tenant });
