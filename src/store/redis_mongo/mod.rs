@@ -243,6 +243,10 @@ impl Store for RedisMongo {
     }
 
     async fn release(&self, leases: Vec<(Lease, Option<Time>)>) {
+        // As a rule a round has none to give back, and waits for nobody else's.
+        if leases.is_empty() {
+            return;
+        }
         let (done, told) = oneshot::channel();
         match self.releases.send(dispatch::Release { leases, done }).await {
             Ok(()) => drop(told.await),

@@ -101,9 +101,14 @@ local function note(id, sign, line, entry)
   redis.call('HSET', index, id, spot(sign, line, entry))
 end
 
+-- The line and the entry that a place in the index names.
+local function parts(where)
+  return string.match(where, '^.(%d) (.*)$')
+end
+
 -- In which line an id is, and its entry there.
 local function place(id)
-  return string.match(redis.call('HGET', index, id) or '', '^.(%d) (.*)$')
+  return parts(redis.call('HGET', index, id) or '')
 end
 
 local is_whole -- as many entries in the streams as ids in the index: looked at once a call, before anything is added
@@ -116,7 +121,7 @@ local function is_there(where)
     is_whole = entries == redis.call('HLEN', index)
   end
   if is_whole then return true end
-  local line, name = string.match(where, '^.(%d) (.*)$')
+  local line, name = parts(where)
   return line and #redis.call('XRANGE', of(line, 'jobs'), name, name) == 1
 end
 
