@@ -115,7 +115,7 @@ impl Rounds {
         if most == 0 {
             return Ok(Round::nothing(Tick::WaitUntil(now + nanos(PLACES_WAIT)))); // Other workers have them.
         }
-        let (room, unseen) = match self.room(most, now + self.horizon(), now).await? {
+        let (room, unseen) = match self.room(most, now).await? {
             Ok(room) => room,
             Err(tick) => return Ok(Round::nothing(tick)),
         };
@@ -142,16 +142,11 @@ impl Rounds {
     }
 
     /// How many permits there are to be had, and how many rounds ago the limiter was looked at; or when to come back.
-    async fn room(
-        &mut self,
-        most: usize,
-        horizon: Nanos,
-        now: Nanos,
-    ) -> Result<Result<(usize, u32), Tick>, StoreError> {
+    async fn room(&mut self, most: usize, now: Nanos) -> Result<Result<(usize, u32), Tick>, StoreError> {
         if let Some(again) = self.again.take().filter(|again| again.unseen < ROUNDS_UNSEEN) {
             return Ok(Ok((most.min(again.permits), again.unseen + 1)));
         }
-        let outlook = self.cx.limiter.outlook(&self.vendor.config.pool, horizon, most).await?;
+        let outlook = self.cx.limiter.outlook(&self.vendor.config.pool, self.until(), most).await?;
         if outlook.room == 0 {
             self.metrics.limit_waits.inc();
             return Ok(Err(self.wait_for(outlook.next_at, now)));
@@ -254,13 +249,15 @@ impl Rounds {
         Tick::WaitUntil(come_back)
     }
 
-    fn horizon(&self) -> Nanos {
-        nanos(self.cx.limiter.horizon())
+    /// Until when permits are worth asking for, as of now: where a store or a limiter that has much to do took longer than the horizon to
+    /// answer, what was reckoned before lies in the past, and no permit with it.
+    fn until(&self) -> Nanos {
+        self.cx.clock.nanos() + nanos(self.cx.limiter.horizon())
     }
 
     /// Coming back when half of the horizon is used makes few round trips, and a late one costs nothing.
     fn half_horizon(&self) -> Nanos {
-        self.horizon() / 2
+        nanos(self.cx.limiter.horizon()) / 2
     }
 
     /// Claims jobs, and ends those that have expired; says how many those were.
@@ -295,13 +292,11 @@ impl Rounds {
         Ok(())
     }
 
-    /// Reserves a permit for each lease; those without are given back. The horizon is that of now: where a store that has much to do took
-    /// longer to answer, one from before the claim would lie in the past, and no permit with it.
+    /// Reserves a permit for each lease; those without are given back.
     async fn reserve(&self, leases: Vec<Lease>) -> Result<Round, StoreError> {
-        let until = self.cx.clock.nanos() + self.horizon();
         let tenants: Vec<Arc<str>> = leases.iter().map(|lease| lease.job.lane.tenant.clone()).collect();
         let pool = &self.vendor.config.pool;
-        let answers = match self.cx.limiter.reserve(pool, &tenants, until).await {
+        let answers = match self.cx.limiter.reserve(pool, &tenants, self.until()).await {
             Ok(answers) => answers,
             Err(error) => {
                 once::release(&self.cx, &self.vendor, leases.into_iter().map(|lease| (lease, None)).collect()).await;

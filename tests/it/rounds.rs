@@ -22,6 +22,7 @@ use crate::{
 on_every_backend!(
     calls_whose_time_comes_while_a_round_waits_go_out_at_it,
     a_breaker_that_opens_while_a_round_waits_stops_what_is_held,
+    a_round_that_waits_for_longer_than_the_horizon_gets_its_permits,
 );
 
 /// A call each 2.016 ms, several of them within the horizon of either limiter.
@@ -117,16 +118,22 @@ fn dispatcher(app: &TestApp, limiter: Arc<Slow>) -> Dispatcher {
     dispatchers.pop().expect("one vendor")
 }
 
-/// A service and a dispatcher that holds these jobs for their permits, which begin now; its next round will wait.
-async fn holding(backend: Backend, jobs: usize) -> (TestApp, Arc<Slow>, Dispatcher, Vec<String>) {
+/// A service with these jobs, and a dispatcher of which so many rounds need not wait.
+async fn waiting(backend: Backend, jobs: usize, leave: usize) -> (TestApp, Arc<Slow>, Dispatcher, Vec<String>) {
     let app = TestApp::with(backend, ONE).await;
     app.clock.advance(Duration::from_secs(1)); // Limits begin used up.
     let mut ids = Vec::new();
     for _ in 0..jobs {
         ids.push(app.submit("one", "1").await);
     }
-    let slow = Arc::new(Slow { limiter: app.app.limiter.clone(), leave: Semaphore::new(1) });
-    let mut dispatcher = dispatcher(&app, slow.clone());
+    let slow = Arc::new(Slow { limiter: app.app.limiter.clone(), leave: Semaphore::new(leave) });
+    let dispatcher = dispatcher(&app, slow.clone());
+    (app, slow, dispatcher, ids)
+}
+
+/// A dispatcher that holds these jobs for their permits, which begin now; its next round will wait.
+async fn holding(backend: Backend, jobs: usize) -> (TestApp, Arc<Slow>, Dispatcher, Vec<String>) {
+    let (app, slow, mut dispatcher, ids) = waiting(backend, jobs, 1).await;
     assert_eq!(dispatcher.tick().await.expect("the store works"), Tick::Ran, "permits were reserved");
     (app, slow, dispatcher, ids)
 }
@@ -185,6 +192,18 @@ async fn a_breaker_that_opens_while_a_round_waits_stops_what_is_held(backend: Ba
             (&held["status"], &held["blocked_on"], &held["attempts"]),
             (&"pending".into(), &"breaker".into(), &0.into())
         );
+    }
+    app.stop().await;
+}
+
+async fn a_round_that_waits_for_longer_than_the_horizon_gets_its_permits(backend: Backend) {
+    let (app, slow, mut dispatcher, _) = waiting(backend, 4, 0).await;
+    {
+        let mut turn = pin!(dispatcher.tick());
+        assert!(futures_util::poll!(&mut turn).is_pending());
+        app.clock.advance(2 * slow.horizon());
+        slow.leave.add_permits(1);
+        assert_eq!(turn.await.expect("the store works"), Tick::Ran, "permits were reserved");
     }
     app.stop().await;
 }
