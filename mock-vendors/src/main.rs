@@ -32,6 +32,8 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    // A call is stamped when it arrives, not when a huge page has been zeroed.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let args = Args::parse();
     match args.command {
         None => serve(&args.listen).await,

@@ -228,6 +228,14 @@ fn a_job_goes_from_submit_to_its_result() {
 }
 
 #[test]
+fn a_service_asks_for_no_huge_pages() {
+    let dev = Dev::start();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", dev.child.id())).expect("it runs");
+    let enabled = status.lines().find_map(|line| line.strip_prefix("THP_enabled:")).expect("the kernel says it");
+    assert_eq!(enabled.trim(), "0");
+}
+
+#[test]
 fn a_payload_comes_from_a_file_or_stdin_and_every_field_is_passed_on() {
     let dev = Dev::start();
     let payload = format!("{{\"lines\":\n{ODD}}}");
