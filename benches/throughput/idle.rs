@@ -91,7 +91,8 @@ impl Quiet {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let (before, woken, begun) = (site.used()?, site.wake_ups()?, Instant::now());
         tokio::time::sleep(Duration::from_secs(seconds.max(2) as u64)).await;
-        let (used, woken, took) = (site.used()?.since(before), site.wake_ups()? - woken, begun.elapsed().as_secs_f64());
+        let (used, woken, took) =
+            (site.used()?.since(before), site.wake_ups()?.since(&woken), begun.elapsed().as_secs_f64());
         Ok(Quiet {
             wake_ups: woken / took,
             cpu_ms: used.fetchgate * 1000.0 / took,

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::{
     Bench, Servers,
     load::{self, Peer},
-    usage::{self, RedisUse},
+    usage::{self, RedisUse, WakeUps},
     wire::Tap,
 };
 
@@ -199,8 +199,8 @@ impl<'a> Site<'a> {
     }
 
     /// Of the first process.
-    pub(crate) fn wake_ups(&self) -> anyhow::Result<f64> {
-        usage::wake_ups(self.processes[0].child.id())
+    pub(crate) fn wake_ups(&self) -> anyhow::Result<WakeUps> {
+        WakeUps::read(self.processes[0].child.id())
     }
 
     pub(crate) async fn stop(mut self) {

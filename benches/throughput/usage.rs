@@ -3,9 +3,11 @@
 //! Reads only; whoever wants a difference reads twice.
 
 use std::{
+    collections::HashMap,
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -25,21 +27,31 @@ pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
 
 /// Memory in RAM, in MiB.
 pub(crate) fn resident_mib(pid: u32) -> anyhow::Result<f64> {
-    Ok(status_field(&format!("/proc/{pid}/status"), "VmRSS:")? / 1024.0)
+    Ok(status_field(Path::new(&format!("/proc/{pid}/status")), "VmRSS:")? / 1024.0)
 }
 
-/// How often its threads have gone to sleep by themselves, which is how often they were woken.
-pub(crate) fn wake_ups(pid: u32) -> anyhow::Result<f64> {
-    let mut sum = 0.0;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end between the two reads.
-        let path = thread?.path().join("status").display().to_string();
-        sum += status_field(&path, "voluntary_ctxt_switches:").unwrap_or(0.0);
+/// How often each thread of a process has gone to sleep by itself, which is how often it was woken.
+pub(crate) struct WakeUps(HashMap<PathBuf, f64>);
+
+impl WakeUps {
+    pub(crate) fn read(pid: u32) -> anyhow::Result<WakeUps> {
+        let mut threads = HashMap::new();
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let path = thread?.path();
+            // A thread may end between the two reads.
+            let woken = status_field(&path.join("status"), "voluntary_ctxt_switches:").unwrap_or(0.0);
+            threads.insert(path, woken);
+        }
+        Ok(WakeUps(threads))
     }
-    Ok(sum)
+
+    /// Of all threads since then; without what those that have ended did meanwhile, which nobody knows.
+    pub(crate) fn since(self, before: &WakeUps) -> f64 {
+        self.0.iter().map(|(thread, woken)| woken - before.0.get(thread).unwrap_or(&0.0)).sum()
+    }
 }
 
-fn status_field(path: &str, name: &str) -> anyhow::Result<f64> {
+fn status_field(path: &Path, name: &str) -> anyhow::Result<f64> {
     let text = fs::read_to_string(path)?;
     let value = text.lines().find_map(|line| line.strip_prefix(name)).context("the kernel says it")?;
     Ok(value.split_whitespace().next().context("a number")?.parse()?)

@@ -116,7 +116,8 @@ async fn trickle(table: &mut Table, bench: &Bench, backend: Backend, name: Strin
     while let Some(user) = users.join_next().await {
         ended.push(user??);
     }
-    let (took, used, woken) = (begun.elapsed().as_secs_f64(), site.used()?.since(before), site.wake_ups()? - woken);
+    let (took, used, woken) =
+        (begun.elapsed().as_secs_f64(), site.used()?.since(before), site.wake_ups()?.since(&woken));
     for (i, sent) in ended {
         let times = all_arrived(&site, &format!("v{i}"), jobs).await?;
         arrived.extend(times.iter().zip(&sent).map(|(at, sent)| at.saturating_duration_since(*sent)));
