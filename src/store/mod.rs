@@ -193,8 +193,15 @@ pub trait Store: Send + Sync {
     /// while the job has not ended: the vendor was paid for it.
     async fn settle(&self, lease: Lease, change: Change, attempt: Attempt) -> Result<Settled, Unsettled>;
 
-    /// Changes a job outside an attempt: callbacks, cancels, replays and alarms. One change decides; the rest see its outcome.
-    async fn amend(&self, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError>;
+    /// Changes a job that nobody need hold: callbacks, cancels, replays and alarms. One change decides; the rest see its outcome. An attempt that
+    /// ended with the change takes the place of what was on record of it before.
+    async fn amend(
+        &self,
+        which: Which,
+        now: Time,
+        attempt: Option<Attempt>,
+        decide: Decide,
+    ) -> Result<Amended, StoreError>;
 
     /// Up to `most` jobs whose deadline or time to answer has passed.
     async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError>;

@@ -77,7 +77,7 @@ pub(super) async fn run(
     };
     let change = lifecycle::advance(&lease.job, step, &vendor.policy(), fastrand::f64(), cx.clock.now());
     if once::is_marked(&vendor, &lease) {
-        return once::settle(&cx, lease, change, hold.metrics()).await;
+        return once::settle(&cx, lease, change, attempt, hold.metrics()).await;
     }
     settle(&cx, lease, change, attempt, &hold).await;
 }

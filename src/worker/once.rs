@@ -22,6 +22,8 @@ use crate::{
 
 /// Jobs of one round at most: what a process that is killed leaves marked and not called ends with an unknown outcome too.
 pub(super) const MOST_AT_ONCE: usize = 32;
+/// What the record says until the call is over.
+const BEFORE: &str = "on record before the call, which is made at most once";
 /// How much longer than its call may take a marked job waits for what came of it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -43,7 +45,8 @@ async fn mark_one(cx: &Context, vendor: &Vendor, lease: Lease) -> Option<Lease> 
     let next = Next::Await { answer_by: now.plus(vendor.config.lease() + PATIENCE) };
     let change = Change { next, ticket: lease.job.ticket.clone(), tries: lease.job.tries };
     let marked = Lease { job: change.apply(&lease.job, lease.attempt, now), attempt: lease.attempt };
-    match cx.metrics.timed(cx.store.settle(lease, change, record(marked.attempt, now))).await {
+    let record = record(marked.attempt, now, AttemptOutcome::AwaitCallback, BEFORE);
+    match cx.metrics.timed(cx.store.settle(lease, change, record)).await {
         Ok(Settled::Stored) => Some(marked),
         Ok(Settled::TooLate) => None,
         Err(unsettled) => {
@@ -54,8 +57,8 @@ async fn mark_one(cx: &Context, vendor: &Vendor, lease: Lease) -> Option<Lease> 
     }
 }
 
-/// The attempt, as it is on record from before the call on.
-fn record(n: u32, now: Time) -> Attempt {
+/// The attempt, as it is on record while there is no call.
+fn record(n: u32, now: Time, outcome: AttemptOutcome, detail: &str) -> Attempt {
     Attempt {
         n,
         kind: AttemptKind::Call,
@@ -63,21 +66,21 @@ fn record(n: u32, now: Time) -> Attempt {
         permit_at: now.0,
         status: None,
         latency_ms: 0,
-        outcome: AttemptOutcome::AwaitCallback,
-        detail: Some("on record before the call, which is made at most once".into()),
+        outcome,
+        detail: Some(detail.into()),
     }
 }
 
 /// Stores what came of a marked job's call, however long the store is away.
-pub(super) async fn settle(cx: &Context, lease: Lease, change: Change, metrics: &VendorMetrics) {
-    let (id, attempt) = (lease.job.id, lease.attempt);
+pub(super) async fn settle(cx: &Context, lease: Lease, change: Change, attempt: Attempt, metrics: &VendorMetrics) {
+    let (id, n) = (lease.job.id, lease.attempt);
     let change = Arc::new(change);
     let mut wait = attempt::FIRST_SETTLE_WAIT;
     loop {
-        match decide(cx, &lease, change.clone()).await {
+        match decide(cx, &lease, change.clone(), attempt.clone()).await {
             Ok(Amended::Changed(job)) => return metrics.count_ended(job.status),
             Ok(Amended::Left(_) | Amended::Unknown) => {
-                tracing::info!(job = %id, attempt, end = ?change.next.end(), "came too late: the job had ended");
+                tracing::info!(job = %id, attempt = n, end = ?change.next.end(), "came too late: the job had ended");
                 return;
             }
             Err(error) => {
@@ -89,13 +92,13 @@ pub(super) async fn settle(cx: &Context, lease: Lease, change: Change, metrics: 
     }
 }
 
-async fn decide(cx: &Context, lease: &Lease, change: Arc<Change>) -> Result<Amended, StoreError> {
-    let (attempt, now) = (lease.attempt, cx.clock.now());
+async fn decide(cx: &Context, lease: &Lease, change: Arc<Change>, attempt: Attempt) -> Result<Amended, StoreError> {
+    let (n, now) = (lease.attempt, cx.clock.now());
     let decide = move |job: &Job| {
-        let is_ours = !job.status.has_ended() && job.stage == Stage::Await && job.attempt == attempt;
+        let is_ours = !job.status.has_ended() && job.stage == Stage::Await && job.attempt == n;
         is_ours.then(|| (*change).clone())
     };
-    cx.store.amend(Which::Id(lease.job.id), now, Box::new(decide)).await
+    cx.store.amend(Which::Id(lease.job.id), now, Some(attempt), Box::new(decide)).await
 }
 
 /// Gives leases back without a call. With a time, the job's tenant is over its own limit until then.
@@ -103,9 +106,11 @@ pub(super) async fn release(cx: &Context, vendor: &Vendor, leases: Vec<(Lease, O
     let (marked, plain): (Vec<_>, Vec<_>) = leases.into_iter().partition(|(lease, _)| is_marked(vendor, lease));
     cx.store.release(plain).await;
     for (lease, rest_until) in marked {
-        let due_at = rest_until.unwrap_or(cx.clock.now());
+        let now = cx.clock.now();
+        let due_at = rest_until.unwrap_or(now);
         let change = Change { next: Next::Call { due_at }, ticket: None, tries: lease.job.tries };
-        if let Err(error) = decide(cx, &lease, Arc::new(change)).await {
+        let not_called = record(lease.attempt, now, AttemptOutcome::TryAgain, "not called after all");
+        if let Err(error) = decide(cx, &lease, Arc::new(change), not_called).await {
             tracing::warn!(job = %lease.job.id, %error, "it was not called, and will end as if nobody knew");
         }
     }

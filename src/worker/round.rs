@@ -286,7 +286,7 @@ impl Rounds {
     async fn expire(&self, lease: &Lease, now: Time) -> Result<(), StoreError> {
         let (id, policy, jitter) = (lease.job.id, self.vendor.policy(), fastrand::f64());
         let decide = Box::new(move |job: &crate::job::Job| lifecycle::alarmed(job, &policy, jitter, now));
-        if let Amended::Changed(job) = self.cx.store.amend(Which::Id(id), now, decide).await? {
+        if let Amended::Changed(job) = self.cx.store.amend(Which::Id(id), now, None, decide).await? {
             self.metrics.count_ended(job.status);
         }
         Ok(())

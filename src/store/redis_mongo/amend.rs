@@ -2,46 +2,114 @@
 //!
 //! Never waits for a worker: a job that is being called can end here, and the fence refuses what the call brings later.
 
+use std::{collections::HashMap, sync::Arc};
+
 use mongodb::bson::{Document, doc};
+use tokio::sync::oneshot;
 
 use super::{
-    Core,
+    Core, RedisMongo,
     dispatch::wanted,
     docs::{self, Found},
-    index::Counts,
+    group,
+    index::{Amendment, Counts},
     mongo::within,
 };
 use crate::{
     clock::Time,
-    job::{Job, Stage, lifecycle::Change},
-    store::{Amended, Overdue, StoreError, Which, With},
+    job::{Attempt, Job, JobId, Stage},
+    store::{Amended, Decide, Overdue, StoreError, Which, With},
 };
 
 /// How often a decision is asked again because somebody else changed the job meanwhile.
 const TRIES: usize = 10;
+const WITH: With = With { payload: false, result: false };
 
-impl Core {
-    pub(super) async fn amend(
+/// A change that wants to be stored, if nobody else changes the job first. Those that come at the same time are stored together.
+pub(super) struct Request {
+    was: Job,
+    is: Job,
+    version: i64,
+    update: Document,
+    /// Who changed it: a name for this request.
+    by: String,
+    reply: oneshot::Sender<Result<bool, StoreError>>,
+}
+
+impl Request {
+    pub(super) fn bytes(&self) -> usize {
+        self.is.result.as_ref().map_or(0, |result| result.len()) + 1024
+    }
+}
+
+impl RedisMongo {
+    /// Asks for the decision until it is stored, or is to leave the job as it is.
+    pub(super) async fn decide_on(
         &self,
         which: &Which,
         now: Time,
-        decide: &(dyn Fn(&Job) -> Option<Change> + Send + Sync),
+        attempt: Option<Attempt>,
+        decide: Decide,
     ) -> Result<Amended, StoreError> {
         for _ in 0..TRIES {
-            let Some(found) = self.which(which).await? else { return Ok(Amended::Unknown) };
-            let Found { job: was, version, .. } = found;
+            let found = match which {
+                Which::Id(id) => self.read(*id, WITH).await?,
+                Which::Ticket { vendor, ticket } => self.core.mongo.find_by_ticket(vendor, ticket).await?,
+            };
+            let Some(Found { job: was, version, mut attempts, .. }) = found else { return Ok(Amended::Unknown) };
             let Some(change) = decide(&was) else { return Ok(Amended::Left(was)) };
             // A worker that holds it loses it by the attempt number.
-            let attempt = was.attempt + u32::from(self.may_be_held(&was).await);
-            let is = change.apply(&was, attempt, now);
-            if self.mongo.update_job(docs::unchanged(was.id, version), docs::update(&was, &is)).await? {
-                self.tell_change(&was, &is).await;
+            let n = was.attempt + u32::from(self.core.may_be_held(&was).await);
+            let is = change.apply(&was, n, now);
+            let by = format!("{}/{:x}", self.core.process, fastrand::u64(..));
+            let mut update = docs::update(&was, &is);
+            docs::set(&mut update, "by", by.clone());
+            if let Some(attempt) = attempt.clone() {
+                attempts.replace(attempt);
+                docs::set(&mut update, "attempts", docs::attempts_bson(&attempts)?);
+            }
+            let (reply, answer) = oneshot::channel();
+            let request = Request { was, is: is.clone(), version, update, by, reply };
+            self.amends.send(request).await.map_err(|_| group::closed())?;
+            if answer.await.unwrap_or_else(|_| Err(group::closed()))? {
                 return Ok(Amended::Changed(is));
             }
         }
         Err(StoreError::Unavailable("too many others change the same job".into()))
     }
+}
 
+/// Stores all of them, tells of those that were, and answers each.
+pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
+    let stored = store(&core, &requests).await;
+    if let Ok(stored) = &stored {
+        let changed = requests.iter().zip(stored).filter(|(_, stored)| **stored);
+        core.tell_changes(&changed.map(|(request, _)| (&request.was, &request.is)).collect::<Vec<_>>()).await;
+    }
+    for (i, request) in requests.into_iter().enumerate() {
+        // A caller that has gone away does not mind.
+        let _ = request.reply.send(stored.as_ref().map(|stored| stored[i]).map_err(Clone::clone));
+    }
+}
+
+/// Writes all of them together. As a rule each matches; if not, a look says which did.
+async fn store(core: &Core, requests: &[Request]) -> Result<Vec<bool>, StoreError> {
+    let updates = requests.iter().map(|request| (request.was.id, request.version, request.update.clone())).collect();
+    let matched = core.mongo.update_jobs(docs::together(updates)).await?;
+    let all_matched = matched == requests.len();
+    if all_matched || requests.len() == 1 {
+        return Ok(vec![all_matched; requests.len()]);
+    }
+    let ids: Vec<JobId> = requests.iter().map(|request| request.was.id).collect();
+    let found = core.mongo.find_all(&ids, WITH).await?;
+    let is_stored = |request: &Request| {
+        let found = found.get(&request.was.id);
+        found.is_some_and(|found| found.by.as_ref() == Some(&request.by))
+    };
+    Ok(requests.iter().map(is_stored).collect())
+}
+
+impl Core {
     /// Whether a worker holds the job. If nobody can tell, somebody may. One that waits for its answer is held by none: its call is over,
     /// which the index may not have heard yet.
     async fn may_be_held(&self, job: &Job) -> bool {
@@ -52,29 +120,25 @@ impl Core {
         held.map_or(true, |held| held.first() == Some(&true))
     }
 
-    async fn which(&self, which: &Which) -> Result<Option<Found>, StoreError> {
-        match which {
-            Which::Id(id) => self.mongo.find(*id, With { payload: false, result: false }).await,
-            Which::Ticket { vendor, ticket } => self.mongo.find_by_ticket(vendor, ticket).await,
-        }
-    }
-
-    /// Tells the index and those who wait for the job's end.
-    pub(super) async fn tell_change(&self, was: &Job, is: &Job) {
-        let mut counts = Counts::default();
-        counts.add(Some(was), Some(is));
-        let wants = is.wants_to_go().then(|| wanted(is));
-        if let Some(vendor) = self.vendors.get(&is.lane.vendor) {
+    /// Tells the index and those who wait for the ends of these jobs, which were something and are something else.
+    pub(super) async fn tell_changes(&self, changes: &[(&Job, &Job)]) {
+        let mut by_vendor: HashMap<&str, (Counts, bool, Vec<Amendment>)> = HashMap::new();
+        for (was, is) in changes {
+            let (counts, ring, amended) = by_vendor.entry(&is.lane.vendor).or_default();
+            counts.add(Some(was), Some(is));
             // It may have been called, or open: now others may be.
-            let ring = vendor.open.is_some() && !matches!(is.live_stage(), Some(Stage::Poll | Stage::Await));
-            let told = self.told(self.index.amend(vendor, counts, ring, is.id, wants.as_ref())).await;
-            if let (Err(_), Some(wanted)) = (told, wants) {
-                self.tell_later(&vendor.name, [wanted.lane()].into_iter());
+            *ring |= !matches!(is.live_stage(), Some(Stage::Poll | Stage::Await));
+            amended.push(Amendment { id: is.id, next: is.wants_to_go().then(|| wanted(is)) });
+        }
+        for (name, (counts, ring, amended)) in by_vendor {
+            let Some(vendor) = self.vendors.get(name) else { continue };
+            let ring = ring && vendor.open.is_some();
+            if self.told(self.index.amend(vendor, counts, ring, &amended)).await.is_err() {
+                self.tell_later(name, amended.iter().filter_map(|one| Some(one.next.as_ref()?.lane())));
             }
         }
-        if is.status.has_ended() {
-            self.announce_ended(&[is.id]).await;
-        }
+        let ended = changes.iter().filter(|(_, is)| is.status.has_ended());
+        self.announce_ended(&ended.map(|(_, is)| is.id).collect::<Vec<_>>()).await;
     }
 
     pub(super) async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError> {

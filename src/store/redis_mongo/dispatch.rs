@@ -229,7 +229,7 @@ impl Core {
             {
                 let is = change.apply(&job, job.attempt + 1, self.clock.now());
                 if self.mongo.update_job(docs::unchanged(job.id, version), docs::update(&job, &is)).await? {
-                    self.tell_change(&job, &is).await;
+                    self.tell_changes(&[(&job, &is)]).await;
                 }
                 continue;
             }

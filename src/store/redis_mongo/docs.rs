@@ -228,6 +228,18 @@ pub(super) fn update(was: &Job, job: &Job) -> Document {
     update
 }
 
+/// Sets one more field in an update.
+pub(super) fn set(update: &mut Document, name: &str, value: impl Into<Bson>) {
+    if let Some(Bson::Document(set)) = update.get_mut("$set") {
+        set.insert(name, value);
+    }
+}
+
+pub(super) fn attempts_bson(attempts: &Attempts) -> Result<Bson, StoreError> {
+    let unwritable = |error| StoreError::Corrupt(format!("attempts that cannot be written: {error}"));
+    mongodb::bson::serialize_to_bson(attempts).map_err(unwritable)
+}
+
 /// A job and its own update.
 type Own = (JobId, Document);
 

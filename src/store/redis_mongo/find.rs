@@ -33,13 +33,13 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
                 .mongo
                 .find(one.id, with)
                 .await
-                .map(|found| found.map(|found| (one.id, found)).into_iter().collect()),
-            many => core.mongo.find_all(&many.iter().map(|one| one.id).collect::<Vec<_>>(), with).await,
+                .map(|found| found.map(|found| (one.id, Ok(found))).into_iter().collect()),
+            many => core.mongo.find_each(&many.iter().map(|one| one.id).collect::<Vec<_>>(), with).await,
         };
         for request in requests {
             let answer = match &found {
                 // The same job may be asked for twice.
-                Ok(found) => Ok(found.get(&request.id).cloned()),
+                Ok(found) => found.get(&request.id).cloned().transpose(),
                 Err(error) => Err(error.clone()),
             };
             // A caller that has gone away does not mind.

@@ -107,6 +107,12 @@ impl Wanted {
     }
 }
 
+/// A job that was changed from outside, and what it waits for next.
+pub(super) struct Amendment {
+    pub(super) id: JobId,
+    pub(super) next: Option<Wanted>,
+}
+
 /// An entry that is given back, its tenant, and until when that is to rest.
 pub(super) type GivenBack = (Entry, Arc<str>, Option<Time>);
 
@@ -298,20 +304,20 @@ impl Index {
         self.run::<i64>(&call).await.map(drop)
     }
 
-    /// A job was changed from outside, and wants to go or not. `ring`: others may have room now.
+    /// Jobs were changed from outside. `ring`: others may have room now.
     pub(super) async fn amend(
         &self,
         vendor: &VendorWork,
         counts: Counts,
         ring: bool,
-        id: JobId,
-        wanted: Option<&Wanted>,
+        amended: &[Amendment],
     ) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.amend, vendor);
         call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(counts.lanes.json());
-        call.arg(u8::from(ring)).arg(id.as_bytes());
-        if let Some(wanted) = wanted {
-            call.arg(wanted.line.0).arg(&*wanted.tenant).arg(wanted.due_at.0);
+        call.arg(u8::from(ring));
+        for Amendment { id, next } in amended {
+            call.arg(id.as_bytes());
+            next_arguments(&mut call, next.as_ref());
         }
         self.run::<i64>(&call).await.map(drop)
     }
@@ -413,10 +419,7 @@ impl Index {
                 DealtWith::AnyOfTheJob => "any",
             };
             call.arg(entry.line.0).arg(&entry.name).arg(entry.id.as_bytes()).arg(which);
-            match next {
-                Some(next) => call.arg(next.line.0).arg(&*next.tenant).arg(next.due_at.0.max(0)),
-                None => call.arg(0).arg("").arg(-1),
-            };
+            next_arguments(&mut call, next.as_ref());
         }
         self.run::<i64>(&call).await.map(drop)
     }
@@ -516,6 +519,14 @@ impl Index {
 /// begin otherwise: a pool may be called like a vendor.
 pub fn key_of(database: &str, vendor: &str) -> String {
     format!("{database}:work:{{{vendor}}}")
+}
+
+/// What a job waits for next, as the scripts take it.
+fn next_arguments(call: &mut ScriptInvocation<'_>, next: Option<&Wanted>) {
+    match next {
+        Some(next) => call.arg(next.line.0).arg(&*next.tenant).arg(next.due_at.0.max(0)),
+        None => call.arg(0).arg("").arg(-1),
+    };
 }
 
 fn ms(time: Duration) -> u64 {

@@ -69,6 +69,7 @@ pub struct RedisMongo {
     core: Arc<Core>,
     submits: Group<submit::Request>,
     settles: Group<settle::Request>,
+    amends: Group<amend::Request>,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
     stop: CancellationToken,
     max_waiting: u64,
@@ -183,15 +184,17 @@ impl RedisMongo {
         tasks.spawn(core.clone().listen(stop.clone()));
         tasks.spawn(core.clone().look_after(stop.clone()));
         let of = |core: &Arc<Core>| core.clone();
-        let (submitting, settling, finding, releasing) = (of(&core), of(&core), of(&core), of(&core));
+        let (submitting, settling, amending) = (of(&core), of(&core), of(&core));
+        let (finding, releasing) = (of(&core), of(&core));
         let finds = Group::new(&mut tasks, 1, |_| 0, move |many| find::run(of(&finding), many));
         // A batch of thousands does not keep a single job waiting.
         let submits = Group::new(&mut tasks, 2, submit::Request::bytes, move |many| submit::run(of(&submitting), many));
         let settles = Group::new(&mut tasks, 1, settle::Request::bytes, move |many| settle::run(of(&settling), many));
+        let amends = Group::new(&mut tasks, 1, amend::Request::bytes, move |many| amend::run(of(&amending), many));
         // Permits are missed many at a time, when the machine stood still.
         let releases = Group::new(&mut tasks, 1, |_| 0, move |many| dispatch::release(of(&releasing), many));
         let (tasks, prune_from) = (tokio::sync::Mutex::new(tasks), Mutex::new(JobId::MIN));
-        Ok(RedisMongo { core, submits, settles, finds, releases, tasks, stop, max_waiting, prune_from })
+        Ok(RedisMongo { core, submits, settles, amends, finds, releases, tasks, stop, max_waiting, prune_from })
     }
 
     async fn read(&self, id: JobId, with: With) -> Result<Option<Found>, StoreError> {
@@ -271,8 +274,14 @@ impl Store for RedisMongo {
         answer.await.expect("every settle is answered, even when it cannot be stored")
     }
 
-    async fn amend(&self, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
-        self.core.amend(&which, now, &*decide).await
+    async fn amend(
+        &self,
+        which: Which,
+        now: Time,
+        attempt: Option<Attempt>,
+        decide: Decide,
+    ) -> Result<Amended, StoreError> {
+        self.decide_on(&which, now, attempt, decide).await
     }
 
     async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError> {
@@ -338,6 +347,7 @@ impl Store for RedisMongo {
     async fn close(&self) {
         self.submits.close();
         self.settles.close();
+        self.amends.close();
         self.finds.close();
         self.releases.close();
         self.stop.cancel();
@@ -507,7 +517,7 @@ impl Core {
             while read < 500 {
                 let Some(job) = within(found.try_next()).await? else { break };
                 read += 1;
-                slice.extend(mongo::readable(&job).map(|found| found.job));
+                slice.extend(mongo::told_if_unreadable(job.get("_id").ok(), mongo::read(&job)).map(|found| found.job));
             }
             self.show_held(&mut slice).await;
             let is_last = read < 500;

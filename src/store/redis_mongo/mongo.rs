@@ -2,7 +2,7 @@
 //!
 //! Never trusts a write that is not on a majority's disks, and never waits without a bound.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use futures_util::{TryStreamExt as _, future::BoxFuture};
 use mongodb::{
@@ -153,6 +153,16 @@ impl Mongo {
 
     /// Jobs by their ids; without those that cannot be read.
     pub(super) async fn find_all(&self, ids: &[JobId], with: With) -> Result<HashMap<JobId, Found>, StoreError> {
+        let found = self.find_each(ids, with).await?.into_iter();
+        Ok(found.filter_map(|(id, found)| Some((id, told_if_unreadable(id, found)?))).collect())
+    }
+
+    /// Jobs by their ids, those that cannot be read too.
+    pub(super) async fn find_each(
+        &self,
+        ids: &[JobId],
+        with: With,
+    ) -> Result<HashMap<JobId, Result<Found, StoreError>>, StoreError> {
         if ids.is_empty() {
             return Ok(HashMap::new());
         }
@@ -161,7 +171,8 @@ impl Mongo {
         let jobs = self.jobs.clone_with_type::<RawDocumentBuf>();
         let found: Vec<RawDocumentBuf> =
             within(async { jobs.find(filter).projection(without(with)).await?.try_collect().await }).await?;
-        Ok(found.iter().filter_map(readable).map(|found| (found.job.id, found)).collect())
+        let id_of = |raw: &RawDocumentBuf| JobId::from_slice(raw.get_binary("_id").ok()?.bytes);
+        Ok(found.iter().filter_map(|raw| Some((id_of(raw)?, read(raw)))).collect())
     }
 
     /// Deletes those of a slice of jobs that ended before `before`; says where the next slice begins, if there is one.
@@ -197,15 +208,15 @@ impl Mongo {
     }
 }
 
-/// A job from its document; nothing, and a word in the log, when no version up to ours wrote it. Its neighbours are not to suffer.
-pub(super) fn readable(raw: &RawDocumentBuf) -> Option<Found> {
+/// A job from its document.
+pub(super) fn read(raw: &RawDocumentBuf) -> Result<Found, StoreError> {
     let document = mongodb::bson::deserialize_from_slice::<JobDoc>(raw.as_bytes());
-    let found = document.map_err(|error| error.to_string()).and_then(|job| job.read().map_err(|e| e.to_string()));
-    found
-        .inspect_err(
-            |error| tracing::error!(id = ?raw.get("_id").ok(), error, "a job cannot be read; it is left alone"),
-        )
-        .ok()
+    document.map_err(|error| StoreError::Corrupt(error.to_string())).and_then(JobDoc::read)
+}
+
+/// A job; nothing, and a word in the log, when no version up to ours wrote it. Its neighbours are not to suffer.
+pub(super) fn told_if_unreadable(id: impl fmt::Debug, found: Result<Found, StoreError>) -> Option<Found> {
+    found.inspect_err(|error| tracing::error!(?id, %error, "a job cannot be read; it is left alone")).ok()
 }
 
 fn without(with: With) -> Document {

@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use mongodb::bson::{Bson, Document};
+use mongodb::bson::Document;
 use tokio::sync::oneshot;
 
 use super::{
@@ -136,13 +136,9 @@ fn with_attempt(
     attempt: &Attempt,
 ) -> Result<Document, StoreError> {
     before.push(attempt.clone());
-    let attempts = mongodb::bson::serialize_to_bson(&before)
-        .map_err(|error| StoreError::Corrupt(format!("attempts that cannot be written: {error}")))?;
     let mut update = docs::update(was, job);
-    if let Some(Bson::Document(set)) = update.get_mut("$set") {
-        set.insert("attempts", attempts);
-        set.insert("by", settler(core, attempt));
-    }
+    docs::set(&mut update, "attempts", docs::attempts_bson(&before)?);
+    docs::set(&mut update, "by", settler(core, attempt));
     Ok(update)
 }
 

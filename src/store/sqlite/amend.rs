@@ -7,13 +7,13 @@ use tokio::sync::oneshot;
 
 use super::{
     index::Row,
-    queue::{Fence, reindex, update},
+    queue::{Fence, attempts_so_far, reindex, update},
     rows,
     writer::{After, Tx, Write},
 };
 use crate::{
     clock::{Nanos, Time},
-    job::{Job, JobId},
+    job::{Attempt, Job, JobId},
     store::{Amended, Decide, StoreError, Which},
 };
 
@@ -21,6 +21,7 @@ use crate::{
 pub(super) struct Amend {
     which: Which,
     decide: Decide,
+    attempt: Option<Attempt>,
     now: Time,
     found: Option<Found>,
     reply: oneshot::Sender<Result<Amended, StoreError>>,
@@ -37,11 +38,12 @@ struct Found {
 impl Amend {
     pub(super) fn boxed(
         which: Which,
-        decide: Decide,
         now: Time,
+        attempt: Option<Attempt>,
+        decide: Decide,
         reply: oneshot::Sender<Result<Amended, StoreError>>,
     ) -> Box<dyn Write> {
-        Box::new(Amend { which, decide, now, found: None, reply })
+        Box::new(Amend { which, decide, attempt, now, found: None, reply })
     }
 }
 
@@ -53,7 +55,13 @@ impl Write for Amend {
         let attempt = tx.shared.index().withdraw(row, &was);
         let is = (self.decide)(&was).map(|change| change.apply(&was, attempt.unwrap_or(0), self.now));
         if let Some(job) = &is {
-            update(tx, job, None, Fence::Any)?;
+            let mut history = None;
+            if let Some(attempt) = &self.attempt {
+                let mut attempts = attempts_so_far(tx, job.id)?;
+                attempts.replace(attempt.clone());
+                history = Some(rows::to_json(&attempts));
+            }
+            update(tx, job, history.as_deref(), Fence::Any)?;
         }
         self.found = Some(Found { row, was, is, leased: attempt.is_some() });
         Ok(())

@@ -195,8 +195,14 @@ impl Store for Sqlite {
         answer.await.expect("the writer answers every settle, even when it cannot store it")
     }
 
-    async fn amend(&self, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
-        ask(&self.requests()?, |reply| Amend::boxed(which, decide, now, reply)).await?
+    async fn amend(
+        &self,
+        which: Which,
+        now: Time,
+        attempt: Option<Attempt>,
+        decide: Decide,
+    ) -> Result<Amended, StoreError> {
+        ask(&self.requests()?, |reply| Amend::boxed(which, now, attempt, decide, reply)).await?
     }
 
     async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError> {

@@ -224,7 +224,7 @@ impl Write for Settle {
     }
 }
 
-fn attempts_so_far(tx: &Tx<'_>, id: JobId) -> rusqlite::Result<Attempts> {
+pub(super) fn attempts_so_far(tx: &Tx<'_>, id: JobId) -> rusqlite::Result<Attempts> {
     let json = tx
         .conn
         .prepare_cached("SELECT attempts FROM jobs WHERE id = ?1")?

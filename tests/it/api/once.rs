@@ -18,6 +18,7 @@ crate::on_every_backend!(
     a_job_whose_permit_was_missed_is_called_later,
     a_person_may_call_again,
     a_job_whose_tenant_is_over_its_limit_is_not_marked,
+    the_record_says_what_came_of_each_call,
 );
 
 const ONCE: &str = r#"
@@ -167,6 +168,20 @@ async fn a_job_whose_tenant_is_over_its_limit_is_not_marked(backend: Backend) {
         assert_eq!(app.status(id).await, "complete");
     }
     assert_eq!(app.calls("one"), ids.len());
+    app.stop().await;
+}
+
+async fn the_record_says_what_came_of_each_call(backend: Backend) {
+    let mut app = TestApp::with(backend, ONCE).await;
+    let answers = vec![Answer::status(500), Answer::json(200, "7")];
+    let (job, _) = job_after(&mut app, answers).await;
+    let id = job["request_id"].as_str().expect("an id");
+    let record = app.get(&format!("/jobs/{id}/attempts")).await.json()["attempts"].clone();
+    let of = |field: &str| record.as_array().expect("a list").iter().map(|one| one[field].clone()).collect::<Vec<_>>();
+    assert_eq!(of("outcome"), ["try_again", "done"], "{record}");
+    assert_eq!(of("status"), [500, 200]);
+    assert_eq!(of("n"), [1, 2]);
+    assert!(of("sent_at").iter().all(Value::is_string), "{record}");
     app.stop().await;
 }
 

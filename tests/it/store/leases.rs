@@ -1,15 +1,16 @@
 //! Who holds a job, and what a stale holder may still do.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use fetchgate::{
     clock::Time,
     job::{
-        Failure, FailureCode, JobId, Priority, Status, lifecycle,
+        Failure, FailureCode, Job, JobId, Priority, Status, lifecycle,
         lifecycle::{Change, Next},
     },
     store::{Amended, Settled, Which},
 };
+use tokio::task::JoinSet;
 
 use super::{LEASE, TestStore, attempt, complete, failed};
 use crate::{on_every_backend, support::Backend};
@@ -26,6 +27,7 @@ on_every_backend!(
     a_restart_frees_what_was_leased,
     a_ticket_finds_its_job,
     what_is_settled_together_is_each_job_s_own,
+    of_answers_that_come_together_one_decides_each_job,
 );
 
 async fn a_leased_job_is_not_leased_again(backend: Backend) {
@@ -100,11 +102,11 @@ async fn a_cancel_during_the_call_wins(backend: Backend) {
     let t = TestStore::open(backend).await;
     let id = t.submit().await;
     let lease = t.claim_one().await;
-    let amended = t.store.amend(Which::Id(id), t.now(), Box::new(lifecycle::cancel)).await.unwrap();
+    let amended = t.store.amend(Which::Id(id), t.now(), None, Box::new(lifecycle::cancel)).await.unwrap();
     assert!(matches!(amended, Amended::Changed(job) if job.status == Status::Cancelled));
     let now = t.now();
     let replay = Box::new(move |job: &_| lifecycle::replay(job, now));
-    t.store.amend(Which::Id(id), now, replay).await.unwrap();
+    t.store.amend(Which::Id(id), now, None, replay).await.unwrap();
     let again = t.claim_one().await;
     assert_eq!(again.attempt, 2, "the call that was under way is counted, so that it is shut out");
     assert_eq!(t.settle(lease, failed()).await, Settled::TooLate);
@@ -161,7 +163,7 @@ async fn a_ticket_finds_its_job(backend: Backend) {
     let answered = async |vendor: &str| {
         let which = Which::Ticket { vendor: vendor.into(), ticket: "abc".into() };
         let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
-        t.store.amend(which, t.now(), decide).await.unwrap()
+        t.store.amend(which, t.now(), None, decide).await.unwrap()
     };
     assert!(matches!(answered("w").await, Amended::Unknown), "tickets belong to a vendor");
     assert!(matches!(answered("v").await, Amended::Changed(_)));
@@ -198,4 +200,34 @@ async fn what_is_settled_together_is_each_job_s_own(backend: Backend) {
         let attempts = t.store.attempts(*id).await.unwrap().unwrap();
         assert_eq!(attempts.iter().map(|attempt| attempt.n).collect::<Vec<_>>(), [1]);
     }
+}
+
+async fn of_answers_that_come_together_one_decides_each_job(backend: Backend) {
+    let t = TestStore::open(backend).await;
+    let ids = t.submit_all((0..100).map(|_| t.job("v", Priority::Normal, "t")).collect()).await;
+    let answer_by = t.now().plus(Duration::from_secs(60));
+    let leases = t.claim_all("v").await.into_iter().map(|lease| (lease, Next::Await { answer_by }));
+    t.settle_all(leases.collect()).await;
+    let mut amends = JoinSet::new();
+    for (id, answer) in (0..3).flat_map(|answer| ids.iter().map(move |id| (*id, answer))) {
+        let (store, now) = (t.store.clone(), t.now());
+        let result: bytes::Bytes = format!(r#""$lane of {id}, {answer}""#).into();
+        amends.spawn(async move {
+            let own = result.clone();
+            let decide = Box::new(move |job: &Job| lifecycle::answered(job, None, Ok(own.clone())));
+            (id, result, store.amend(Which::Id(id), now, None, decide).await.unwrap())
+        });
+    }
+    let mut decided = HashMap::new();
+    for (id, result, amended) in amends.join_all().await {
+        if matches!(amended, Amended::Changed(_)) {
+            assert!(decided.insert(id, result).is_none(), "each job is decided once");
+        }
+    }
+    for id in ids {
+        let job = t.find(id).await;
+        assert_eq!((job.status, job.result.as_ref()), (Status::Complete, decided.get(&id)));
+    }
+    let backlog = t.store.backlog("v").await;
+    assert_eq!((backlog.waiting, backlog.leased, backlog.open), (0, 0, 0));
 }

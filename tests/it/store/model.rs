@@ -249,7 +249,7 @@ impl World {
         ];
         let which = self.rng.usize(..3);
         let decide = decisions[which];
-        let amended = self.t.store.amend(Which::Id(id), now, Box::new(move |job| decide(job, now))).await;
+        let amended = self.t.store.amend(Which::Id(id), now, None, Box::new(move |job| decide(job, now))).await;
         let model = self.jobs.get_mut(&id).expect("known");
         let next = match which {
             0 => (!model.ended()).then_some(Next::Cancelled),
