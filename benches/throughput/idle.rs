@@ -14,6 +14,8 @@ const JOBS: usize = 500;
 /// Between two lone jobs: all is quiet again by then.
 const BETWEEN: Duration = Duration::from_millis(20);
 const QUIET_SECS: usize = 10;
+/// From then on a process is idle: threads and connections that work had called for have gone.
+const AFTER_WORK: Duration = Duration::from_secs(15);
 
 pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<Table> {
     let head = &[
@@ -87,8 +89,7 @@ pub(crate) struct Quiet {
 
 impl Quiet {
     pub(crate) async fn measure(site: &Site<'_>, seconds: usize) -> anyhow::Result<Quiet> {
-        // What was begun before may still be going on.
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(AFTER_WORK).await;
         let (before, woken, begun) = (site.used()?, site.wake_ups()?, Instant::now());
         tokio::time::sleep(Duration::from_secs(seconds.max(2) as u64)).await;
         let (used, woken, took) =
