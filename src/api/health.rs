@@ -77,7 +77,7 @@ struct Checks {
 
 /// What is wrong with the store, if anything is.
 async fn store(app: &App) -> Option<String> {
-    let look = app.store.find(JobId::MIN, With { payload: false, result: false });
+    let look = app.store.find(JobId::MIN, With::NEITHER);
     wrong(tokio::time::timeout(MAX_WAIT, look).await)
 }
 

@@ -118,6 +118,11 @@ pub struct With {
     pub result: bool,
 }
 
+impl With {
+    /// What it takes to decide something about a job.
+    pub const NEITHER: With = With { payload: false, result: false };
+}
+
 /// Which jobs to list. Empty fields match all.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {

@@ -73,7 +73,7 @@ fn record(n: u32, now: Time, outcome: AttemptOutcome, detail: &str) -> Attempt {
 
 /// Stores what came of a marked job's call, however long the store is away.
 pub(super) async fn settle(cx: &Context, lease: Lease, change: Change, attempt: Attempt, metrics: &VendorMetrics) {
-    let (id, n) = (lease.job.id, lease.attempt);
+    let (id, n) = (lease.job.id, attempt.n);
     let change = Arc::new(change);
     let mut wait = attempt::FIRST_SETTLE_WAIT;
     loop {
@@ -93,7 +93,7 @@ pub(super) async fn settle(cx: &Context, lease: Lease, change: Change, attempt: 
 }
 
 async fn decide(cx: &Context, lease: &Lease, change: Arc<Change>, attempt: Attempt) -> Result<Amended, StoreError> {
-    let (n, now) = (lease.attempt, cx.clock.now());
+    let (n, now) = (attempt.n, cx.clock.now());
     let decide = move |job: &Job| {
         let is_ours = !job.status.has_ended() && job.stage == Stage::Await && job.attempt == n;
         is_ours.then(|| (*change).clone())

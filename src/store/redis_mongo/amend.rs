@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Core, RedisMongo,
-    dispatch::wanted,
+    dispatch::{leaves_room, wanted},
     docs::{self, Found},
     group,
     index::{Amendment, Counts},
@@ -23,7 +23,6 @@ use crate::{
 
 /// How often a decision is asked again because somebody else changed the job meanwhile.
 const TRIES: usize = 10;
-const WITH: With = With { payload: false, result: false };
 
 /// A change that wants to be stored, if nobody else changes the job first. Those that come at the same time are stored together.
 pub(super) struct Request {
@@ -53,7 +52,7 @@ impl RedisMongo {
     ) -> Result<Amended, StoreError> {
         for _ in 0..TRIES {
             let found = match which {
-                Which::Id(id) => self.read(*id, WITH).await?,
+                Which::Id(id) => self.read(*id, With::NEITHER).await?,
                 Which::Ticket { vendor, ticket } => self.core.mongo.find_by_ticket(vendor, ticket).await?,
             };
             let Some(Found { job: was, version, mut attempts, .. }) = found else { return Ok(Amended::Unknown) };
@@ -101,7 +100,7 @@ async fn store(core: &Core, requests: &[Request]) -> Result<Vec<bool>, StoreErro
         return Ok(vec![all_matched; requests.len()]);
     }
     let ids: Vec<JobId> = requests.iter().map(|request| request.was.id).collect();
-    let found = core.mongo.find_all(&ids, WITH).await?;
+    let found = core.mongo.find_all(&ids, With::NEITHER).await?;
     let is_stored = |request: &Request| {
         let found = found.get(&request.was.id);
         found.is_some_and(|found| found.by.as_ref() == Some(&request.by))
@@ -126,8 +125,7 @@ impl Core {
         for (was, is) in changes {
             let (counts, ring, amended) = by_vendor.entry(&is.lane.vendor).or_default();
             counts.add(Some(was), Some(is));
-            // It may have been called, or open: now others may be.
-            *ring |= !matches!(is.live_stage(), Some(Stage::Poll | Stage::Await));
+            *ring |= leaves_room(is.live_stage());
             amended.push(Amendment { id: is.id, next: is.wants_to_go().then(|| wanted(is)) });
         }
         for (name, (counts, ring, amended)) in by_vendor {

@@ -216,7 +216,7 @@ impl Core {
     async fn free(&self, vendor: &VendorWork, entries: Vec<Entry>) -> Result<usize, StoreError> {
         let ids: Vec<JobId> = entries.iter().map(|entry| entry.id).collect();
         let (mut updates, mut freed) = (Vec::new(), 0);
-        for found in self.mongo.find_all(&ids, With { payload: false, result: false }).await?.into_values() {
+        for found in self.mongo.find_all(&ids, With::NEITHER).await?.into_values() {
             let Found { job, version, .. } = found;
             let lapses = found.lapses + 1;
             if job.status.has_ended() {
@@ -314,6 +314,11 @@ impl Core {
         self.index.recount(vendor, counts).await?;
         self.check_lanes(vendor, waiting).await
     }
+}
+
+/// Whether a job that is now so may leave room for another call: its own is over, or was never made, and the vendor has not accepted it.
+pub(super) fn leaves_room(now: Option<Stage>) -> bool {
+    !matches!(now, Some(Stage::Poll | Stage::Await))
 }
 
 /// What a job wants next.

@@ -92,7 +92,7 @@ impl Core {
     /// Jobs that callers wait for and that have ended, unheard.
     async fn look_for_ends(&self) -> Result<(), StoreError> {
         for ids in self.signals.waited_for().chunks(1000) {
-            let found = self.mongo.find_all(ids, With { payload: false, result: false }).await?;
+            let found = self.mongo.find_all(ids, With::NEITHER).await?;
             let ended = found.into_values().filter(|found| found.job.status.has_ended()).map(|found| found.job.id);
             let ended: Vec<JobId> = ended.collect();
             self.signals.announce_ended(&ended);

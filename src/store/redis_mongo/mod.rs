@@ -299,7 +299,7 @@ impl Store for RedisMongo {
     }
 
     async fn attempts(&self, id: JobId) -> Result<Option<Attempts>, StoreError> {
-        Ok(self.read(id, With { payload: false, result: false }).await?.map(|found| found.attempts))
+        Ok(self.read(id, With::NEITHER).await?.map(|found| found.attempts))
     }
 
     async fn recall(&self, tenant: &str, key: &Idempotency) -> Result<Option<Submitted>, StoreError> {
@@ -545,7 +545,7 @@ impl Core {
     async fn backlog(&self, name: &str) -> Result<Backlog, StoreError> {
         let Some(vendor) = self.vendors.get(name) else { return Ok(Backlog::default()) };
         let stats = self.told(self.index.stats(vendor)).await?;
-        let heads = self.mongo.find_all(&stats.heads, With { payload: false, result: false }).await?;
+        let heads = self.mongo.find_all(&stats.heads, With::NEITHER).await?;
         let waiting = heads.into_values().filter(|found| !found.job.status.has_ended()).map(|found| found.job.due_at);
         Ok(Backlog {
             waiting: stats.waiting.saturating_sub(stats.held),

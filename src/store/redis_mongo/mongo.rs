@@ -147,7 +147,7 @@ impl Mongo {
     /// The newest job that a vendor calls this.
     pub(super) async fn find_by_ticket(&self, vendor: &str, ticket: &str) -> Result<Option<Found>, StoreError> {
         let find = self.jobs.find_one(doc! { "ticket": ticket, "vendor": vendor }).sort(doc! { "_id": -1 });
-        let without = without(With { payload: false, result: false });
+        let without = without(With::NEITHER);
         within(async { find.projection(without).await }).await?.map(JobDoc::read).transpose()
     }
 

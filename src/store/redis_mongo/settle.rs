@@ -9,14 +9,14 @@ use tokio::sync::oneshot;
 
 use super::{
     Core, Hold,
-    dispatch::wanted,
+    dispatch::{leaves_room, wanted},
     docs::{self, Found},
     index::{Counts, Dealt, DealtWith},
 };
 use crate::{
     clock::Time,
     job::{
-        Attempt, Attempts, Job, JobId, Stage, Status,
+        Attempt, Attempts, Job, JobId, Status,
         lifecycle::{Change, Next},
     },
     store::{Lease, Settled, StoreError, Unsettled, With},
@@ -93,7 +93,7 @@ async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: T
         return Ok(requests.iter().map(|request| Took::Change(Box::new(after(request)))).collect());
     }
     let ids: Vec<JobId> = requests.iter().map(|request| request.lease.job.id).collect();
-    let by_id = core.mongo.find_all(&ids, With { payload: false, result: false }).await?;
+    let by_id = core.mongo.find_all(&ids, With::NEITHER).await?;
     let mut took = Vec::with_capacity(requests.len());
     for (request, hold) in requests.iter().zip(holds) {
         let found = by_id.get(&request.lease.job.id).cloned();
@@ -122,7 +122,7 @@ async fn take_stale(core: &Core, request: &Request, mut found: Option<Found>, no
         if core.mongo.update_job(docs::unchanged(was.id, version), update).await? {
             return Ok(Took::StaleData { was: Box::new(was), is: Box::new(is) });
         }
-        found = core.mongo.find(was.id, With { payload: false, result: false }).await?;
+        found = core.mongo.find(was.id, With::NEITHER).await?;
     }
     Err(StoreError::Unavailable("too many others change the same job".into()))
 }
@@ -162,8 +162,7 @@ async fn deal_with(core: &Core, requests: &[Request], holds: &[Option<Hold>], to
         let (counts, ring, dealt) = by_vendor.entry(&request.lease.job.lane.vendor).or_default();
         let now = is.and_then(Job::live_stage);
         counts.add(was, is);
-        // A call that is over leaves room for another too.
-        *ring |= !matches!(now, Some(Stage::Poll | Stage::Await));
+        *ring |= leaves_room(now);
         if now.is_none() && !nothing {
             ended.push(request.lease.job.id);
         }

@@ -150,7 +150,7 @@ async fn missing(core: &Core, jobs: &[NewJob], outcomes: &[Submitted]) -> Result
     let mut missing: HashSet<JobId> = known.collect();
     if !missing.is_empty() {
         let ids: Vec<JobId> = missing.iter().copied().collect();
-        let found = core.mongo.find_all(&ids, With { payload: false, result: false }).await?;
+        let found = core.mongo.find_all(&ids, With::NEITHER).await?;
         missing.retain(|id| !found.contains_key(id));
     }
     Ok(missing)

@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use fetchgate::{
     job::{FailureCode, JobId, Priority, Status, lifecycle},
-    store::{Settled, Which, redis_mongo::VendorWork},
+    store::{Settled, Which, With, redis_mongo::VendorWork},
 };
+use futures_util::future::join_all;
 use mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
 use tokio::task::JoinSet;
 
@@ -201,6 +202,15 @@ async fn rule_8_neither_a_bad_entry_nor_an_unreadable_job_stops_its_neighbours()
     assert_eq!(b.store.reclaim().await.unwrap(), 0, "nothing is held");
     let page = b.store.list(fetchgate::store::Filter { limit: 10, ..Default::default() }).await.unwrap();
     assert_eq!(page.jobs.len(), 5, "and the others can be listed");
+    let asked: Vec<JobId> = before.iter().copied().cycle().take(30).collect();
+    let found = join_all(asked.iter().map(|id| b.store.find(*id, With::NEITHER))).await;
+    for (id, found) in asked.iter().zip(found) {
+        assert_eq!(
+            found.is_err(),
+            *id == before[1],
+            "nor is it unknown to those who ask for it beside others: {found:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
