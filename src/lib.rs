@@ -10,7 +10,7 @@
 //! - [`audit`]: what was really sent, and whether the limits were kept.
 //! - [`vendor`]: how to talk to vendors, and what their replies mean.
 //!
-//! Around them: [`config`], [`in_force`] (which limits hold), [`service`] (the wiring), [`roles`], [`clock`], [`telemetry`], [`shutdown`] and [`cli`].
+//! Around them: [`config`], [`in_force`] (which limits hold), [`service`] (the wiring), [`roles`], [`clock`], [`kernel`], [`telemetry`], [`shutdown`] and [`cli`].
 //! `ARCHITECTURE.md` follows one job through the functions.
 
 pub mod api;
@@ -21,6 +21,7 @@ pub mod config;
 pub mod in_force;
 pub mod job;
 pub mod json;
+pub mod kernel;
 pub mod limit;
 pub mod pauses;
 pub mod redis_link;

@@ -3,13 +3,15 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use fetchgate::cli::{Cli, run};
+use fetchgate::{
+    cli::{Cli, run},
+    kernel,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Zeroing a huge page holds up a thread for longer than a guard is long (decision 10). A kernel that has none says so; that is as good.
-    let _ = rustix::thread::disable_transparent_huge_pages(true);
+    kernel::avoid_stalls();
     run(Cli::parse())
 }

@@ -50,8 +50,8 @@ pub(crate) struct Servers {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    // The vendors stamp a call when it arrives, not when a huge page has been zeroed: that took 8 ms.
-    let _ = rustix::thread::disable_transparent_huge_pages(true);
+    // The vendors stamp a call when it arrives, not when the kernel has had its time.
+    fetchgate::kernel::avoid_stalls();
     let args = Args::parse();
     let vendors_runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -27,7 +27,9 @@ struct Dev {
 impl Dev {
     fn start() -> Dev {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut dev = Command::new(BINARY);
+        // With the limit of most shells.
+        let mut dev = Command::new("sh");
+        dev.args(["-c", r#"ulimit -Sn 1024; exec "$0" "$@""#, BINARY]);
         dev.args(["dev", "--listen", "127.0.0.1:0", "--persist"]).arg(folder.path());
         dev.env("RUST_LOG", "error").stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = dev.spawn().expect("the binary starts");
@@ -233,6 +235,22 @@ fn a_service_asks_for_no_huge_pages() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", dev.child.id())).expect("it runs");
     let enabled = status.lines().find_map(|line| line.strip_prefix("THP_enabled:")).expect("the kernel says it");
     assert_eq!(enabled.trim(), "0");
+}
+
+#[test]
+fn a_service_may_open_all_files_that_it_is_allowed_and_has_room_for_them_from_the_beginning() {
+    let dev = Dev::start();
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", dev.child.id())).expect("it runs");
+    let (limits, status) = (read("limits"), read("status"));
+    let limits = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("the kernel says it");
+    let (allowed, at_most) = {
+        let mut both = limits.split_whitespace();
+        (both.next().expect("a soft limit"), both.next().expect("a hard limit"))
+    };
+    assert_eq!(allowed, at_most);
+    let room = status.lines().find_map(|line| line.strip_prefix("FDSize:")).expect("the kernel says it");
+    let room: u64 = room.trim().parse().expect("a number");
+    assert!(room >= allowed.parse().unwrap_or(u64::MAX).min(16_384), "room for {room}");
 }
 
 #[test]
