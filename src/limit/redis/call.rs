@@ -23,6 +23,8 @@ pub(super) struct Call<'a> {
     pub(super) token: String,
     /// Permits lie no further ahead than this.
     pub(super) ahead: i64,
+    /// And no nearer than this, because the answer will be so long on its way.
+    pub(super) lead: i64,
     pub(super) most: usize,
     pub(super) edges: Vec<Edges>,
     pub(super) tenants: &'a [Arc<str>],

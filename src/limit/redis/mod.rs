@@ -55,6 +55,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// A question is asked anew so often, with the history that the script wants, or the calendar edges of the right day.
 const MOST_ROUNDS: usize = 8;
+/// So often a permit may come that is of no use, because the answer took longer than its guard allows, before that is an error.
+const MOST_SLOW: usize = 3;
 /// So often what is charged ahead may be used up by others before a call of ours.
 const MOST_PAYMENTS: usize = 64;
 
@@ -170,6 +172,7 @@ impl Shared {
                 nonce: format!("{:032x}", fastrand::u128(..)),
                 token: token.clone(),
                 ahead: ask.until.saturating_sub(before).div_euclid(MICRO),
+                lead: pool.lead(terms).div_euclid(MICRO),
                 most: ask.most,
                 edges: terms.edges(about_now),
                 tenants: ask.tenants,
@@ -184,7 +187,9 @@ impl Shared {
             let call = serde_json::to_string(&call).expect("numbers and names are JSON");
             let (state, redis, epoch, gate, numbers, due): Raw =
                 self.redis.run(script.key(&pool.key).arg(&terms.spec).arg(call)).await?;
-            let line = pool.narrow(Line::new(before, self.clock.nanos(), redis));
+            let after = self.clock.nanos();
+            pool.note_took(after - before);
+            let line = pool.narrow(Line::new(before, after, redis));
             if state == "edges" {
                 pool.note_time(line);
                 continue;
@@ -310,13 +315,18 @@ impl Limiter for RedisLimiter {
         let Some(pool) = self.shared.pools.get(pool) else {
             return Ok(Permit::without_limits(pool, tenants, self.shared.clock.nanos()));
         };
-        let mut answers = Vec::with_capacity(tenants.len());
-        let done = self.shared.reserve(pool, tenants, until, &mut answers).await;
-        if let Err(error) = done {
+        for _ in 0..MOST_SLOW {
+            let mut answers = Vec::with_capacity(tenants.len());
+            let done = self.shared.reserve(pool, tenants, until, &mut answers).await;
+            let can_be_used =
+                |answer: &Answer| !matches!(answer, Answer::Granted(permit) if permit.at > permit.late_after);
+            if done.is_ok() && answers.iter().all(can_be_used) {
+                return Ok(answers);
+            }
             self.give_back(answers.into_iter().filter_map(Answer::permit).collect()).await;
-            return Err(error);
+            done?;
         }
-        Ok(answers)
+        Err(pool.too_slow())
     }
 
     fn check(&self, permit: &Permit, now: Nanos) -> Result<(), Missed> {

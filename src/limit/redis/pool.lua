@@ -133,9 +133,10 @@ local function newest()
   return tonumber(at), tonumber(by), tenant
 end
 
--- The first slot at or after now that the gate, the newest permit and all limits of the pool allow, and what puts it off (0: nothing).
+-- The first slot that the gate, the newest permit and all limits of the pool allow, and what puts it off (0: nothing). Not before the answer
+-- can have come: a permit that is late from the beginning would be of no use.
 local function next_slot(last, last_by)
-  local at, by = now, 0
+  local at, by = now + call.lead, 0
   if last > 0 and last + spec.gap > at then at, by = last + spec.gap, last_by ~= 0 and last_by or spec.gap_by end
   if gate > at then at, by = gate, GATE end
   repeat

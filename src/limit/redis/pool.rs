@@ -23,8 +23,11 @@ use crate::{
         local::{lateness, tolerance},
         state::{MAX_RECENT, MS, SECOND},
     },
-    store::book::Spend,
+    store::{StoreError, book::Spend},
 };
+
+/// Redis that is slower than this has trouble of its own.
+const LONGEST_LEAD: Nanos = SECOND / 4;
 
 pub(super) struct Pool {
     pub(super) name: Arc<str>,
@@ -61,6 +64,8 @@ struct Memory {
     unused_epoch: String,
     /// The late calls that Redis may not know of yet.
     late: Option<Late>,
+    /// How long answers take: the longest of late, of which each one that was faster takes an eighth away.
+    slow: Nanos,
 }
 
 struct Given {
@@ -93,6 +98,31 @@ impl Pool {
     pub(super) fn set_limits(&self, limits: Vec<Limit>, longest: Nanos) {
         let terms = Arc::new(Terms::new(&self.name, limits, longest));
         *self.terms.write().unwrap_or_else(PoisonError::into_inner) = terms;
+    }
+
+    /// An answer took so long.
+    pub(super) fn note_took(&self, took: Nanos) {
+        let slow = &mut self.memory().slow;
+        *slow = took.max(*slow - *slow / 8);
+    }
+
+    /// How far ahead a permit has to lie to be in time when the answer has come; 0 while Redis is fast enough for that not to matter.
+    pub(super) fn lead(&self, terms: &Terms) -> Nanos {
+        let slow = self.memory().slow;
+        if slow > terms.tolerance / 2 { slow.min(LONGEST_LEAD) } else { 0 }
+    }
+
+    /// When it is in Redis is known less exactly than a permit may be late, as answers take so long.
+    pub(super) fn too_slow(&self) -> StoreError {
+        let (slow, allowed) = (self.memory().slow, self.terms().lateness);
+        let ms = |nanos: Nanos| nanos as f64 / MS as f64;
+        StoreError::Unavailable(format!(
+            "Redis takes {:.1} ms to answer, but the guards of pool {:?} leave {:.1} ms for that. Give its limits guard = \"{:.0}ms\", or bring Redis nearer",
+            ms(slow),
+            self.name,
+            ms(allowed),
+            ms(slow * 2).ceil(),
+        ))
     }
 
     /// A new reading of the time, with what is known from those before.

@@ -245,7 +245,8 @@ fn a_late_call_is_told_of_until_it_is_heard_and_puts_off_once() {
 async fn ask(redis: &Redis, prefix: &str, last: &str, call: &str) -> (String, i64, String, i64, Vec<i64>, Vec<i64>) {
     const SPEC: &str = r#"{"pool":"acme","longest":500000,"gap":0,"gap_by":0,"skew":5000000,"most_tenants":10,"most_recent":10,"ledgers":[],
         "limits":[{"name":"w","kind":"ring","calls":3,"window":1000000,"keep":6,"per_tenant":false,"ledger":0,"zone":0,"memory":1000000}]}"#;
-    let common = format!(r#""nonce":"{:x}","token":"","ahead":0,"most":9,"edges":[],"paid":[]"#, fastrand::u64(..));
+    let common =
+        format!(r#""nonce":"{:x}","token":"","ahead":0,"lead":0,"most":9,"edges":[],"paid":[]"#, fastrand::u64(..));
     let script = fetchgate::redis_link::script(&[
         include_str!("../../../../src/limit/redis/time.lua"),
         include_str!("../../../../src/limit/redis/shapes.lua"),

@@ -5,6 +5,7 @@ mod differential;
 mod faults;
 mod places;
 mod promises;
+mod slow;
 
 use std::collections::HashMap;
 
