@@ -2,14 +2,20 @@
 
 use std::sync::atomic::AtomicI64;
 
-use fetchgate::redis_link::RedisUrl;
+use fetchgate::{redis_link::RedisUrl, store::StoreError};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
-    net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     task::JoinSet,
 };
 
 use super::*;
+
+/// How long a slow question takes.
+const TAKES: Nanos = 20 * MS;
 
 /// A guard of 8 ms, of which 6 ms are for us.
 fn paced() -> Limit {
@@ -24,8 +30,8 @@ struct Way {
 }
 
 impl Way {
-    /// Puts it between this scene and its server; each slow question takes so long.
-    async fn of(scene: &mut Scene, takes: Nanos) -> Way {
+    /// Puts it between this scene and its server.
+    async fn of(scene: &mut Scene) -> Way {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("redis://127.0.0.1:{}/0", listener.local_addr().unwrap().port());
         scene.redis = Redis::new(RedisUrl::parse(&url).unwrap());
@@ -40,7 +46,7 @@ impl Way {
                 let (clock, many) = (clock.clone(), many.clone());
                 connections.spawn(async move {
                     tokio::select! {
-                        _ = pass(questions, there, clock, many, takes) => {}
+                        _ = pass(questions, there, clock, many) => {}
                         _ = copy(&mut answers, &mut back) => {}
                     }
                 });
@@ -52,10 +58,9 @@ impl Way {
 
 async fn pass(
     mut questions: OwnedReadHalf,
-    mut there: tokio::net::tcp::OwnedWriteHalf,
+    mut there: OwnedWriteHalf,
     clock: Clock,
     slow: Arc<AtomicI64>,
-    takes: Nanos,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 1 << 16];
     loop {
@@ -64,26 +69,40 @@ async fn pass(
             return Ok(());
         }
         if slow.fetch_sub(1, Ordering::Relaxed) > 0 {
-            advance(&clock, takes);
+            advance(&clock, TAKES);
         }
         there.write_all(&buffer[..read]).await?;
     }
 }
 
+/// A process that has had a permit, the last of it this long ago; from here on so many questions are slow.
+async fn slow_after(silence: Nanos, slow: i64) -> (Scene, Way, RedisLimiter) {
+    let mut scene = Scene::new(&[paced()]);
+    let way = Way::of(&mut scene).await;
+    let limiter = scene.warm().await;
+    one(&scene, &limiter).await.unwrap();
+    advance(&scene.clock, silence);
+    way.slow.store(slow, Ordering::Relaxed);
+    (scene, way, limiter)
+}
+
+/// Asks for one permit, whose call can go at its time.
+async fn one_that_can_be_used(scene: &Scene, limiter: &RedisLimiter) {
+    let permit = one(scene, limiter).await.unwrap();
+    advance_to(&scene.clock, permit.at);
+    assert_eq!(limiter.check(&permit, scene.clock.nanos()), Ok(()));
+}
+
 /// Asks for one permit.
-async fn one(scene: &Scene, limiter: &RedisLimiter) -> Result<Permit, fetchgate::store::StoreError> {
+async fn one(scene: &Scene, limiter: &RedisLimiter) -> Result<Permit, StoreError> {
     let answers = limiter.reserve("acme", &wishes("t", 1), scene.in_ms(500)).await?;
     Ok(permits(answers).pop().expect("nothing is used"))
 }
 
 #[test]
 fn permits_are_in_time_however_long_the_answer_takes_of_late() {
-    let mut scene = Scene::new(&[paced()]);
     run_io(async {
-        let way = Way::of(&mut scene, 20 * MS).await;
-        let limiter = scene.warm().await;
-        one(&scene, &limiter).await.unwrap();
-        way.slow.store(i64::MAX, Ordering::Relaxed);
+        let (scene, way, limiter) = slow_after(0, i64::MAX).await;
         let mut in_time = Vec::new();
         for _ in 0..10 {
             advance(&scene.clock, 100 * MS);
@@ -109,36 +128,22 @@ fn permits_are_in_time_however_long_the_answer_takes_of_late() {
 
 #[test]
 fn one_slow_answer_after_a_long_silence_is_asked_again() {
-    let mut scene = Scene::new(&[paced()]);
     run_io(async {
-        let way = Way::of(&mut scene, 20 * MS).await;
-        let limiter = scene.warm().await;
-        one(&scene, &limiter).await.unwrap();
-        advance(&scene.clock, 60 * SECOND);
-        way.slow.store(1, Ordering::Relaxed);
-        let permit = one(&scene, &limiter).await.unwrap();
-        advance_to(&scene.clock, permit.at);
-        assert_eq!(limiter.check(&permit, scene.clock.nanos()), Ok(()));
+        let (scene, _way, limiter) = slow_after(60 * SECOND, 1).await;
+        one_that_can_be_used(&scene, &limiter).await;
     });
 }
 
 #[test]
 fn when_every_answer_takes_longer_than_the_guard_allows_that_is_said() {
-    let mut scene = Scene::new(&[paced()]);
     run_io(async {
-        let way = Way::of(&mut scene, 20 * MS).await;
-        let limiter = scene.warm().await;
-        one(&scene, &limiter).await.unwrap();
-        advance(&scene.clock, 60 * SECOND);
-        way.slow.store(i64::MAX, Ordering::Relaxed);
+        let (scene, way, limiter) = slow_after(60 * SECOND, i64::MAX).await;
         let error = one(&scene, &limiter).await.unwrap_err().to_string();
         assert!(error.contains("takes 20.0 ms") && error.contains("\"acme\" leave 6.0 ms"), "{error}");
         assert!(error.contains("guard = \"40ms\""), "{error}");
 
         way.slow.store(0, Ordering::Relaxed);
         advance(&scene.clock, SECOND);
-        let permit = one(&scene, &limiter).await.unwrap();
-        advance_to(&scene.clock, permit.at);
-        assert_eq!(limiter.check(&permit, scene.clock.nanos()), Ok(()));
+        one_that_can_be_used(&scene, &limiter).await;
     });
 }
