@@ -197,7 +197,7 @@ async fn a_vendor_that_never_calls_back_is_called_again_and_then_given_up(backen
     assert_awaits(&app, &id).await;
     app.advance(Duration::from_millis(1)).await;
     let job = app.find(&id).await;
-    assert_eq!((&job["status"], &job["blocked_on"]), (&json!("pending"), &json!("retry_backoff")), "{job}");
+    assert_eq!((&job["status"], app.calls("other")), (&json!("pending"), 1), "{job}");
     app.live_for(Duration::from_secs(60)).await;
     let job = app.find(&id).await;
     assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("no_answer")), "{job}");
