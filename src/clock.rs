@@ -112,6 +112,17 @@ impl Clock {
         Time(self.now().0.saturating_add(at.saturating_sub(self.nanos()).div_euclid(1_000_000)))
     }
 
+    /// The next of the moments, `every` apart, at which this process does what it does regularly. They are the same for all that it does,
+    /// so that an idle process is woken once for all of it, and other ones for each process.
+    pub fn next_beat(&self, every: Duration) -> Nanos {
+        let first = match &*self.0 {
+            Kind::System { epoch_ns, .. } => *epoch_ns,
+            Kind::Manual(_) => 0,
+        };
+        let (every, since) = (nanos(every).max(1), self.nanos().saturating_sub(first));
+        first.saturating_add((since / every + 1).saturating_mul(every))
+    }
+
     /// Waits until the timeline has reached `at`; returns at once when it has. Cancel-safe.
     /// Accurate to the runtime's timer, one millisecond, and never early.
     pub async fn sleep_until(&self, at: Nanos) {
@@ -132,5 +143,25 @@ impl Clock {
         if let Kind::Manual(now) = &*self.0 {
             now.send_modify(|now| *now = now.saturating_add(nanos(by)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_regularly_is_done_at_the_same_moments() {
+        const FIVE: Duration = Duration::from_secs(5);
+        let clock = Clock::manual(Time(60_000));
+        let beats = |every| clock.next_beat(every) / 1_000_000;
+        assert_eq!(beats(FIVE), 65_000, "a beat that has come is over");
+        clock.advance(Duration::from_millis(1_234));
+        assert_eq!((beats(FIVE), beats(Duration::from_secs(1))), (65_000, 62_000));
+        assert_eq!(beats(2 * FIVE), 70_000, "at every second one of the shorter");
+
+        let (clock, later) = (Clock::system(), Duration::from_secs(3600));
+        let ahead = clock.next_beat(later) - clock.nanos();
+        assert!(ahead > nanos(later) - nanos(FIVE) && ahead <= nanos(later), "counted from when the process began");
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    clock::{Clock, Nanos, Time, nanos},
+    clock::{Clock, Nanos, Time},
     config::{parse_limits, parse_pools, write_limits, write_pools},
     limit::{Key, Limit, Limiter, PoolLimits},
     store::{
@@ -200,7 +200,7 @@ impl InForce {
             known.beat
         };
         self.book.report(&self.me(beat)).await?;
-        self.lock().say_at = now.saturating_add(nanos(FOLLOW_EVERY));
+        self.lock().say_at = self.clock.next_beat(FOLLOW_EVERY);
         Ok(())
     }
 
@@ -219,7 +219,7 @@ impl InForce {
         let (mut known, now) = (self.lock(), self.clock.nanos());
         let counts = u32::from(known.count_at <= now);
         if counts > 0 {
-            known.count_at = now.saturating_add(nanos(FOLLOW_EVERY));
+            known.count_at = self.clock.next_beat(FOLLOW_EVERY);
         }
         let (mut others, mut gone) = (HashMap::new(), Vec::new());
         for filed in found {

@@ -19,7 +19,7 @@ use redis::{
 };
 use tokio::time::timeout;
 
-use crate::store::StoreError;
+use crate::{clock::Clock, store::StoreError};
 
 /// Redis answers within this time, or the command has failed.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -154,12 +154,18 @@ impl Redis {
     }
 
     /// Listens to channels for ever. What is missed while the connection is away is missed: [`Heard::Connected`] says so.
-    /// `silence`: who hears nothing for so long asks whether anybody is there.
-    pub async fn listen(&self, channels: &[String], silence: Duration, mut heard: impl FnMut(Heard<'_>)) {
+    /// `ask_every`: so often it asks whether anybody is there, unless it just heard something: a connection can die without a word.
+    pub async fn listen(
+        &self,
+        channels: &[String],
+        clock: &Clock,
+        ask_every: Duration,
+        mut heard: impl FnMut(Heard<'_>),
+    ) {
         loop {
             if let Ok(Ok(pubsub)) = timeout(ANSWER, self.subscribed(channels)).await {
                 heard(Heard::Connected);
-                let why = hear(pubsub, silence, &mut heard).await;
+                let why = hear(pubsub, clock, ask_every, &mut heard).await;
                 heard(Heard::Lost);
                 tracing::warn!(why, "the listener's connection to Redis is gone; another is made");
             }
@@ -298,9 +304,11 @@ impl Redis {
 }
 
 /// Passes on what is said until the connection breaks; says why it did.
-async fn hear(pubsub: PubSub, silence: Duration, heard: &mut impl FnMut(Heard<'_>)) -> String {
+async fn hear(pubsub: PubSub, clock: &Clock, ask_every: Duration, heard: &mut impl FnMut(Heard<'_>)) -> String {
     let (mut sink, mut messages) = pubsub.split();
     loop {
+        let now = clock.nanos();
+        let silence = Duration::from_nanos(u64::try_from(clock.next_beat(ask_every) - now).unwrap_or(0));
         match timeout(silence, messages.next()).await {
             Ok(Some(message)) => {
                 heard(Heard::Message { channel: message.get_channel_name(), body: message.get_payload_bytes() });

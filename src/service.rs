@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{self, App, Feasibility, server},
     audit::Audit,
-    clock::{Clock, nanos},
+    clock::Clock,
     config::{self, Config, Kind, StoreAt},
     in_force::{FOLLOW_DEAF, FOLLOW_EVERY, InForce},
     job::JobIds,
@@ -162,7 +162,7 @@ impl Service {
 async fn follow_book(app: Arc<App>, stop: CancellationToken) {
     let signals = app.store.signals();
     loop {
-        let next = app.clock.nanos() + nanos(if signals.is_deaf() { FOLLOW_DEAF } else { FOLLOW_EVERY });
+        let next = app.clock.next_beat(if signals.is_deaf() { FOLLOW_DEAF } else { FOLLOW_EVERY });
         tokio::select! {
             () = app.clock.sleep_until(next) => {}
             () = signals.book().notified() => {}

@@ -71,17 +71,17 @@ impl Janitor {
         }
         let now = self.cx.clock.nanos();
         if self.reclaim_at <= now {
-            self.reclaim_at = now + nanos(RECLAIM_EVERY);
+            self.reclaim_at = self.cx.clock.next_beat(RECLAIM_EVERY);
             self.cx.store.reclaim().await?;
             self.update_gauges(wall).await;
         }
         if self.prune_at <= now {
             let before = Time(wall.0.saturating_sub(i64::try_from(self.cx.retention.as_millis()).unwrap_or(i64::MAX)));
             let more = self.cx.store.prune(before).await?;
-            self.prune_at = now + nanos(if more { PRUNE_PAUSE } else { PRUNE_EVERY });
+            self.prune_at = if more { now + nanos(PRUNE_PAUSE) } else { self.cx.clock.next_beat(PRUNE_EVERY) };
         }
         if self.judge_at <= now {
-            self.judge_at = now + nanos(JUDGE_EVERY);
+            self.judge_at = self.cx.clock.next_beat(JUDGE_EVERY);
             self.watch.turn(now).await?;
         }
         let alarm = overdue.next_at.map_or(Nanos::MAX, |at| self.cx.clock.nanos_at(at));

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 use tokio::{sync::Notify, task::JoinSet};
 
-use super::{SILENCE, pool::micros, spec::MICRO};
+use super::{ASK_EVERY, pool::micros, spec::MICRO};
 use crate::{
     clock::{Clock, Nanos, nanos},
     limit::{
@@ -128,7 +128,7 @@ async fn listen(shared: Arc<Shared>) {
             vendor.note(standing, left, shared.clock.nanos());
         }
     };
-    shared.redis.listen(std::slice::from_ref(&shared.channel), SILENCE, heard).await;
+    shared.redis.listen(std::slice::from_ref(&shared.channel), &shared.clock, ASK_EVERY, heard).await;
 }
 
 /// For ever: tells what has ended, a little after it has.

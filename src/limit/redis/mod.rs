@@ -51,7 +51,7 @@ pub use breaker::RedisBreakers;
 const HORIZON: Duration = Duration::from_millis(500);
 
 /// What is not heard comes with the next answer: a listener need not ask often whether anybody is there.
-const SILENCE: Duration = Duration::from_secs(30);
+const ASK_EVERY: Duration = Duration::from_secs(30);
 
 /// A question is asked anew so often, with the history that the script wants, or the calendar edges of the right day.
 const MOST_ROUNDS: usize = 8;
@@ -128,7 +128,7 @@ async fn listen(shared: Arc<Shared>) {
             pool.note_gate(gate);
         }
     };
-    shared.redis.listen(std::slice::from_ref(&shared.channel), SILENCE, heard).await;
+    shared.redis.listen(std::slice::from_ref(&shared.channel), &shared.clock, ASK_EVERY, heard).await;
 }
 
 impl Scripts {

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A bell that is not heard because the connection has died unnoticed is missed for so long at most.
-const SILENCE: Duration = Duration::from_secs(5);
+const ASK_EVERY: Duration = Duration::from_secs(5);
 /// Each process looks for itself this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -46,7 +46,7 @@ impl Core {
             Heard::Message { .. } => {}
         };
         tokio::select! {
-            () = self.index.redis().listen(&channels, SILENCE, heard) => {}
+            () = self.index.redis().listen(&channels, &self.clock, ASK_EVERY, heard) => {}
             () = stop.cancelled() => {}
         }
     }
