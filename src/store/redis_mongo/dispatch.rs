@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{
     Core, Hold,
     docs::{self, Found},
-    index::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, SWEEP_EVERY, VendorWork, Wanted},
+    index::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, SWEEP_EVERY, Stats, VendorWork, Wanted},
     mongo::within,
 };
 use crate::{
@@ -276,6 +276,7 @@ impl Core {
     }
 
     async fn sweep_lanes(&self, vendor: &VendorWork) -> Result<(), StoreError> {
+        let before = self.index.stats(vendor).await?;
         let lanes = docs::lanes_between(&vendor.name, 0, 6);
         let lanes = within(async { self.mongo.jobs.distinct("lane", lanes).await }).await?;
         let awaits = self.count_lanes(vendor, 6, 7).await?;
@@ -285,7 +286,7 @@ impl Core {
         for slice in lanes.chunks(SLICE) {
             self.index.flag(vendor, slice).await?;
         }
-        self.recount(vendor, !lanes.is_empty(), awaits).await
+        self.recount(vendor, &before, !lanes.is_empty(), awaits).await
     }
 
     async fn count_lanes(&self, vendor: &VendorWork, from: usize, to: usize) -> Result<u64, StoreError> {
@@ -293,27 +294,41 @@ impl Core {
         within(async { self.mongo.jobs.count_documents(lanes).await }).await
     }
 
-    /// The counts drift when a process dies between MongoDB and Redis. Long backlogs are counted less often.
-    async fn recount(&self, vendor: &VendorWork, some_wait: bool, awaits: u64) -> Result<(), StoreError> {
-        let stats = self.index.stats(vendor).await?;
-        if stats.waiting > 20_000 && fastrand::u8(..30) != 0 {
+    /// The counts drift when a process dies between MongoDB and Redis. Long backlogs are counted less often. `before` is how they stood
+    /// when counting began.
+    async fn recount(
+        &self,
+        vendor: &VendorWork,
+        before: &Stats,
+        some_wait: bool,
+        awaits: u64,
+    ) -> Result<(), StoreError> {
+        if before.waiting > 20_000 && fastrand::u8(..30) != 0 {
             return Ok(());
         }
         let (calls, polls) = match some_wait {
             true => (self.count_lanes(vendor, 0, 3).await?, self.count_lanes(vendor, 3, 6).await?),
             false => (0, 0),
         };
-        let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        let counts = Counts {
-            waiting: signed(calls + polls),
-            open: signed(polls + awaits),
-            live: signed(calls + polls + awaits),
+        let after = self.index.stats(vendor).await?;
+        let off = Counts {
+            waiting: drift(before.waiting, after.waiting, calls + polls),
+            open: drift(before.open, after.open, polls + awaits),
+            live: drift(before.live, after.live, calls + polls + awaits),
             ..Counts::default()
         };
-        let waiting = calls + polls;
-        self.index.recount(vendor, counts).await?;
-        self.check_lanes(vendor, waiting).await
+        self.index.mend_counts(vendor, &off).await?;
+        self.check_lanes(vendor, calls + polls).await
     }
+}
+
+/// By how much a count is off that stood at `before` and `after` while so many were `found`. What changed meanwhile, and what MongoDB has
+/// and Redis will hear of in a moment, is no error: while others change a count, only what goes beyond that is mended.
+fn drift(before: i64, after: i64, found: u64) -> i64 {
+    let found = i64::try_from(found).unwrap_or(i64::MAX);
+    let off = found.saturating_sub(before.midpoint(after));
+    let unsure = if before == after { 0 } else { before.abs_diff(after).saturating_add(found.unsigned_abs() / 50) };
+    if off.unsigned_abs() <= unsure { 0 } else { off }
 }
 
 /// Whether a job that is now so may leave room for another call: its own is over, or was never made, and the vendor has not accepted it.
@@ -324,4 +339,29 @@ pub(super) fn leaves_room(now: Option<Stage>) -> bool {
 /// What a job wants next.
 pub(super) fn wanted(job: &Job) -> Wanted {
     Wanted { line: Line::of(job), tenant: job.lane.tenant.clone(), due_at: job.due_at, id: job.id }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_stands_still_is_set_to_what_was_found() {
+        for (counted, found) in [(0, 7), (7, 0), (-5, 0), (1_000, 999)] {
+            assert_eq!(counted + drift(counted, counted, found), found as i64);
+        }
+    }
+
+    #[test]
+    fn what_changes_while_it_is_counted_is_no_error() {
+        assert_eq!(drift(20_000, 19_000, 19_700), 0, "a vendor is being called");
+        assert_eq!(drift(19_000, 20_000, 20_300), 0, "Redis has not heard of all of them yet");
+        assert_eq!(drift(300, 0, 296), 0, "the last of a backlog");
+    }
+
+    #[test]
+    fn what_changes_cannot_explain_is_mended_meanwhile() {
+        assert_eq!(drift(1_000, 1_010, 5), -1_000);
+        assert_eq!(drift(-490, -500, 0), 495);
+    }
 }

@@ -185,9 +185,10 @@ pub(super) struct Claimed {
 /// How much is where.
 #[derive(Debug, Default)]
 pub(super) struct Stats {
-    pub(super) waiting: u64,
-    pub(super) open: u64,
-    pub(super) live: u64,
+    /// As counted: below nothing where a count was lost, until a sweep mends it.
+    pub(super) waiting: i64,
+    pub(super) open: i64,
+    pub(super) live: i64,
     pub(super) held: u64,
     /// The first jobs of the streams.
     pub(super) heads: Vec<JobId>,
@@ -478,9 +479,10 @@ impl Index {
     pub(super) async fn stats(&self, vendor: &VendorWork) -> Result<Stats, StoreError> {
         let call = self.on(&self.scripts.stats, vendor);
         let found: Vec<Vec<u8>> = self.run(&call).await?.unwrap_or_default();
-        let number = |i: usize| text(found.get(i).cloned()).parse::<i64>().unwrap_or(0).max(0).unsigned_abs();
+        let number = |i: usize| text(found.get(i).cloned()).parse::<i64>().unwrap_or(0);
         let heads = found.iter().skip(4).filter_map(|id| JobId::from_slice(id)).collect();
-        Ok(Stats { waiting: number(0), open: number(1), live: number(2), held: number(3), heads })
+        let held = number(3).max(0).unsigned_abs();
+        Ok(Stats { waiting: number(0), open: number(1), live: number(2), held, heads })
     }
 
     /// The next to look for unknown tenants is to wait for so long from now.
@@ -491,12 +493,15 @@ impl Index {
         self.redis.command::<i64>(&set).await.map(drop)
     }
 
-    /// Sets the counts to what MongoDB has.
-    pub(super) async fn recount(&self, vendor: &VendorWork, counts: Counts) -> Result<(), StoreError> {
+    /// Mends counts that are off by so much, whatever happens to them meanwhile.
+    pub(super) async fn mend_counts(&self, vendor: &VendorWork, off: &Counts) -> Result<(), StoreError> {
         let key = format!("{}:counts", key_of(&self.database, &vendor.name));
-        let mut set = redis::cmd("HSET");
-        set.arg(key).arg("waiting").arg(counts.waiting).arg("open").arg(counts.open).arg("live").arg(counts.live);
-        self.redis.command::<i64>(&set).await.map(drop)
+        for (count, by) in [("waiting", off.waiting), ("open", off.open), ("live", off.live)] {
+            if by != 0 {
+                self.redis.command::<i64>(redis::cmd("HINCRBY").arg(&key).arg(count).arg(by)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Which of these jobs of a vendor workers hold now.

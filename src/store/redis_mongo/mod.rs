@@ -216,7 +216,7 @@ impl RedisMongo {
         for vendor in self.core.vendors.values() {
             // Nobody can tell while Redis is away: then nobody is refused.
             let Ok(stats) = self.core.told(self.core.index.stats(vendor)).await else { return true };
-            counted += stats.live;
+            counted += stats.live.max(0).unsigned_abs();
         }
         let mut live = lock(&self.core.live);
         *live = Live { counted, accepted_since: 0, at: Some(Instant::now()) };
@@ -548,9 +548,9 @@ impl Core {
         let heads = self.mongo.find_all(&stats.heads, With::NEITHER).await?;
         let waiting = heads.into_values().filter(|found| !found.job.status.has_ended()).map(|found| found.job.due_at);
         Ok(Backlog {
-            waiting: stats.waiting.saturating_sub(stats.held),
+            waiting: stats.waiting.max(0).unsigned_abs().saturating_sub(stats.held),
             leased: stats.held,
-            open: stats.open,
+            open: stats.open.max(0).unsigned_abs(),
             oldest_due: waiting.min().filter(|due| *due <= self.clock.now()),
         })
     }
