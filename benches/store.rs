@@ -6,9 +6,15 @@
 #[path = "../tests/it/support/servers.rs"]
 mod servers;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use fetchgate::{
     clock::{Clock, Time},
     job::{
@@ -32,17 +38,29 @@ const LEASE: Duration = Duration::from_secs(600);
 /// Jobs that are under way together.
 const TOGETHER: usize = 64;
 
-fn jobs(ids: &JobIds, n: usize) -> Vec<NewJob> {
-    let job = |_| NewJob {
+/// Makes jobs that are due, each batch a millisecond after the one before.
+struct Source {
+    ids: JobIds,
+    due_at: AtomicI64,
+}
+
+impl Source {
+    fn jobs(&self, n: usize) -> Vec<NewJob> {
+        let due_at = Time(self.due_at.fetch_add(1, Ordering::Relaxed));
+        (0..n).map(|_| job(&self.ids, due_at)).collect()
+    }
+}
+
+fn job(ids: &JobIds, due_at: Time) -> NewJob {
+    NewJob {
         id: ids.next(START),
         lane: Lane { vendor: VENDOR.into(), priority: Priority::Normal, tenant: "default".into() },
         payload: r#"{"name":"Ada Lovelace","street":"Main Street 1","city":"London","born":"1815-12-10"}"#.into(),
-        due_at: START,
+        due_at,
         deadline: None,
         tags: Vec::new(),
         idempotency: None,
-    };
-    (0..n).map(job).collect()
+    }
 }
 
 /// Leases so many jobs and settles each, as the attempts of a worker do.
@@ -74,24 +92,28 @@ async fn serve(store: &Arc<dyn Store>, n: usize) {
 }
 
 fn bench(c: &mut Criterion, runtime: &Runtime, backend: &str, store: &Arc<dyn Store>) {
-    let ids = JobIds::new();
+    let source = Source { ids: JobIds::new(), due_at: AtomicI64::new(START.0 - 1_000_000) };
     let mut group = c.benchmark_group(backend);
     for n in [1, 1_000] {
+        // All that is accepted has to be served afterwards.
+        group.sampling_mode(SamplingMode::Flat);
+        group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
         group.throughput(Throughput::Elements(n as u64));
         group.bench_function(format!("accept {n}"), |b| {
             let submit = |jobs| async { store.submit(jobs).await.expect("the store works") };
-            b.to_async(runtime).iter_batched(|| jobs(&ids, n), submit, BatchSize::PerIteration);
+            b.to_async(runtime).iter_batched(|| source.jobs(n), submit, BatchSize::PerIteration);
         });
         // The next finds as many as it leaves.
         runtime.block_on(drain(store));
     }
+    group.warm_up_time(Duration::from_secs(3)).measurement_time(Duration::from_secs(10));
     group.throughput(Throughput::Elements(TOGETHER as u64));
     group.bench_function(format!("accept, lease and settle {TOGETHER}"), |b| {
         let live = |jobs| async {
             store.submit(jobs).await.expect("the store works");
             serve(store, TOGETHER).await;
         };
-        b.to_async(runtime).iter_batched(|| jobs(&ids, TOGETHER), live, BatchSize::PerIteration);
+        b.to_async(runtime).iter_batched(|| source.jobs(TOGETHER), live, BatchSize::PerIteration);
     });
     group.finish();
 }
@@ -124,7 +146,7 @@ fn stores(c: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default().measurement_time(Duration::from_secs(10)).sample_size(30);
+    config = Criterion::default().sample_size(30);
     targets = stores
 }
 criterion_main!(benches);
