@@ -94,10 +94,10 @@ async fn serve(store: &Arc<dyn Store>, n: usize) {
 fn bench(c: &mut Criterion, runtime: &Runtime, backend: &str, store: &Arc<dyn Store>) {
     let source = Source { ids: JobIds::new(), due_at: AtomicI64::new(START.0 - 1_000_000) };
     let mut group = c.benchmark_group(backend);
+    // All that is accepted has to be served afterwards.
+    group.sampling_mode(SamplingMode::Flat);
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
     for n in [1, 1_000] {
-        // All that is accepted has to be served afterwards.
-        group.sampling_mode(SamplingMode::Flat);
-        group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
         group.throughput(Throughput::Elements(n as u64));
         group.bench_function(format!("accept {n}"), |b| {
             let submit = |jobs| async { store.submit(jobs).await.expect("the store works") };

@@ -327,8 +327,14 @@ impl Core {
 fn drift(before: i64, after: i64, found: u64) -> i64 {
     let found = i64::try_from(found).unwrap_or(i64::MAX);
     let off = found.saturating_sub(before.midpoint(after));
-    let unsure = if before == after { 0 } else { before.abs_diff(after).saturating_add(found.unsigned_abs() / 50) };
+    let unsure =
+        if before == after { 0 } else { before.abs_diff(after).saturating_add(on_its_way(found.unsigned_abs())) };
     if off.unsigned_abs() <= unsure { 0 } else { off }
+}
+
+/// How many of those that MongoDB has Redis may not have heard of yet, while it is counted.
+pub(super) fn on_its_way(found: u64) -> u64 {
+    found / 50
 }
 
 /// Whether a job that is now so may leave room for another call: its own is over, or was never made, and the vendor has not accepted it.

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::{
     Core,
+    dispatch::on_its_way,
     docs::{self, id_bson, lane_name, lanes_between},
     index::{Index, Line, VendorWork},
     lock,
@@ -185,7 +186,7 @@ impl Core {
         let known = self.index.pieces(vendor).await?.map(|pieces| pieces.all());
         // What changes between the two counts is no reason.
         let right =
-            known.is_some_and(|known| known.abs_diff(waiting) <= waiting / 50 && (known == 0) == (waiting == 0));
+            known.is_some_and(|known| known.abs_diff(waiting) <= on_its_way(waiting) && (known == 0) == (waiting == 0));
         if right || lock(&self.counting).contains_key(&vendor.name) {
             return Ok(());
         }

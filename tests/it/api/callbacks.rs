@@ -190,15 +190,17 @@ async fn a_callback_for_a_cancelled_job_is_ignored(backend: Backend) {
 }
 
 async fn a_vendor_that_never_calls_back_is_called_again_and_then_given_up(backend: Backend) {
-    let config = format!("{QUIET}answer_within = \"10s\"\nretry = {{ attempts = 3 }}\n");
+    // The wait is drawn between nothing and this, so that in its first moment it is not over.
+    let retry = "retry = { attempts = 3, first = \"1d\", max = \"1d\" }";
+    let config = format!("{QUIET}answer_within = \"10s\"\n{retry}\n");
     let mut app = TestApp::with(backend, &config).await;
     let (id, _) = accepted(&mut app, "other").await;
     app.advance(Duration::from_millis(9_999)).await;
     assert_awaits(&app, &id).await;
     app.advance(Duration::from_millis(1)).await;
     let job = app.find(&id).await;
-    assert_eq!((&job["status"], app.calls("other")), (&json!("pending"), 1), "{job}");
-    app.live_for(Duration::from_secs(60)).await;
+    assert_eq!((&job["status"], &job["blocked_on"]), (&json!("pending"), &json!("retry_backoff")), "{job}");
+    app.live_for(Duration::from_secs(3 * 86_400)).await;
     let job = app.find(&id).await;
     assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("no_answer")), "{job}");
     assert_eq!((&job["attempts"], app.calls("other")), (&json!(3), 3));
