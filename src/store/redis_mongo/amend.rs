@@ -12,8 +12,8 @@ use super::{
     dispatch::{leaves_room, wanted},
     docs::{self, Found},
     group,
-    index::{Amendment, Counts},
     mongo::within,
+    words::{Amendment, Counts},
 };
 use crate::{
     clock::Time,

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use mongodb::bson::{Document, doc};
 
-use super::{RedisMongo, docs, index::Channel, mongo::within};
+use super::{RedisMongo, docs, mongo::within, words::Channel};
 use crate::{
     clock::Time,
     store::{

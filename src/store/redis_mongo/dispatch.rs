@@ -9,10 +9,13 @@ use mongodb::bson::{Document, doc};
 use tokio::sync::oneshot;
 
 use super::{
-    Core, Hold,
+    Core,
     docs::{self, Found},
-    index::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, SWEEP_EVERY, Stats, VendorWork, Wanted},
+    holds::Hold,
+    index::SWEEP_EVERY,
+    lock,
     mongo::within,
+    words::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, Stats, VendorWork, Wanted},
 };
 use crate::{
     clock::Time,
@@ -84,6 +87,17 @@ impl Core {
         }
     }
 
+    /// Streams of this vendor run dry: the next claim fills them first.
+    fn note_low(&self, vendor: &VendorWork, is_low: bool) {
+        if is_low {
+            lock(&self.low).insert(vendor.name.clone());
+        }
+    }
+
+    fn take_low(&self, vendor: &VendorWork) -> bool {
+        lock(&self.low).remove(&vendor.name)
+    }
+
     /// One round of a claim; says whether another may find more.
     async fn claim_more(
         &self,
@@ -145,11 +159,14 @@ impl Core {
             };
             if job.wants_to_go() && job.due_at <= now && Line::of(&job) == entry.line {
                 let hold = Hold { vendor: vendor.name.clone(), entry, version, attempts, settling: false };
-                leases.push(self.hold(job, hold));
+                leases.push(self.holds.lease(job, hold));
             } else {
                 let next = job.wants_to_go().then(|| wanted(&job));
                 dropped.push(Dealt { entry, which: DealtWith::IfHeld, next });
             }
+        }
+        if !leases.is_empty() {
+            self.cares.notify_one();
         }
         // Where calls are bounded, others have looked while these seemed to be called.
         let ring = vendor.open.is_some();
@@ -174,9 +191,9 @@ impl Core {
     pub(super) async fn release(&self, leases: Vec<(Lease, Option<Time>)>) {
         let mut by_vendor: HashMap<Arc<str>, Vec<GivenBack>> = HashMap::new();
         for (lease, rest_until) in leases {
-            let hold = self.let_go(&lease);
+            let hold = self.holds.let_go(&lease);
             // A stale lease says nothing about the entry that a later one is on.
-            if let Some(hold) = hold.filter(|hold| !self.holds_again(&lease, hold)) {
+            if let Some(hold) = hold.filter(|hold| !self.holds.has_later(&lease, hold)) {
                 by_vendor.entry(hold.vendor).or_default().push((hold.entry, lease.job.lane.tenant.clone(), rest_until));
             }
         }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use mongodb::bson::{Binary, Bson, Document, doc, spec::BinarySubtype};
 use serde::{Deserialize, Serialize, de};
 
-use super::index::Line;
+use super::words::Line;
 use crate::{
     clock::Time,
     job::{Attempts, Deadline, Failure, FailureCode, Job, JobId, Lane, NewJob, Priority, Stage, Status},

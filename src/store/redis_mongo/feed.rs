@@ -2,13 +2,13 @@
 //!
 //! Never carries data: a bell says look, an id says read.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Core,
-    index::{Channel, Counts, Entry},
+    Core, VendorWork, lock,
+    words::{Channel, Entry},
 };
 use crate::{
     job::JobId,
@@ -83,10 +83,9 @@ impl Core {
     /// Whether anything here would find something to do.
     fn has_cares(&self) -> bool {
         self.signals.somebody_waits()
-            || !super::lock(&self.holds).is_empty()
-            || !super::lock(&self.undealt).is_empty()
-            || !super::lock(&self.counting).is_empty()
-            || !self.untold().is_empty()
+            || !self.holds.is_empty()
+            || self.untold.is_some()
+            || !lock(&self.counting).is_empty()
     }
 
     /// Jobs that callers wait for and that have ended, unheard.
@@ -100,48 +99,13 @@ impl Core {
         Ok(())
     }
 
-    /// Entries that have been dealt with while the index could not be told.
-    async fn say_what_was_dealt_with(&self) -> Result<(), StoreError> {
-        let undealt = std::mem::take(&mut *super::lock(&self.undealt));
-        let mut failed = Ok(());
-        for (name, mut dealt) in undealt {
-            let Some(vendor) = self.vendors.get(&name) else { continue };
-            if failed.is_ok() {
-                // It may have lapsed meanwhile, and be ours again.
-                let held: HashSet<Entry> = self.holds_of(&name, false).into_iter().collect();
-                dealt.retain(|dealt| !held.contains(&dealt.entry));
-                failed = self.index.dealt(vendor, Counts::default(), vendor.open.is_some(), &dealt).await;
-            }
-            if failed.is_err() {
-                self.deal_later(&name, dealt);
-            }
-        }
-        failed
-    }
-
-    /// Lanes that the index could not be told about.
-    async fn tell_what_was_not_told(&self) -> Result<(), StoreError> {
-        let untold = std::mem::take(&mut *self.untold());
-        let mut left = untold.into_iter();
-        while let Some((name, lanes)) = left.next() {
-            let lanes: Vec<_> = lanes.into_iter().collect();
-            let Some(vendor) = self.vendors.get(&name) else { continue };
-            if let Err(error) = self.index.flag(vendor, &lanes).await {
-                self.tell_later(&name, lanes.into_iter());
-                left.for_each(|(name, lanes)| self.tell_later(&name, lanes.into_iter()));
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
     /// What this process is settling is still held, however long the store is away; and in a new index it is entered anew.
     async fn say_what_is_held(&self) -> Result<(), StoreError> {
         for vendor in self.vendors.values() {
-            let settling = self.holds_of(&vendor.name, true);
+            let settling = self.holds.of(&vendor.name, true);
             if !settling.is_empty() {
                 self.say_held(vendor, settling).await?;
-            } else if !self.holds_of(&vendor.name, false).is_empty() {
+            } else if !self.holds.of(&vendor.name, false).is_empty() {
                 self.say_held(vendor, Vec::new()).await?;
             }
         }
@@ -149,29 +113,29 @@ impl Core {
     }
 
     /// Says that these are held, and everything that is when it turns out that the index is a new one.
-    async fn say_held(&self, vendor: &super::VendorWork, held: Vec<Entry>) -> Result<(), StoreError> {
+    async fn say_held(&self, vendor: &VendorWork, held: Vec<Entry>) -> Result<(), StoreError> {
         let (epoch, names) = self.index.hold(vendor, &held).await?;
-        self.rename(&held, &names);
+        self.holds.rename(&held, &names);
         self.note_epoch(vendor, &epoch).await
     }
 
     /// Takes note of which index a vendor has. In a new one, what this process holds has to be entered.
-    pub(super) async fn note_epoch(&self, vendor: &super::VendorWork, epoch: &str) -> Result<(), StoreError> {
+    pub(super) async fn note_epoch(&self, vendor: &VendorWork, epoch: &str) -> Result<(), StoreError> {
         if epoch.is_empty() {
             return Ok(());
         }
-        let before = self.epochs().entry(vendor.name.clone()).or_insert_with(|| epoch.to_owned()).clone();
+        let before = lock(&self.epochs).entry(vendor.name.clone()).or_insert_with(|| epoch.to_owned()).clone();
         if before == epoch {
             return Ok(());
         }
-        let held = self.holds_of(&vendor.name, false);
+        let held = self.holds.of(&vendor.name, false);
         tracing::warn!(vendor = %vendor.name, held = held.len(), "the index in Redis was lost; it is filled again from MongoDB");
         for slice in held.chunks(500) {
             let (_, names) = self.index.hold(vendor, slice).await?;
-            self.rename(slice, &names);
+            self.holds.rename(slice, &names);
         }
         // Not before all of it is entered, or nobody would try again.
-        self.epochs().insert(vendor.name.clone(), epoch.to_owned());
+        lock(&self.epochs).insert(vendor.name.clone(), epoch.to_owned());
         Ok(())
     }
 }

@@ -6,10 +6,13 @@ use std::{sync::Arc, time::Duration};
 
 use redis::{FromRedisValue, Script, ScriptInvocation};
 
-use super::lanes::LaneCounts;
+use super::words::{
+    Amendment, Channel, Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, Look, More, Read, Stats, Turn,
+    VendorWork, Wanted,
+};
 use crate::{
     clock::{Clock, Time},
-    job::{Job, JobId, Priority, Stage},
+    job::JobId,
     redis_link::{Redis, script},
     store::StoreError,
 };
@@ -20,190 +23,6 @@ const SHUT: Duration = Duration::from_secs(3);
 pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// And after a look that took long, no later than this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-
-/// What the index has to know about a vendor.
-#[derive(Debug, Clone)]
-pub struct VendorWork {
-    pub name: Arc<str>,
-    /// Whether it has polls: twice as many streams.
-    pub polls: bool,
-    /// How long a worker may hold a job of it.
-    pub lease: Duration,
-    /// Ids kept in each of its streams at most, those held by workers aside: about half a second of its rate.
-    pub depth: usize,
-    /// Accepted and not answered at once, at most.
-    pub open: Option<u64>,
-}
-
-impl VendorWork {
-    fn lines(&self) -> usize {
-        if self.polls { 6 } else { 3 }
-    }
-}
-
-/// A stream of a vendor: its calls, then its polls, each by priority.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Line(pub(super) usize);
-
-impl Line {
-    pub(super) const ALL: [Line; 6] = [Line(0), Line(1), Line(2), Line(3), Line(4), Line(5)];
-
-    pub(super) fn new(priority: Priority, stage: Stage) -> Line {
-        Line(priority as usize + if stage == Stage::Poll { 3 } else { 0 })
-    }
-
-    pub(super) fn of(job: &Job) -> Line {
-        Line::new(job.lane.priority, job.stage)
-    }
-}
-
-/// An entry of a stream that this process holds.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Entry {
-    pub(super) line: Line,
-    /// The stream's own name for it.
-    pub(super) name: String,
-    pub(super) id: JobId,
-}
-
-/// By how much the counts of a vendor change.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) waiting: i64,
-    pub(super) open: i64,
-    pub(super) live: i64,
-    pub(super) lanes: LaneCounts,
-}
-
-impl Counts {
-    /// A job as it was is now another; nothing is one that is not born.
-    pub(super) fn add(&mut self, was: Option<&Job>, is: Option<&Job>) {
-        self.count(was, -1);
-        self.count(is, 1);
-    }
-
-    fn count(&mut self, job: Option<&Job>, by: i64) {
-        let Some((job, stage)) = job.and_then(|job| Some((job, job.live_stage()?))) else { return };
-        self.live += by;
-        self.open += by * i64::from(matches!(stage, Stage::Await | Stage::Poll));
-        if matches!(stage, Stage::Call | Stage::Poll) {
-            self.waiting += by;
-            self.lanes.add(Line::of(job), &job.lane.tenant, job.due_at, by);
-        }
-    }
-}
-
-/// A job that wants to go, or will.
-pub(super) struct Wanted {
-    pub(super) line: Line,
-    pub(super) tenant: Arc<str>,
-    pub(super) due_at: Time,
-    pub(super) id: JobId,
-}
-
-impl Wanted {
-    pub(super) fn lane(&self) -> (Line, Arc<str>) {
-        (self.line, self.tenant.clone())
-    }
-}
-
-/// A job that was changed from outside, and what it waits for next.
-pub(super) struct Amendment {
-    pub(super) id: JobId,
-    pub(super) next: Option<Wanted>,
-}
-
-/// An entry that is given back, its tenant, and until when that is to rest.
-pub(super) type GivenBack = (Entry, Arc<str>, Option<Time>);
-
-/// An entry that has been dealt with, and what its job waits for next.
-pub(super) struct Dealt {
-    pub(super) entry: Entry,
-    pub(super) which: DealtWith,
-    pub(super) next: Option<Wanted>,
-}
-
-/// Whether an entry that has been dealt with leaves its stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum DealtWith {
-    /// If this process still holds it. Whoever else does looks at the job by itself.
-    IfHeld,
-    /// And any other that the job has by now.
-    AnyOfTheJob,
-}
-
-/// What a look at a vendor finds.
-#[derive(Debug, Default)]
-pub(super) struct Look {
-    pub(super) epoch: String,
-    /// The asker is to look for tenants that nobody knows of.
-    pub(super) sweep: bool,
-    /// Calls that workers hold, all of them together, and how many were ever claimed.
-    pub(super) calls_held: u64,
-    pub(super) claimed: i64,
-    /// Accepted and not answered, about.
-    pub(super) open: u64,
-    pub(super) next_call: Option<Time>,
-    pub(super) next_poll: Option<Time>,
-}
-
-/// A tenant whose turn it is to be read from MongoDB.
-#[derive(Debug)]
-pub(super) struct Turn {
-    pub(super) line: Line,
-    pub(super) tenant: String,
-    /// How many to add.
-    pub(super) page: usize,
-    /// How many ids of the line are in its stream already.
-    pub(super) known: usize,
-}
-
-/// What was read for a tenant.
-pub(super) struct Read {
-    pub(super) tenant: String,
-    pub(super) ids: Vec<JobId>,
-    /// Whether it has more than that, and when.
-    pub(super) more: More,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum More {
-    Nothing,
-    Due,
-    At(Time),
-}
-
-/// What a claim gives.
-#[derive(Default)]
-pub(super) struct Claimed {
-    pub(super) epoch: String,
-    /// Streams run dry while there is more in MongoDB.
-    pub(super) low: bool,
-    pub(super) entries: Vec<Entry>,
-}
-
-/// How much is where.
-#[derive(Debug, Default)]
-pub(super) struct Stats {
-    /// As counted: below nothing where a count was lost, until a sweep mends it.
-    pub(super) waiting: i64,
-    pub(super) open: i64,
-    pub(super) live: i64,
-    pub(super) held: u64,
-    /// The first jobs of the streams.
-    pub(super) heads: Vec<JobId>,
-}
-
-/// What processes tell each other. Whatever is said may be missed: those who listen look for themselves now and then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Channel {
-    /// The name of a vendor that may have something to do.
-    Bells,
-    /// The ids of jobs that have ended, one after the other.
-    Ended,
-    /// The name of the process that has changed the book.
-    Book,
-}
 
 pub(super) struct Index {
     redis: Redis,

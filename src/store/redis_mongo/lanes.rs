@@ -16,9 +16,10 @@ use super::{
     Core,
     dispatch::on_its_way,
     docs::{self, id_bson, lane_name, lanes_between},
-    index::{Index, Line, VendorWork},
+    index::Index,
     lock,
     mongo::within,
+    words::{Line, VendorWork},
 };
 use crate::{
     clock::Time,

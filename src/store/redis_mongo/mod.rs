@@ -9,28 +9,22 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{TryStreamExt as _, future::BoxFuture};
-use mongodb::bson::{RawDocumentBuf, doc};
+use futures_util::future::BoxFuture;
 use tokio::{
     sync::{Notify, oneshot},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::index::{VendorWork, key_of};
-use self::{
-    docs::Found,
-    group::Group,
-    index::{Channel, Dealt, Entry, GivenBack, Index, Line},
-    mongo::{Mongo, within},
-};
+use self::{docs::Found, group::Group, holds::Holds, index::Index, mongo::Mongo, untold::Untold, words::Channel};
+pub use self::{index::key_of, words::VendorWork};
 use super::{
     Amended, Backlog, Claim, Decide, Filter, Lease, Overdue, Page, Ready, Settled, Store, StoreError, Submitted,
     Unsettled, Which, With, signals::Signals,
 };
 use crate::{
     clock::{Clock, Time},
-    job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, Status, lifecycle::Change, turn::Lanes},
+    job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, lifecycle::Change, turn::Lanes},
     redis_link::Redis,
 };
 
@@ -40,29 +34,24 @@ mod calls;
 mod dispatch;
 mod docs;
 mod feed;
-mod find;
 mod group;
+mod holds;
 mod index;
 mod lanes;
 mod mongo;
+mod read;
 mod refill;
 mod settle;
 mod submit;
+mod untold;
+mod words;
 
 /// A submit is answered within this time, stored or not.
 const SUBMIT_WITHIN: Duration = Duration::from_millis(900);
-/// Nobody waits longer than this for the index to be told something.
-const TELL_WITHIN: Duration = Duration::from_millis(250);
-/// After the index could not be told, it is not even tried for this long.
-const TELL_AGAIN: Duration = Duration::from_millis(500);
-/// Lanes and entries that the index is to be told about later, at most; sweeps and lapses find the others.
-const MOST_UNTOLD: usize = 10_000;
 /// How old the number of jobs may be that decides whether there are too many.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// Idempotency keys are kept this long.
 const KEYS_KEPT: Duration = Duration::from_secs(24 * 3600);
-/// Rows that one page of a list looks at, at most.
-const EXAMINED: i64 = 5000;
 
 /// The store over Redis Streams and MongoDB.
 pub struct RedisMongo {
@@ -73,7 +62,7 @@ pub struct RedisMongo {
     tasks: tokio::sync::Mutex<JoinSet<()>>,
     stop: CancellationToken,
     max_waiting: u64,
-    finds: Group<find::Request>,
+    finds: Group<read::Request>,
     releases: Group<dispatch::Release>,
     /// Where the next slice of pruning begins.
     prune_from: Mutex<JobId>,
@@ -88,20 +77,14 @@ struct Core {
     clock: Clock,
     /// A name for this process, among all that there ever were.
     process: String,
-    holds: Mutex<HashMap<(JobId, u32), Hold>>,
+    holds: Holds,
     /// By vendor: which index we last saw.
     epochs: Mutex<HashMap<Arc<str>, String>>,
-    untold: Mutex<Untold>,
-    /// What the index would not take back while it was away: never before this process has stopped claiming, lest it is ours again.
-    ungiven: Mutex<HashMap<Arc<str>, Vec<GivenBack>>>,
-    /// When the index last could not be told something.
-    silent: Mutex<Option<Instant>>,
+    untold: Untold,
     /// Vendors whose streams run dry.
     low: Mutex<BTreeSet<Arc<str>>>,
     /// By lane: how far it was read for the streams.
     reaches: Mutex<HashMap<String, refill::Reach>>,
-    /// What the index could not be told of entries that have been dealt with.
-    undealt: Mutex<BTreeMap<Arc<str>, Vec<Dealt>>>,
     live: Mutex<Live>,
     /// By vendor: what waits in its lanes, as it was last read.
     seen: Mutex<HashMap<Arc<str>, lanes::Seen>>,
@@ -110,22 +93,6 @@ struct Core {
     /// Rung when there is something to look after (see `feed`).
     cares: Notify,
     faults: Faults,
-}
-
-/// Lanes by vendor.
-type Untold = BTreeMap<Arc<str>, BTreeSet<(Line, Arc<str>)>>;
-
-/// What a lease is made of here.
-#[derive(Debug, Clone)]
-struct Hold {
-    vendor: Arc<str>,
-    entry: Entry,
-    /// The fence.
-    version: i64,
-    /// So far, so that the settle writes them whole.
-    attempts: Attempts,
-    /// Its outcome is known and wants to be stored.
-    settling: bool,
 }
 
 /// Jobs that have not ended, about.
@@ -158,14 +125,11 @@ impl RedisMongo {
             vendors: vendors.into_iter().map(|vendor| (vendor.name.clone(), vendor)).collect(),
             clock,
             process,
-            holds: Mutex::default(),
+            holds: Holds::default(),
             epochs: Mutex::default(),
-            untold: Mutex::default(),
-            ungiven: Mutex::default(),
-            silent: Mutex::default(),
+            untold: Untold::default(),
             low: Mutex::default(),
             reaches: Mutex::default(),
-            undealt: Mutex::default(),
             live: Mutex::default(),
             seen: Mutex::default(),
             counting: Mutex::default(),
@@ -186,7 +150,7 @@ impl RedisMongo {
         let of = |core: &Arc<Core>| core.clone();
         let (submitting, settling, amending) = (of(&core), of(&core), of(&core));
         let (finding, releasing) = (of(&core), of(&core));
-        let finds = Group::new(&mut tasks, 1, |_| 0, move |many| find::run(of(&finding), many));
+        let finds = Group::new(&mut tasks, 1, |_| 0, move |many| read::run(of(&finding), many));
         // A batch of thousands does not keep a single job waiting.
         let submits = Group::new(&mut tasks, 2, submit::Request::bytes, move |many| submit::run(of(&submitting), many));
         let settles = Group::new(&mut tasks, 1, settle::Request::bytes, move |many| settle::run(of(&settling), many));
@@ -199,7 +163,7 @@ impl RedisMongo {
 
     async fn read(&self, id: JobId, with: With) -> Result<Option<Found>, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.finds.send(find::Request { id, with, reply }).await.map_err(|_| group::closed())?;
+        self.finds.send(read::Request { id, with, reply }).await.map_err(|_| group::closed())?;
         answer.await.unwrap_or_else(|_| Err(group::closed()))
     }
 
@@ -359,117 +323,6 @@ impl Store for RedisMongo {
 }
 
 impl Core {
-    /// A new lease on this job. Its number is no other's that this process still has in hand: after a loss, or after a change from
-    /// outside that did not know of the lease, an earlier one may have the number that would be next.
-    fn hold(&self, job: Job, hold: Hold) -> Lease {
-        let mut holds = lock(&self.holds);
-        let mut attempt = job.attempt + 1;
-        while holds.contains_key(&(job.id, attempt)) {
-            attempt += 1;
-        }
-        if holds.is_empty() {
-            self.cares.notify_one();
-        }
-        holds.insert((job.id, attempt), hold);
-        Lease { job, attempt }
-    }
-
-    fn let_go(&self, lease: &Lease) -> Option<Hold> {
-        lock(&self.holds).remove(&(lease.job.id, lease.attempt))
-    }
-
-    /// From here on the lease is kept until it is let go.
-    fn begin_settling(&self, lease: &Lease) -> Option<Hold> {
-        let mut holds = lock(&self.holds);
-        let hold = holds.get_mut(&(lease.job.id, lease.attempt))?;
-        hold.settling = true;
-        Some(hold.clone())
-    }
-
-    /// Whether a later lease of this process is on the same entry.
-    fn holds_again(&self, lease: &Lease, hold: &Hold) -> bool {
-        let id = lease.job.id;
-        lock(&self.holds)
-            .iter()
-            .any(|((other, attempt), held)| *other == id && *attempt > lease.attempt && held.entry == hold.entry)
-    }
-
-    fn holds_of(&self, vendor: &str, only_settling: bool) -> Vec<Entry> {
-        let holds = lock(&self.holds);
-        let of = holds.values().filter(|hold| &*hold.vendor == vendor && (hold.settling || !only_settling));
-        of.map(|hold| hold.entry.clone()).collect()
-    }
-
-    /// Entries that were entered anew have new names.
-    fn rename(&self, entries: &[Entry], names: &[String]) {
-        let renamed: HashMap<&Entry, &String> =
-            entries.iter().zip(names).filter(|(_, name)| !name.is_empty()).collect();
-        if renamed.is_empty() {
-            return;
-        }
-        for hold in lock(&self.holds).values_mut() {
-            if let Some(name) = renamed.get(&hold.entry) {
-                hold.entry.name.clone_from(name);
-            }
-        }
-    }
-
-    fn epochs(&self) -> MutexGuard<'_, HashMap<Arc<str>, String>> {
-        lock(&self.epochs)
-    }
-
-    /// Streams of this vendor run dry: the next claim fills them first.
-    fn note_low(&self, vendor: &VendorWork, is_low: bool) {
-        if is_low {
-            lock(&self.low).insert(vendor.name.clone());
-        }
-    }
-
-    fn take_low(&self, vendor: &VendorWork) -> bool {
-        lock(&self.low).remove(&vendor.name)
-    }
-
-    fn untold(&self) -> MutexGuard<'_, Untold> {
-        lock(&self.untold)
-    }
-
-    fn tell_later(&self, vendor: &str, lanes: impl Iterator<Item = (Line, Arc<str>)>) {
-        let mut untold = self.untold();
-        if untold.values().map(BTreeSet::len).sum::<usize>() < MOST_UNTOLD {
-            untold.entry(vendor.into()).or_default().extend(lanes);
-            self.cares.notify_one();
-        }
-    }
-
-    fn deal_later(&self, vendor: &str, dealt: impl IntoIterator<Item = Dealt>) {
-        let mut undealt = lock(&self.undealt);
-        let room = MOST_UNTOLD.saturating_sub(undealt.values().map(Vec::len).sum());
-        undealt.entry(vendor.into()).or_default().extend(dealt.into_iter().take(room));
-        self.cares.notify_one();
-    }
-
-    fn give_back_later(&self, vendor: &Arc<str>, back: Vec<GivenBack>) {
-        let mut ungiven = lock(&self.ungiven);
-        if ungiven.values().map(Vec::len).sum::<usize>() < MOST_UNTOLD {
-            ungiven.entry(vendor.clone()).or_default().extend(back);
-        }
-    }
-
-    /// Waits for the index to be told something, but not for long, and not at all when it has just not been there.
-    async fn told<T>(&self, telling: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let silent = || StoreError::Unavailable("Redis does not answer".into());
-        if lock(&self.silent).is_some_and(|since| since.elapsed() < TELL_AGAIN) {
-            return Err(silent());
-        }
-        // On a clock that a test moves, how long something takes says nothing.
-        let patience = if self.clock.injected().is_some() { TELL_WITHIN * 20 } else { TELL_WITHIN };
-        let told = tokio::time::timeout(patience, telling).await.unwrap_or_else(|_| Err(silent()));
-        if told.is_err() {
-            *lock(&self.silent) = Some(Instant::now());
-        }
-        told
-    }
-
     fn note_accepted(&self, jobs: u64) {
         lock(&self.live).accepted_since += jobs;
     }
@@ -482,91 +335,6 @@ impl Core {
         self.signals.announce_ended(ids);
         let body: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
         let _ = self.told(self.index.publish(Channel::Ended, &body)).await;
-    }
-
-    /// A job that a worker holds is being processed, which only the index knows.
-    async fn show_held(&self, jobs: &mut [Job]) {
-        let mut by_vendor: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
-        for (i, job) in jobs.iter().enumerate().filter(|(_, job)| job.status == Status::Pending) {
-            by_vendor.entry(job.lane.vendor.clone()).or_default().push(i);
-        }
-        for (vendor, pending) in by_vendor {
-            let ids: Vec<JobId> = pending.iter().map(|i| jobs[*i].id).collect();
-            // While nobody can tell, a job says what MongoDB says.
-            let Ok(held) = self.told(self.index.held(&vendor, &ids)).await else { continue };
-            for (i, _) in pending.into_iter().zip(held).filter(|(_, is_held)| *is_held) {
-                jobs[i].status = Status::Processing;
-            }
-        }
-    }
-
-    /// Looks at a bounded number of jobs from the newest on, and keeps those that match.
-    async fn list(&self, filter: &Filter) -> Result<Page, StoreError> {
-        let last = JobId::from_bytes([0xff; 16]);
-        let before = filter.created_before.map(JobId::first_at);
-        let below = [filter.before, before].into_iter().flatten().min().unwrap_or(last);
-        let from = filter.created_after.map_or(JobId::from_bytes([0; 16]), JobId::first_at);
-        let range = doc! { "_id": { "$lt": docs::id_bson(below), "$gte": docs::id_bson(from) } };
-        let without = doc! { "payload": 0, "result": 0, "attempts": 0 };
-        let jobs = self.mongo.jobs.clone_with_type::<RawDocumentBuf>();
-        let find = jobs.find(range).sort(doc! { "_id": -1 }).limit(EXAMINED).projection(without);
-        let mut found = within(async { find.batch_size(500).await }).await?;
-        let (mut page, mut examined, mut last_id) = (Page::default(), 0, None);
-        while page.jobs.len() < filter.limit {
-            let (mut slice, mut read) = (Vec::with_capacity(500), 0);
-            while read < 500 {
-                let Some(job) = within(found.try_next()).await? else { break };
-                read += 1;
-                slice.extend(mongo::told_if_unreadable(job.get("_id").ok(), mongo::read(&job)).map(|found| found.job));
-            }
-            self.show_held(&mut slice).await;
-            let is_last = read < 500;
-            for job in slice {
-                if page.jobs.len() == filter.limit {
-                    break;
-                }
-                examined += 1;
-                last_id = Some(job.id);
-                if filter.matches(&job) {
-                    page.jobs.push(job);
-                }
-            }
-            if is_last {
-                break;
-            }
-        }
-        // Having stopped early, whether by the limit or by the bound, there may be more.
-        if page.jobs.len() == filter.limit || examined == EXAMINED {
-            page.next = last_id;
-        }
-        Ok(page)
-    }
-
-    async fn backlog(&self, name: &str) -> Result<Backlog, StoreError> {
-        let Some(vendor) = self.vendors.get(name) else { return Ok(Backlog::default()) };
-        let stats = self.told(self.index.stats(vendor)).await?;
-        let heads = self.mongo.find_all(&stats.heads, With::NEITHER).await?;
-        let waiting = heads.into_values().filter(|found| !found.job.status.has_ended()).map(|found| found.job.due_at);
-        Ok(Backlog {
-            waiting: stats.waiting.max(0).unsigned_abs().saturating_sub(stats.held),
-            leased: stats.held,
-            open: stats.open.max(0).unsigned_abs(),
-            oldest_due: waiting.min().filter(|due| *due <= self.clock.now()),
-        })
-    }
-
-    /// What this process holds and will not settle is free for others at once.
-    async fn give_all_back(&self) {
-        let mut by_vendor = std::mem::take(&mut *lock(&self.ungiven));
-        for (_, hold) in lock(&self.holds).drain() {
-            by_vendor.entry(hold.vendor).or_default().push((hold.entry, "".into(), None));
-        }
-        for (name, back) in by_vendor {
-            let Some(vendor) = self.vendors.get(&name) else { continue };
-            if let Err(error) = self.index.release(vendor, &back).await {
-                tracing::warn!(%error, "jobs could not be given back; they are free when their leases lapse");
-            }
-        }
     }
 
     /// Dies here if a test wants it so.

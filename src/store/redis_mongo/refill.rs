@@ -10,9 +10,9 @@ use mongodb::bson::{Document, doc};
 use super::{
     Core,
     docs::{self, lane_name},
-    index::{Line, More, Read, Turn, VendorWork},
     lock,
     mongo::within,
+    words::{Line, More, Read, Turn, VendorWork},
 };
 use crate::{clock::Time, job::JobId, store::StoreError};
 

@@ -8,10 +8,11 @@ use mongodb::bson::Document;
 use tokio::sync::oneshot;
 
 use super::{
-    Core, Hold,
+    Core,
     dispatch::{leaves_room, wanted},
     docs::{self, Found},
-    index::{Counts, Dealt, DealtWith},
+    holds::Hold,
+    words::{Counts, Dealt, DealtWith},
 };
 use crate::{
     clock::Time,
@@ -62,12 +63,12 @@ enum Took {
 
 pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
     let now = core.clock.now();
-    let holds: Vec<Option<Hold>> = requests.iter().map(|request| core.begin_settling(&request.lease)).collect();
+    let holds: Vec<Option<Hold>> = requests.iter().map(|request| core.holds.begin_settling(&request.lease)).collect();
     match store(&core, &requests, &holds, now).await {
         Ok(took) => {
             core.fault("settled");
             // As they are now: in a new index entries have new names.
-            let holds: Vec<Option<Hold>> = requests.iter().map(|request| core.let_go(&request.lease)).collect();
+            let holds: Vec<Option<Hold>> = requests.iter().map(|request| core.holds.let_go(&request.lease)).collect();
             deal_with(&core, &requests, &holds, &took).await;
             for (request, took) in requests.into_iter().zip(took) {
                 let settled = if matches!(took, Took::Nothing(_)) { Settled::TooLate } else { Settled::Stored };
@@ -168,7 +169,7 @@ async fn deal_with(core: &Core, requests: &[Request], holds: &[Option<Hold>], to
         }
         let next = is.filter(|job| job.wants_to_go()).map(wanted);
         // Another lease of ours may be on the same entry by now.
-        if let Some(hold) = hold.as_ref().filter(|hold| !(nothing && core.holds_again(&request.lease, hold))) {
+        if let Some(hold) = hold.as_ref().filter(|hold| !(nothing && core.holds.has_later(&request.lease, hold))) {
             dealt.push(Dealt { entry: hold.entry.clone(), which, next });
         }
     }

@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use super::{
     Core,
     docs::{self, JobDoc},
-    index::{Counts, Line, Wanted},
     mongo::{self, within},
+    words::{Counts, Line, Wanted},
 };
 use crate::{
     clock::Time,

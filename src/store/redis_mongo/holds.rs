@@ -1,0 +1,98 @@
+//! The leases of this process: which entries of the streams it holds, and by which fence each of them settles.
+//!
+//! Never asks a server: what is held is in memory, and a process that dies holds nothing.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use super::{lock, words::Entry};
+use crate::{
+    job::{Attempts, Job, JobId},
+    store::Lease,
+};
+
+/// What a lease is made of here.
+#[derive(Debug, Clone)]
+pub(super) struct Hold {
+    pub(super) vendor: Arc<str>,
+    pub(super) entry: Entry,
+    /// The fence.
+    pub(super) version: i64,
+    /// So far, so that the settle writes them whole.
+    pub(super) attempts: Attempts,
+    /// Its outcome is known and wants to be stored.
+    pub(super) settling: bool,
+}
+
+/// By job and number of the attempt.
+#[derive(Default)]
+pub(super) struct Holds(Mutex<HashMap<(JobId, u32), Hold>>);
+
+impl Holds {
+    fn all(&self) -> MutexGuard<'_, HashMap<(JobId, u32), Hold>> {
+        lock(&self.0)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all().is_empty()
+    }
+
+    /// A new lease on this job. Its number is no other's that this process still has in hand: after a loss, or after a change from
+    /// outside that did not know of the lease, an earlier one may have the number that would be next.
+    pub(super) fn lease(&self, job: Job, hold: Hold) -> Lease {
+        let mut all = self.all();
+        let mut attempt = job.attempt + 1;
+        while all.contains_key(&(job.id, attempt)) {
+            attempt += 1;
+        }
+        all.insert((job.id, attempt), hold);
+        Lease { job, attempt }
+    }
+
+    pub(super) fn let_go(&self, lease: &Lease) -> Option<Hold> {
+        self.all().remove(&(lease.job.id, lease.attempt))
+    }
+
+    /// Everything that is held, which is then held no more.
+    pub(super) fn let_all_go(&self) -> Vec<Hold> {
+        self.all().drain().map(|(_, hold)| hold).collect()
+    }
+
+    /// From here on the lease is kept until it is let go.
+    pub(super) fn begin_settling(&self, lease: &Lease) -> Option<Hold> {
+        let mut all = self.all();
+        let hold = all.get_mut(&(lease.job.id, lease.attempt))?;
+        hold.settling = true;
+        Some(hold.clone())
+    }
+
+    /// Whether a later lease of this process is on the same entry.
+    pub(super) fn has_later(&self, lease: &Lease, hold: &Hold) -> bool {
+        let id = lease.job.id;
+        self.all()
+            .iter()
+            .any(|((other, attempt), held)| *other == id && *attempt > lease.attempt && held.entry == hold.entry)
+    }
+
+    pub(super) fn of(&self, vendor: &str, only_settling: bool) -> Vec<Entry> {
+        let all = self.all();
+        let of = all.values().filter(|hold| &*hold.vendor == vendor && (hold.settling || !only_settling));
+        of.map(|hold| hold.entry.clone()).collect()
+    }
+
+    /// Entries that were entered anew have new names.
+    pub(super) fn rename(&self, entries: &[Entry], names: &[String]) {
+        let renamed: HashMap<&Entry, &String> =
+            entries.iter().zip(names).filter(|(_, name)| !name.is_empty()).collect();
+        if renamed.is_empty() {
+            return;
+        }
+        for hold in self.all().values_mut() {
+            if let Some(name) = renamed.get(&hold.entry) {
+                hold.entry.name.clone_from(name);
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What callers read: jobs by their ids, those that are asked for at the same time in one statement; lists; and how much waits.
+//!
+//! Never decides what is shown of a job, and never reads more than its bounds say.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures_util::TryStreamExt as _;
+use mongodb::bson::{RawDocumentBuf, doc};
+use tokio::sync::oneshot;
+
+use super::{
+    Core,
+    docs::{self, Found},
+    mongo::{self, within},
+};
+use crate::{
+    job::{Job, JobId, Status},
+    store::{Backlog, Filter, Page, StoreError, With},
+};
+
+/// Rows that one page of a list looks at, at most.
+const EXAMINED: i64 = 5000;
+
+/// A job that somebody wants to see.
+pub(super) struct Request {
+    pub(super) id: JobId,
+    pub(super) with: With,
+    pub(super) reply: oneshot::Sender<Result<Option<Found>, StoreError>>,
+}
+
+/// Reads all of them, by what is wanted of them, and answers each.
+pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
+    let mut by_want: HashMap<(bool, bool), Vec<Request>> = HashMap::new();
+    for request in requests {
+        by_want.entry((request.with.payload, request.with.result)).or_default().push(request);
+    }
+    for ((payload, result), requests) in by_want {
+        let with = With { payload, result };
+        // One by its id is a simpler statement than several.
+        let found = match &*requests {
+            [one] => core
+                .mongo
+                .find(one.id, with)
+                .await
+                .map(|found| found.map(|found| (one.id, Ok(found))).into_iter().collect()),
+            many => core.mongo.find_each(&many.iter().map(|one| one.id).collect::<Vec<_>>(), with).await,
+        };
+        for request in requests {
+            let answer = match &found {
+                // The same job may be asked for twice.
+                Ok(found) => found.get(&request.id).cloned().transpose(),
+                Err(error) => Err(error.clone()),
+            };
+            // A caller that has gone away does not mind.
+            let _ = request.reply.send(answer);
+        }
+    }
+}
+
+impl Core {
+    /// A job that a worker holds is being processed, which only the index knows.
+    pub(super) async fn show_held(&self, jobs: &mut [Job]) {
+        let mut by_vendor: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
+        for (i, job) in jobs.iter().enumerate().filter(|(_, job)| job.status == Status::Pending) {
+            by_vendor.entry(job.lane.vendor.clone()).or_default().push(i);
+        }
+        for (vendor, pending) in by_vendor {
+            let ids: Vec<JobId> = pending.iter().map(|i| jobs[*i].id).collect();
+            // While nobody can tell, a job says what MongoDB says.
+            let Ok(held) = self.told(self.index.held(&vendor, &ids)).await else { continue };
+            for (i, _) in pending.into_iter().zip(held).filter(|(_, is_held)| *is_held) {
+                jobs[i].status = Status::Processing;
+            }
+        }
+    }
+
+    /// Looks at a bounded number of jobs from the newest on, and keeps those that match.
+    pub(super) async fn list(&self, filter: &Filter) -> Result<Page, StoreError> {
+        let last = JobId::from_bytes([0xff; 16]);
+        let before = filter.created_before.map(JobId::first_at);
+        let below = [filter.before, before].into_iter().flatten().min().unwrap_or(last);
+        let from = filter.created_after.map_or(JobId::from_bytes([0; 16]), JobId::first_at);
+        let range = doc! { "_id": { "$lt": docs::id_bson(below), "$gte": docs::id_bson(from) } };
+        let without = doc! { "payload": 0, "result": 0, "attempts": 0 };
+        let jobs = self.mongo.jobs.clone_with_type::<RawDocumentBuf>();
+        let find = jobs.find(range).sort(doc! { "_id": -1 }).limit(EXAMINED).projection(without);
+        let mut found = within(async { find.batch_size(500).await }).await?;
+        let (mut page, mut examined, mut last_id) = (Page::default(), 0, None);
+        while page.jobs.len() < filter.limit {
+            let (mut slice, mut read) = (Vec::with_capacity(500), 0);
+            while read < 500 {
+                let Some(job) = within(found.try_next()).await? else { break };
+                read += 1;
+                slice.extend(mongo::told_if_unreadable(job.get("_id").ok(), mongo::read(&job)).map(|found| found.job));
+            }
+            self.show_held(&mut slice).await;
+            let is_last = read < 500;
+            for job in slice {
+                if page.jobs.len() == filter.limit {
+                    break;
+                }
+                examined += 1;
+                last_id = Some(job.id);
+                if filter.matches(&job) {
+                    page.jobs.push(job);
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        // Having stopped early, whether by the limit or by the bound, there may be more.
+        if page.jobs.len() == filter.limit || examined == EXAMINED {
+            page.next = last_id;
+        }
+        Ok(page)
+    }
+
+    pub(super) async fn backlog(&self, name: &str) -> Result<Backlog, StoreError> {
+        let Some(vendor) = self.vendors.get(name) else { return Ok(Backlog::default()) };
+        let stats = self.told(self.index.stats(vendor)).await?;
+        let heads = self.mongo.find_all(&stats.heads, With::NEITHER).await?;
+        let waiting = heads.into_values().filter(|found| !found.job.status.has_ended()).map(|found| found.job.due_at);
+        Ok(Backlog {
+            waiting: stats.waiting.max(0).unsigned_abs().saturating_sub(stats.held),
+            leased: stats.held,
+            open: stats.open.max(0).unsigned_abs(),
+            oldest_due: waiting.min().filter(|due| *due <= self.clock.now()),
+        })
+    }
+}
