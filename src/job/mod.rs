@@ -368,7 +368,9 @@ pub enum AttemptOutcome {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempts {
     first: Vec<Attempt>,
+    #[serde(skip_serializing_if = "VecDeque::is_empty", default)]
     last: VecDeque<Attempt>,
+    #[serde(default)]
     omitted: u32,
 }
 

@@ -65,7 +65,7 @@ impl RedisMongo {
             docs::set(&mut update, "by", by.clone());
             if let Some(attempt) = attempt.clone() {
                 attempts.replace(attempt);
-                docs::set(&mut update, "attempts", docs::attempts_bson(&attempts)?);
+                docs::set(&mut update, "attempts", docs::attempts_text(&attempts));
             }
             let (reply, answer) = oneshot::channel();
             let request = Request { was, is: is.clone(), version, update, by, reply };

@@ -144,7 +144,8 @@ impl Core {
             return Ok(Vec::new());
         }
         let ids: Vec<JobId> = claimed.entries.iter().map(|entry| entry.id).collect();
-        let mut found = match self.mongo.find_all(&ids, With { payload: true, result: false }).await {
+        // What wants to go has no result: to leave it out would only cost.
+        let mut found = match self.mongo.find_all(&ids, With { payload: true, result: true }).await {
             Ok(found) => found,
             Err(error) => {
                 self.give_back(vendor, claimed.entries).await;

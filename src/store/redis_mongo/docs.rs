@@ -26,8 +26,8 @@ pub(super) struct JobDoc {
     status: Status,
     stage: Stage,
     due_at: i64,
-    /// Only while it has not ended: in which lane. Sorted by it and `due_at` an index has exactly what is alive.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    /// Only while it has not ended: in which lane. Sorted by it and `due_at` an index has exactly what is alive. Never read back.
+    #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
     lane: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     alarm_at: Option<i64>,
@@ -39,8 +39,11 @@ pub(super) struct JobDoc {
     deadline_within_ms: Option<i64>,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     tags: Vec<String>,
+    #[serde(skip_serializing_if = "is_none", default)]
     run: u32,
+    #[serde(skip_serializing_if = "is_none", default)]
     tries: u32,
+    #[serde(skip_serializing_if = "is_none", default)]
     attempt: u32,
     /// The fence: every change adds one, and is made only if nobody made another.
     version: i64,
@@ -48,7 +51,7 @@ pub(super) struct JobDoc {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     by: Option<String>,
     /// How often a worker lost it.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_none", default)]
     lapses: u32,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     ticket: Option<String>,
@@ -61,8 +64,28 @@ pub(super) struct JobDoc {
     payload: Option<Blob>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     result: Option<Blob>,
-    #[serde(default)]
-    attempts: Attempts,
+    #[serde(skip_serializing_if = "AttemptsText::is_none", default)]
+    attempts: AttemptsText,
+}
+
+/// What is none of is not stored: a server pays for each field whenever it touches the document.
+fn is_none(number: &u32) -> bool {
+    *number == 0
+}
+
+/// Attempts as JSON, in one field: nobody asks for anything in them, and to take a document apart costs a server more than what is in it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+struct AttemptsText(String);
+
+impl AttemptsText {
+    fn is_none(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn read(&self) -> serde_json::Result<Attempts> {
+        if self.is_none() { Ok(Attempts::default()) } else { serde_json::from_str(&self.0) }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -106,7 +129,7 @@ fn lane_of(job: &Job) -> Option<String> {
     (!job.status.has_ended()).then(|| lane_name(&job.lane.vendor, line, &job.lane.tenant))
 }
 
-/// Jobs in one statement: each looks through the cases of the others.
+/// Jobs in one statement: with more of them each costs a server no less.
 const TOGETHER: usize = 32;
 
 /// Where jobs are that wait for a callback: no stream, only a place in the order of lanes.
@@ -146,7 +169,7 @@ impl JobDoc {
             finished_at: None,
             payload: Some(Blob(job.payload)),
             result: None,
-            attempts: Attempts::default(),
+            attempts: AttemptsText::default(),
         }
     }
 
@@ -160,6 +183,8 @@ impl JobDoc {
             }
             None => None,
         };
+        let bad = |error| StoreError::Corrupt(format!("job {id} has attempts that no version wrote: {error}"));
+        let attempts = self.attempts.read().map_err(bad)?;
         let within = self.deadline_within_ms.map(|ms| Duration::from_millis(ms.unsigned_abs()));
         let job = Job {
             id,
@@ -180,7 +205,7 @@ impl JobDoc {
             updated_at: Time(self.updated_at),
             finished_at: self.finished_at.map(Time),
         };
-        Ok(Found { job, version: self.version, by: self.by, lapses: self.lapses, attempts: self.attempts })
+        Ok(Found { job, version: self.version, by: self.by, lapses: self.lapses, attempts })
     }
 }
 
@@ -219,13 +244,8 @@ pub(super) fn update(was: &Job, job: &Job) -> Document {
         put("due_at", number(Some(was.due_at)), number(Some(job.due_at)));
     }
     // Workers that died before this step say nothing about the next.
-    set.insert("lapses", 0_i64);
-    let mut update = doc! { "$inc": { "version": 1_i64 } };
-    update.insert("$set", set);
-    if !unset.is_empty() {
-        update.insert("$unset", unset);
-    }
-    update
+    unset.insert("lapses", "");
+    doc! { "$inc": { "version": 1_i64 }, "$set": set, "$unset": unset }
 }
 
 /// Sets one more field in an update.
@@ -235,17 +255,17 @@ pub(super) fn set(update: &mut Document, name: &str, value: impl Into<Bson>) {
     }
 }
 
-pub(super) fn attempts_bson(attempts: &Attempts) -> Result<Bson, StoreError> {
-    let unwritable = |error| StoreError::Corrupt(format!("attempts that cannot be written: {error}"));
-    mongodb::bson::serialize_to_bson(attempts).map_err(unwritable)
+/// Attempts as a document has them.
+pub(super) fn attempts_text(attempts: &Attempts) -> String {
+    serde_json::to_string(attempts).expect("our own plain structs always serialize")
 }
 
-/// A job and its own update.
+/// A job and what is its own: an update, or the fields that it gets.
 type Own = (JobId, Document);
 
 /// Updates of [`update`]'s kind, each with its job and the version it is for, as few statements: to look up a document, to lock and to log it
 /// costs a server several times what the change itself does, and much of that it does once a statement. One statement takes jobs of the
-/// same version that lose the same fields; the case that is the document's own says what it gets.
+/// same version that lose the same fields, and finds for each document what is its own.
 pub(super) fn together(updates: Vec<(JobId, i64, Document)>) -> Vec<Document> {
     let mut alike: BTreeMap<(i64, Vec<String>), Vec<Own>> = BTreeMap::new();
     for (id, version, update) in updates {
@@ -269,21 +289,28 @@ fn one_statement(version: i64, lost: &[String], mut jobs: Vec<Own>) -> Document 
         return doc! { "q": unchanged(id, version), "u": update };
     }
     let ids: Vec<Bson> = jobs.iter().map(|(id, _)| id_bson(*id)).collect();
-    let cases = jobs.into_iter().map(|(id, mut update)| {
+    let sets = jobs.into_iter().map(|(id, mut update)| {
         let mut set = match update.remove("$set") {
             Some(Bson::Document(set)) => set,
             _ => Document::new(),
         };
         set.insert("version", version + 1);
-        // Data is no expression, whatever it looks like.
-        Bson::from(doc! { "case": { "$eq": ["$_id", id_bson(id)] }, "then": { "$literal": set } })
+        (id, set)
     });
-    let own = doc! { "$switch": { "branches": cases.collect::<Vec<Bson>>() } };
-    let mut steps = vec![doc! { "$replaceWith": { "$mergeObjects": ["$$ROOT", own] } }];
-    if !lost.is_empty() {
-        steps.push(doc! { "$unset": lost });
-    }
+    let mut sets: Vec<Own> = sets.collect();
+    sets.sort_by_key(|(id, _)| *id);
+    let steps = vec![doc! { "$replaceWith": { "$mergeObjects": ["$$ROOT", own(&sets)] } }, doc! { "$unset": lost }];
     doc! { "q": { "_id": { "$in": ids }, "version": version }, "u": steps, "multi": true }
+}
+
+/// Of these, in the order of their ids, what is the document's own: found by halving, not by looking through all of them.
+fn own(sets: &[Own]) -> Bson {
+    if let [(_, set)] = sets {
+        // Data is no expression, whatever it looks like.
+        return doc! { "$literal": set }.into();
+    }
+    let (below, from) = sets.split_at(sets.len() / 2);
+    doc! { "$cond": [{ "$lt": ["$_id", id_bson(from[0].0)] }, own(below), own(from)] }.into()
 }
 
 fn number(time: Option<Time>) -> Option<Bson> {

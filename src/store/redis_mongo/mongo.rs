@@ -220,7 +220,7 @@ pub(super) fn told_if_unreadable(id: impl fmt::Debug, found: Result<Found, Store
 }
 
 fn without(with: With) -> Document {
-    let mut without = doc! { "lane": 0 };
+    let mut without = Document::new();
     if !with.payload {
         without.insert("payload", 0);
     }

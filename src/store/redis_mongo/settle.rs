@@ -86,7 +86,7 @@ async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: T
     for (request, hold) in requests.iter().zip(holds) {
         // Whoever holds no lease any more matches nothing.
         let (version, before) = hold.as_ref().map_or((-1, Attempts::default()), |h| (h.version, h.attempts.clone()));
-        let update = with_attempt(core, &request.lease.job, &after(request), before, &request.attempt)?;
+        let update = with_attempt(core, &request.lease.job, &after(request), before, &request.attempt);
         updates.push((request.lease.job.id, version, update));
     }
     let matched = core.mongo.update_jobs(docs::together(updates)).await?;
@@ -119,7 +119,7 @@ async fn take_stale(core: &Core, request: &Request, mut found: Option<Found>, no
             return Ok(Took::Nothing(Some(Box::new(was))));
         }
         let is = request.change.apply(&was, request.lease.attempt, now);
-        let update = with_attempt(core, &was, &is, attempts, &request.attempt)?;
+        let update = with_attempt(core, &was, &is, attempts, &request.attempt);
         if core.mongo.update_job(docs::unchanged(was.id, version), update).await? {
             return Ok(Took::StaleData { was: Box::new(was), is: Box::new(is) });
         }
@@ -129,18 +129,12 @@ async fn take_stale(core: &Core, request: &Request, mut found: Option<Found>, no
 }
 
 /// The update that makes a job what it is after an attempt, with that attempt on record and our name to it.
-fn with_attempt(
-    core: &Core,
-    was: &Job,
-    job: &Job,
-    mut before: Attempts,
-    attempt: &Attempt,
-) -> Result<Document, StoreError> {
+fn with_attempt(core: &Core, was: &Job, job: &Job, mut before: Attempts, attempt: &Attempt) -> Document {
     before.push(attempt.clone());
     let mut update = docs::update(was, job);
-    docs::set(&mut update, "attempts", docs::attempts_bson(&before)?);
+    docs::set(&mut update, "attempts", docs::attempts_text(&before));
     docs::set(&mut update, "by", settler(core, attempt));
-    Ok(update)
+    update
 }
 
 /// Who settled by this attempt.
