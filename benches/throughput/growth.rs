@@ -11,8 +11,6 @@ use crate::{
 /// Jobs that are submitted, and then called, on top of those that wait.
 const MEASURED: usize = 10_000;
 const WAITING: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
-/// Filling a stand-in for MongoDB with a million takes minutes.
-const MOST_SCALED: usize = 100_000;
 
 pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<Table> {
     let head = &[
@@ -27,8 +25,7 @@ pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<Table> {
     ];
     let mut table = Table::new("growth", "benchmarks.md", head);
     for backend in Backend::ALL {
-        let most = if backend == Backend::Embedded { usize::MAX } else { MOST_SCALED };
-        for waiting in WAITING.into_iter().filter(|waiting| *waiting <= most) {
+        for waiting in WAITING {
             let waiting = bench.size(waiting);
             let name = format!("{backend}, {} waiting", thousands(waiting as f64));
             if bench.wants("growth", &name) {

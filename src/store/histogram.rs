@@ -108,6 +108,17 @@ impl Histogram {
         due.sum()
     }
 
+    /// The time before which the first so many are due, if there are so many: the end of a piece, so there may be more of them.
+    pub(super) fn first(&self, jobs: u64) -> Option<Time> {
+        let mut before = 0;
+        let mut pieces = self.pieces.values();
+        let last = pieces.find(|piece| {
+            before += piece.jobs;
+            before >= jobs
+        });
+        last.map(|piece| Time((piece.last + 1).saturating_mul(1000)))
+    }
+
     /// When the last is due, about.
     pub(super) fn last_due(&self) -> Option<Time> {
         self.pieces.last_key_value().map(|(_, piece)| Time(piece.last.saturating_mul(1000)))
@@ -184,6 +195,10 @@ mod tests {
         assert_eq!(histogram.due_by(Time(1_999)), 2);
         assert_eq!(histogram.due_by(Time(2_000)), 3);
         assert_eq!(histogram.last_due(), Some(Time(3_000)));
+        assert_eq!(
+            [1, 2, 3, 5].map(|jobs| histogram.first(jobs)),
+            [Some(1_000), Some(1_000), Some(3_000), None].map(|at| at.map(Time))
+        );
         assert_eq!(histogram.around(Time(2_000)).before, 2);
         histogram.take(Time(2_000), 2);
         assert_eq!((histogram.jobs(), histogram.around(Time(2_000)).jobs), (2, 0), "one was taken from its neighbour");

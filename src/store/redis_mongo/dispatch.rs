@@ -2,7 +2,7 @@
 //!
 //! Never leases a job that MongoDB does not say wants to go: the streams are only a hint.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc};
 
 use futures_util::future::join_all;
 use mongodb::bson::{Document, doc};
@@ -12,10 +12,9 @@ use super::{
     Core,
     docs::{self, Found},
     holds::Hold,
-    index::SWEEP_EVERY,
     lock,
     mongo::within,
-    words::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, Stats, VendorWork, Wanted},
+    words::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, VendorWork, Wanted},
 };
 use crate::{
     clock::Time,
@@ -25,12 +24,8 @@ use crate::{
 
 /// Times that a lost index is opened and looked at again before the next turn.
 const LOOKS: usize = 3;
-/// Of the time at most one part in so many is spent sweeping.
-const SWEEP_SHARE: u32 = 20;
 /// Vendors that are looked at at once.
 const SIDE_BY_SIDE: usize = 4;
-/// Tenants told to the index in one script.
-const SLICE: usize = 500;
 /// How often a job may be lost by workers that die or hang before it is given up.
 const MOST_LAPSES: u32 = 5;
 
@@ -60,7 +55,7 @@ impl Core {
             };
             self.note_epoch(vendor, &look.epoch).await?;
             if look.sweep {
-                self.sweep(vendor).await?;
+                self.ask_for_sweep(vendor).await;
                 continue;
             }
             let next_due = [look.next_call, look.next_poll].into_iter().flatten().min();
@@ -133,7 +128,7 @@ impl Core {
     async fn calls(&self, vendor: &VendorWork, claim: &Claim) -> Result<(usize, Option<i64>), StoreError> {
         let Some(most_open) = vendor.open else { return Ok((claim.calls, None)) };
         let Some(look) = self.index.look(vendor).await? else { return Ok((0, None)) };
-        let open = self.count_lanes(vendor, 3, 7).await?;
+        let open = within(self.mongo.count_lanes(vendor, 3, 7)).await?;
         let left = most_open.saturating_sub(open).saturating_sub(look.calls_held);
         Ok((claim.calls.min(usize::try_from(left).unwrap_or(usize::MAX)), Some(look.claimed)))
     }
@@ -272,87 +267,13 @@ impl Core {
     }
 
     /// What nobody has nobody can hold: where no job is live the index opens at once.
-    async fn open_index_of(&self, vendor: &VendorWork, is_live: bool) -> Result<(), StoreError> {
+    pub(super) async fn open_index_of(&self, vendor: &VendorWork, is_live: bool) -> Result<(), StoreError> {
         let name = format!("{:016x}", fastrand::u64(..));
         if self.index.open(vendor, &name, !is_live).await? {
             tracing::info!(vendor = %vendor.name, "a new index in Redis");
         }
         Ok(())
     }
-
-    /// Puts the tenants that have something in MongoDB into the index, whatever it says. One by one they are read and found to have
-    /// nothing new, as a rule: so only of lanes in which there is a job, not of all that there ever were.
-    async fn sweep(&self, vendor: &VendorWork) -> Result<(), StoreError> {
-        let begun = Instant::now();
-        let swept = self.sweep_lanes(vendor).await;
-        // It reads all that waits where a server knows no better. On a clock that a test moves, how long something takes says nothing.
-        let pause = begun.elapsed() * SWEEP_SHARE;
-        if pause > SWEEP_EVERY && self.clock.injected().is_none() {
-            self.index.sweep_later(vendor, pause).await?;
-        }
-        swept
-    }
-
-    async fn sweep_lanes(&self, vendor: &VendorWork) -> Result<(), StoreError> {
-        let before = self.index.stats(vendor).await?;
-        let lanes = docs::lanes_between(&vendor.name, 0, 6);
-        let lanes = within(async { self.mongo.jobs.distinct("lane", lanes).await }).await?;
-        let awaits = self.count_lanes(vendor, 6, 7).await?;
-        // Damage that no look sees.
-        self.open_index_of(vendor, !lanes.is_empty() || awaits > 0).await?;
-        let lanes: Vec<_> = lanes.iter().filter_map(|lane| docs::line_and_tenant(lane.as_str()?)).collect();
-        for slice in lanes.chunks(SLICE) {
-            self.index.flag(vendor, slice).await?;
-        }
-        self.recount(vendor, &before, !lanes.is_empty(), awaits).await
-    }
-
-    async fn count_lanes(&self, vendor: &VendorWork, from: usize, to: usize) -> Result<u64, StoreError> {
-        let lanes = docs::lanes_between(&vendor.name, from, to);
-        within(async { self.mongo.jobs.count_documents(lanes).await }).await
-    }
-
-    /// The counts drift when a process dies between MongoDB and Redis. Long backlogs are counted less often. `before` is how they stood
-    /// when counting began.
-    async fn recount(
-        &self,
-        vendor: &VendorWork,
-        before: &Stats,
-        some_wait: bool,
-        awaits: u64,
-    ) -> Result<(), StoreError> {
-        if before.waiting > 20_000 && fastrand::u8(..30) != 0 {
-            return Ok(());
-        }
-        let (calls, polls) = match some_wait {
-            true => (self.count_lanes(vendor, 0, 3).await?, self.count_lanes(vendor, 3, 6).await?),
-            false => (0, 0),
-        };
-        let after = self.index.stats(vendor).await?;
-        let off = Counts {
-            waiting: drift(before.waiting, after.waiting, calls + polls),
-            open: drift(before.open, after.open, polls + awaits),
-            live: drift(before.live, after.live, calls + polls + awaits),
-            ..Counts::default()
-        };
-        self.index.mend_counts(vendor, &off).await?;
-        self.check_lanes(vendor, calls + polls).await
-    }
-}
-
-/// By how much a count is off that stood at `before` and `after` while so many were `found`. What changed meanwhile, and what MongoDB has
-/// and Redis will hear of in a moment, is no error: while others change a count, only what goes beyond that is mended.
-fn drift(before: i64, after: i64, found: u64) -> i64 {
-    let found = i64::try_from(found).unwrap_or(i64::MAX);
-    let off = found.saturating_sub(before.midpoint(after));
-    let unsure =
-        if before == after { 0 } else { before.abs_diff(after).saturating_add(on_its_way(found.unsigned_abs())) };
-    if off.unsigned_abs() <= unsure { 0 } else { off }
-}
-
-/// How many of those that MongoDB has Redis may not have heard of yet, while it is counted.
-pub(super) fn on_its_way(found: u64) -> u64 {
-    found / 50
 }
 
 /// Whether a job that is now so may leave room for another call: its own is over, or was never made, and the vendor has not accepted it.
@@ -363,29 +284,4 @@ pub(super) fn leaves_room(now: Option<Stage>) -> bool {
 /// What a job wants next.
 pub(super) fn wanted(job: &Job) -> Wanted {
     Wanted { line: Line::of(job), tenant: job.lane.tenant.clone(), due_at: job.due_at, id: job.id }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_count_that_stands_still_is_set_to_what_was_found() {
-        for (counted, found) in [(0, 7), (7, 0), (-5, 0), (1_000, 999)] {
-            assert_eq!(counted + drift(counted, counted, found), found as i64);
-        }
-    }
-
-    #[test]
-    fn what_changes_while_it_is_counted_is_no_error() {
-        assert_eq!(drift(20_000, 19_000, 19_700), 0, "a vendor is being called");
-        assert_eq!(drift(19_000, 20_000, 20_300), 0, "Redis has not heard of all of them yet");
-        assert_eq!(drift(300, 0, 296), 0, "the last of a backlog");
-    }
-
-    #[test]
-    fn what_changes_cannot_explain_is_mended_meanwhile() {
-        assert_eq!(drift(1_000, 1_010, 5), -1_000);
-        assert_eq!(drift(-490, -500, 0), 495);
-    }
 }

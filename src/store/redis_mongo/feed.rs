@@ -65,12 +65,11 @@ impl Core {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 () = stop.cancelled() => return,
             }
-            let looks: [Result<(), StoreError>; 5] = [
+            let looks: [Result<(), StoreError>; 4] = [
                 self.look_for_ends().await,
                 self.say_what_was_dealt_with().await,
                 self.tell_what_was_not_told().await,
                 self.say_what_is_held().await,
-                self.count_lanes_anew().await,
             ];
             for done in looks {
                 if let Err(error) = done {
@@ -82,10 +81,7 @@ impl Core {
 
     /// Whether anything here would find something to do.
     fn has_cares(&self) -> bool {
-        self.signals.somebody_waits()
-            || !self.holds.is_empty()
-            || self.untold.is_some()
-            || !lock(&self.counting).is_empty()
+        self.signals.somebody_waits() || !self.holds.is_empty() || self.untold.is_some()
     }
 
     /// Jobs that callers wait for and that have ended, unheard.

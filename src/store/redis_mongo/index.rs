@@ -185,12 +185,13 @@ impl Index {
         let found: Vec<String> = self.run(&call).await?.unwrap_or_default();
         let mut found = found.into_iter();
         let epoch = found.next().unwrap_or_default();
+        let waiting = found.next().and_then(|text| text.parse().ok()).unwrap_or(0);
         let mut turns = Vec::new();
         while let (Some(line), Some(tenant), Some(page), Some(known)) =
             (found.next(), found.next(), found.next(), found.next())
         {
             let number = |text: &str| text.parse::<usize>().unwrap_or(0);
-            turns.push(Turn { line: Line(number(&line)), tenant, page: number(&page), known: number(&known) });
+            turns.push(Turn { line: Line(number(&line)), tenant, page: number(&page), known: number(&known), waiting });
         }
         Ok((epoch, turns))
     }

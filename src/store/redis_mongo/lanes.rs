@@ -9,16 +9,16 @@ use std::{
 };
 
 use futures_util::TryStreamExt as _;
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Document, doc};
 use serde::Serialize;
 
 use super::{
     Core,
-    dispatch::on_its_way,
     docs::{self, id_bson, lane_name, lanes_between},
     index::Index,
     lock,
-    mongo::within,
+    mongo::{within, within_long},
+    sweep::on_its_way,
     words::{Line, VendorWork},
 };
 use crate::{
@@ -37,8 +37,8 @@ const HEAD: usize = 512;
 /// Counters that are many are read again only after a while.
 const MANY: usize = 256;
 const READ_EVERY: Duration = Duration::from_secs(1);
-/// Jobs that are counted anew in one go.
-const SLICE: usize = 50_000;
+/// Pieces of lanes that Redis is told of in one go, when they are counted anew.
+const SLICE: usize = 2_000;
 
 /// By how much what waits in lanes changes: by line, second of the due time, and tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl LaneCounts {
 
 /// What waits in the lanes of a vendor.
 #[derive(Debug, Default)]
-struct Pieces {
+pub(super) struct Pieces {
     lanes: HashMap<(Line, Arc<str>), Histogram>,
     paid: [u64; 3],
     /// Jobs of each line that workers hold.
@@ -74,16 +74,6 @@ struct Pieces {
 pub(super) struct Seen {
     at: Instant,
     pieces: Arc<Pieces>,
-}
-
-/// A count of all that waits for a vendor: how far it has come.
-#[derive(Debug, Clone)]
-pub(super) struct Counting {
-    name: String,
-    /// Jobs that are older than the count; those that come meanwhile are counted when they come.
-    below: JobId,
-    /// The last job that was counted: its lane, due time and id.
-    after: Option<(String, i64, Bson)>,
 }
 
 impl Index {
@@ -128,7 +118,7 @@ impl Index {
 }
 
 impl Core {
-    async fn pieces(&self, vendor: &VendorWork) -> Result<Option<Arc<Pieces>>, StoreError> {
+    pub(super) async fn pieces(&self, vendor: &VendorWork) -> Result<Option<Arc<Pieces>>, StoreError> {
         if let Some(seen) = lock(&self.seen).get(&vendor.name)
             && seen.pieces.fields > MANY
             && seen.at.elapsed() < READ_EVERY
@@ -158,7 +148,10 @@ impl Core {
         let lane = (Line::of(job), job.lane.tenant.clone());
         let polls = (Line::new(job.lane.priority, Stage::Poll), job.lane.tenant.clone());
         let polls = pieces.lanes.get(&polls).map_or(0, |polls| polls.due_by(self.clock.now()));
-        let first = self.first_of_lane(job, Time(i64::MIN)).await?;
+        let lane = pieces.lanes.get(&lane);
+        // A server that keeps the order of an index reads no more than is asked for, but not all of them do.
+        let until = lane.and_then(|lane| lane.first(EXACT as u64)).unwrap_or(Time(i64::MAX));
+        let first = self.first_of_lane(job, Time(i64::MIN), until).await?;
         let heads = &first[..first.len().min(HEAD)];
         let held = if heads.is_empty() { Vec::new() } else { self.told(self.index.held(&vendor.name, heads)).await? };
         let held_before = |place: usize| held.iter().take(place).filter(|is_held| **is_held).count() as u64;
@@ -166,8 +159,8 @@ impl Core {
             let is_held = held.get(place).copied().unwrap_or(false);
             return Ok((!is_held).then(|| place as u64 - held_before(place) + polls));
         }
-        let Some(around) = pieces.lanes.get(&lane).map(|lane| lane.around(job.due_at)) else { return Ok(None) };
-        let within = self.first_of_lane(job, around.from).await?;
+        let Some(around) = lane.map(|lane| lane.around(job.due_at)) else { return Ok(None) };
+        let within = self.first_of_lane(job, around.from, Time(i64::MAX)).await?;
         let place = match within.iter().position(|id| *id == job.id) {
             Some(place) => place as u64,
             None => (around.jobs * around.share / 1000).max(within.len() as u64),
@@ -175,85 +168,66 @@ impl Core {
         Ok(Some((around.before + place).saturating_sub(held_before(HEAD)) + polls))
     }
 
-    /// The first jobs of this job's lane that are due from then on, up to the job's own due time, in their order.
-    async fn first_of_lane(&self, job: &Job, from: Time) -> Result<Vec<JobId>, StoreError> {
+    /// The first jobs of this job's lane that are due from then on and before then, up to the job's own due time, in their order.
+    async fn first_of_lane(&self, job: &Job, from: Time, until: Time) -> Result<Vec<JobId>, StoreError> {
         let lane = lane_name(&job.lane.vendor, Line::of(job), &job.lane.tenant);
-        let due = doc! { "$gte": from.0, "$lt": job.due_at.0 + 1 };
+        let due = doc! { "$gte": from.0, "$lt": until.0.min(job.due_at.0 + 1) };
         Ok(self.due_in_lane(&lane, due, EXACT + 1).await?.into_iter().map(|(_, id)| id).collect())
     }
 
-    /// Sees whether the counters of the lanes come to what MongoDB has; if not they are counted anew, beside everything else.
+    /// Whether Redis knows what waits in which lane of a vendor.
+    pub(super) async fn knows_lanes(&self, vendor: &VendorWork) -> Result<bool, StoreError> {
+        Ok(self.index.pieces(vendor).await?.is_some())
+    }
+
+    /// Sees whether the counters of the lanes come to what MongoDB has; if not they are counted anew, while everything else goes on.
     pub(super) async fn check_lanes(&self, vendor: &VendorWork, waiting: u64) -> Result<(), StoreError> {
         let known = self.index.pieces(vendor).await?.map(|pieces| pieces.all());
         // What changes between the two counts is no reason.
         let right =
             known.is_some_and(|known| known.abs_diff(waiting) <= on_its_way(waiting) && (known == 0) == (waiting == 0));
-        if right || lock(&self.counting).contains_key(&vendor.name) {
+        if right { Ok(()) } else { self.count_lanes_anew(vendor).await }
+    }
+
+    async fn count_lanes_anew(&self, vendor: &VendorWork) -> Result<(), StoreError> {
+        let name = format!("{:016x}", fastrand::u64(..));
+        let mut lanes = LaneCounts::default();
+        if !self.index.recount_lanes(vendor, &name, "begin", &lanes).await? {
             return Ok(());
         }
-        let name = format!("{:016x}", fastrand::u64(..));
-        if self.index.recount_lanes(vendor, &name, "begin", &LaneCounts::default()).await? {
-            let below = JobId::first_at(self.clock.now().plus(Duration::from_millis(1)));
-            lock(&self.counting).insert(vendor.name.clone(), Counting { name, below, after: None });
-            self.cares.notify_one();
-        }
-        Ok(())
-    }
-
-    /// Counts a slice more of the vendors whose lanes have to be counted anew.
-    pub(super) async fn count_lanes_anew(&self) -> Result<(), StoreError> {
-        let all = lock(&self.counting).clone();
-        for (name, mut counting) in all {
-            let Some(vendor) = self.vendors.get(&name) else { continue };
-            let (lanes, read) = self.count_slice(vendor, &mut counting).await?;
-            let step = if read < SLICE { "done" } else { "add" };
-            let ours = self.index.recount_lanes(vendor, &counting.name, step, &lanes).await?;
-            if ours && read == SLICE {
-                lock(&self.counting).insert(name, counting);
-            } else {
-                lock(&self.counting).remove(&name);
+        // Those that come meanwhile are counted when they come.
+        let below = JobId::first_at(self.clock.now().plus(Duration::from_millis(1)));
+        let mut of_vendor = lanes_between(&vendor.name, 0, 6);
+        of_vendor.insert("_id", doc! { "$lt": id_bson(below) });
+        let second = doc! { "$subtract": ["$due_at", { "$mod": ["$due_at", 1000_i64] }] };
+        let by_second = doc! { "_id": { "lane": "$lane", "second": second }, "jobs": { "$sum": 1_i64 } };
+        let count = self.mongo.jobs.aggregate([doc! { "$match": of_vendor }, doc! { "$group": by_second }]);
+        let mut pieces = within_long(count.batch_size(SLICE as u32)).await?;
+        while let Some(piece) = within(pieces.try_next()).await? {
+            let Some((line, tenant, second, jobs)) = piece_of(&piece) else { continue };
+            lanes.add(line, &tenant, second, jobs);
+            let is_full = lanes.0.len() >= SLICE;
+            if is_full && !self.index.recount_lanes(vendor, &name, "add", &std::mem::take(&mut lanes)).await? {
+                return Ok(());
             }
         }
-        Ok(())
-    }
-
-    /// What waits after the last job that was counted, a slice of it, and how many jobs those are.
-    async fn count_slice(
-        &self,
-        vendor: &VendorWork,
-        counting: &mut Counting,
-    ) -> Result<(LaneCounts, usize), StoreError> {
-        let mut filter = lanes_between(&vendor.name, 0, 6);
-        filter.insert("_id", doc! { "$lt": id_bson(counting.below) });
-        if let Some((lane, due_at, id)) = &counting.after {
-            let after = [
-                doc! { "lane": { "$gt": lane } },
-                doc! { "lane": lane, "due_at": { "$gt": due_at } },
-                doc! { "lane": lane, "due_at": due_at, "_id": { "$gt": id } },
-            ];
-            filter.insert("$or", after.to_vec());
-        }
-        let jobs = self.mongo.jobs.clone_with_type::<Document>();
-        let find = jobs.find(filter).sort(doc! { "lane": 1, "due_at": 1, "_id": 1 }).limit(SLICE as i64);
-        let mut found =
-            within(async { find.projection(doc! { "lane": 1, "due_at": 1 }).batch_size(5000).await }).await?;
-        let (mut lanes, mut read, mut tenants) = (LaneCounts::default(), 0, HashMap::<String, (Line, Arc<str>)>::new());
-        while let Some(job) = within(found.try_next()).await? {
-            read += 1;
-            let (Ok(lane), Ok(due_at), Some(id)) = (job.get_str("lane"), job.get_i64("due_at"), job.get("_id")) else {
-                continue;
-            };
-            counting.after = Some((lane.to_owned(), due_at, id.clone()));
-            let known = tenants.get(lane).cloned().or_else(|| docs::line_and_tenant(lane));
-            let Some((line, tenant)) = known else { continue };
-            lanes.add(line, &tenant, Time(due_at), 1);
-            tenants.entry(lane.to_owned()).or_insert((line, tenant));
-        }
-        Ok((lanes, read))
+        self.index.recount_lanes(vendor, &name, "done", &lanes).await.map(drop)
     }
 }
 
+/// A lane, a second in which jobs of it are due, and how many.
+fn piece_of(counted: &Document) -> Option<(Line, Arc<str>, Time, i64)> {
+    let of = counted.get_document("_id").ok()?;
+    let (line, tenant) = docs::line_and_tenant(of.get_str("lane").ok()?)?;
+    Some((line, tenant, Time(of.get_i64("second").ok()?), counted.get_i64("jobs").ok()?))
+}
+
 impl Pieces {
+    /// The time before which so many jobs of a lane are due, if there are so many.
+    pub(super) fn first_of(&self, line: Line, tenant: &str, jobs: usize) -> Option<Time> {
+        self.lanes.get(&(line, tenant.into()))?.first(jobs as u64)
+    }
+
     fn all(&self) -> u64 {
         self.lanes.values().map(Histogram::jobs).sum()
     }

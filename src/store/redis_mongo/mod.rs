@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use tokio::{
-    sync::{Notify, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,7 @@ mod read;
 mod refill;
 mod settle;
 mod submit;
+mod sweep;
 mod untold;
 mod words;
 
@@ -88,8 +89,8 @@ struct Core {
     live: Mutex<Live>,
     /// By vendor: what waits in its lanes, as it was last read.
     seen: Mutex<HashMap<Arc<str>, lanes::Seen>>,
-    /// Vendors whose lanes have to be counted anew, and how far that is.
-    counting: Mutex<BTreeMap<Arc<str>, lanes::Counting>>,
+    /// Where sweeps are asked for.
+    sweeps: mpsc::Sender<sweep::Asked>,
     /// Rung when there is something to look after (see `feed`).
     cares: Notify,
     faults: Faults,
@@ -118,6 +119,7 @@ impl RedisMongo {
     ) -> Result<RedisMongo, StoreError> {
         let connecting: BoxFuture<'_, _> = Box::pin(Mongo::open(uri, database));
         let process = format!("{:016x}", fastrand::u64(..));
+        let (sweeps, asked) = mpsc::channel(sweep::MOST_ASKED);
         let core = Arc::new(Core {
             mongo: connecting.await?,
             index: Index::new(redis, database, &process, clock.clone()),
@@ -132,10 +134,12 @@ impl RedisMongo {
             reaches: Mutex::default(),
             live: Mutex::default(),
             seen: Mutex::default(),
-            counting: Mutex::default(),
+            sweeps,
             cares: Notify::new(),
             faults: Faults(std::env::var("FETCHGATE_FAULT").ok().filter(|_| cfg!(debug_assertions))),
         });
+        let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
+        tasks.spawn(core.clone().sweep_what_is_asked(asked, stop.clone()));
         for vendor in core.vendors.keys() {
             // The first submit finds an index. While Redis is away the first look opens it.
             let opening: BoxFuture<'_, _> = Box::pin(core.ready(vendor));
@@ -144,7 +148,6 @@ impl RedisMongo {
                 break;
             }
         }
-        let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         tasks.spawn(core.clone().listen(stop.clone()));
         tasks.spawn(core.clone().look_after(stop.clone()));
         let of = |core: &Arc<Core>| core.clone();

@@ -7,12 +7,16 @@ use std::{collections::HashMap, fmt, time::Duration};
 use futures_util::{TryStreamExt as _, future::BoxFuture};
 use mongodb::{
     Client, Collection, Database, IndexModel,
+    action::CountDocuments,
     bson::{Bson, Document, RawDocumentBuf, doc},
     error::{Error, ErrorKind},
     options::{Acknowledgment, ClientOptions, IndexOptions, ReadConcern, WriteConcern},
 };
 
-use super::docs::{Found, JobDoc, id_bson, id_in};
+use super::{
+    docs::{self, Found, JobDoc, id_bson, id_in},
+    words::VendorWork,
+};
 use crate::{
     clock::Time,
     job::JobId,
@@ -21,6 +25,8 @@ use crate::{
 
 /// A statement has come to an end within this time, or it is not known whether it did.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// And one that reads all that waits of a vendor within this time: it takes its time where a server knows no better.
+pub(super) const LONG_PATIENCE: Duration = Duration::from_secs(30);
 /// A server is found within this time, or there is none.
 const FIND_SERVER: Duration = Duration::from_millis(800);
 /// The oldest server with the statements that we use.
@@ -175,6 +181,11 @@ impl Mongo {
         Ok(found.iter().filter_map(|raw| Some((id_of(raw)?, read(raw)))).collect())
     }
 
+    /// How many jobs are in the lanes of a vendor, from one line up to another.
+    pub(super) fn count_lanes(&self, vendor: &VendorWork, from: usize, to: usize) -> CountDocuments<'_> {
+        self.jobs.count_documents(docs::lanes_between(&vendor.name, from, to))
+    }
+
     /// Deletes those of a slice of jobs that ended before `before`; says where the next slice begins, if there is one.
     /// Slices go by id, which no job that ended so early can have later: a job is made before it ends.
     pub(super) async fn prune_jobs(&self, from: JobId, before: Time) -> Result<Option<JobId>, StoreError> {
@@ -236,9 +247,26 @@ where
     S: IntoFuture<Output = Result<T, Error>>,
     S::IntoFuture: Send + 'a,
 {
+    within_time(PATIENCE, statement).await
+}
+
+/// The same of a statement that may read all that waits of a vendor. Nobody's call is to wait for it.
+pub(super) async fn within_long<'a, T, S>(statement: S) -> Result<T, StoreError>
+where
+    S: IntoFuture<Output = Result<T, Error>>,
+    S::IntoFuture: Send + 'a,
+{
+    within_time(LONG_PATIENCE, statement).await
+}
+
+async fn within_time<'a, T, S>(patience: Duration, statement: S) -> Result<T, StoreError>
+where
+    S: IntoFuture<Output = Result<T, Error>>,
+    S::IntoFuture: Send + 'a,
+{
     // Boxed, because the driver's futures are large and nest deeply.
     let statement: BoxFuture<'a, Result<T, Error>> = Box::pin(statement.into_future());
-    tokio::time::timeout(PATIENCE, statement).await.map_err(|_| no_answer())?.map_err(explain)
+    tokio::time::timeout(patience, statement).await.map_err(|_| no_answer())?.map_err(explain)
 }
 
 fn no_answer() -> StoreError {

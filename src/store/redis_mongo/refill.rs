@@ -20,6 +20,8 @@ use crate::{clock::Time, job::JobId, store::StoreError};
 const MOST_REACHES: usize = 10_000;
 /// By so much more is looked for where there was less than hoped.
 const WIDER: i64 = 4;
+/// Where more wait than this, it is worth asking Redis where the first of a lane lie before they are read.
+const LONG: i64 = 20_000;
 
 /// Where enough of a long lane should be found. A server that keeps the order of an index reads no more than is asked for, but not all of
 /// them do.
@@ -53,7 +55,10 @@ impl Core {
         let most = turn.page + turn.known;
         let due = now.0 + 1;
         let known = lock(&self.reaches).get(&lane).copied();
-        let Reach { mut until, mut step } = known.unwrap_or(Reach { until: due, step: 1 });
+        let Reach { mut until, mut step } = match known {
+            Some(known) => known,
+            None => self.first_reach(vendor, turn, most, due).await,
+        };
         until = until.min(due);
         let mut found = self.due_in_lane(&lane, doc! { "$lt": until }, most).await?;
         while found.len() < most && until < due {
@@ -64,6 +69,18 @@ impl Core {
         let more = if found.len() >= most { More::Due } else { self.next_in_lane(&lane, now).await? };
         self.note_reach(lane, turn, &found, more);
         Ok(Read { tenant: turn.tenant.clone(), ids: found.into_iter().map(|(_, id)| id).collect(), more })
+    }
+
+    /// Of a lane that was not read before, by the counters of the lanes: the second in which enough should be due. Where they are wrong it
+    /// is looked further, or more is read than needed.
+    async fn first_reach(&self, vendor: &VendorWork, turn: &Turn, most: usize, due: i64) -> Reach {
+        let whole = Reach { until: due, step: 1 };
+        if turn.waiting <= LONG {
+            return whole;
+        }
+        let Ok(Some(pieces)) = self.pieces(vendor).await else { return whole };
+        let until = pieces.first_of(turn.line, &turn.tenant, most);
+        until.map_or(whole, |until| Reach { until: until.0, step: 1000 })
     }
 
     /// Next time those of now are known, and as many as were added should be found behind them.
