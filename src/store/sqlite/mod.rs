@@ -330,10 +330,11 @@ fn migrate(conn: &Connection, path: &Path) -> Result<(), OpenError> {
     conn.busy_timeout(writer::BUSY).map_err(explain)?;
     conn.set_prepared_statement_cache_capacity(64);
     keep_plans(conn).map_err(explain)?;
-    // FULL: an accepted job survives a power cut. No automatic checkpoints: the writer does them between commits. No mmap.
+    // FULL: an accepted job survives a power cut. No automatic checkpoints: the writer does them between commits. No mmap. A small cache: a
+    // commit in which pages were split looks through all of it, and what is written lies close together.
     conn.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;
-         PRAGMA mmap_size = 0; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; PRAGMA foreign_keys = OFF;
+         PRAGMA mmap_size = 0; PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY; PRAGMA foreign_keys = OFF;
          PRAGMA journal_size_limit = 67108864;",
     )
     .map_err(explain)?;
