@@ -39,11 +39,12 @@ pub(super) struct JobDoc {
     deadline_within_ms: Option<i64>,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     tags: Vec<String>,
-    #[serde(skip_serializing_if = "is_none", default)]
+    /// What is skipped no new job has; updates write it. A server pays for each field whenever it touches a document.
+    #[serde(skip_serializing, default)]
     run: u32,
-    #[serde(skip_serializing_if = "is_none", default)]
+    #[serde(skip_serializing, default)]
     tries: u32,
-    #[serde(skip_serializing_if = "is_none", default)]
+    #[serde(skip_serializing, default)]
     attempt: u32,
     /// The fence: every change adds one, and is made only if nobody made another.
     version: i64,
@@ -51,7 +52,7 @@ pub(super) struct JobDoc {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     by: Option<String>,
     /// How often a worker lost it.
-    #[serde(skip_serializing_if = "is_none", default)]
+    #[serde(skip_serializing, default)]
     lapses: u32,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     ticket: Option<String>,
@@ -64,28 +65,9 @@ pub(super) struct JobDoc {
     payload: Option<Blob>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     result: Option<Blob>,
-    #[serde(skip_serializing_if = "AttemptsText::is_none", default)]
-    attempts: AttemptsText,
-}
-
-/// What is none of is not stored: a server pays for each field whenever it touches the document.
-fn is_none(number: &u32) -> bool {
-    *number == 0
-}
-
-/// Attempts as JSON, in one field: nobody asks for anything in them, and to take a document apart costs a server more than what is in it.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-struct AttemptsText(String);
-
-impl AttemptsText {
-    fn is_none(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn read(&self) -> serde_json::Result<Attempts> {
-        if self.is_none() { Ok(Attempts::default()) } else { serde_json::from_str(&self.0) }
-    }
+    /// As JSON: nobody asks for anything in it, and to take a document apart costs a server more than what is in it.
+    #[serde(skip_serializing, default)]
+    attempts: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -169,7 +151,7 @@ impl JobDoc {
             finished_at: None,
             payload: Some(Blob(job.payload)),
             result: None,
-            attempts: AttemptsText::default(),
+            attempts: None,
         }
     }
 
@@ -184,7 +166,7 @@ impl JobDoc {
             None => None,
         };
         let bad = |error| StoreError::Corrupt(format!("job {id} has attempts that no version wrote: {error}"));
-        let attempts = self.attempts.read().map_err(bad)?;
+        let attempts = self.attempts.map_or_else(|| Ok(Attempts::default()), |text| serde_json::from_str(&text));
         let within = self.deadline_within_ms.map(|ms| Duration::from_millis(ms.unsigned_abs()));
         let job = Job {
             id,
@@ -205,7 +187,7 @@ impl JobDoc {
             updated_at: Time(self.updated_at),
             finished_at: self.finished_at.map(Time),
         };
-        Ok(Found { job, version: self.version, by: self.by, lapses: self.lapses, attempts })
+        Ok(Found { job, version: self.version, by: self.by, lapses: self.lapses, attempts: attempts.map_err(bad)? })
     }
 }
 

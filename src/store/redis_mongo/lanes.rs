@@ -145,10 +145,9 @@ impl Core {
     pub(super) async fn ahead(&self, job: &Job) -> Result<Option<u64>, StoreError> {
         let Some(vendor) = self.vendors.get(&job.lane.vendor) else { return Ok(None) };
         let Some(pieces) = self.pieces(vendor).await? else { return Ok(None) };
-        let lane = (Line::of(job), job.lane.tenant.clone());
+        let lane = pieces.lanes.get(&(Line::of(job), job.lane.tenant.clone()));
         let polls = (Line::new(job.lane.priority, Stage::Poll), job.lane.tenant.clone());
         let polls = pieces.lanes.get(&polls).map_or(0, |polls| polls.due_by(self.clock.now()));
-        let lane = pieces.lanes.get(&lane);
         // A server that keeps the order of an index reads no more than is asked for, but not all of them do.
         let until = lane.and_then(|lane| lane.first(EXACT as u64)).unwrap_or(Time(i64::MAX));
         let first = self.first_of_lane(job, Time(i64::MIN), until).await?;

@@ -49,6 +49,8 @@ mod words;
 
 /// A submit is answered within this time, stored or not.
 const SUBMIT_WITHIN: Duration = Duration::from_millis(900);
+/// Nobody waits longer than this for the index to be told something, or for a sweep.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// How old the number of jobs may be that decides whether there are too many.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// Idempotency keys are kept this long.
@@ -326,6 +328,11 @@ impl Store for RedisMongo {
 }
 
 impl Core {
+    /// On a clock that a test moves, how long something takes says nothing: there it is so long that only what never comes is given up.
+    fn patience(&self) -> Duration {
+        if self.clock.injected().is_some() { PATIENCE * 20 } else { PATIENCE }
+    }
+
     fn note_accepted(&self, jobs: u64) {
         lock(&self.live).accepted_since += jobs;
     }

@@ -12,6 +12,7 @@ use super::{
     docs::{self, lane_name},
     lock,
     mongo::within,
+    sweep::LONG,
     words::{Line, More, Read, Turn, VendorWork},
 };
 use crate::{clock::Time, job::JobId, store::StoreError};
@@ -20,8 +21,6 @@ use crate::{clock::Time, job::JobId, store::StoreError};
 const MOST_REACHES: usize = 10_000;
 /// By so much more is looked for where there was less than hoped.
 const WIDER: i64 = 4;
-/// Where more wait than this, it is worth asking Redis where the first of a lane lie before they are read.
-const LONG: i64 = 20_000;
 
 /// Where enough of a long lane should be found. A server that keeps the order of an index reads no more than is asked for, but not all of
 /// them do.

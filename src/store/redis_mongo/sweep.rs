@@ -23,14 +23,12 @@ use crate::store::StoreError;
 pub(super) const MOST_ASKED: usize = 4096;
 /// Vendors that are swept at once.
 const SIDE_BY_SIDE: usize = 4;
-/// Whoever asks for a sweep waits for it, but not longer than this.
-const PATIENCE: Duration = Duration::from_millis(250);
 /// Of the time at most one part in so many is spent sweeping.
 const SHARE: u32 = 20;
 /// Tenants told to the index in one script.
 const SLICE: usize = 500;
-/// More jobs than this take a while to count where a server knows no better.
-const LONG: i64 = 20_000;
+/// More jobs than this take a while to read or to count where a server knows no better.
+pub(super) const LONG: i64 = 20_000;
 /// Of the sweeps of a vendor with so many one in so many counts them.
 const SELDOM: u8 = 30;
 
@@ -48,9 +46,7 @@ impl Core {
         if self.sweeps.try_send(Asked { vendor: vendor.name.clone(), done }).is_err() {
             return;
         }
-        // On a clock that a test moves, how long something takes says nothing.
-        let patience = if self.clock.injected().is_some() { PATIENCE * 20 } else { PATIENCE };
-        let _ = tokio::time::timeout(patience, told).await;
+        let _ = tokio::time::timeout(self.patience(), told).await;
     }
 
     /// Sweeps what is asked for, until `stop`.

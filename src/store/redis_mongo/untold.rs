@@ -15,8 +15,6 @@ use super::{
 };
 use crate::store::StoreError;
 
-/// Nobody waits longer than this for the index to be told something.
-const TELL_WITHIN: Duration = Duration::from_millis(250);
 /// After the index could not be told, it is not even tried for this long.
 const TELL_AGAIN: Duration = Duration::from_millis(500);
 /// Lanes and entries that the index is to be told about later, at most; sweeps and lapses find the others.
@@ -51,9 +49,7 @@ impl Core {
         if lock(&self.untold.silent).is_some_and(|since| since.elapsed() < TELL_AGAIN) {
             return Err(silent());
         }
-        // On a clock that a test moves, how long something takes says nothing.
-        let patience = if self.clock.injected().is_some() { TELL_WITHIN * 20 } else { TELL_WITHIN };
-        let told = tokio::time::timeout(patience, telling).await.unwrap_or_else(|_| Err(silent()));
+        let told = tokio::time::timeout(self.patience(), telling).await.unwrap_or_else(|_| Err(silent()));
         if told.is_err() {
             *lock(&self.untold.silent) = Some(Instant::now());
         }
