@@ -28,10 +28,7 @@ impl Time {
 
     /// RFC 3339 in UTC with exactly three decimals.
     pub fn rfc3339(self) -> String {
-        jiff::Timestamp::from_millisecond(self.0)
-            .unwrap_or(jiff::Timestamp::MAX)
-            .strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
-            .to_string()
+        format!("{:.3}", jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::MAX))
     }
 }
 

@@ -104,8 +104,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(operations())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn(body::take_rest))
-        .layer(middleware::from_fn_with_state(app.clone(), count))
+        .layer(middleware::from_fn_with_state(app.clone(), around))
         .with_state(app)
 }
 
@@ -135,12 +134,12 @@ async fn wrong_method() -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
 
-/// Counts an answer under its route, never under the path as sent.
-async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// What goes around every handler: the answer is counted under its route, never under the path as sent, and the whole body is taken.
+async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
-    let response = next.run(request).await;
+    let response = body::take_rest(request, next).await;
     let route = route.as_ref().map_or("unknown", |route| route.as_str());
     app.metrics.count_http(method.as_str(), route, response.status().as_u16(), started.elapsed());
     response
