@@ -148,6 +148,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_time_has_three_decimals_whatever_it_is() {
+        assert_eq!(Time(0).rfc3339(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(Time(1_795_698_729_830).rfc3339(), "2026-11-26T13:12:09.830Z");
+        assert_eq!(Time(-1).rfc3339(), "1969-12-31T23:59:59.999Z");
+        assert_eq!(Time(i64::MAX).rfc3339(), "9999-12-30T22:00:00.999Z", "the last that there is");
+    }
+
+    #[test]
     fn what_is_done_regularly_is_done_at_the_same_moments() {
         const FIVE: Duration = Duration::from_secs(5);
         let clock = Clock::manual(Time(60_000));

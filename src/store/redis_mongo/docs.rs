@@ -166,7 +166,7 @@ impl JobDoc {
             None => None,
         };
         let bad = |error| StoreError::Corrupt(format!("job {id} has attempts that no version wrote: {error}"));
-        let attempts = self.attempts.map_or_else(|| Ok(Attempts::default()), |text| serde_json::from_str(&text));
+        let attempts = self.attempts.as_deref().map(serde_json::from_str).transpose().map_err(bad)?.unwrap_or_default();
         let within = self.deadline_within_ms.map(|ms| Duration::from_millis(ms.unsigned_abs()));
         let job = Job {
             id,
@@ -187,7 +187,7 @@ impl JobDoc {
             updated_at: Time(self.updated_at),
             finished_at: self.finished_at.map(Time),
         };
-        Ok(Found { job, version: self.version, by: self.by, lapses: self.lapses, attempts: attempts.map_err(bad)? })
+        Ok(Found { job, version: self.version, by: self.by, lapses: self.lapses, attempts })
     }
 }
 
