@@ -15,15 +15,19 @@ use crate::{
     store::StoreError,
 };
 
-/// A job's document. What is not there is not stored.
+/// A job's document. What is not there is not stored: a server pays for each field whenever it touches a document, so a new job has only
+/// what is its own, and updates write the rest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct JobDoc {
     #[serde(rename = "_id")]
     id: Blob,
     vendor: Arc<str>,
     tenant: Arc<str>,
+    #[serde(skip_serializing_if = "is_normal", default)]
     priority: Priority,
+    #[serde(skip_serializing, default = "pending")]
     status: Status,
+    #[serde(skip_serializing, default = "call")]
     stage: Stage,
     due_at: i64,
     /// Only while it has not ended: in which lane. Sorted by it and `due_at` an index has exactly what is alive. Never read back.
@@ -39,7 +43,6 @@ pub(super) struct JobDoc {
     deadline_within_ms: Option<i64>,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     tags: Vec<String>,
-    /// What is skipped no new job has; updates write it. A server pays for each field whenever it touches a document.
     #[serde(skip_serializing, default)]
     run: u32,
     #[serde(skip_serializing, default)]
@@ -47,6 +50,7 @@ pub(super) struct JobDoc {
     #[serde(skip_serializing, default)]
     attempt: u32,
     /// The fence: every change adds one, and is made only if nobody made another.
+    #[serde(skip_serializing, default)]
     version: i64,
     /// Which process settled it last.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -58,7 +62,9 @@ pub(super) struct JobDoc {
     ticket: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     failure: Option<FailureDoc>,
-    updated_at: i64,
+    /// Only if that was neither when it was accepted nor when it ended.
+    #[serde(skip_serializing, default)]
+    updated_at: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     finished_at: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -117,13 +123,31 @@ const TOGETHER: usize = 32;
 /// Where jobs are that wait for a callback: no stream, only a place in the order of lanes.
 const AWAITS: Line = Line(6);
 
+fn is_normal(priority: &Priority) -> bool {
+    *priority == Priority::Normal
+}
+
+fn pending() -> Status {
+    Status::Pending
+}
+
+fn call() -> Stage {
+    Stage::Call
+}
+
+/// When a job was updated, if that says more than when it was accepted and when it ended.
+fn updated_at(job: &Job) -> Option<Time> {
+    let told = job.finished_at.unwrap_or(job.id.created_at());
+    Some(job.updated_at).filter(|at| *at != told)
+}
+
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl JobDoc {
     /// A new job.
-    pub(super) fn new(job: NewJob, now: Time) -> JobDoc {
+    pub(super) fn new(job: NewJob) -> JobDoc {
         let line = Line::new(job.lane.priority, Stage::Call);
         JobDoc {
             id: Blob::id(job.id),
@@ -147,7 +171,7 @@ impl JobDoc {
             lapses: 0,
             ticket: None,
             failure: None,
-            updated_at: now.0,
+            updated_at: None,
             finished_at: None,
             payload: Some(Blob(job.payload)),
             result: None,
@@ -184,7 +208,7 @@ impl JobDoc {
             ticket: self.ticket,
             result: self.result.map(|blob| blob.0),
             failure,
-            updated_at: Time(self.updated_at),
+            updated_at: self.updated_at.or(self.finished_at).map_or(id.created_at(), Time),
             finished_at: self.finished_at.map(Time),
         };
         Ok(Found { job, version: self.version, by: self.by, lapses: self.lapses, attempts })
@@ -206,7 +230,7 @@ pub(super) fn update(was: &Job, job: &Job) -> Document {
         ("run", |job| Some(i64::from(job.run).into())),
         ("tries", |job| Some(i64::from(job.tries).into())),
         ("attempt", |job| Some(i64::from(job.attempt).into())),
-        ("updated_at", |job| number(Some(job.updated_at))),
+        ("updated_at", |job| number(updated_at(job))),
         ("lane", |job| lane_of(job).map(Bson::from)),
         ("alarm_at", |job| number(job.alarm_at())),
         ("answer_by", |job| number(job.answer_by)),
@@ -282,7 +306,7 @@ fn one_statement(version: i64, lost: &[String], mut jobs: Vec<Own>) -> Document 
     let mut sets: Vec<Own> = sets.collect();
     sets.sort_by_key(|(id, _)| *id);
     let steps = vec![doc! { "$replaceWith": { "$mergeObjects": ["$$ROOT", own(&sets)] } }, doc! { "$unset": lost }];
-    doc! { "q": { "_id": { "$in": ids }, "version": version }, "u": steps, "multi": true }
+    doc! { "q": { "_id": { "$in": ids }, "version": version_bson(version) }, "u": steps, "multi": true }
 }
 
 /// Of these, in the order of their ids, what is the document's own: found by halving, not by looking through all of them.
@@ -301,7 +325,12 @@ fn number(time: Option<Time>) -> Option<Bson> {
 
 /// Only a job that nobody has changed since it was seen.
 pub(super) fn unchanged(id: JobId, version: i64) -> Document {
-    doc! { "_id": id_bson(id), "version": version }
+    doc! { "_id": id_bson(id), "version": version_bson(version) }
+}
+
+/// A version, as a filter has it: the first is not stored.
+fn version_bson(version: i64) -> Bson {
+    if version == 0 { Bson::Null } else { version.into() }
 }
 
 pub(super) fn id_bson(id: JobId) -> Bson {
@@ -361,5 +390,33 @@ impl de::Visitor<'_> for BlobVisitor {
 
     fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Blob, E> {
         Ok(Blob(bytes.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_new_job_leaves_out_of_its_document_is_read_as_it_was() {
+        let (id, payload) = (JobId::first_at(Time(1_000)), Bytes::from_static(b"{}"));
+        let lane = Lane { vendor: "v".into(), priority: Priority::Normal, tenant: "t".into() };
+        let new = NewJob {
+            id,
+            lane: lane.clone(),
+            payload,
+            due_at: Time(9),
+            deadline: None,
+            tags: vec![],
+            idempotency: None,
+        };
+        let document = mongodb::bson::serialize_to_document(&JobDoc::new(new)).unwrap();
+        let fields: Vec<&str> = document.keys().map(String::as_str).collect();
+        assert_eq!(fields, ["_id", "vendor", "tenant", "due_at", "lane", "payload"]);
+        let doc: JobDoc = mongodb::bson::deserialize_from_document(document).unwrap();
+        let Found { job, version, attempts, .. } = doc.read().unwrap();
+        assert_eq!((job.id, &job.lane, job.status, job.stage), (id, &lane, Status::Pending, Stage::Call));
+        assert_eq!((version, attempts, job.tries, job.attempt), (0, Attempts::default(), 0, 0));
+        assert_eq!((job.due_at, job.updated_at, job.finished_at), (Time(9), Time(1_000), None));
     }
 }

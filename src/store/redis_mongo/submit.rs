@@ -76,7 +76,7 @@ async fn store(core: &Core, mut jobs: Vec<NewJob>) -> Result<Vec<Submitted>, Sto
     }
     let new: Vec<NewJob> = jobs.into_iter().zip(is_new).filter_map(|(job, is_new)| is_new.then_some(job)).collect();
     let wanted = wanted(&new);
-    insert(core, new, now).await?;
+    insert(core, new).await?;
     core.fault("inserted");
     tell(core, wanted).await;
     Ok(outcomes)
@@ -168,11 +168,11 @@ fn wanted(jobs: &[NewJob]) -> BTreeMap<Arc<str>, Vec<Wanted>> {
     by_vendor
 }
 
-async fn insert(core: &Core, jobs: Vec<NewJob>, now: Time) -> Result<(), StoreError> {
+async fn insert(core: &Core, jobs: Vec<NewJob>) -> Result<(), StoreError> {
     if jobs.is_empty() {
         return Ok(());
     }
-    let documents: Vec<JobDoc> = jobs.into_iter().map(|job| JobDoc::new(job, now)).collect();
+    let documents: Vec<JobDoc> = jobs.into_iter().map(JobDoc::new).collect();
     let inserted = within(async { Ok(core.mongo.jobs.insert_many(&documents).ordered(false).await) }).await?;
     match inserted {
         Ok(_) => Ok(()),
