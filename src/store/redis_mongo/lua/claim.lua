@@ -81,7 +81,7 @@ for line = 0, lines - 1 do
     redis.call(unpack(claim))
   end
   local notes = {}
-  for _, entry in ipairs(entries) do notes[#notes + 1], notes[#notes + 2] = entry[2][2], spot('+', line, entry[1]) end
+  for _, entry in ipairs(entries) do notes[#notes + 1], notes[#notes + 2] = entry[2][2], held_at(line, entry[1], consumer) end
   if #notes > 0 then redis.call('HSET', index, unpack(notes)) end
   taken[line] = entries
   if line < 3 then claimed = claimed + #entries end

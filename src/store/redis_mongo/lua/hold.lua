@@ -20,7 +20,7 @@ for i = 5, #ARGV, 3 do
       -- Somebody's clock is fast: for it the index has opened already.
       if read ~= now_in then redis.call('XCLAIM', stream, GROUP, FREE, '0', read, 'JUSTID') end
     end
-    if now_in ~= '' then note(id, '+', line, now_in) end
+    if now_in ~= '' then redis.call('HSET', index, id, held_at(line, now_in, consumer)) end
     if now_in ~= '' and ARGV[4] == '1' then
       redis.call('XCLAIM', stream, GROUP, consumer, '0', now_in, 'JUSTID', 'TIME', number(now))
     end

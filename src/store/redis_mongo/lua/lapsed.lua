@@ -19,6 +19,7 @@ for line = 0, lines - 1 do
         local entries = redis.call('XCLAIM', stream, GROUP, consumer, '0', pending[1])
         if not entries[1] then redis.call('XACK', stream, GROUP, pending[1]) end
         for _, entry in ipairs(ours(line, entries)) do
+          redis.call('HSET', index, entry[2][2], held_at(line, entry[1], consumer))
           answer[#answer + 1] = tostring(line)
           answer[#answer + 1] = entry[1]
           answer[#answer + 1] = entry[2][2]

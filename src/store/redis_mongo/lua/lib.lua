@@ -7,7 +7,7 @@
 --   :<line>:reading  tenants that somebody reads from MongoDB now, by when that is given up (ms)
 --   :<line>:resting  tenants over their own limit, until when (ms)
 -- Of the vendor:
---   :index   the ids in its streams and where: '-<line> <entry>' is free, '+<line> <entry>' is held by a worker
+--   :index   the ids in its streams and where: '-<line> <entry>' is free, '+<line> <entry> <worker>' is held
 --   :state   epoch (a name for this index), open_at (nothing is added or claimed before), sweep_at, turn, spent, claimed
 --   :counts  how many jobs are where: waiting, open, live
 --   :lanes   how many jobs wait in which lane and when they are due: '<line> <piece> <tenant>', a piece being so many seconds (state: width);
@@ -92,18 +92,18 @@ local function rests(line, tenant, now)
   return nil
 end
 
--- Where an id is, as the index has it.
-local function spot(sign, line, entry)
-  return sign .. line .. ' ' .. entry
+-- Where an id is, as the index has it: free, or held by a worker.
+local function free_at(line, entry)
+  return '-' .. line .. ' ' .. entry
 end
 
-local function note(id, sign, line, entry)
-  redis.call('HSET', index, id, spot(sign, line, entry))
+local function held_at(line, entry, worker)
+  return '+' .. line .. ' ' .. entry .. ' ' .. worker
 end
 
 -- The line and the entry that a place in the index names.
 local function parts(where)
-  return string.match(where, '^.(%d) (.*)$')
+  return string.match(where, '^.(%d) (%S+)')
 end
 
 -- In which line an id is, and its entry there.
@@ -139,7 +139,7 @@ local function add(line, ids)
       if not added[id] then
         local entry = redis.call('XADD', of(line, 'jobs'), '*', 'id', id)
         added[id], entries[#entries + 1] = true, entry
-        notes[#notes + 1], notes[#notes + 2] = id, spot('-', line, entry)
+        notes[#notes + 1], notes[#notes + 2] = id, free_at(line, entry)
       end
     end
     if #notes > 0 then redis.call('HSET', index, unpack(notes)) end
@@ -148,15 +148,28 @@ local function add(line, ids)
 end
 
 -- Takes entries of a line, { entry, id } each, out for good: acknowledged and deleted together, or their memory would never be freed.
-local function remove(line, entries)
+-- With `worker` only those that it holds: others are no longer its own.
+local function remove(line, entries, worker)
   for from = 1, #entries, 1000 do
-    local names, ids, gone = {}, {}, {}
-    for i = from, math.min(from + 999, #entries) do names[#names + 1], ids[#ids + 1] = unpack(entries[i]) end
-    redis.call('XACK', of(line, 'jobs'), GROUP, unpack(names))
-    redis.call('XDEL', of(line, 'jobs'), unpack(names))
+    local ids, names, gone = {}, {}, {}
+    for i = from, math.min(from + 999, #entries) do ids[#ids + 1] = entries[i][2] end
     for i, where in ipairs(redis.call('HMGET', index, unpack(ids))) do
-      -- By now the id may be somewhere else.
-      if where and string.sub(where, 2) == spot('', line, names[i]) then gone[#gone + 1] = ids[i] end
+      local name = entries[from + i - 1][1]
+      local is_there, is_ours
+      if worker then
+        is_there = where == held_at(line, name, worker)
+        is_ours = is_there
+      else
+        -- By now the id may be somewhere else.
+        local its_line, its_name = parts(where or '')
+        is_there, is_ours = its_line == tostring(line) and its_name == name, true
+      end
+      if is_ours then names[#names + 1] = name end
+      if is_there then gone[#gone + 1] = ids[i] end
+    end
+    if #names > 0 then
+      redis.call('XACK', of(line, 'jobs'), GROUP, unpack(names))
+      redis.call('XDEL', of(line, 'jobs'), unpack(names))
     end
     if #gone > 0 then redis.call('HDEL', index, unpack(gone)) end
   end
@@ -181,26 +194,6 @@ end
 
 local function is_held_by(line, entry, consumer)
   return #redis.call('XPENDING', of(line, 'jobs'), GROUP, entry, entry, 1, consumer) == 1
-end
-
--- Of entries of a line, { entry, id } each, those that a worker holds.
-local function held_by(line, entries, consumer)
-  local first, last, low, high
-  for _, entry in ipairs(entries) do
-    local ms, number = string.match(entry[1], '^(%d+)-(%d+)$')
-    local at = { tonumber(ms) or 0, tonumber(number) or 0 }
-    local function is_before(other) return at[1] < other[1] or at[1] == other[1] and at[2] < other[2] end
-    if not first or is_before(low) then first, low = entry[1], at end
-    if not last or not is_before(high) then last, high = entry[1], at end
-  end
-  -- What it holds lies close together, as a rule: one question for all of them.
-  local most, is_held, good = 2 * #entries + 64, {}, {}
-  local pending = redis.call('XPENDING', of(line, 'jobs'), GROUP, first, last, most, consumer)
-  for _, one in ipairs(pending) do is_held[one[1]] = true end
-  for _, entry in ipairs(entries) do
-    if is_held[entry[1]] or #pending == most and is_held_by(line, entry[1], consumer) then good[#good + 1] = entry end
-  end
-  return good
 end
 
 local free_lanes = {} -- of those asked about in this call: whether a job may go straight into the stream

@@ -13,7 +13,7 @@ for i = 4, #ARGV, 5 do
       redis.call('ZADD', of(line, 'asleep'), ARGV[i + 4], tenant)
     else
       redis.call('XCLAIM', of(line, 'jobs'), GROUP, FREE, '0', entry, 'JUSTID')
-      note(id, '-', line, entry)
+      redis.call('HSET', index, id, free_at(line, entry))
     end
   end
 end
