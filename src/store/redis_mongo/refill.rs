@@ -60,12 +60,14 @@ impl Core {
         };
         until = until.min(due);
         let mut found = self.due_in_lane(&lane, doc! { "$lt": until }, most).await?;
-        while found.len() < most && until < due {
+        // Some of those known have been settled since: a page that is not quite full is none the worse.
+        while found.len() < turn.known + turn.page / 2 && until < due {
             let from = until;
             (until, step) = (due.min(until + step), step.saturating_mul(WIDER));
             found.append(&mut self.due_in_lane(&lane, doc! { "$gte": from, "$lt": until }, most - found.len()).await?);
         }
-        let more = if found.len() >= most { More::Due } else { self.next_in_lane(&lane, now).await? };
+        let is_all = found.len() < most && until >= due;
+        let more = if is_all { self.next_in_lane(&lane, now).await? } else { More::Due };
         self.note_reach(lane, turn, &found, more);
         Ok(Read { tenant: turn.tenant.clone(), ids: found.into_iter().map(|(_, id)| id).collect(), more })
     }

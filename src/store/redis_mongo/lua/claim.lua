@@ -1,7 +1,7 @@
 -- Gives a worker entries: polls before calls within a priority, priorities by stride (16 : 4 : 1), those given back first.
 -- ARGV: now, lines, depth, most, calls, consumer, injected (1: leases begin at `now`, not by Redis' clock), claimed (-1, or how many calls had
 -- ever been claimed when `calls` was reckoned: those claimed since count against it).
--- Gives: epoch, how many lines have less than half their depth left while tenants have something due in MongoDB, then for each entry: line, entry, id.
+-- Gives: epoch, how many lines are low while tenants have something due in MongoDB, then for each entry: line, entry, id.
 even_when_full()
 local now, lines, depth = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local most, calls, consumer = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
@@ -89,7 +89,7 @@ end
 if claimed > 0 then redis.call('HINCRBY', state, 'claimed', claimed) end
 local low = 0
 for line = 0, lines - 1 do
-  if (here[line] - #taken[line]) * 2 < depth and redis.call('ZCARD', of(line, 'due')) > 0 then low = low + 1 end
+  if is_low(here[line] - #taken[line], depth) and redis.call('ZCARD', of(line, 'due')) > 0 then low = low + 1 end
 end
 local answer, at = {name, tostring(low)}, {}
 for _, line in ipairs(order) do

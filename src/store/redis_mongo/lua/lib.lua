@@ -36,6 +36,12 @@ local function waiting(line)
   return redis.call('XLEN', of(line, 'jobs')) - pending[1] + free, free, pending[1] - free
 end
 
+-- Whether so few are left for workers that a line is to be filled: to read a lane costs what is in its stream already once more, so late,
+-- but not so late that workers come to the end meanwhile.
+local function is_low(left, depth)
+  return left * 4 < depth
+end
+
 -- The epoch and when the index opens; nothing when the index was lost. A stream that has gone alone raises NOGROUP where it is used.
 local function epoch()
   local found = redis.call('HMGET', state, 'epoch', 'open_at')

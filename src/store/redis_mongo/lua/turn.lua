@@ -9,8 +9,9 @@ local MOST, PATIENCE = 16, 5000
 local answer = {name, redis.call('HGET', counts, 'waiting') or '0'}
 for line = 0, lines - 1 do
   wake(line, now)
-  local room, tenants = depth - waiting(line), {}
-  while room > 0 and #tenants < math.min(MOST, room) do
+  local left, tenants = waiting(line), {}
+  local room = depth - left
+  while is_low(left, depth) and #tenants < math.min(MOST, room) do
     local next_one = redis.call('ZPOPMIN', of(line, 'due'))[1]
     if not next_one then break end
     local until_ms = rests(line, next_one, now)
