@@ -1,12 +1,14 @@
 //! Many requests, one statement: what comes while a statement is under way goes with the next one.
 //!
-//! Never waits for more to come, and never holds more than its bounds say.
+//! Never waits for more to come, never has two statements under way, and never holds more than its bounds say.
 
 use std::{
     future::Future,
+    panic::AssertUnwindSafe,
     sync::{Mutex, PoisonError},
 };
 
+use futures_util::FutureExt as _;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::store::StoreError;
@@ -24,11 +26,10 @@ pub(super) struct Group<R> {
 }
 
 impl<R: Send + 'static> Group<R> {
-    /// Requests handed in are given to `run`, many at a time, by a task in `tasks` that ends when the group is closed.
-    /// `at_once`: statements under way at most; fewer are larger, and cost everybody less. `bytes` says how much a request weighs.
+    /// Requests handed in are given to `run`, many at a time, by a task in `tasks` that ends when the group is closed. With one statement under
+    /// way at a time they are large, and cost everybody less. `bytes` says how much a request weighs.
     pub(super) fn new<F>(
         tasks: &mut JoinSet<()>,
-        at_once: usize,
         bytes: impl Fn(&R) -> usize + Send + 'static,
         run: impl Fn(Vec<R>) -> F + Send + 'static,
     ) -> Group<R>
@@ -37,7 +38,6 @@ impl<R: Send + 'static> Group<R> {
     {
         let (queue, mut requests) = mpsc::channel::<R>(MOST_QUEUED);
         tasks.spawn(async move {
-            let mut running = JoinSet::new();
             let mut next: Option<R> = None;
             loop {
                 let first = match next.take() {
@@ -45,9 +45,6 @@ impl<R: Send + 'static> Group<R> {
                     None => requests.recv().await,
                 };
                 let Some(first) = first else { break };
-                while running.len() >= at_once {
-                    running.join_next().await;
-                }
                 let mut weight = bytes(&first);
                 let mut together = vec![first];
                 while together.len() < MOST_TOGETHER {
@@ -59,9 +56,11 @@ impl<R: Send + 'static> Group<R> {
                     }
                     together.push(request);
                 }
-                running.spawn(run(together));
+                // Whoever asked hears that there is no answer; those who come later are not to suffer.
+                if AssertUnwindSafe(run(together)).catch_unwind().await.is_err() {
+                    tracing::error!("a statement broke off; its requests have no answer");
+                }
             }
-            while running.join_next().await.is_some() {}
         });
         Group { queue: Mutex::new(Some(queue)) }
     }

@@ -60,6 +60,8 @@ const KEYS_KEPT: Duration = Duration::from_secs(24 * 3600);
 pub struct RedisMongo {
     core: Arc<Core>,
     submits: Group<submit::Request>,
+    /// Slices of batches: they take their time, and keep no single job waiting.
+    batches: Group<submit::Request>,
     settles: Group<settle::Request>,
     amends: Group<amend::Request>,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
@@ -153,17 +155,29 @@ impl RedisMongo {
         tasks.spawn(core.clone().listen(stop.clone()));
         tasks.spawn(core.clone().look_after(stop.clone()));
         let of = |core: &Arc<Core>| core.clone();
-        let (submitting, settling, amending) = (of(&core), of(&core), of(&core));
+        let (submitting, batching, settling, amending) = (of(&core), of(&core), of(&core), of(&core));
         let (finding, releasing) = (of(&core), of(&core));
-        let finds = Group::new(&mut tasks, 1, |_| 0, move |many| read::run(of(&finding), many));
-        // A batch of thousands does not keep a single job waiting.
-        let submits = Group::new(&mut tasks, 2, submit::Request::bytes, move |many| submit::run(of(&submitting), many));
-        let settles = Group::new(&mut tasks, 1, settle::Request::bytes, move |many| settle::run(of(&settling), many));
-        let amends = Group::new(&mut tasks, 1, amend::Request::bytes, move |many| amend::run(of(&amending), many));
+        let finds = Group::new(&mut tasks, |_| 0, move |many| read::run(of(&finding), many));
+        let submits = Group::new(&mut tasks, submit::Request::bytes, move |many| submit::run(of(&submitting), many));
+        let batches = Group::new(&mut tasks, submit::Request::bytes, move |many| submit::run(of(&batching), many));
+        let settles = Group::new(&mut tasks, settle::Request::bytes, move |many| settle::run(of(&settling), many));
+        let amends = Group::new(&mut tasks, amend::Request::bytes, move |many| amend::run(of(&amending), many));
         // Permits are missed many at a time, when the machine stood still.
-        let releases = Group::new(&mut tasks, 1, |_| 0, move |many| dispatch::release(of(&releasing), many));
+        let releases = Group::new(&mut tasks, |_| 0, move |many| dispatch::release(of(&releasing), many));
         let (tasks, prune_from) = (tokio::sync::Mutex::new(tasks), Mutex::new(JobId::MIN));
-        Ok(RedisMongo { core, submits, settles, amends, finds, releases, tasks, stop, max_waiting, prune_from })
+        Ok(RedisMongo {
+            core,
+            submits,
+            batches,
+            settles,
+            amends,
+            finds,
+            releases,
+            tasks,
+            stop,
+            max_waiting,
+            prune_from,
+        })
     }
 
     async fn read(&self, id: JobId, with: With) -> Result<Option<Found>, StoreError> {
@@ -202,8 +216,9 @@ impl Store for RedisMongo {
         // A large batch takes its time; a job is stored or refused within a second.
         let within = SUBMIT_WITHIN + Duration::from_millis(jobs.len() as u64);
         let (reply, answer) = oneshot::channel();
+        let group = if jobs.len() > 1 { &self.batches } else { &self.submits };
         let submitted = async {
-            self.submits.send(submit::Request { jobs, reply }).await.map_err(|_| group::closed())?;
+            group.send(submit::Request { jobs, reply }).await.map_err(|_| group::closed())?;
             answer.await.unwrap_or_else(|_| Err(group::closed()))
         };
         let late = || StoreError::Unavailable("MongoDB does not answer".into());
@@ -315,6 +330,7 @@ impl Store for RedisMongo {
 
     async fn close(&self) {
         self.submits.close();
+        self.batches.close();
         self.settles.close();
         self.amends.close();
         self.finds.close();
