@@ -13,6 +13,7 @@ use super::{
     docs::{self, Found},
     group,
     mongo::within,
+    updates,
     words::{Amendment, Counts},
 };
 use crate::{
@@ -61,11 +62,11 @@ impl RedisMongo {
             let n = was.attempt + u32::from(self.core.may_be_held(&was).await);
             let is = change.apply(&was, n, now);
             let by = format!("{}/{:x}", self.core.process, fastrand::u64(..));
-            let mut update = docs::update(&was, &is);
-            docs::set(&mut update, "by", by.clone());
+            let mut update = updates::update(&was, &is);
+            updates::set(&mut update, "by", by.clone());
             if let Some(attempt) = attempt.clone() {
                 attempts.replace(attempt);
-                docs::set(&mut update, "attempts", docs::attempts_text(&attempts));
+                updates::set(&mut update, "attempts", updates::attempts_text(&attempts));
             }
             let (reply, answer) = oneshot::channel();
             let request = Request { was, is: is.clone(), version, update, by, reply };
@@ -94,7 +95,7 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
 /// Writes all of them together. As a rule each matches; if not, a look says which did.
 async fn store(core: &Core, requests: &[Request]) -> Result<Vec<bool>, StoreError> {
     let updates = requests.iter().map(|request| (request.was.id, request.version, request.update.clone())).collect();
-    let matched = core.mongo.update_jobs(docs::together(updates)).await?;
+    let matched = core.mongo.update_jobs(updates::together(updates)).await?;
     let all_matched = matched == requests.len();
     if all_matched || requests.len() == 1 {
         return Ok(vec![all_matched; requests.len()]);

@@ -14,6 +14,7 @@ use super::{
     holds::Hold,
     lock,
     mongo::within,
+    updates,
     words::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, VendorWork, Wanted},
 };
 use crate::{
@@ -241,7 +242,7 @@ impl Core {
                 && let Some(change) = lifecycle::crashed(&job)
             {
                 let is = change.apply(&job, job.attempt + 1, self.clock.now());
-                if self.mongo.update_job(docs::unchanged(job.id, version), docs::update(&job, &is)).await? {
+                if self.mongo.update_job(updates::unchanged(job.id, version), updates::update(&job, &is)).await? {
                     self.tell_changes(&[(&job, &is)]).await;
                 }
                 continue;
@@ -249,7 +250,7 @@ impl Core {
             let attempt = i64::from(job.attempt) + 1;
             let change =
                 doc! { "$set": { "attempt": attempt, "lapses": i64::from(lapses) }, "$inc": { "version": 1_i64 } };
-            updates.push(doc! { "q": docs::unchanged(job.id, version), "u": change });
+            updates.push(doc! { "q": updates::unchanged(job.id, version), "u": change });
         }
         if !updates.is_empty() {
             self.mongo.update_jobs(updates).await?;

@@ -45,6 +45,7 @@ mod settle;
 mod submit;
 mod sweep;
 mod untold;
+mod updates;
 mod words;
 
 /// A submit is answered within this time, stored or not.

@@ -10,8 +10,9 @@ use tokio::sync::oneshot;
 use super::{
     Core,
     dispatch::{leaves_room, wanted},
-    docs::{self, Found},
+    docs::Found,
     holds::Hold,
+    updates,
     words::{Counts, Dealt, DealtWith},
 };
 use crate::{
@@ -89,7 +90,7 @@ async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: T
         let update = with_attempt(core, &request.lease.job, &after(request), before, &request.attempt);
         updates.push((request.lease.job.id, version, update));
     }
-    let matched = core.mongo.update_jobs(docs::together(updates)).await?;
+    let matched = core.mongo.update_jobs(updates::together(updates)).await?;
     if matched == requests.len() {
         return Ok(requests.iter().map(|request| Took::Change(Box::new(after(request)))).collect());
     }
@@ -120,7 +121,7 @@ async fn take_stale(core: &Core, request: &Request, mut found: Option<Found>, no
         }
         let is = request.change.apply(&was, request.lease.attempt, now);
         let update = with_attempt(core, &was, &is, attempts, &request.attempt);
-        if core.mongo.update_job(docs::unchanged(was.id, version), update).await? {
+        if core.mongo.update_job(updates::unchanged(was.id, version), update).await? {
             return Ok(Took::StaleData { was: Box::new(was), is: Box::new(is) });
         }
         found = core.mongo.find(was.id, With::NEITHER).await?;
@@ -131,9 +132,9 @@ async fn take_stale(core: &Core, request: &Request, mut found: Option<Found>, no
 /// The update that makes a job what it is after an attempt, with that attempt on record and our name to it.
 fn with_attempt(core: &Core, was: &Job, job: &Job, mut before: Attempts, attempt: &Attempt) -> Document {
     before.push(attempt.clone());
-    let mut update = docs::update(was, job);
-    docs::set(&mut update, "attempts", docs::attempts_text(&before));
-    docs::set(&mut update, "by", settler(core, attempt));
+    let mut update = updates::update(was, job);
+    updates::set(&mut update, "attempts", updates::attempts_text(&before));
+    updates::set(&mut update, "by", settler(core, attempt));
     update
 }
 

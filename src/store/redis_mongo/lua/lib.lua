@@ -37,9 +37,10 @@ local function waiting(line)
 end
 
 -- Whether so few are left for workers that a line is to be filled: to read a lane costs what is in its stream already once more, so late,
--- but not so late that workers come to the end meanwhile.
+-- but not so late that a claim comes to the end of one line and takes more of another than its share.
+local FEW = 512
 local function is_low(left, depth)
-  return left * 4 < depth
+  return left < math.min(depth / 2, FEW)
 end
 
 -- The epoch and when the index opens; nothing when the index was lost. A stream that has gone alone raises NOGROUP where it is used.
