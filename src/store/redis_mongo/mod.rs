@@ -217,9 +217,9 @@ impl Store for RedisMongo {
         // A large batch takes its time; a job is stored or refused within a second.
         let within = SUBMIT_WITHIN + Duration::from_millis(jobs.len() as u64);
         let (reply, answer) = oneshot::channel();
-        let group = if jobs.len() > 1 { &self.batches } else { &self.submits };
+        let submits = if jobs.len() > 1 { &self.batches } else { &self.submits };
         let submitted = async {
-            group.send(submit::Request { jobs, reply }).await.map_err(|_| group::closed())?;
+            submits.send(submit::Request { jobs, reply }).await.map_err(|_| group::closed())?;
             answer.await.unwrap_or_else(|_| Err(group::closed()))
         };
         let late = || StoreError::Unavailable("MongoDB does not answer".into());

@@ -22,6 +22,6 @@ for i = 9, #ARGV, 7 do
     if due_at > now then sleep(next_line, tenant, ARGV[i + 6]) else take_turn(next_line, tenant) end
   end
 end
-for line, entries in pairs(dealt) do remove(line, entries, consumer) end
+for line, entries in pairs(dealt) do remove(line, held_by(line, entries, consumer)) end
 if rung then ring() end
 return 1

@@ -9,7 +9,7 @@ local answer = {name}
 for i = 5, #ARGV, 3 do
   local line, entry, id = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local stream, now_in = of(line, 'jobs'), ''
-  if is_held_by(line, entry, consumer) then
+  if #held_by(line, {{entry, id}}, consumer) > 0 then
     local time = ARGV[4] == '1' and {'TIME', number(now)} or {}
     redis.call('XCLAIM', stream, GROUP, consumer, '0', entry, 'JUSTID', unpack(time))
   elseif open_at > now then

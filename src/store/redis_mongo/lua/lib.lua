@@ -155,31 +155,28 @@ local function add(line, ids)
 end
 
 -- Takes entries of a line, { entry, id } each, out for good: acknowledged and deleted together, or their memory would never be freed.
--- With `worker` only those that it holds: others are no longer its own.
-local function remove(line, entries, worker)
+local function remove(line, entries)
   for from = 1, #entries, 1000 do
-    local ids, names, gone = {}, {}, {}
+    local names, ids = {}, {}
+    for i = from, math.min(from + 999, #entries) do names[#names + 1], ids[#ids + 1] = unpack(entries[i]) end
+    redis.call('XACK', of(line, 'jobs'), GROUP, unpack(names))
+    redis.call('XDEL', of(line, 'jobs'), unpack(names))
+    redis.call('HDEL', index, unpack(ids))
+  end
+end
+
+-- Of entries of a line, { entry, id } each, those that a worker holds.
+local function held_by(line, entries, worker)
+  local held = {}
+  for from = 1, #entries, 1000 do
+    local ids = {}
     for i = from, math.min(from + 999, #entries) do ids[#ids + 1] = entries[i][2] end
     for i, where in ipairs(redis.call('HMGET', index, unpack(ids))) do
-      local name = entries[from + i - 1][1]
-      local is_there, is_ours
-      if worker then
-        is_there = where == held_at(line, name, worker)
-        is_ours = is_there
-      else
-        -- By now the id may be somewhere else.
-        local its_line, its_name = parts(where or '')
-        is_there, is_ours = its_line == tostring(line) and its_name == name, true
-      end
-      if is_ours then names[#names + 1] = name end
-      if is_there then gone[#gone + 1] = ids[i] end
+      local entry = entries[from + i - 1]
+      if where == held_at(line, entry[1], worker) then held[#held + 1] = entry end
     end
-    if #names > 0 then
-      redis.call('XACK', of(line, 'jobs'), GROUP, unpack(names))
-      redis.call('XDEL', of(line, 'jobs'), unpack(names))
-    end
-    if #gone > 0 then redis.call('HDEL', index, unpack(gone)) end
   end
+  return held
 end
 
 -- Entries of ours. One that is not is taken out, and stops none of its neighbours.
@@ -197,10 +194,6 @@ local function ours(line, entries)
     end
   end
   return good
-end
-
-local function is_held_by(line, entry, consumer)
-  return #redis.call('XPENDING', of(line, 'jobs'), GROUP, entry, entry, 1, consumer) == 1
 end
 
 local free_lanes = {} -- of those asked about in this call: whether a job may go straight into the stream
