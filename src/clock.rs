@@ -1,6 +1,7 @@
 //! The only place that reads a clock: wall time for jobs, and a timeline that never steps for limits.
 //!
-//! Never decides anything. Tests hold a [`Clock::manual`] and move it; production code cannot tell the difference.
+//! Never decides anything. Tests hold a [`Clock::manual`] and move it; production code cannot tell the difference. Its hands move apart as
+//! real clocks do: [`Clock::step`] sets wall time, [`Clock::step_server`] the clock of a server, and the timeline stays.
 
 use std::{
     sync::Arc,
@@ -53,7 +54,17 @@ pub struct Clock(Arc<Kind>);
 
 enum Kind {
     System { started: Instant, epoch_ns: Nanos },
-    Manual(watch::Sender<Nanos>),
+    Manual(watch::Sender<Hands>),
+}
+
+/// What a manual clock shows.
+#[derive(Debug, Clone, Copy)]
+struct Hands {
+    timeline: Nanos,
+    /// How far wall time is ahead of the timeline.
+    wall_ahead: Nanos,
+    /// How far a server's clock is ahead of the timeline.
+    server_ahead: Nanos,
 }
 
 impl Clock {
@@ -66,7 +77,8 @@ impl Clock {
 
     /// A clock that stands still at `start` until it is moved.
     pub fn manual(start: Time) -> Clock {
-        Clock(Arc::new(Kind::Manual(watch::Sender::new(start.0.saturating_mul(1_000_000)))))
+        let hands = Hands { timeline: start.0.saturating_mul(1_000_000), wall_ahead: 0, server_ahead: 0 };
+        Clock(Arc::new(Kind::Manual(watch::Sender::new(hands))))
     }
 
     /// Wall time, as the operating system has it now.
@@ -77,7 +89,10 @@ impl Clock {
                 let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 Time(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX))
             }
-            Kind::Manual(now) => Time(now.borrow().div_euclid(1_000_000)),
+            Kind::Manual(hands) => {
+                let hands = hands.borrow();
+                Time(hands.timeline.saturating_add(hands.wall_ahead).div_euclid(1_000_000))
+            }
         }
     }
 
@@ -85,16 +100,19 @@ impl Clock {
     pub fn nanos(&self) -> Nanos {
         match &*self.0 {
             Kind::System { started, epoch_ns } => epoch_ns.saturating_add(nanos(started.elapsed())),
-            Kind::Manual(now) => *now.borrow(),
+            Kind::Manual(hands) => hands.borrow().timeline,
         }
     }
 
-    /// The time by a manual clock: what a server that has a clock of its own should take for the time, so that a test moves both.
+    /// The server's hand of a manual clock: what a server that has a clock of its own should take for the time, so that a test moves it too.
     /// Nothing by the machine's clock.
     pub fn injected(&self) -> Option<Nanos> {
         match &*self.0 {
             Kind::System { .. } => None,
-            Kind::Manual(now) => Some(*now.borrow()),
+            Kind::Manual(hands) => {
+                let hands = hands.borrow();
+                Some(hands.timeline.saturating_add(hands.server_ahead))
+            }
         }
     }
 
@@ -128,17 +146,31 @@ impl Clock {
                 let after = u64::try_from(at.saturating_sub(*epoch_ns)).unwrap_or(0);
                 tokio::time::sleep_until((*started + Duration::from_nanos(after)).into()).await;
             }
-            Kind::Manual(now) => {
+            Kind::Manual(hands) => {
                 // The sender lives in this clock, so the wait can only end by the time being reached.
-                let _ = now.subscribe().wait_for(|now| *now >= at).await;
+                let _ = hands.subscribe().wait_for(|hands| hands.timeline >= at).await;
             }
         }
     }
 
-    /// Moves a manual clock forward; the machine's clock cannot be moved and stays.
+    /// Moves a manual clock forward, all hands together; the machine's clock cannot be moved and stays.
     pub fn advance(&self, by: Duration) {
-        if let Kind::Manual(now) = &*self.0 {
-            now.send_modify(|now| *now = now.saturating_add(nanos(by)));
+        self.change(|hands| hands.timeline = hands.timeline.saturating_add(nanos(by)));
+    }
+
+    /// Sets the wall time of a manual clock, forward or (negative) back; the timeline stays. A machine that was suspended looks so too.
+    pub fn step(&self, by: Nanos) {
+        self.change(|hands| hands.wall_ahead = hands.wall_ahead.saturating_add(by));
+    }
+
+    /// The same for the server's hand of a manual clock.
+    pub fn step_server(&self, by: Nanos) {
+        self.change(|hands| hands.server_ahead = hands.server_ahead.saturating_add(by));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Hands)) {
+        if let Kind::Manual(hands) = &*self.0 {
+            hands.send_modify(change);
         }
     }
 }
@@ -153,6 +185,17 @@ mod tests {
         assert_eq!(Time(1_795_698_729_830).rfc3339(), "2026-11-26T13:12:09.830Z");
         assert_eq!(Time(-1).rfc3339(), "1969-12-31T23:59:59.999Z");
         assert_eq!(Time(i64::MAX).rfc3339(), "9999-12-30T22:00:00.999Z", "the last that there is");
+    }
+
+    #[test]
+    fn the_hands_of_a_manual_clock_move_apart() {
+        let clock = Clock::manual(Time(60_000));
+        clock.step(3_600_000_000_000);
+        clock.step_server(-400_000_000);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!((clock.now(), clock.nanos()), (Time(3_661_000), 61_000_000_000));
+        assert_eq!(clock.injected(), Some(60_600_000_000));
+        assert_eq!(clock.nanos_at(Time(3_662_000)), 62_000_000_000, "a second from now, whatever the wall says");
     }
 
     #[test]
