@@ -94,8 +94,11 @@ impl InForce {
 
     /// The limits of all pools, for a limiter to begin with.
     pub fn pools(&self) -> Vec<PoolLimits> {
-        let limits =
-            |(pool, terms): (&Arc<str>, &Terms)| PoolLimits { pool: pool.clone(), limits: terms.limits.to_vec() };
+        let limits = |(pool, terms): (&Arc<str>, &Terms)| PoolLimits {
+            pool: pool.clone(),
+            limits: terms.limits.to_vec(),
+            before: Vec::new(),
+        };
         self.lock().pools.iter().map(limits).collect()
     }
 

@@ -145,7 +145,7 @@ fn pools(cx: &mut Check<'_>, stated: Vec<Stated<'_>>) -> Vec<PoolLimits> {
             }
         }
         if let Some(Some(limits)) = &first.limits {
-            pools.push(PoolLimits { pool, limits: limits.clone() });
+            pools.push(PoolLimits { pool, limits: limits.clone(), before: Vec::new() });
         }
     }
     pools

@@ -64,6 +64,15 @@ pub(super) fn touched(per: &Per, periods: &VecDeque<Period>, at: Nanos) -> [Opti
     [before.then(|| find(per, periods, own.start - 1)), Some(own), after.then(|| find(per, periods, own.end))]
 }
 
+/// Calls of other periods that may have been made in the one that holds `now`, when the clock has just been set by `by`: of all that overlap
+/// with it if the old time was wrong by as much.
+pub(super) fn carried(per: &Per, periods: &VecDeque<Period>, by: Nanos, now: Nanos) -> u64 {
+    let (start, end) = period_at(per, now);
+    let overlaps =
+        |p: &&Period| p.start != start && p.start.saturating_add(by) < end && p.end.saturating_add(by) > start;
+    periods.iter().filter(overlaps).map(|p| p.calls).sum()
+}
+
 /// The period that holds `at`, with what is known of it.
 pub(super) fn find(per: &Per, periods: &VecDeque<Period>, at: Nanos) -> Period {
     periods.iter().rev().find(|p| p.start <= at && at < p.end).copied().unwrap_or_else(|| {

@@ -1,30 +1,47 @@
-//! The limits of a pool change while it runs: which history goes on, and what begins anew.
+//! The limits of a pool change, while it runs or between two starts: which history goes on, and what a count without one begins with.
 //!
 //! Never gives a permit and never reads the `Book` itself: it is brought what the book has (see [`local`](super::local)).
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Limit,
     ledger::{Ledger, history_names},
-    state::{State, TenantLimit},
+    past::{Calls, Former, Past, Rows, still_matter, unknown_to},
+    rule::Count,
+    state::State,
+    tenants::TenantLimit,
 };
 use crate::{
     clock::{Clock, Nanos},
     store::book::Spend,
 };
 
+/// The permits on record, and since when they all are; a process that begins has none.
+pub(super) struct OnRecord {
+    pub(super) since: Option<Nanos>,
+    pub(super) permits: Vec<(Nanos, Arc<str>)>,
+}
+
 impl State {
-    /// Has these limits from here on. A count goes on with the history of one that differs only in N. One that has none begins as a
-    /// process does that knows nothing of the one before: used up at the newest permit when it is short, else with what the book has.
+    /// Has these limits from here on. A count goes on with the history of one that differs only in N; others begin with what is known of the
+    /// calls before (see [`past`](super::past)).
     pub(super) fn change(&mut self, limits: Vec<Limit>, spends: &[Spend], clock: &Clock, tick: Nanos) {
-        let newest = self.newest().max(clock.nanos());
-        let mut changed = State::cold(limits, newest, tick);
+        let now = clock.nanos();
+        let newest = self.newest().max(now);
+        let mut formers = vec![Former { limits: self.limits(), until: newest }];
+        formers.append(&mut self.formers);
+        let mut changed = State::empty(limits, Vec::new(), newest, tick);
+        changed.formers = still_matter(formers, &changed.limits(), now);
         for spend in spends {
-            changed.restore(spend, clock, newest);
+            changed.restore_ledger(spend, &|at| clock.nanos_at(at));
         }
-        let before = std::mem::replace(self, changed);
+        let mut before = std::mem::replace(self, changed);
+        self.go_on_after(&mut before);
         let (old, new) = (before.names(), self.names());
+        let permits = self.recent_calls();
+        let rows = Rows::new(spends, &|at| clock.nanos_at(at));
+        self.begin(&OnRecord { since: Some(self.recorded_since), permits }, &rows, now, |name| old.contains(name));
         let known = |i: usize| old.iter().position(|name| *name == new[i]);
         for (i, count) in self.counts.iter_mut().enumerate() {
             if let Some(known) = known(i) {
@@ -37,13 +54,35 @@ impl State {
                 each.go_on(&before.tenants[known - before.counts.len()]);
             }
         }
-        self.go_on_after(before);
+    }
+
+    /// Charges what is known of the calls before to the counts that do not go on with a history of their own.
+    pub(super) fn begin(&mut self, record: &OnRecord, rows: &Rows, now: Nanos, goes_on: impl Fn(&String) -> bool) {
+        let (names, formers) = (self.names(), std::mem::take(&mut self.formers));
+        let all: Calls = record.permits.iter().map(|(at, _)| (*at, 1)).collect();
+        for (i, name) in names.iter().enumerate().filter(|(_, name)| !goes_on(name)) {
+            let unknown = unknown_to(name, &names, &formers);
+            // What was called since the last change is in the book, or counts as used up when a process begins.
+            let Some(recorded_since) = record.since.or(unknown.first().map(|former| former.until)) else { continue };
+            let ahead = self.calendars_ahead;
+            let past = Past { recent: &all, recorded_since, formers: unknown, rows, tenant: None, ahead };
+            match i.checked_sub(self.counts.len()) {
+                None => past.charge(&mut self.counts[i], self.shared[i].calls, now),
+                Some(i) => self.tenants[i].begin(&past, &record.permits, now),
+            }
+        }
+        self.formers = formers;
     }
 
     /// What each limit counts: those of the pool first.
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         let shared = self.shared.iter().zip(&self.counts);
         history_names(shared.chain(self.tenants.iter().map(|each| (&each.limit, &each.fresh))))
+    }
+
+    /// The limits in the same order.
+    fn limits(&self) -> Vec<Limit> {
+        self.shared.iter().chain(self.tenants.iter().map(|each| &each.limit)).cloned().collect()
     }
 }
 
@@ -57,6 +96,24 @@ impl TenantLimit {
             Some(at) => self.used_up(at),
             None => before.fresh.clone().retuned(&self.fresh),
         };
+    }
+
+    fn begin(&mut self, past: &Past<'_>, permits: &[(Nanos, Arc<str>)], now: Nanos) {
+        let mut by_tenant: BTreeMap<Arc<str>, Calls> =
+            past.rows.tenants().map(|name| (name.into(), Calls::new())).collect();
+        for (at, tenant) in permits {
+            by_tenant.entry(tenant.clone()).or_default().push((*at, 1));
+        }
+        let begun = |tenant: &str, recent: &Calls, mut count: Count| {
+            Past { recent, tenant: Some(tenant), ..*past }.charge(&mut count, self.limit.calls, now);
+            count
+        };
+        for (tenant, recent) in &by_tenant {
+            let count = begun(tenant, recent, self.fresh.clone());
+            self.counts.insert(tenant.clone(), count);
+        }
+        // Nothing is on record of all others.
+        self.fresh = begun("", &Calls::new(), self.fresh.clone());
     }
 }
 

@@ -9,9 +9,10 @@ use std::{
 
 use super::{
     Key, Limit, Per,
-    calendar::{SKEW, period_at},
+    calendar::{Period, SKEW, carried, period_at},
     rule::Count,
-    state::MAX_TENANTS,
+    state::SECOND,
+    tenants::MAX_TENANTS,
 };
 use crate::clock::{Clock, Nanos, Time, nanos};
 
@@ -19,6 +20,9 @@ const MS: Nanos = 1_000_000;
 
 /// Sub-windows in which the `Book` counts a rolling period.
 pub(super) const SUB_WINDOWS: Nanos = 256;
+
+/// A calendar period may come back, when the clock is set back.
+const CALENDAR_MEMORY: Nanos = 2 * 86_400 * SECOND;
 
 /// Blocks charged ahead: this share of N, one 500th (0.2 %).
 const BLOCK_SHARE: u64 = 500;
@@ -30,18 +34,25 @@ pub(super) struct Ledger {
     pub(super) per: Per,
     /// Calls charged ahead at least.
     pub(super) block: u64,
+    /// N: more are never charged together.
+    pub(super) most: u64,
     /// How long a sub-window matters after its end.
     pub(super) memory: Nanos,
     /// By tenant; the empty name for a count of the whole pool.
     pub(super) accounts: HashMap<Arc<str>, VecDeque<Sub>>,
+    /// How far wall time is ahead of the timeline: calendar periods are of wall time.
+    pub(super) ahead: Nanos,
     /// The calendar period of the newest call, so that its edges are looked up once.
     period: (Nanos, Nanos),
     sweep_at: usize,
 }
 
+/// What to write into the book: whose sub-window, its name there, and its calls.
+pub(super) type Changes = Vec<(Arc<str>, Time, u64)>;
+
 /// One sub-window.
 pub(super) struct Sub {
-    /// On the limiter's timeline; calls before it and not before the one before it are in here.
+    /// On the limiter's timeline, or in wall time for a calendar; calls before it and not before the one before it are in here.
     pub(super) end: Nanos,
     /// In the `Book`, where it is this sub-window's name.
     pub(super) ends_at: Time,
@@ -55,15 +66,17 @@ impl Ledger {
         // The whole window, even for a pace: the next config may say window.
         let memory = match &limit.per {
             Per::Rolling(period) => nanos(*period).saturating_add(nanos(limit.guard)),
-            _ => SKEW,
+            _ => CALENDAR_MEMORY,
         };
         Ledger {
             count: count_name(limit),
             key: limit.key,
             per: limit.per.clone(),
             block: limit.calls.div_ceil(BLOCK_SHARE),
+            most: limit.calls,
             memory,
             accounts: HashMap::new(),
+            ahead: 0,
             period: (0, 0),
             sweep_at: MAX_TENANTS / 8,
         }
@@ -86,6 +99,7 @@ impl Ledger {
             let len = (nanos(*period) / SUB_WINDOWS).max(MS);
             return (at.div_euclid(len).saturating_add(1).saturating_mul(len), None);
         }
+        let at = at.saturating_add(self.ahead);
         if at < self.period.0 || at >= self.period.1 {
             self.period = period_at(&self.per, at);
         }
@@ -122,20 +136,93 @@ impl Ledger {
         let subs = self.accounts.entry(tenant.clone()).or_default();
         let known = subs.iter().rposition(|sub| sub.end == end);
         let i = known.unwrap_or_else(|| {
-            let mut ends_at =
-                if rolling { Time(clock.time_at(end).0.saturating_add(1)) } else { Time(end.div_euclid(MS)) };
-            // Its name must be its own: after a restart, or when the wall clock has moved, it may be taken.
-            while subs.iter().any(|sub| sub.ends_at == ends_at) {
-                ends_at.0 += 1;
-            }
+            let ends_at = if rolling { name_of(end, clock, subs) } else { Time(end.div_euclid(MS)) };
             subs.push_back(Sub { end, ends_at, used: 0, charged: 0 });
             subs.len() - 1
         });
         &mut subs[i]
     }
 
+    /// The wall clock was set: sub-windows of a rolling period get the names that they would have by the new time, so that after a restart
+    /// their calls are as old as they are. Gives what to write: tenant, name, and calls.
+    pub(super) fn rename(&mut self, now: Nanos, clock: &Clock) -> Changes {
+        let mut changes = Vec::new();
+        if !matches!(self.per, Per::Rolling(_)) {
+            return changes;
+        }
+        for (tenant, subs) in &mut self.accounts {
+            subs.retain(|sub| sub.end.saturating_add(self.memory) > now);
+            for i in 0..subs.len() {
+                let before = subs[i].ends_at;
+                subs[i].ends_at = name_of(subs[i].end, clock, subs);
+                changes.push((tenant.clone(), before, 0));
+            }
+            // Last, because what one was called may be another's name by now.
+            changes.extend(subs.iter().map(|sub| (tenant.clone(), sub.ends_at, sub.charged)));
+        }
+        changes
+    }
+
+    /// The wall clock was set, and is `to` ahead of the timeline: these are all the calls that matter. Only calendars go by it. Gives what to
+    /// write.
+    pub(super) fn recount(&mut self, to: Nanos, calls: &[(Nanos, Arc<str>)], clock: &Clock) -> Changes {
+        if matches!(self.per, Per::Rolling(_)) {
+            return Vec::new();
+        }
+        (self.ahead, self.period) = (to, (0, 0));
+        self.accounts.values_mut().flatten().for_each(|sub| sub.used = 0);
+        for (at, tenant) in calls {
+            let (owner, (own, other)) = (self.tenant_of(tenant), self.ends(*at));
+            for end in [Some(own), other].into_iter().flatten() {
+                self.open_sub(&owner, end, clock).used += 1;
+            }
+        }
+        let mut changes = Vec::new();
+        for (tenant, subs) in &mut self.accounts {
+            for sub in subs {
+                sub.charged = sub.charged.max(sub.used);
+                changes.push((tenant.clone(), sub.ends_at, sub.charged));
+            }
+        }
+        changes
+    }
+
+    /// The same where the times of the calls are not known (see [`Count::step`]).
+    pub(super) fn step(&mut self, to: Nanos, now: Nanos, clock: &Clock) -> Changes {
+        let by = to.saturating_sub(std::mem::replace(&mut self.ahead, to));
+        let mut changes = Vec::new();
+        if matches!(self.per, Per::Rolling(_)) || by == 0 {
+            return changes;
+        }
+        let (per, wall) = (self.per.clone(), now.saturating_add(to));
+        let end = period_at(&per, wall).1;
+        let tenants: Vec<Arc<str>> = self.accounts.keys().cloned().collect();
+        for tenant in tenants {
+            let periods = self.accounts[&tenant].iter().map(|sub| {
+                let (start, end) = period_at(&per, sub.end.saturating_sub(1));
+                Period { start, end, calls: sub.used }
+            });
+            let carried = carried(&per, &periods.collect(), by, wall);
+            if carried > 0 {
+                let sub = self.open_sub(&tenant, end, clock);
+                sub.used = sub.used.saturating_add(carried);
+                sub.charged = sub.charged.max(sub.used);
+                changes.push((tenant, sub.ends_at, sub.charged));
+            }
+        }
+        changes
+    }
+
+    /// What ended before this is of no use to anybody, a process that starts later included.
+    pub(super) fn forgotten_before(&self, clock: &Clock) -> Time {
+        let oldest = clock.nanos().saturating_sub(self.memory).saturating_sub(60 * SECOND);
+        // A wall clock that is set forward for a while must not make us forget.
+        clock.time_at(oldest).min(Time(oldest.div_euclid(MS)))
+    }
+
     /// Drops what nobody asks about any more.
     pub(super) fn forget(&mut self, now: Nanos) {
+        let now = if matches!(self.per, Per::Rolling(_)) { now } else { now.saturating_add(self.ahead) };
         let memory = self.memory;
         let gone = |sub: &Sub| sub.end.saturating_add(memory) <= now;
         for subs in self.accounts.values_mut().filter(|subs| subs.len() > 300) {
@@ -146,6 +233,15 @@ impl Ledger {
             self.sweep_at = (self.accounts.len() * 2).max(MAX_TENANTS / 8);
         }
     }
+}
+
+/// A name for a sub-window of a rolling period, which is its own: after a restart, or when the wall clock has moved, the first may be taken.
+fn name_of(end: Nanos, clock: &Clock, subs: &VecDeque<Sub>) -> Time {
+    let mut name = Time(clock.time_at(end).0.saturating_add(1));
+    while subs.iter().any(|sub| sub.ends_at == name) {
+        name.0 += 1;
+    }
+    name
 }
 
 /// Which count of its pool a limit charges: its period and key. Not N, so that the history survives a change of N.

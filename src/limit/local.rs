@@ -20,16 +20,17 @@ use std::{
 
 use async_trait::async_trait;
 
-pub use super::state::MAX_TENANTS;
+pub use super::tenants::MAX_TENANTS;
 use super::{
     Answer, Blocker, Limit, Limiter, Missed, Outlook, Per, Permit, PoolLimits, Usage,
     calendar::SKEW,
     change,
+    past::{Before, Former, still_matter},
     rule::{self, Count},
-    state::{DURABLE_FROM, State},
+    state::{State, is_short},
 };
 use crate::{
-    clock::{Clock, Nanos, Time, nanos},
+    clock::{Clock, Nanos, nanos},
     store::{
         StoreError,
         book::{Book, Spend},
@@ -41,6 +42,9 @@ const SECOND: Nanos = 1_000 * MS;
 
 /// Enough for a late wake-up not to cost capacity, little enough to hold few places.
 const HORIZON: Duration = Duration::from_millis(10);
+
+/// So often time may pass into another sub-window while the book is written, before that is an error.
+const MOST_PAYMENTS: usize = 16;
 
 /// Limits of one process.
 pub struct Local {
@@ -77,38 +81,47 @@ impl Local {
         tick: Nanos,
     ) -> Result<Local, StoreError> {
         let opened = clock.nanos();
+        let longest = |pool: &PoolLimits| {
+            kept_for(&pool.limits).max(pool.before.iter().map(|before| kept_for(&before.limits)).max().unwrap_or(0))
+        };
+        let retention = pools.iter().map(longest).max().unwrap_or(0);
+        let spends = spends(&*book, &clock, retention).await?;
         let mut states: HashMap<Arc<str>, State> = HashMap::new();
-        let mut retention = 0;
-        for pool in pools {
-            retention = retention.max(kept_for(&pool.limits));
-            states.insert(pool.pool, State::cold(pool.limits, opened, tick));
-        }
-        for spend in spends(&*book, &clock, retention).await? {
-            if let Some(state) = states.get_mut(spend.pool.as_str()) {
-                state.restore(&spend, &clock, opened);
-            }
+        for PoolLimits { pool, limits, before } in pools {
+            let of_pool: Vec<Spend> = spends.iter().filter(|spend| spend.pool == *pool).cloned().collect();
+            let former =
+                |before: Before| Former { until: clock.nanos_at(before.until).min(opened), limits: before.limits };
+            let formers = still_matter(before.into_iter().map(former).collect(), &limits, opened);
+            states.insert(pool, State::open(limits, formers, &of_pool, opened, &|at| clock.nanos_at(at), tick));
         }
         let pools = states.into_iter().map(|(name, state)| (name.clone(), Pool::new(name, state, opened))).collect();
         Ok(Local { pools, clock, book, tick, retention: AtomicI64::new(retention) })
     }
 
-    /// Makes what is missing durable. The lock of the pool's state is not held meanwhile, the one of its writes is.
-    async fn top_up(&self, pool: &Pool, wishes: &[Arc<str>], at: Nanos, until: Nanos) -> Result<(), StoreError> {
+    /// Makes durable what these wishes need. The lock of the pool's state is not held meanwhile, the one of its writes is.
+    async fn top_up(&self, pool: &Pool, wishes: &[Arc<str>], until: Nanos) -> Result<(), StoreError> {
+        let missing = |state: &mut State| state.missing(pool, wishes, until, &self.clock);
+        {
+            let mut state = pool.lock();
+            state.note_clock(pool, &self.clock);
+            if missing(&mut state).0.is_empty() {
+                return Ok(());
+            }
+        }
         let _in_order = pool.writing.lock().await;
-        let (spends, paid) = pool.lock().missing(pool, wishes, at, until, &self.clock);
+        let (spends, paid, unwritten) = {
+            let mut state = pool.lock();
+            let (spends, paid) = missing(&mut state);
+            (spends, paid, state.unwritten.len())
+        };
         if spends.is_empty() {
             return Ok(()); // somebody else has done it
         }
-        self.book.charge(spends, self.forget()).await?;
-        pool.lock().pay(&paid);
+        self.book.charge(spends).await?;
+        let mut state = pool.lock();
+        state.wrote(unwritten);
+        state.pay(&paid);
         Ok(())
-    }
-
-    /// Spends that ended before this matter to nobody.
-    fn forget(&self) -> Time {
-        let oldest = self.clock.nanos().saturating_sub(self.retention.load(Ordering::Relaxed));
-        // A wall clock that is set forward for a while must not make us forget.
-        self.clock.time_at(oldest).min(Time(oldest.div_euclid(MS)))
     }
 }
 
@@ -127,6 +140,11 @@ impl Limiter for Local {
         let Some(pool) = self.pools.get(pool) else {
             return Ok(Outlook { next_at: now, by: None, room: most });
         };
+        if pool.has_unwritten(&self.clock)
+            && let Err(error) = self.top_up(pool, &[], until).await
+        {
+            tracing::debug!(pool = %pool.name, %error, "no call until the book knows that the clock was set");
+        }
         let state = pool.lock();
         let (next_at, by) = state.next(now, pool.gate());
         let room = rule::room(&state.counts, state.gap, next_at, until, most);
@@ -146,15 +164,19 @@ impl Limiter for Local {
             return Ok(Permit::without_limits(pool, tenants, self.clock.nanos()));
         };
         let mut answers = Vec::with_capacity(tenants.len());
-        loop {
-            let now = self.clock.nanos();
-            let missing_at = pool.lock().grant(pool, tenants, &mut answers, now, until);
-            let Some(at) = missing_at else { return Ok(answers) };
-            if let Err(error) = self.top_up(pool, &tenants[answers.len()..], at, until).await {
+        for _ in 0..MOST_PAYMENTS {
+            // Before the permits are dated: a disk takes as long as a permit may be late.
+            if let Err(error) = self.top_up(pool, &tenants[answers.len()..], until).await {
                 self.give_back(answers.into_iter().filter_map(Answer::permit).collect()).await;
                 return Err(error);
             }
+            let now = self.clock.nanos();
+            if pool.lock().grant(pool, tenants, &mut answers, now, until).is_none() {
+                return Ok(answers);
+            }
         }
+        self.give_back(answers.into_iter().filter_map(Answer::permit).collect()).await;
+        Err(StoreError::Unavailable("the disk is too slow to charge these limits ahead of their calls".into()))
     }
 
     fn check(&self, permit: &Permit, now: Nanos) -> Result<(), Missed> {
@@ -191,8 +213,8 @@ impl Limiter for Local {
         let Some(pool) = self.pools.get(pool) else { return Ok(()) };
         // Whoever is paid for has its ledgers by their number.
         let _in_order = pool.writing.lock().await;
-        let kept = kept_for(&limits);
-        self.retention.fetch_max(kept, Ordering::Relaxed);
+        self.retention.fetch_max(kept_for(&limits), Ordering::Relaxed);
+        let kept = self.retention.load(Ordering::Relaxed);
         let mut spends = spends(&*self.book, &self.clock, kept).await?;
         spends.retain(|spend| spend.pool == *pool.name);
         pool.lock().change(limits, &spends, &self.clock, self.tick);
@@ -219,9 +241,9 @@ impl Limiter for Local {
     async fn stop(&self) -> Result<(), StoreError> {
         for pool in self.pools.values() {
             let _in_order = pool.writing.lock().await;
-            let spends = pool.lock().unused(pool);
+            let spends = pool.lock().unused(pool, &self.clock);
             if !spends.is_empty() {
-                self.book.charge(spends, self.forget()).await?;
+                self.book.charge(spends).await?;
             }
         }
         Ok(())
@@ -231,13 +253,25 @@ impl Limiter for Local {
 impl Pool {
     fn new(name: Arc<str>, state: State, opened: Nanos) -> Pool {
         // The gate says that we start cold; the counts alone would say the same under the name of a limit.
-        let cold = |count: &&Count| count.memory().is_some_and(|memory| memory <= DURABLE_FROM);
-        let gate = state.counts.iter().filter(cold).map(|count| count.earliest(opened)).max().unwrap_or(Nanos::MIN);
+        let gate = state
+            .counts
+            .iter()
+            .filter(|count| is_short(count))
+            .map(|count| count.earliest(opened))
+            .max()
+            .unwrap_or(Nanos::MIN);
         Pool { name, gate: AtomicI64::new(gate), state: Mutex::new(state), writing: tokio::sync::Mutex::default() }
     }
 
     pub(super) fn gate(&self) -> Nanos {
         self.gate.load(Ordering::Acquire)
+    }
+
+    /// Looks whether the wall clock was set, and whether the book has to know of it.
+    fn has_unwritten(&self, clock: &Clock) -> bool {
+        let mut state = self.lock();
+        state.note_clock(self, clock);
+        !state.unwritten.is_empty()
     }
 
     /// A panic under the lock leaves at worst a call charged that was not given.

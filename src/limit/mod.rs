@@ -7,6 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+pub use past::Before;
+
 use crate::{clock::Nanos, store::StoreError};
 
 pub mod breaker;
@@ -17,9 +19,12 @@ pub mod forecast;
 mod late;
 mod ledger;
 pub mod local;
+mod past;
 pub mod redis;
 pub mod rule;
 mod state;
+mod steps;
+mod tenants;
 
 /// One limit of a pool, checked and ready for the arithmetic.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,6 +85,8 @@ pub enum Key {
 pub struct PoolLimits {
     pub pool: Arc<str>,
     pub limits: Vec<Limit>,
+    /// What was in force before and may still matter, the newest first.
+    pub before: Vec<Before>,
 }
 
 /// Leave to make one call of a pool at `at`. Charged when given: it can be used once, given back, or wasted.

@@ -3,21 +3,24 @@
 //! Never waits and never writes the `Book` itself: it says what has to be written first.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
 use super::{
     Answer, Blocker, Key, Limit, Per, Permit,
     calendar::period_at,
+    change::OnRecord,
     late::PutOff,
     ledger::{Ledger, Sub, count_name},
     local::{Pool, lateness, tolerance},
+    past::{Former, Rows},
     rule::{self, Count},
+    tenants::TenantLimit,
 };
 use crate::{
     clock::{Clock, Nanos, Time},
-    store::book::Spend,
+    store::book::{Charge, Spend},
 };
 
 pub(super) const MS: Nanos = 1_000_000;
@@ -26,11 +29,11 @@ pub(super) const SECOND: Nanos = 1_000 * MS;
 /// Limits that remember calls for longer than this are kept in the `Book`; the others are waited out after a restart.
 pub(super) const DURABLE_FROM: Nanos = 10 * SECOND;
 
-/// Tenants of one limit with calls that still matter. One more has to wait until somebody's are forgotten.
-pub const MAX_TENANTS: usize = 10_000;
-
 /// The newest permits of a pool that can be handed back.
 pub(super) const MAX_RECENT: usize = 1_024;
+
+/// Where a time of the book lies on the timeline.
+pub(super) type OnTimeline<'a> = &'a dyn Fn(Time) -> Nanos;
 
 /// What is charged to the limits of one pool.
 pub(super) struct State {
@@ -52,6 +55,15 @@ pub(super) struct State {
     last_by: Option<Blocker>,
     /// The newest permits, in order, so that they can be handed back.
     recent: VecDeque<Recent>,
+    /// All permits after this are in `recent`, if they were not handed back.
+    pub(super) recorded_since: Nanos,
+    /// What held before and may still matter, the newest first.
+    pub(super) formers: Vec<Former>,
+    /// How far wall time is ahead of the timeline, as the calendars take it and as the book's names are.
+    pub(super) calendars_ahead: Nanos,
+    pub(super) names_ahead: Nanos,
+    /// Changed by a step of the clock, and not in the book yet: nothing is given until it is.
+    pub(super) unwritten: Vec<Charge>,
 }
 
 struct Recent {
@@ -61,20 +73,36 @@ struct Recent {
     before_by: Option<Blocker>,
 }
 
-/// A limit that each tenant has for itself.
-pub(super) struct TenantLimit {
-    pub(super) limit: Limit,
-    tick: Nanos,
-    /// What a tenant that is not in `counts` has: nothing, or after a cold start everything used up.
-    pub(super) fresh: Count,
-    pub(super) counts: HashMap<Arc<str>, Count>,
-    /// When so many are tracked, the idle ones are dropped; not before `next_sweep`.
-    sweep_at: usize,
-    next_sweep: Nanos,
-}
-
 impl State {
-    pub(super) fn cold(limits: Vec<Limit>, opened: Nanos, tick: Nanos) -> State {
+    /// The state of a process that begins at `opened`: what is short counts as used up then, what is long has what the book has.
+    pub(super) fn open(
+        limits: Vec<Limit>,
+        formers: Vec<Former>,
+        spends: &[Spend],
+        opened: Nanos,
+        on_timeline: OnTimeline<'_>,
+        tick: Nanos,
+    ) -> State {
+        let mut state = State::empty(limits, formers, opened, tick);
+        let rows = Rows::new(spends, on_timeline);
+        state.begin(&OnRecord { since: None, permits: Vec::new() }, &rows, opened, |_| false);
+        for count in state.counts.iter_mut().filter(|count| is_short(count)) {
+            count.fill(opened);
+        }
+        for each in &mut state.tenants {
+            if is_short(&each.fresh) {
+                each.fresh.fill(opened);
+                each.counts.values_mut().for_each(|count| count.fill(opened));
+            }
+        }
+        for spend in spends {
+            state.restore(spend, on_timeline, opened);
+        }
+        state
+    }
+
+    /// Nothing charged yet.
+    pub(super) fn empty(limits: Vec<Limit>, formers: Vec<Former>, opened: Nanos, tick: Nanos) -> State {
         let mut state = State {
             shared: Vec::new(),
             counts: Vec::new(),
@@ -88,12 +116,15 @@ impl State {
             last: Nanos::MIN,
             last_by: None,
             recent: VecDeque::new(),
+            recorded_since: opened,
+            formers,
+            calendars_ahead: 0,
+            names_ahead: 0,
+            unwritten: Vec::new(),
         };
         for limit in limits {
-            let mut count = Count::on_grid(&limit, tick);
-            if count.memory().is_some_and(|memory| memory <= DURABLE_FROM) {
-                count.fill(opened);
-            } else {
+            let count = Count::on_grid(&limit, tick);
+            if !is_short(&count) {
                 state.keep_durably(&limit);
             }
             match limit.key {
@@ -112,23 +143,34 @@ impl State {
     fn keep_durably(&mut self, limit: &Limit) {
         let new = Ledger::new(limit);
         match self.ledgers.iter_mut().find(|ledger| ledger.count == new.count) {
-            Some(same) => (same.block, same.memory) = (same.block.min(new.block), same.memory.max(new.memory)),
+            Some(same) => {
+                (same.block, same.most) = (same.block.min(new.block), same.most.max(new.most));
+                same.memory = same.memory.max(new.memory);
+            }
             None => self.ledgers.push(new),
         }
     }
 
-    /// Charges what the process before left in the book. Spends come in the order of their ends.
-    pub(super) fn restore(&mut self, spend: &Spend, clock: &Clock, opened: Nanos) {
-        let Some(ledger) = self.ledgers.iter_mut().find(|ledger| ledger.count == spend.count) else { return };
-        let tenant: Arc<str> = spend.tenant.as_str().into();
+    /// Takes over what the book has of a count; gives whether it is of a calendar, and when it ends: on the timeline, or as the calendar has it.
+    pub(super) fn restore_ledger(&mut self, spend: &Spend, on_timeline: OnTimeline<'_>) -> Option<(bool, Nanos)> {
+        let ledger = self.ledgers.iter_mut().find(|ledger| ledger.count == spend.count)?;
+        if spend.calls == 0 {
+            return None; // handed back, or renamed
+        }
         let calendar = !matches!(ledger.per, Per::Rolling(_));
         // The edge of a calendar period is a name, not a distance from now: it stays where it is.
-        let end = if calendar { spend.ends_at.0.saturating_mul(MS) } else { clock.nanos_at(spend.ends_at) };
+        let end = if calendar { spend.ends_at.0.saturating_mul(MS) } else { on_timeline(spend.ends_at) };
         let sub = Sub { end, ends_at: spend.ends_at, used: spend.calls, charged: spend.calls };
-        ledger.accounts.entry(tenant.clone()).or_default().push_back(sub);
+        ledger.accounts.entry(spend.tenant.as_str().into()).or_default().push_back(sub);
+        Some((calendar, end))
+    }
 
+    /// Charges what the process before left in the book. Spends come in the order of their ends.
+    fn restore(&mut self, spend: &Spend, on_timeline: OnTimeline<'_>, opened: Nanos) {
+        let Some((calendar, end)) = self.restore_ledger(spend, on_timeline) else { return };
+        let tenant: Arc<str> = spend.tenant.as_str().into();
         let restore = |limit: &Limit, count: &mut Count| {
-            if count_name(limit) != spend.count || count.memory().is_some_and(|memory| memory <= DURABLE_FROM) {
+            if count_name(limit) != spend.count || is_short(count) {
                 return;
             }
             if !calendar {
@@ -145,7 +187,7 @@ impl State {
             restore(limit, count);
         }
         for each in &mut self.tenants {
-            if count_name(&each.limit) == spend.count && !each.is_cold() {
+            if count_name(&each.limit) == spend.count && !is_short(&each.fresh) {
                 let count = each.counts.entry(tenant.clone()).or_insert_with(|| each.fresh.clone());
                 restore(&each.limit, count);
             }
@@ -157,13 +199,24 @@ impl State {
         self.last
     }
 
-    /// Takes over what does not depend on the limits: the permits that can be handed back, and what the book has of the same counts.
-    pub(super) fn go_on_after(&mut self, before: State) {
-        (self.last, self.last_by, self.recent) = (before.last, before.last_by, before.recent);
-        self.put_off = before.put_off;
-        for ledger in before.ledgers {
-            if let Some(same) = self.ledgers.iter_mut().find(|new| new.count == ledger.count) {
-                same.accounts = ledger.accounts;
+    /// The newest permits, oldest first, and since when all are there.
+    pub(super) fn recent_calls(&self) -> Vec<(Nanos, Arc<str>)> {
+        self.recent.iter().map(|recent| (recent.at, recent.tenant.clone())).collect()
+    }
+
+    /// Takes over what does not depend on the limits: the permits on record, the time, and what the book has of the same counts.
+    pub(super) fn go_on_after(&mut self, before: &mut State) {
+        (self.last, self.last_by, self.recorded_since) = (before.last, before.last_by.take(), before.recorded_since);
+        self.recent = std::mem::take(&mut before.recent);
+        self.put_off = std::mem::take(&mut before.put_off);
+        self.unwritten = std::mem::take(&mut before.unwritten);
+        (self.calendars_ahead, self.names_ahead) = (before.calendars_ahead, before.names_ahead);
+        let (ahead, now) = (self.calendars_ahead, self.last);
+        self.each_count(|count| count.step(ahead, now));
+        for ledger in &mut self.ledgers {
+            ledger.ahead = ahead;
+            if let Some(same) = before.ledgers.iter_mut().find(|old| old.count == ledger.count) {
+                ledger.accounts = std::mem::take(&mut same.accounts);
             }
         }
     }
@@ -193,6 +246,9 @@ impl State {
         until: Nanos,
     ) -> Option<Nanos> {
         let (mut at, mut by) = self.next(now, pool.gate());
+        if !self.unwritten.is_empty() {
+            return Some(at);
+        }
         for tenant in &wishes[answers.len()..] {
             if at > until {
                 let by = by.clone().unwrap_or(Blocker::Gate); // only a caller whose `until` has passed sees this one
@@ -236,8 +292,10 @@ impl State {
         for ledger in &mut self.ledgers {
             ledger.each_sub(tenant, at, |sub| sub.used += 1);
         }
-        if self.recent.len() >= MAX_RECENT {
-            self.recent.pop_front();
+        if self.recent.len() >= MAX_RECENT
+            && let Some(gone) = self.recent.pop_front()
+        {
+            self.recorded_since = self.recorded_since.max(gone.at);
         }
         let (before, before_by) = (self.last, std::mem::replace(&mut self.last_by, by));
         self.last = at;
@@ -268,41 +326,80 @@ impl State {
         }
     }
 
-    /// What to write so that the next wishes are covered at `at`, and what is paid for once that is durable.
+    /// What to write so that these wishes are covered, each at its own slot, and what is paid for once that is durable.
     pub(super) fn missing(
         &mut self,
         pool: &Pool,
         wishes: &[Arc<str>],
-        at: Nanos,
         until: Nanos,
         clock: &Clock,
-    ) -> (Vec<Spend>, Vec<Paid>) {
-        let (mut spends, mut paid) = (Vec::new(), Vec::new());
-        let Some(first) = wishes.first() else { return (spends, paid) };
-        let room = rule::room(&self.counts, self.gap, at, until, wishes.len()) as u64;
+    ) -> (Vec<Charge>, Vec<Paid>) {
+        let (mut spends, mut paid) = (self.unwritten.clone(), Vec::new());
         let now = clock.nanos();
-        for (index, ledger) in self.ledgers.iter_mut().enumerate() {
-            let wanted = match ledger.key {
-                Key::Vendor => room,
-                Key::Tenant => room.min(wishes.iter().filter(|tenant| *tenant == first).count() as u64),
-            };
-            let block = ledger.block.max(wanted);
-            let tenant = ledger.tenant_of(first);
+        let (first, _) = self.next(now, pool.gate());
+        if wishes.is_empty() || first > until || self.is_surely_covered(wishes.len() as u64, first, until) {
+            return (spends, paid);
+        }
+        for ((index, tenant, end), wanted) in self.wanted(wishes, first, until, now) {
+            let ledger = &mut self.ledgers[index];
             ledger.forget(now);
-            let (own, other) = ledger.ends(at);
-            for end in [Some(own), other].into_iter().flatten() {
-                let sub = ledger.open_sub(&tenant, end, clock);
-                if sub.used < sub.charged {
-                    continue;
-                }
-                let calls = sub.used.saturating_add(block);
-                let ends_at = sub.ends_at;
-                let (pool, count) = (pool.name.to_string(), ledger.count.clone());
-                spends.push(Spend { pool, count, tenant: tenant.to_string(), ends_at, calls });
-                paid.push(Paid { ledger: index, tenant: tenant.clone(), ends_at, calls });
+            let (count, block, forget) = (ledger.count.clone(), ledger.block, ledger.forgotten_before(clock));
+            let sub = ledger.open_sub(&tenant, end, clock);
+            if sub.used.saturating_add(wanted) <= sub.charged {
+                continue;
             }
+            let (ends_at, calls) = (sub.ends_at, sub.used.saturating_add(block.max(wanted)));
+            let spend = Spend { pool: pool.name.to_string(), count, tenant: tenant.to_string(), ends_at, calls };
+            spends.push(Charge { spend, forget });
+            paid.push(Paid { ledger: index, tenant, ends_at, calls });
         }
         (spends, paid)
+    }
+
+    /// How many calls of these wishes come into each sub-window, by ledger, owner and end.
+    fn wanted(
+        &mut self,
+        wishes: &[Arc<str>],
+        first: Nanos,
+        until: Nanos,
+        now: Nanos,
+    ) -> BTreeMap<(usize, Arc<str>, Nanos), u64> {
+        let mut wanted = BTreeMap::new();
+        let slots = rule::slots(&self.counts, self.gap, first, until, wishes.len());
+        let mut slots = slots.into_iter().peekable();
+        for tenant in wishes {
+            let Some(at) = slots.peek().copied() else { break };
+            if self.tenant_wait(tenant, at, now).is_some() {
+                continue;
+            }
+            slots.next();
+            for (index, ledger) in self.ledgers.iter_mut().enumerate() {
+                let (owner, (own, other)) = (ledger.tenant_of(tenant), ledger.ends(at));
+                for end in [Some(own), other].into_iter().flatten() {
+                    let calls: &mut u64 = wanted.entry((index, owner.clone(), end)).or_default();
+                    *calls = (*calls + 1).min(ledger.most);
+                }
+            }
+        }
+        wanted
+    }
+
+    /// True when there is no need to look further: may say no too often.
+    fn is_surely_covered(&mut self, wishes: u64, first: Nanos, until: Nanos) -> bool {
+        self.ledgers.iter_mut().all(|ledger| {
+            let ends = ledger.ends(first);
+            if ledger.ends(until) != ends {
+                return false;
+            }
+            let is_left = |sub: &Sub| sub.end == ends.0 && sub.charged.saturating_sub(sub.used) >= wishes;
+            let account = ledger.accounts.get("").filter(|_| ledger.key == Key::Vendor && ends.1.is_none());
+            account.is_some_and(|subs| subs.iter().rev().any(is_left))
+        })
+    }
+
+    /// What was to be written because of a step of the clock is.
+    pub(super) fn wrote(&mut self, written: usize) {
+        self.unwritten.drain(..written.min(self.unwritten.len()));
     }
 
     pub(super) fn pay(&mut self, paid: &[Paid]) {
@@ -315,14 +412,16 @@ impl State {
     }
 
     /// What is charged ahead and not used; from here on it is not covered any more.
-    pub(super) fn unused(&mut self, pool: &Pool) -> Vec<Spend> {
+    pub(super) fn unused(&mut self, pool: &Pool, clock: &Clock) -> Vec<Charge> {
         let mut spends = Vec::new();
         for ledger in &mut self.ledgers {
+            let forget = ledger.forgotten_before(clock);
             for (tenant, subs) in &mut ledger.accounts {
                 for sub in subs.iter_mut().filter(|sub| sub.used < sub.charged) {
                     sub.charged = sub.used;
                     let (pool, count, tenant) = (pool.name.to_string(), ledger.count.clone(), tenant.to_string());
-                    spends.push(Spend { pool, count, tenant, ends_at: sub.ends_at, calls: sub.used });
+                    let spend = Spend { pool, count, tenant, ends_at: sub.ends_at, calls: sub.used };
+                    spends.push(Charge { spend, forget });
                 }
             }
         }
@@ -338,52 +437,7 @@ pub(super) struct Paid {
     calls: u64,
 }
 
-impl TenantLimit {
-    fn new(limit: Limit, fresh: Count, tick: Nanos) -> TenantLimit {
-        let sweep_at = MAX_TENANTS / 8;
-        TenantLimit { limit, tick, fresh, counts: HashMap::new(), sweep_at, next_sweep: Nanos::MIN }
-    }
-
-    /// What a tenant has of whom nothing is known but that it may have used up everything by then.
-    pub(super) fn used_up(&self, at: Nanos) -> Count {
-        let mut count = Count::on_grid(&self.limit, self.tick);
-        count.fill(at);
-        count
-    }
-
-    fn is_cold(&self) -> bool {
-        self.fresh.memory().is_some_and(|memory| memory <= DURABLE_FROM)
-    }
-
-    /// Until when the tenant may not call at `at`.
-    pub(super) fn wait(&mut self, tenant: &Arc<str>, at: Nanos, now: Nanos) -> Option<Nanos> {
-        if !self.counts.contains_key(tenant) && self.is_full(now) {
-            return Some(at.saturating_add(SECOND));
-        }
-        let until = self.counts.get(tenant).unwrap_or(&self.fresh).earliest(at);
-        (until > at).then_some(until)
-    }
-
-    fn charge(&mut self, tenant: &Arc<str>, at: Nanos, now: Nanos) {
-        if let Some(count) = self.counts.get_mut(tenant) {
-            return count.charge(at);
-        }
-        if self.is_cold() && self.fresh.is_idle(now) {
-            self.fresh = Count::on_grid(&self.limit, self.tick); // what was used up at the start is forgotten by now
-        }
-        let mut count = self.fresh.clone();
-        count.charge(at);
-        self.counts.insert(tenant.clone(), count);
-    }
-
-    /// True when no further tenant can be tracked. Drops those whose calls are forgotten, when that is worth looking for.
-    fn is_full(&mut self, now: Nanos) -> bool {
-        if self.counts.len() >= self.sweep_at && now >= self.next_sweep {
-            self.counts.retain(|_, count| !count.is_idle(now));
-            self.counts.shrink_to(self.counts.len() * 2);
-            self.sweep_at = (self.counts.len() * 2).clamp(MAX_TENANTS / 8, MAX_TENANTS);
-            self.next_sweep = now.saturating_add(100 * MS);
-        }
-        self.counts.len() >= MAX_TENANTS
-    }
+/// True of a limit that forgets soon enough to be waited out after a restart.
+pub(super) fn is_short(count: &Count) -> bool {
+    count.memory().is_some_and(|memory| memory <= DURABLE_FROM)
 }

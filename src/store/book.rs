@@ -21,6 +21,14 @@ pub struct Spend {
     pub calls: u64,
 }
 
+/// A spend to be set to its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Charge {
+    pub spend: Spend,
+    /// Spends of the same count (and tenant) that ended before this are dropped.
+    pub forget: Time,
+}
+
 /// A vendor that is not to be called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pause {
@@ -56,8 +64,8 @@ pub trait Book: Send + Sync {
     /// All spends whose sub-window ended at or after `since`; those still open (in the future) too.
     async fn spends(&self, since: Time) -> Result<Vec<Spend>, StoreError>;
 
-    /// Sets each spend to its number (not adds). Durable when it returns; spends that ended before `forget` are dropped.
-    async fn charge(&self, spends: Vec<Spend>, forget: Time) -> Result<(), StoreError>;
+    /// Sets each spend to its number (not adds), in their order. All are durable when it returns, or none.
+    async fn charge(&self, charges: Vec<Charge>) -> Result<(), StoreError>;
 
     /// The vendors that are paused.
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError>;

@@ -19,7 +19,7 @@ local function take_back()
         c.is_charged = true
       end
     end
-    use(permit.tenant, permit.at, -1)
+    use(permit.tenant, permit.at, -1, 0)
   end
   save_counts()
   save_accounts()

@@ -5,6 +5,7 @@ local tenant = call.tenants[1]
 if tenant then
   local wait, who = tenant_wait(tenant, at, 0)
   if wait then at, by = wait, who end
-  return { 'open', told, epoch, gate, { at, by, 0 }, {} }
+  return { 'open', told, epoch, gate, ahead, { at, by, 0 }, {}, {} }
 end
-return { 'open', told, epoch, gate, { at, by, room(at, now + math.min(call.ahead, spec.longest), call.most) }, {} }
+local count = room(at, now + math.min(call.ahead, spec.longest), call.most)
+return { 'open', told, epoch, gate, ahead, { at, by, count }, {}, {} }

@@ -24,7 +24,8 @@ use async_trait::async_trait;
 use tokio::task::JoinSet;
 
 use self::{
-    call::{Call, Heard, Line, Paid, Raw},
+    call::{Call, Heard, Line, Paid, Raw, Step},
+    history::{Begin, Record, clock_ahead, note_clock},
     places::Places,
     pool::{Pool, Terms, forgotten_before},
     spec::MICRO,
@@ -35,12 +36,13 @@ use crate::{
     redis_link::{Heard as Said, Redis, script},
     store::{
         StoreError,
-        book::{Book, Spend},
+        book::{Book, Charge, Spend},
     },
 };
 
 mod breaker;
 mod call;
+mod history;
 mod places;
 mod pool;
 mod spec;
@@ -49,6 +51,7 @@ pub use breaker::RedisBreakers;
 
 /// Enough for several processes to come back only when half of it is used. No permit lies further ahead.
 const HORIZON: Duration = Duration::from_millis(500);
+const HORIZON_MICROS: i64 = 500_000;
 
 /// What is not heard comes with the next answer: a listener need not ask often whether anybody is there.
 const ASK_EVERY: Duration = Duration::from_secs(30);
@@ -57,8 +60,8 @@ const ASK_EVERY: Duration = Duration::from_secs(30);
 const MOST_ROUNDS: usize = 8;
 /// So often a permit may come that is of no use, because the answer took longer than its guard allows, before that is an error.
 const MOST_SLOW: usize = 3;
-/// So often what is charged ahead may be used up by others before a call of ours.
-const MOST_PAYMENTS: usize = 64;
+/// So often what is charged ahead may be used up by others before our calls.
+const MOST_PAYMENTS: usize = 16;
 
 /// Limits of many processes, kept in Redis.
 pub struct RedisLimiter {
@@ -104,9 +107,15 @@ impl RedisLimiter {
         book: Arc<dyn Book>,
     ) -> RedisLimiter {
         let places = Arc::new(Places::new(redis.clone(), prefix, timeouts, clock.clone()));
-        let retention = pools.iter().map(|pool| change::memory(&pool.limits)).max().unwrap_or(0).into();
-        let pools: HashMap<Arc<str>, Pool> =
-            pools.into_iter().map(|pool| (pool.pool.clone(), Pool::new(prefix, pool, nanos(HORIZON)))).collect();
+        let memory = |pool: &PoolLimits| {
+            change::memory(&pool.limits)
+                .max(pool.before.iter().map(|before| change::memory(&before.limits)).max().unwrap_or(0))
+        };
+        let retention = pools.iter().map(memory).max().unwrap_or(0).into();
+        let pools: HashMap<Arc<str>, Pool> = pools
+            .into_iter()
+            .map(|pool| (pool.pool.clone(), Pool::new(prefix, pool, nanos(HORIZON), &clock)))
+            .collect();
         let (scripts, channel) = (Scripts::new(), format!("{prefix}:gates"));
         let shared = Arc::new(Shared { redis, scripts, channel, pools, clock, book, retention });
         let mut tasks = JoinSet::new();
@@ -158,17 +167,18 @@ impl Shared {
         let (mut token, mut history) = (String::new(), None);
         // Whoever gets no answer does not know whether they were taken back: they stay charged.
         let (undo_epoch, undo) = pool.take_unused();
-        let late = pool.late();
+        let (late, is_new) = (pool.late(), pool.expected(0).is_none());
         for _ in 0..MOST_ROUNDS {
             let before = self.clock.nanos();
             let injected = self.clock.injected().map(|now| now.div_euclid(MICRO));
-            let (expected, epoch) = pool.expected(before).unwrap_or_default();
-            let about_now = if expected > 0 { expected } else { injected.unwrap_or(before.div_euclid(MICRO)) };
+            let (latest, epoch, ahead) = pool.expected(before).unwrap_or_default();
+            let about_now = if latest > 0 { latest + ahead } else { injected.unwrap_or(before.div_euclid(MICRO)) };
             let untold = pool.untold();
             let call = Call {
                 now: injected.unwrap_or(0),
-                expected,
-                epoch,
+                latest,
+                step: self.step(pool, terms, latest).await,
+                epoch: epoch.clone(),
                 nonce: format!("{:032x}", fastrand::u128(..)),
                 token: token.clone(),
                 ahead: ask.until.saturating_sub(before).div_euclid(MICRO),
@@ -185,50 +195,82 @@ impl Shared {
                 channel: &self.channel,
             };
             let call = serde_json::to_string(&call).expect("numbers and names are JSON");
-            let (state, redis, epoch, gate, numbers, due): Raw =
-                self.redis.run(script.key(&pool.key).arg(&terms.spec).arg(call)).await?;
+            let raw: Raw = self.redis.run(script.key(&pool.key).arg(&terms.spec).arg(call)).await?;
             let after = self.clock.nanos();
             pool.note_took(after - before);
-            let line = pool.narrow(Line::new(before, after, redis));
+            let (state, redis, answered, gate, ahead, numbers, due, texts) = raw;
+            let is_open = state == "open";
+            let line = pool.note_time(Line::new(before, after, redis), ahead, is_open.then_some(&answered));
             if state == "edges" {
-                pool.note_time(line);
                 continue;
             }
             if let Some(until) = untold {
                 pool.told(until);
             }
-            if state == "open" {
+            if is_open {
                 pool.told_late(late);
-                let heard = Heard { redis, line, epoch, gate, numbers, due };
-                pool.note(&heard);
+                let heard = Heard { redis, line, epoch: answered, gate, numbers, due };
+                pool.note(&heard, &epoch);
                 return Ok(heard);
             }
-            token = epoch;
+            token = answered;
+            let [since, settled] = *due else { return Err(unreadable()) };
             let spends = self.book.spends(self.forgotten_before(redis)).await?;
-            history = Some(terms.history(&pool.name, &spends, redis));
+            if is_new {
+                pool.adopt(ahead, clock_ahead(&pool.name, &spends));
+            }
+            let now = self.clock.nanos();
+            let (latest, _, ahead) = pool.expected(now).unwrap_or((redis, String::new(), ahead));
+            let begin = Begin { at: latest, ahead_before: settled, ahead, now };
+            history = Some(match state.as_str() {
+                "changed" => terms.changed(&pool.name, &spends, begin, &numbers, &Record::new(since, &texts)),
+                _ => terms.anew(&pool.name, &spends, Begin { at: latest + HORIZON_MICROS, ..begin }),
+            });
         }
         Err(StoreError::Unavailable("the limiter's state in Redis is lost again and again".into()))
     }
 
-    /// Makes durable what a script wants paid.
-    async fn pay(&self, pool: &Pool, terms: &Terms, heard: &Heard, tenant: &Arc<str>) -> Result<Vec<Paid>, StoreError> {
-        let (mut spends, mut paid) = (Vec::new(), Vec::new());
-        for due in heard.due.chunks_exact(3) {
-            let (ends_at, calls) = (due[1], due[2]);
-            let Some(number) = usize::try_from(due[0]).ok().filter(|n| (1..=terms.ledgers.len()).contains(n)) else {
-                return Err(StoreError::Corrupt("the limiter's script names a ledger that is none".into()));
+    /// A step of Redis' clock that Redis is to be told of. The book has it first, where it has calls by that time.
+    async fn step(&self, pool: &Pool, terms: &Terms, latest: i64) -> Option<Step> {
+        let step = pool.step()?;
+        if !terms.ledgers.is_empty() {
+            let noted = note_clock(&pool.name, latest.div_euclid(1_000), step.to);
+            if let Err(error) = self.book.charge(vec![noted]).await {
+                tracing::debug!(pool = %pool.name, %error, "that Redis' clock was set is noted with the next question");
+                return None;
+            }
+        }
+        Some(step)
+    }
+
+    /// Makes durable what a script wants paid, for all tenants together.
+    async fn pay(
+        &self,
+        pool: &Pool,
+        terms: &Terms,
+        heard: &Heard,
+        tenants: &[Arc<str>],
+    ) -> Result<Vec<Paid>, StoreError> {
+        let (mut charges, mut paid) = (Vec::new(), Vec::new());
+        let place = |number: i64| usize::try_from(number).ok()?.checked_sub(1);
+        for due in heard.due.chunks_exact(4) {
+            let (ledger, tenant) = (place(due[0]), place(due[1]));
+            let (ends_at, calls) = (due[2], due[3]);
+            let Some((number, tenant)) = ledger.zip(tenant.and_then(|wish| tenants.get(wish))) else {
+                return Err(unreadable());
             };
-            let ledger = &terms.ledgers[number - 1];
-            spends.push(Spend {
+            let Some(ledger) = terms.ledgers.get(number) else { return Err(unreadable()) };
+            let spend = Spend {
                 pool: pool.name.to_string(),
                 count: ledger.count.clone(),
                 tenant: ledger.tenant_of(tenant).to_string(),
                 ends_at: Time(ends_at),
                 calls: calls.unsigned_abs(),
-            });
-            paid.push(Paid { ledger: number, tenant: tenant.clone(), ends_at, calls });
+            };
+            charges.push(Charge { spend, forget: forgotten_before(heard.redis, ledger.memory) });
+            paid.push(Paid { ledger: number + 1, tenant: tenant.clone(), ends_at, calls });
         }
-        self.book.charge(spends, self.forgotten_before(heard.redis)).await?;
+        self.book.charge(charges).await?;
         Ok(paid)
     }
 
@@ -237,48 +279,24 @@ impl Shared {
         forgotten_before(redis, self.retention.load(Ordering::Relaxed))
     }
 
-    /// Answers the wishes from `answers.len()` on; stops where the book has to be written first.
-    async fn grant(
-        &self,
-        pool: &Pool,
-        terms: &Terms,
-        tenants: &[Arc<str>],
-        until: Nanos,
-        paid: &[Paid],
-        answers: &mut Vec<Answer>,
-    ) -> Result<Vec<Paid>, StoreError> {
-        let wishes = &tenants[answers.len()..];
-        let ask = Ask { until, most: wishes.len(), tenants: wishes, paid };
-        let heard = self.ask(pool, terms, &self.scripts.reserve, &ask).await?;
-        for (answer, tenant) in heard.numbers.chunks_exact(2).zip(wishes) {
-            let (by, at) = (answer[0], answer[1]);
-            answers.push(match terms.blocker(by) {
-                None => Answer::Granted(pool.permit(terms, &heard, at, tenant)),
-                Some(by) => Answer::NotBefore { until: heard.line.never_early(at), by },
-            });
-        }
-        match tenants.get(answers.len()) {
-            Some(tenant) => self.pay(pool, terms, &heard, tenant).await,
-            None => Ok(Vec::new()),
-        }
-    }
-
-    async fn reserve(
-        &self,
-        pool: &Pool,
-        tenants: &[Arc<str>],
-        until: Nanos,
-        answers: &mut Vec<Answer>,
-    ) -> Result<(), StoreError> {
+    /// Answers the wishes, after what they need is in the book: permits are dated then, as paying takes as long as a permit may be late.
+    async fn reserve(&self, pool: &Pool, tenants: &[Arc<str>], until: Nanos) -> Result<Vec<Answer>, StoreError> {
         // What is paid for goes by the number of its ledger.
         let (terms, mut paid) = (pool.terms(), Vec::new());
         for _ in 0..MOST_PAYMENTS {
-            if answers.len() == tenants.len() {
-                return Ok(());
+            let ask = Ask { until, most: tenants.len(), tenants, paid: &paid };
+            let heard = self.ask(pool, &terms, &self.scripts.reserve, &ask).await?;
+            if !heard.due.is_empty() {
+                paid = self.pay(pool, &terms, &heard, tenants).await?;
+                continue;
             }
-            paid = self.grant(pool, &terms, tenants, until, &paid, answers).await?;
+            let answer = |(answer, tenant): (&[i64], &Arc<str>)| match terms.blocker(answer[0]) {
+                None => Answer::Granted(pool.permit(&terms, &heard, answer[1], tenant)),
+                Some(by) => Answer::NotBefore { until: heard.line.never_early(answer[1]), by },
+            };
+            return Ok(heard.numbers.chunks_exact(2).zip(tenants).map(answer).collect());
         }
-        Err(StoreError::Unavailable("others use up whatever is charged ahead".into()))
+        Err(StoreError::Unavailable("other workers use up whatever is charged ahead, or MongoDB is too slow".into()))
     }
 }
 
@@ -316,15 +334,13 @@ impl Limiter for RedisLimiter {
             return Ok(Permit::without_limits(pool, tenants, self.shared.clock.nanos()));
         };
         for _ in 0..MOST_SLOW {
-            let mut answers = Vec::with_capacity(tenants.len());
-            let done = self.shared.reserve(pool, tenants, until, &mut answers).await;
+            let answers = self.shared.reserve(pool, tenants, until).await?;
             let can_be_used =
                 |answer: &Answer| !matches!(answer, Answer::Granted(permit) if permit.at > permit.late_after);
-            if done.is_ok() && answers.iter().all(can_be_used) {
+            if answers.iter().all(can_be_used) {
                 return Ok(answers);
             }
             self.give_back(answers.into_iter().filter_map(Answer::permit).collect()).await;
-            done?;
         }
         Err(pool.too_slow())
     }
@@ -343,8 +359,8 @@ impl Limiter for RedisLimiter {
 
     /// Our own time for a pool that Redis was never asked about: no call was made on a permit of it.
     fn stamp(&self, pool: &str, now: Nanos) -> i64 {
-        let heard = self.shared.pools.get(pool).and_then(|pool| pool.expected(now));
-        heard.map_or(now.div_euclid(MICRO), |(redis, _)| redis)
+        let known = self.shared.pools.get(pool).and_then(|pool| pool.time_at(now));
+        known.unwrap_or(now.div_euclid(MICRO))
     }
 
     async fn give_back(&self, permits: Vec<Permit>) {
@@ -382,7 +398,7 @@ impl Limiter for RedisLimiter {
                 // By the limits that they were given under. What Redis does not hear of stays charged.
                 let _ = self.shared.ask(pool, &pool.terms(), &self.shared.scripts.look, &Ask::default()).await;
             }
-            pool.set_limits(limits, nanos(HORIZON));
+            pool.set_limits(limits, nanos(HORIZON), self.shared.clock.nanos());
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 -- One pool's state: is it to be trusted, what does it count, and when is the next slot? Every script on a pool begins with this.
 --
 -- Keys, all under the tag of KEYS[1] (`<prefix>:{<pool>}:state`):
---   state                            hash: run, seen, epoch, cold, gate, opened
+--   state                            hash: run, seen, since, epoch, cold, gate, opened, ahead, settled (ahead when the epoch began)
 --   own                              set: keys of the pool itself. They never expire, so a new epoch has to drop them
 --   <epoch>:recent                   list: the newest permits, so that they can be handed back; the last is the newest slot
 --   <epoch>:undone                   list: hand-backs that were done, should one arrive twice
@@ -12,21 +12,28 @@
 --
 -- Fails closed. The epoch is a name for a stretch of time in which nothing was lost; when anything may have been, the next begins with
 -- short limits used up and long ones restored from the book, and until that is done there is no permit.
+--
+-- Times are those of the pool's timeline, which goes on when Redis' clock is set: what that shows is `ahead` of it. Workers see a step by their
+-- own clocks and say so. Until they do, it is never later than the asking worker's clock allows.
 
 local spec, call = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
 local base = string.sub(KEYS[1], 1, -6)
 local SECOND = 1000000
 local GATE = -1 -- in place of a limit's number: the gate makes wait
 
--- `told` is what the clock says; `now` is that, or the newest time seen while the clock is behind it.
-local told, now, run, gate, epoch, cold, opened, is_changed
+-- `told` is what the clock says, on the timeline; `now` is that, unless the clock cannot be right.
+local told, now, seen, since, run, gate, epoch, cold, opened, ahead, settled, is_changed
 local shared, all = {}, {} -- counts of the whole pool, and all counts in use by number and tenant
 local personal = {} -- the numbers of the limits that each tenant has for itself
 local newcomers = {} -- tenants first seen in this call, by limit
 
--- Keeps what every call has learnt: the time, the gate, and in which epoch we are.
-local function save_state()
-  local fields = { 'run', run, 'seen', digits(now), 'gate', digits(gate) }
+-- A tenant's keys live so much longer than they are needed. Redis forgets keys by its clock: a step of less loses none.
+local SLACK = 60 * SECOND
+
+-- Keeps what every call has learnt: the time, the gate, and in which epoch we are. A look that has learnt nothing new writes nothing.
+local function save_state(kept_gate)
+  if not is_changed and gate == kept_gate and now - seen < SECOND / 10 then return end
+  local fields = { 'run', run, 'seen', digits(now), 'since', digits(since), 'gate', digits(gate), 'ahead', digits(ahead), 'settled', digits(settled) }
   if is_changed then
     redis.call('HDEL', KEYS[1], 'epoch', 'cold', 'opened')
     for name, value in pairs({ epoch = epoch, cold = cold, opened = cmsgpack.pack(opened) }) do
@@ -36,28 +43,41 @@ local function save_state()
   redis.call('HSET', KEYS[1], unpack(fields))
 end
 
--- Reads the state and decides whether to trust it. Small backward steps of the clock are waited out.
+-- Reads the state and decides whether to trust it. Gives the gate as it was kept.
 local function read_state()
-  local kept = redis.call('HMGET', KEYS[1], 'run', 'seen', 'gate', 'epoch', 'cold', 'opened')
-  local seen = tonumber(kept[2] or 0)
-  told, run, gate = clock(call.now), run_id(), tonumber(kept[3] or 0)
-  now = told
+  local kept = redis.call('HMGET', KEYS[1], 'run', 'seen', 'gate', 'epoch', 'cold', 'opened', 'ahead', 'since', 'settled')
+  seen, gate, ahead, since = tonumber(kept[2] or 0), tonumber(kept[3] or 0), tonumber(kept[7] or 0), tonumber(kept[8] or kept[2] or 0)
+  settled = tonumber(kept[9] or ahead)
+  local kept_gate = gate
   epoch, cold = kept[4] or nil, kept[5] or nil
   opened = kept[6] and cmsgpack.unpack(kept[6]) or {}
-  -- The caller's estimate comes from the last answer; after a cold start that answer is of another time.
-  local expected = call.expected > 0 and call.epoch == epoch and call.expected or now
-  local is_behind = now < seen - 2 * SECOND
-  local has_stepped = is_behind or math.abs(now - expected) > 0.5 * SECOND
-  if has_stepped and gate > 0 then
-    gate = gate + now - (is_behind and seen or expected) -- as long closed as it would have been
+  run = run_id()
+  local is_lost = kept[1] ~= run
+  if call.step and call.step.from == ahead then
+    ahead, is_changed = call.step.to, true
+    -- Several small steps that come to a large one too: calendars go by the clock as it was when the epoch began.
+    is_lost = is_lost or call.step.loses or math.abs(ahead - settled) > 3 * SECOND
   end
-  if has_stepped or kept[1] ~= run then
+  told = clock(call.now) - ahead
+  now = told
+  if call.latest > 0 then
+    -- A question that was long on its way, or a clock that was set forward.
+    now = math.min(now, call.latest)
+    is_lost = is_lost or told > call.latest + SLACK / 2
+  elseif now < seen - 2 * SECOND then
+    -- Set back, and nobody knows by how much: the gate stays closed as long as it would have been.
+    is_lost = true
+    if gate > 0 then gate = gate + now - seen end
+    seen = now
+  end
+  now = math.max(now, seen)
+  if is_lost then
     epoch, cold, opened, is_changed = nil, nil, {}, true
     local own = redis.call('SMEMBERS', base .. 'own')
     for i = 1, #own, 1000 do redis.call('UNLINK', unpack(own, i, math.min(i + 999, #own))) end
     redis.call('DEL', base .. 'own')
   end
-  if not has_stepped then now = math.max(now, seen) end
+  return kept_gate
 end
 
 local function key_of(name, tenant)
@@ -68,7 +88,8 @@ end
 -- The number of calendar edges around now has to do for all that may be charged now.
 local function edges_fit()
   for _, edges in ipairs(call.edges) do
-    if now - spec.skew < edges[1] or now + spec.longest + spec.skew >= edges[#edges] then return false end
+    local wall = now + ahead
+    if wall - spec.skew < edges[1] or wall + spec.longest + spec.skew >= edges[#edges] then return false end
   end
   return true
 end
@@ -81,7 +102,7 @@ local function count_of(number, tenant, k)
   local shape = shapes[limit.kind]
   local c = { shape = shape, number = number, tenant = tenant, key = key_of(limit.name, tenant) }
   for name, value in pairs(limit) do c[name] = value end
-  c.edges, c.skew, c.opened = call.edges[limit.zone], spec.skew, opened[limit.name] or 0
+  c.edges, c.skew, c.ahead, c.opened = call.edges[limit.zone], spec.skew, ahead, opened[limit.name] or 0
   -- What was used up at a cold start is forgotten like everything else.
   if c.opened > 0 and c.opened + c.memory <= now then c.opened = 0 end
   if shape.load then
@@ -95,10 +116,10 @@ local function count_of(number, tenant, k)
   return c
 end
 
--- How long a key that belongs to a tenant is kept: rounded up, and a minute more. A pool's own keys are kept for ever.
+-- How long a key that belongs to a tenant is kept: rounded up, and the slack. A pool's own keys are kept for ever.
 local function keep(key, tenant, is_new, until_at)
   if tenant ~= '' then
-    redis.call('PEXPIRE', key, digits(math.ceil(math.max(until_at - now, 0) / 1000) + 60000))
+    redis.call('PEXPIRE', key, digits(math.ceil((math.max(until_at - now, 0) + SLACK) / 1000)))
   elseif is_new then
     redis.call('SADD', base .. 'own', key)
   end
@@ -106,7 +127,7 @@ end
 
 local function save_count(c)
   if c.shape.save then c.shape.save(c) else redis.call('SET', c.key, cmsgpack.pack(c.shape.write(c))) end
-  keep(c.key, c.tenant, c.is_new, c.edges and c.edges[#c.edges] + c.skew or now + spec.longest + c.memory)
+  keep(c.key, c.tenant, c.is_new, c.edges and c.edges[#c.edges] + c.skew - ahead or now + spec.longest + c.memory)
   if c.tenant ~= '' then
     local tenants = key_of('tenants/' .. c.name, '')
     if redis.call('ZADD', tenants, digits(now), c.tenant) == 1 then redis.call('SADD', base .. 'own', tenants) end

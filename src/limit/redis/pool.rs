@@ -11,19 +11,19 @@ use std::{
 };
 
 use super::{
-    call::{Heard, Late, Line, Row, Undo},
+    call::{Heard, LOSING_STEP, Late, Line, Step, Undo},
     spec::{Edges, MICRO, Spec, edges, micros_up},
 };
 use crate::{
-    clock::{Nanos, Time, nanos},
+    clock::{Clock, Nanos, Time, nanos},
     limit::{
-        Blocker, Key, Limit, Per, Permit, PoolLimits,
-        calendar::period_at,
+        Before, Blocker, Key, Limit, Per, Permit, PoolLimits,
         ledger::Ledger,
         local::{lateness, tolerance},
+        past::{Former, still_matter},
         state::{MAX_RECENT, MS, SECOND},
     },
-    store::{StoreError, book::Spend},
+    store::StoreError,
 };
 
 /// Redis that is slower than this has trouble of its own.
@@ -44,6 +44,8 @@ pub(super) struct Pool {
 pub(super) struct Terms {
     /// Those of the whole pool first. The scripts go by their place here, counted from 1.
     pub(super) limits: Vec<Limit>,
+    /// What held before and may still matter, the newest first.
+    pub(super) formers: Vec<Former>,
     pub(super) ledgers: Vec<Ledger>,
     zones: Vec<Per>,
     pub(super) spec: String,
@@ -55,8 +57,10 @@ pub(super) struct Terms {
 
 #[derive(Default)]
 struct Memory {
-    /// The last answer: its time, and in which epoch.
-    last: Option<(Line, String)>,
+    /// What the last answers say of the time.
+    known: Option<Known>,
+    /// Redis' clock was set, and Redis does not know yet by how much.
+    step: Option<Step>,
     /// The newest permits of this process, and what Redis knows them by.
     given: VecDeque<Given>,
     /// Those that were not used, and that Redis is to be told of: all of one epoch.
@@ -68,6 +72,14 @@ struct Memory {
     slow: Nanos,
 }
 
+/// The pool's timeline as Redis has told it.
+struct Known {
+    line: Line,
+    epoch: String,
+    /// How far Redis' clock is ahead of it, in microseconds.
+    ahead: i64,
+}
+
 struct Given {
     at: Nanos,
     slot: i64,
@@ -75,10 +87,13 @@ struct Given {
 }
 
 impl Pool {
-    pub(super) fn new(prefix: &str, pool: PoolLimits, longest: Nanos) -> Pool {
+    pub(super) fn new(prefix: &str, pool: PoolLimits, longest: Nanos, clock: &Clock) -> Pool {
+        let now = clock.nanos();
+        let former = |before: Before| Former { until: clock.nanos_at(before.until).min(now), limits: before.limits };
+        let formers = still_matter(pool.before.into_iter().map(former).collect(), &pool.limits, now);
         Pool {
             key: format!("{prefix}:{{{}}}:state", pool.pool),
-            terms: RwLock::new(Arc::new(Terms::new(&pool.pool, pool.limits, longest))),
+            terms: RwLock::new(Arc::new(Terms::new(&pool.pool, pool.limits, formers, longest))),
             name: pool.pool,
             gate: AtomicI64::new(Nanos::MIN),
             untold: AtomicI64::new(Nanos::MIN),
@@ -86,18 +101,40 @@ impl Pool {
         }
     }
 
-    /// What Redis should say the time is and in which epoch, if it has told us before.
-    pub(super) fn expected(&self, now: Nanos) -> Option<(i64, String)> {
-        self.memory().last.as_ref().map(|(line, epoch)| (line.redis_at(now), epoch.clone()))
+    /// What time it is on the pool's timeline, if Redis has told us before: no later than it is.
+    pub(super) fn time_at(&self, now: Nanos) -> Option<i64> {
+        self.memory().known.as_ref().map(|known| known.line.redis_at(now))
+    }
+
+    /// The latest that it can be, the epoch, and how far Redis' clock is ahead, a step that it is to be told of included.
+    pub(super) fn expected(&self, now: Nanos) -> Option<(i64, String, i64)> {
+        let memory = self.memory();
+        let known = memory.known.as_ref()?;
+        let ahead = memory.step.map_or(known.ahead, |step| step.to);
+        Some((known.line.latest_at(now), known.epoch.clone(), ahead))
+    }
+
+    pub(super) fn step(&self) -> Option<Step> {
+        self.memory().step
+    }
+
+    /// A process that knows nothing of the time goes by what the book has.
+    pub(super) fn adopt(&self, from: i64, to: i64) {
+        if from != to {
+            self.memory().step = Some(Step { from, to, loses: false });
+        }
     }
 
     pub(super) fn terms(&self) -> Arc<Terms> {
         self.terms.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn set_limits(&self, limits: Vec<Limit>, longest: Nanos) {
-        let terms = Arc::new(Terms::new(&self.name, limits, longest));
-        *self.terms.write().unwrap_or_else(PoisonError::into_inner) = terms;
+    pub(super) fn set_limits(&self, limits: Vec<Limit>, longest: Nanos, now: Nanos) {
+        let mut terms = self.terms.write().unwrap_or_else(PoisonError::into_inner);
+        let mut formers = vec![Former { limits: terms.limits.clone(), until: now }];
+        formers.extend(terms.formers.iter().cloned());
+        let formers = still_matter(formers, &limits, now);
+        *terms = Arc::new(Terms::new(&self.name, limits, formers, longest));
     }
 
     /// An answer took so long.
@@ -125,22 +162,31 @@ impl Pool {
         ))
     }
 
-    /// A new reading of the time, with what is known from those before.
-    pub(super) fn narrow(&self, line: Line) -> Line {
-        self.memory().last.as_ref().map_or(line, |(earlier, _)| line.narrowed(earlier))
-    }
-
-    /// The time in Redis is this; nothing else is known.
-    pub(super) fn note_time(&self, line: Line) {
-        self.memory().last = Some((line, String::new()));
+    /// Takes a reading of the time, and gives the line to go by. `epoch`: of an answer that counts; nothing while the state is not open, when
+    /// nobody else can have noted a step.
+    pub(super) fn note_time(&self, reading: Line, ahead: i64, epoch: Option<&str>) -> Line {
+        let memory = &mut *self.memory();
+        let known = memory.known.as_ref();
+        // Another worker has noted a step, or opened another epoch: its timeline holds.
+        let is_other = |known: &&Known| epoch.is_some_and(|epoch| known.ahead != ahead || known.epoch != epoch);
+        let (line, by) = match known.filter(|known| !is_other(known)) {
+            Some(known) => known.line.follow(reading),
+            None => (reading, 0),
+        };
+        memory.step = (by != 0).then(|| Step { from: ahead, to: ahead + by, loses: by.abs() > LOSING_STEP });
+        if let Some(step) = memory.step {
+            tracing::warn!(pool = %self.name, by_ms = by / 1_000, ahead_ms = step.to / 1_000, "Redis' clock was set; limits are kept");
+        }
+        let epoch = epoch.map_or_else(|| known.map_or(String::new(), |known| known.epoch.clone()), str::to_owned);
+        memory.known = Some(Known { line, epoch, ahead });
+        line
     }
 
     /// Takes what every answer carries.
-    pub(super) fn note(&self, heard: &Heard) {
+    pub(super) fn note(&self, heard: &Heard, epoch_before: &str) {
         // Rather too early than too late: the permits after the gate must not look as if they were before it.
         self.gate.fetch_max(heard.line.never_late(heard.gate), Ordering::AcqRel);
-        let before = self.memory().last.replace((heard.line, heard.epoch.clone()));
-        if before.is_some_and(|(_, epoch)| epoch != heard.epoch) {
+        if !epoch_before.is_empty() && epoch_before != heard.epoch {
             // Redis has lost its state, and the gate with it.
             self.untold.fetch_max(self.gate(), Ordering::AcqRel);
         }
@@ -148,8 +194,8 @@ impl Pool {
 
     /// Somebody has closed the gate. A process that never spoke with Redis holds no permits that it could stop.
     pub(super) fn note_gate(&self, gate: i64) {
-        if let Some((line, _)) = &self.memory().last {
-            self.gate.fetch_max(line.never_late(gate), Ordering::AcqRel);
+        if let Some(known) = &self.memory().known {
+            self.gate.fetch_max(known.line.never_late(gate), Ordering::AcqRel);
         }
     }
 
@@ -208,7 +254,7 @@ impl Pool {
     /// over are forgotten in Redis anyway.
     pub(super) fn note_unused(&self, permits: &[Permit]) -> bool {
         let memory = &mut *self.memory();
-        let Some((_, epoch)) = &memory.last else { return false };
+        let Some(Known { epoch, .. }) = &memory.known else { return false };
         if memory.unused_epoch != *epoch {
             memory.unused.clear();
             memory.unused_epoch.clone_from(epoch);
@@ -244,15 +290,16 @@ impl Pool {
 }
 
 impl Terms {
-    fn new(pool: &str, limits: Vec<Limit>, longest: Nanos) -> Terms {
+    fn new(pool: &str, limits: Vec<Limit>, formers: Vec<Former>, longest: Nanos) -> Terms {
         let (shared, tenants): (Vec<_>, Vec<_>) = limits.into_iter().partition(|limit| limit.key == Key::Vendor);
         let limits: Vec<Limit> = shared.into_iter().chain(tenants).collect();
         let (spec, ledgers, zones) = Spec::new(pool, &limits, longest);
         let lateness = limits.iter().map(lateness).min().unwrap_or(Nanos::MAX);
         let tolerance = limits.iter().map(tolerance).min().unwrap_or(Nanos::MAX);
-        Terms { spec: spec.json(), lateness, tolerance, limits, ledgers, zones }
+        Terms { spec: spec.json(), lateness, tolerance, limits, formers, ledgers, zones }
     }
 
+    /// The calendar edges around this wall time.
     pub(super) fn edges(&self, redis_now: i64) -> Vec<Edges> {
         self.zones.iter().map(|per| edges(per, redis_now.saturating_mul(MICRO))).collect()
     }
@@ -266,29 +313,6 @@ impl Terms {
             }
             Err(_) => Some(Blocker::Gate),
         }
-    }
-
-    /// What the book has of this pool, as the scripts take it: in the order of the ends.
-    pub(super) fn history(&self, pool: &str, spends: &[Spend], redis_now: i64) -> Vec<Row> {
-        let mut spends: Vec<&Spend> = spends.iter().filter(|spend| spend.pool == pool).collect();
-        spends.sort_by_key(|spend| spend.ends_at);
-        let now = redis_now.saturating_mul(MICRO);
-        let mut rows = Vec::new();
-        for spend in spends {
-            let Some(i) = self.ledgers.iter().position(|ledger| ledger.count == spend.count) else { continue };
-            let per = &self.ledgers[i].per;
-            let Time(ends_at) = spend.ends_at;
-            let (tenant, calls) = (spend.tenant.clone(), spend.calls);
-            let start = |at: Nanos| period_at(per, at).0;
-            let begun = start(ends_at.saturating_mul(MS).saturating_sub(1));
-            let row = Row { ledger: i + 1, tenant, ends_at, start: begun.div_euclid(MICRO), calls, counts_only: false };
-            // A period that should not have begun yet: the clock was set back, and today may be that day too.
-            if !matches!(per, Per::Rolling(_)) && begun > now.saturating_add(60 * SECOND) {
-                rows.push(Row { start: start(now).div_euclid(MICRO), counts_only: true, ..row.clone() });
-            }
-            rows.push(row);
-        }
-        rows
     }
 }
 

@@ -20,11 +20,6 @@ shapes.even = {
   earliest = function(c, t) return math.max(t, c.tat - c.every * (c.burst - 1)) end,
   charge = function(c, at) c.tat, c.newest = math.max(c.tat, at) + c.every, math.max(c.newest, at) end,
   undo = function(c, at, is_newest) if is_newest then c.tat = c.tat - c.every end end,
-  restore = function(c, ends_at, calls)
-    local spent = math.max(c.tat, ends_at) + c.every * calls
-    c.tat = math.max(math.min(spent, ends_at + c.every * c.burst), c.tat)
-    c.newest = math.max(c.newest, ends_at)
-  end,
   used = function(c, now) return math.min(math.ceil(math.max(c.tat - now, 0) / c.every), c.burst) end,
 }
 
@@ -66,10 +61,6 @@ shapes.ring = {
     -- A call that is forgotten already cannot be taken back.
     if redis.call('LINDEX', c.key, 0) ~= first then redis.call('LPUSH', c.key, first) end
   end,
-  restore = function(c, ends_at, calls)
-    -- Those beyond what is kept are gone at once, which moves the floor.
-    for _ = 1, math.min(calls, c.keep + 1) do c.new[#c.new + 1] = ends_at end
-  end,
   used = function(c, now)
     local count = c.opened > 0 and c.forgotten == c.opened and math.max(c.calls - c.len, 0) or 0
     for _, at in ipairs(redis.call('LRANGE', c.key, 1, -1)) do
@@ -102,7 +93,19 @@ shapes.parts = {
     end
     return math.max(t, c.free_at)
   end,
-  charge = function(c, at) shapes.parts.restore(c, math.floor(at / c.len) * c.len + c.len, 1) end,
+  charge = function(c, at)
+    local ends_at = math.floor(at / c.len) * c.len + c.len
+    c.left = c.left + 1
+    -- At the end, or before sub-windows whose calls were all handed back.
+    local i = #c.parts - 1
+    while i > 1 and c.parts[i] > ends_at do i = i - 2 end
+    if i > 1 and c.parts[i] == ends_at then
+      c.parts[i + 1] = c.parts[i + 1] + 1
+    else
+      table.insert(c.parts, i + 2, ends_at)
+      table.insert(c.parts, i + 3, 1)
+    end
+  end,
   undo = function(c, at)
     local ends_at = math.floor(at / c.len) * c.len + c.len
     for i = #c.parts - 1, 2, -2 do
@@ -110,18 +113,6 @@ shapes.parts = {
         c.parts[i + 1] = c.parts[i + 1] - 1
         return
       end
-    end
-  end,
-  restore = function(c, ends_at, calls)
-    c.left = c.left + calls
-    -- At the end, or before sub-windows whose calls were all handed back.
-    local i = #c.parts - 1
-    while i > 1 and c.parts[i] > ends_at do i = i - 2 end
-    if i > 1 and c.parts[i] == ends_at then
-      c.parts[i + 1] = c.parts[i + 1] + calls
-    else
-      table.insert(c.parts, i + 2, ends_at)
-      table.insert(c.parts, i + 3, calls)
     end
   end,
   used = function(c, now)
@@ -148,7 +139,8 @@ local function touched(edges, skew, at)
   return {}
 end
 
--- Calendar: { start, calls, start, calls, ... } for periods of the vendor's zone, whose edges the caller knows.
+-- Calendar: { start, calls, start, calls, ... } for periods of the vendor's zone, whose edges the caller knows. They are of wall time, which is
+-- `ahead` of the timeline.
 shapes.calendar = {
   read = function(c, stored)
     c.spent = {}
@@ -165,27 +157,29 @@ shapes.calendar = {
     local again = true
     while again do
       again = false
-      for _, i in ipairs(touched(c.edges, c.skew, t)) do
+      for _, i in ipairs(touched(c.edges, c.skew, t + c.ahead)) do
         if not again and (c.spent[c.edges[i]] or 0) >= c.calls then
-          t, again = math.max(t, c.edges[i + 1] + c.skew), true
+          t, again = math.max(t, c.edges[i + 1] + c.skew - c.ahead), true
         end
       end
     end
     return t
   end,
   charge = function(c, at)
-    for _, i in ipairs(touched(c.edges, c.skew, at)) do shapes.calendar.restore(c, c.edges[i], 1) end
+    for _, i in ipairs(touched(c.edges, c.skew, at + c.ahead)) do
+      local start = c.edges[i]
+      c.spent[start] = (c.spent[start] or 0) + 1
+    end
   end,
   undo = function(c, at)
-    for _, i in ipairs(touched(c.edges, c.skew, at)) do
+    for _, i in ipairs(touched(c.edges, c.skew, at + c.ahead)) do
       local start = c.edges[i]
       c.spent[start] = math.max((c.spent[start] or 0) - 1, 0)
     end
   end,
-  restore = function(c, start, calls) c.spent[start] = (c.spent[start] or 0) + calls end,
   used = function(c, now)
     for i = 1, #c.edges - 1 do
-      if c.edges[i] <= now and now < c.edges[i + 1] then return c.spent[c.edges[i]] or 0 end
+      if c.edges[i] <= now + c.ahead and now + c.ahead < c.edges[i + 1] then return c.spent[c.edges[i]] or 0 end
     end
     return 0
   end,

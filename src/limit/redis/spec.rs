@@ -11,7 +11,8 @@ use crate::{
         calendar::{SKEW, period_at},
         ledger::{Ledger, SUB_WINDOWS, history_names},
         rule::{self, Count, Terms},
-        state::{DURABLE_FROM, MAX_RECENT, MAX_TENANTS, SECOND},
+        state::{DURABLE_FROM, MAX_RECENT, SECOND},
+        tenants::MAX_TENANTS,
     },
 };
 

@@ -13,4 +13,4 @@ for number, limit in ipairs(spec.limits) do
   local c = busiest or count_of(number, '', 1)
   usage[#usage + 1], usage[#usage + 2] = c.shape.used(c, now), c.shape.earliest(c, now)
 end
-return { 'open', told, epoch, gate, usage, {} }
+return { 'open', told, epoch, gate, ahead, usage, {}, {} }

@@ -16,12 +16,12 @@
 //!   sub-windows and each counts as made at its sub-window's end. Uses `T/T'`, and `PARTS/(PARTS + 1) · T/T'`.
 //! - calendar: N in each day or month of the vendor's zone. A call within [`SKEW`] of an edge counts on both sides of it.
 
-use std::collections::VecDeque;
+use std::{borrow::Cow, collections::VecDeque};
 
-pub use self::together::{gap, room, slot};
+pub use self::together::{gap, room, slot, slots};
 use super::{
     Key, Limit, Per, Shape,
-    calendar::{self, Period, SKEW},
+    calendar::{self, Period, SKEW, period_at},
 };
 use crate::clock::{Nanos, nanos};
 
@@ -63,8 +63,9 @@ enum State {
     Ring { times: VecDeque<Nanos>, floor: Nanos },
     /// Window, in sub-windows of `len`: those with calls, in order, and their sum.
     Parts { len: Nanos, parts: VecDeque<Part>, sum: u64, floor: Nanos },
-    /// Calendar: periods with calls, and the neighbours of the newest so that their edges are looked up once.
-    Calendar { per: Per, periods: VecDeque<Period> },
+    /// Calendar: periods with calls, and the neighbours of the newest so that their edges are looked up once. Periods are of wall time, which
+    /// is `ahead` of the timeline.
+    Calendar { per: Per, periods: VecDeque<Period>, ahead: Nanos },
 }
 
 /// A theoretical arrival time, the newest call, and the pace that they were made with.
@@ -100,7 +101,7 @@ impl Count {
     pub fn on_grid(limit: &Limit, tick: Nanos) -> Count {
         let calls = limit.calls.max(1);
         let Per::Rolling(period) = &limit.per else {
-            let state = State::Calendar { per: limit.per.clone(), periods: VecDeque::new() };
+            let state = State::Calendar { per: limit.per.clone(), periods: VecDeque::new(), ahead: 0 };
             return Count { calls, window: 0, state };
         };
         let window = round_up(nanos(*period).saturating_add(nanos(limit.guard)).max(1), tick);
@@ -138,7 +139,9 @@ impl Count {
                 }
                 free_at
             }
-            State::Calendar { per, periods } => calendar::earliest(per, periods, self.calls, t),
+            State::Calendar { per, periods, ahead } => {
+                calendar::earliest(per, periods, self.calls, t.saturating_add(*ahead)).saturating_sub(*ahead)
+            }
         }
     }
 
@@ -159,7 +162,8 @@ impl Count {
                 let end = part_end(at, *len);
                 self.add_part(end, 1);
             }
-            State::Calendar { per, periods } => {
+            State::Calendar { per, periods, ahead } => {
+                let at = at.saturating_add(*ahead);
                 for start in calendar::touched(per, periods, at).into_iter().flatten().map(|p| p.start) {
                     calendar::remember(per, periods, start).calls += 1;
                 }
@@ -196,7 +200,8 @@ impl Count {
                     *sum -= 1;
                 }
             }
-            State::Calendar { per, periods } => {
+            State::Calendar { per, periods, ahead } => {
+                let at = at.saturating_add(*ahead);
                 for start in calendar::touched(per, periods, at).into_iter().flatten().map(|p| p.start) {
                     let period = calendar::remember(per, periods, start);
                     period.calls = period.calls.saturating_sub(1);
@@ -235,10 +240,63 @@ impl Count {
                 forget_oldest(times, floor, kept, self.window);
             }
             State::Parts { .. } => self.add_part(ends_at, calls),
-            State::Calendar { per, periods } => {
+            State::Calendar { per, periods, .. } => {
                 let period = calendar::remember(per, periods, ends_at.saturating_sub(1));
                 period.calls = period.calls.saturating_add(calls);
             }
+        }
+    }
+
+    /// `calls` calls were made by `at`, under whatever limits: unlike with [`Count::restore`], more than this limit would have allowed may be
+    /// among them, and an even limit pays them off one by one. Call in the order of `at`, before the first charge.
+    pub(super) fn made(&mut self, at: Nanos, calls: u64) {
+        match &mut self.state {
+            State::Even { every, tat, newest, .. } => {
+                *tat = (*tat).max(at).saturating_add(times(*every, calls));
+                *newest = (*newest).max(at);
+            }
+            State::Calendar { ahead, .. } => {
+                let ends_at = at.saturating_add(*ahead).saturating_add(1);
+                self.restore(ends_at, calls);
+            }
+            State::Ring { .. } | State::Parts { .. } => self.restore(at, calls),
+        }
+    }
+
+    /// Calls before this matter to nothing from `now` on.
+    pub(super) fn matters_from(&self, now: Nanos) -> Nanos {
+        match &self.state {
+            State::Calendar { per, ahead, .. } => {
+                period_at(per, now.saturating_add(*ahead).saturating_sub(SKEW)).0.saturating_sub(*ahead)
+            }
+            _ => now.saturating_sub(self.window),
+        }
+    }
+
+    /// Wall time is so far ahead of the timeline, and was for all calls so far. Only calendars go by it.
+    pub(super) fn believe(&mut self, to: Nanos) {
+        if let State::Calendar { ahead, .. } = &mut self.state {
+            *ahead = to;
+        }
+    }
+
+    /// The wall clock was set, and is `to` ahead of the timeline from now on: these are all the calls that matter. Only calendars go by it.
+    pub(super) fn recount(&mut self, to: Nanos, calls: impl Iterator<Item = Nanos>) {
+        let State::Calendar { periods, ahead, .. } = &mut self.state else { return };
+        periods.clear();
+        *ahead = to;
+        calls.for_each(|at| self.charge(at));
+    }
+
+    /// The same where the times of the calls are not known: the period of now counts all those of periods that it may have been part of, as
+    /// nobody knows which time was the right one.
+    pub(super) fn step(&mut self, to: Nanos, now: Nanos) {
+        let State::Calendar { per, periods, ahead } = &mut self.state else { return };
+        let by = to.saturating_sub(*ahead);
+        *ahead = to;
+        let carried = calendar::carried(per, periods, by, now.saturating_add(to));
+        if carried > 0 {
+            calendar::remember(per, periods, now.saturating_add(to)).calls += carried;
         }
     }
 
@@ -269,7 +327,7 @@ impl Count {
             State::Parts { parts, .. } => {
                 parts.iter().filter(|p| p.end.saturating_add(self.window) > now).map(|p| p.calls).sum()
             }
-            State::Calendar { per, periods } => calendar::find(per, periods, now).calls,
+            State::Calendar { per, periods, ahead } => calendar::find(per, periods, now.saturating_add(*ahead)).calls,
         }
     }
 
@@ -281,9 +339,61 @@ impl Count {
                 *floor <= now && times.back().is_none_or(|at| at.saturating_add(self.window) <= now)
             }
             State::Parts { floor, .. } => *floor <= now && self.used(now) == 0,
-            State::Calendar { periods, .. } => {
-                periods.iter().all(|p| p.calls == 0 || p.end.saturating_add(SKEW) <= now)
+            State::Calendar { periods, ahead, .. } => {
+                periods.iter().all(|p| p.calls == 0 || p.end.saturating_add(SKEW) <= now.saturating_add(*ahead))
             }
+        }
+    }
+
+    /// What a script keeps of this, in microseconds (see `redis/shapes.lua`).
+    pub(super) fn stored(&self) -> Vec<i64> {
+        let micros = |at: Nanos| at.max(0).div_euclid(1_000);
+        match &self.state {
+            State::Even { every, tat, newest, .. } => vec![micros(*tat), micros(*every), micros(*newest)],
+            State::Ring { times, floor } => {
+                let forgotten = if *floor > Nanos::MIN { micros(floor.saturating_sub(self.window)) } else { 0 };
+                std::iter::once(forgotten).chain(times.iter().map(|at| micros(*at))).collect()
+            }
+            State::Parts { parts, floor, .. } => {
+                let parts =
+                    parts.iter().flat_map(|part| [micros(part.end), i64::try_from(part.calls).unwrap_or(i64::MAX)]);
+                std::iter::once(micros(*floor)).chain(parts).collect()
+            }
+            State::Calendar { periods, .. } => {
+                let used = periods.iter().filter(|period| period.calls > 0);
+                used.flat_map(|p| [micros(p.start), i64::try_from(p.calls).unwrap_or(i64::MAX)]).collect()
+            }
+        }
+    }
+
+    /// The time at which a count that begins as used up would be no sooner free than this one, in microseconds; 0 for one that is free.
+    pub(super) fn used_up_since(&self) -> i64 {
+        let at = match &self.state {
+            State::Even { every, burst, tat, .. } => tat.saturating_sub(times(*every, *burst)),
+            State::Ring { times, floor } => {
+                times.back().copied().unwrap_or(Nanos::MIN).max(floor.saturating_sub(self.window))
+            }
+            State::Parts { parts, floor, .. } => {
+                parts.back().map_or(Nanos::MIN, |part| part.end).max(floor.saturating_sub(self.window))
+            }
+            State::Calendar { .. } => Nanos::MIN,
+        };
+        at.max(0).div_euclid(1_000)
+    }
+
+    /// Has nothing charged any more.
+    pub(super) fn forget(&mut self) {
+        match &mut self.state {
+            State::Even { tat, newest, before, .. } => (*tat, *newest, *before) = (Nanos::MIN, Nanos::MIN, None),
+            State::Ring { times, floor } => {
+                times.clear();
+                *floor = Nanos::MIN;
+            }
+            State::Parts { parts, sum, floor, .. } => {
+                parts.clear();
+                (*sum, *floor) = (0, Nanos::MIN);
+            }
+            State::Calendar { periods, .. } => periods.clear(),
         }
     }
 
@@ -313,13 +423,15 @@ impl Count {
         self
     }
 
-    /// In which way calls are remembered: counts of different kinds cannot take over from each other.
-    pub(super) fn kind(&self) -> &'static str {
+    /// In which way calls are remembered: counts of different kinds cannot take over from each other. Nor can those of another burst: what
+    /// one bucket had used up another may have left.
+    pub(super) fn kind(&self) -> Cow<'static, str> {
         match &self.state {
-            State::Even { .. } => "even",
-            State::Ring { .. } => "ring",
-            State::Parts { .. } => "parts",
-            State::Calendar { .. } => "calendar",
+            State::Even { burst: 1, .. } => "paced".into(),
+            State::Even { burst, .. } => format!("bucket of {burst}").into(),
+            State::Ring { .. } => "ring".into(),
+            State::Parts { .. } => "parts".into(),
+            State::Calendar { .. } => "calendar".into(),
         }
     }
 

@@ -58,6 +58,11 @@ pub fn room(counts: &[Count], gap: Nanos, from: Nanos, until: Nanos, most: usize
     if counts.iter().all(|count| count.pace().is_some() || count.is_free(from, until, most)) {
         return most;
     }
+    slots(counts, gap, from, until, most).len()
+}
+
+/// The times of these calls.
+pub fn slots(counts: &[Count], gap: Nanos, from: Nanos, until: Nanos, most: usize) -> Vec<Nanos> {
     let mut ahead: Vec<Ahead<'_>> = counts.iter().map(Ahead::new).collect();
     let mut slots = Vec::with_capacity(most.min(1_024));
     let mut at = from;
@@ -78,7 +83,7 @@ pub fn room(counts: &[Count], gap: Nanos, from: Nanos, until: Nanos, most: usize
         ahead.iter_mut().for_each(|count| count.charge(at));
         at = at.saturating_add(gap);
     }
-    slots.len()
+    slots
 }
 
 /// A count some calls further on, without copying a ring: the calls ahead are the same for all limits of the pool.
@@ -139,7 +144,8 @@ impl Count {
                         .is_none_or(|i| times[i].saturating_add(self.window) <= from)
             }
             State::Parts { .. } => self.used(from).saturating_add(most as u64) <= self.calls,
-            State::Calendar { per, periods } => {
+            State::Calendar { per, periods, ahead } => {
+                let (from, until) = (from.saturating_add(*ahead), until.saturating_add(*ahead));
                 let period = calendar::find(per, periods, from);
                 period.calls.saturating_add(most as u64) <= self.calls
                     && from.saturating_sub(SKEW) >= period.start

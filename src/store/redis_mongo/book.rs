@@ -2,6 +2,8 @@
 //!
 //! Never keeps anything in memory: the limiter and the dispatchers have their own copies.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use mongodb::bson::{Document, doc};
@@ -11,7 +13,7 @@ use crate::{
     clock::Time,
     store::{
         StoreError,
-        book::{Book, Filed, LiveLimits, Pause, Spend},
+        book::{Book, Charge, Filed, LiveLimits, Pause, Spend},
     },
 };
 
@@ -37,9 +39,9 @@ impl Book for RedisMongo {
     }
 
     /// Many processes write the same numbers: the highest stays.
-    async fn charge(&self, spends: Vec<Spend>, forget: Time) -> Result<(), StoreError> {
-        let updates = spends.iter().map(|spend| {
-            let Spend { pool, count, tenant, ends_at, calls } = spend;
+    async fn charge(&self, charges: Vec<Charge>) -> Result<(), StoreError> {
+        let updates = charges.iter().map(|charge| {
+            let Spend { pool, count, tenant, ends_at, calls } = &charge.spend;
             // A text: some servers of this wire look through all documents for an id that is one itself.
             let name = serde_json::to_string(&(pool, count, tenant, ends_at.0)).expect("texts and a number are JSON");
             let calls = i64::try_from(*calls).unwrap_or(i64::MAX);
@@ -48,9 +50,16 @@ impl Book for RedisMongo {
             doc! { "q": { "_id": name }, "u": change, "upsert": true }
         });
         self.core.mongo.update_in("spends", updates.collect()).await?;
-        let Some(first) = spends.first() else { return Ok(()) };
-        let old = doc! { "pool": &first.pool, "count": &first.count, "ends_at": { "$lt": forget.0 } };
-        within(async { self.core.mongo.spends.delete_many(old).await }).await.map(drop)
+        let of = |charge: &Charge| (charge.spend.pool.clone(), charge.spend.count.clone(), charge.forget.0);
+        let counts: BTreeSet<(String, String, i64)> = charges.iter().map(of).collect();
+        let old = counts
+            .into_iter()
+            .map(|(pool, count, forget)| doc! { "pool": pool, "count": count, "ends_at": { "$lt": forget } });
+        let old: Vec<Document> = old.collect();
+        if old.is_empty() {
+            return Ok(());
+        }
+        within(async { self.core.mongo.spends.delete_many(doc! { "$or": old }).await }).await.map(drop)
     }
 
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {

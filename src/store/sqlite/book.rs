@@ -10,7 +10,7 @@ use crate::{
     clock::Time,
     store::{
         StoreError,
-        book::{Book, Filed, LiveLimits, Pause, Spend},
+        book::{Book, Charge, Filed, LiveLimits, Pause, Spend},
     },
 };
 
@@ -44,7 +44,7 @@ impl Book for Sqlite {
             .await
     }
 
-    async fn charge(&self, spends: Vec<Spend>, forget: Time) -> Result<(), StoreError> {
+    async fn charge(&self, charges: Vec<Charge>) -> Result<(), StoreError> {
         self.write(move |conn| {
             let mut set = conn.prepare_cached(
                 "INSERT INTO spends (pool, count, tenant, ends_at, calls) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -52,7 +52,7 @@ impl Book for Sqlite {
             )?;
             let mut drop_old = conn
                 .prepare_cached("DELETE FROM spends WHERE pool = ?1 AND count = ?2 AND tenant = ?3 AND ends_at < ?4")?;
-            for spend in &spends {
+            for Charge { spend, forget } in &charges {
                 set.execute((&spend.pool, &spend.count, &spend.tenant, spend.ends_at.0, spend.calls))?;
                 drop_old.execute((&spend.pool, &spend.count, &spend.tenant, forget.0))?;
             }

@@ -316,3 +316,116 @@ fn usage_tells_how_much_is_used_and_when_each_limit_allows_the_next() {
         assert_eq!(told[2], (2, 60_300 * MS));
     });
 }
+
+#[test]
+fn a_burst_that_one_limit_allowed_counts_under_the_one_that_takes_its_place() {
+    let second = |shape| limit(50, Duration::from_secs(1), shape);
+    let of_12s = |shape| limit(40, Duration::from_secs(12), shape);
+    let of = |secs| limit(40, Duration::from_secs(secs), Shape::Window);
+    let changes = [
+        (second(Shape::Paced), second(Shape::Bucket { burst: 50 })),
+        (second(Shape::Paced), second(Shape::Bucket { burst: 25 })),
+        (second(Shape::Window), second(Shape::Paced)),
+        (second(Shape::Window), limit(20, Duration::from_secs(1), Shape::Paced)),
+        (of_12s(Shape::Window), of(15)),
+        (of_12s(Shape::Window), of(11)),
+        (of_12s(Shape::Window), of_12s(Shape::Paced)),
+        (of_12s(Shape::Paced), of_12s(Shape::Window)),
+        (of_12s(Shape::Bucket { burst: 20 }), of_12s(Shape::Bucket { burst: 40 })),
+    ];
+    for ((from, to), by_restart) in changes.iter().flat_map(|change| [(change, false), (change, true)]) {
+        run(async {
+            let (local, clock, book) = opened(std::slice::from_ref(from)).await;
+            advance(&clock, 30 * SECOND);
+            let backlog = async |local: &Local, calls: &mut Vec<Call>, until: Nanos| {
+                while clock.nanos() < until {
+                    let given = permits(local.reserve("acme", &wishes("t", 60), clock.nanos()).await.unwrap());
+                    calls.extend(given.iter().map(|permit| Call {
+                        at: permit.at,
+                        arrived: permit.at,
+                        tenant: "t".into(),
+                    }));
+                    advance(&clock, MS);
+                }
+            };
+            let mut calls = Vec::new();
+            backlog(&local, &mut calls, clock.nanos() + 3 * SECOND).await;
+            let phases = [
+                Phase { from: Nanos::MIN, limits: vec![from.clone()] },
+                Phase { from: clock.nanos(), limits: vec![to.clone()] },
+            ];
+            let before = vec![Before { limits: vec![from.clone()], until: clock.now() }];
+            let local = if by_restart {
+                open_after(std::slice::from_ref(to), before, &clock, &book).await
+            } else {
+                local.set_limits("acme", vec![to.clone()]).await.unwrap();
+                local
+            };
+            let old = calls.len();
+            backlog(&local, &mut calls, clock.nanos() + 40 * SECOND).await;
+            assert_eq!(breaches_through(&calls, &phases, 0, Nanos::MIN), Vec::<String>::new(), "{from:?} -> {to:?}");
+            assert!(calls.len() - old >= 3, "{from:?} -> {to:?}: only {} calls", calls.len() - old);
+        });
+    }
+}
+
+#[test]
+fn a_calendar_day_is_kept_when_the_clock_is_set_right() {
+    run(async {
+        let (local, clock, book) = opened(&[daily(5, "UTC")]).await;
+        let reserve = async |local: &Local| {
+            permits(local.reserve("acme", &wishes("t", 9), clock.nanos() + SECOND).await.unwrap()).len()
+        };
+        let soon = async |local: &Local| local.outlook("acme", clock.nanos() + SECOND, 9).await.unwrap().room;
+        assert_eq!(reserve(&local).await.min(5), 5);
+        // It was six hours slow: the day that was used up may be the one that it is now.
+        clock.step(6 * 3600 * SECOND);
+        assert_eq!(soon(&local).await, 0);
+        // And a process that starts then has it from the book.
+        let local = open(&[daily(5, "UTC")], &clock, &book).await;
+        assert_eq!(soon(&local).await, 0);
+    });
+}
+
+#[test]
+fn a_clock_set_a_little_costs_no_day() {
+    run(async {
+        let (local, clock, _) = opened(&[daily(5, "UTC")]).await;
+        let room = async || local.outlook("acme", clock.nanos() + SECOND, 9).await.unwrap().room;
+        permits(local.reserve("acme", &wishes("t", 2), FAR).await.unwrap());
+        for _ in 0..8 {
+            clock.step(2 * SECOND);
+            assert_eq!(room().await, 3);
+            clock.step(-3 * SECOND);
+            assert_eq!(room().await, 3);
+        }
+    });
+}
+
+#[test]
+fn calls_are_as_old_as_they_are_after_a_clock_set_forward_and_a_restart() {
+    run(async {
+        let (local, clock, book) = opened(&[per_minute(200)]).await;
+        permits(local.reserve("acme", &wishes("t", 200), FAR).await.unwrap());
+        clock.step(70 * SECOND);
+        local.outlook("acme", clock.nanos(), 1).await.unwrap();
+        let again = open(&[per_minute(200)], &clock, &book).await;
+        assert_eq!(again.outlook("acme", clock.nanos() + 50 * SECOND, 200).await.unwrap().room, 0);
+    });
+}
+
+#[test]
+fn a_hundred_tenants_are_charged_ahead_with_one_write_and_no_permit_is_late() {
+    run(async {
+        let clock = Clock::manual(START);
+        let slow = Some((clock.clone(), Duration::from_millis(20)));
+        let book = Arc::new(MemoryBook { slow, ..MemoryBook::default() });
+        let local = open(&[paced(1_000), per_tenant(per_minute(100))], &clock, &book).await;
+        advance(&clock, SECOND);
+        let tenants: Vec<Arc<str>> = (0..100).map(|i| format!("t{i}").into()).collect();
+        let given = permits(local.reserve("acme", &tenants, clock.nanos() + 200 * MS).await.unwrap());
+        assert_eq!(given.len(), 100);
+        assert!(given.iter().all(|permit| permit.late_after >= clock.nanos()));
+        assert_eq!(book.writes.load(Ordering::Relaxed), 1);
+    });
+}

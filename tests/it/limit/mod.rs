@@ -20,10 +20,10 @@ use std::{
 use async_trait::async_trait;
 use fetchgate::{
     clock::{Clock, Nanos, Time, nanos},
-    limit::{Answer, Key, Limit, Per, Permit, PoolLimits, Shape, local::Local},
+    limit::{Answer, Before, Key, Limit, Per, Permit, PoolLimits, Shape, local::Local},
     store::{
         StoreError,
-        book::{Book, Filed, LiveLimits, Pause, Spend},
+        book::{Book, Charge, Filed, LiveLimits, Pause, Spend},
     },
 };
 
@@ -41,6 +41,8 @@ pub(crate) struct MemoryBook {
     pub(crate) writes: AtomicUsize,
     /// As the book that many processes share: a smaller number than the one it has changes nothing.
     pub(crate) keeps_greatest: bool,
+    /// Time passes while it writes.
+    pub(crate) slow: Option<(Clock, Duration)>,
 }
 
 #[async_trait]
@@ -57,18 +59,23 @@ impl Book for MemoryBook {
         Ok(rows.iter().map(row).filter(|spend| spend.ends_at >= since).collect())
     }
 
-    async fn charge(&self, spends: Vec<Spend>, forget: Time) -> Result<(), StoreError> {
+    async fn charge(&self, charges: Vec<Charge>) -> Result<(), StoreError> {
         tokio::task::yield_now().await;
         if self.away.load(Ordering::Relaxed) {
             return Err(StoreError::Unavailable("the test says so".into()));
         }
         self.writes.fetch_add(1, Ordering::Relaxed);
+        if let Some((clock, by)) = &self.slow {
+            clock.advance(*by);
+        }
         let mut rows = self.rows.lock().unwrap();
-        for spend in spends {
+        for Charge { spend, forget } in charges {
+            rows.retain(|(pool, count, _, ends_at), _| {
+                (pool, count) != (&spend.pool, &spend.count) || *ends_at >= forget.0
+            });
             let row = rows.entry((spend.pool, spend.count, spend.tenant, spend.ends_at.0)).or_default();
             *row = if self.keeps_greatest { spend.calls.max(*row) } else { spend.calls };
         }
-        rows.retain(|(.., ends_at), _| *ends_at >= forget.0);
         Ok(())
     }
 
@@ -140,7 +147,12 @@ pub(crate) fn per_tenant(limit: Limit) -> Limit {
 }
 
 pub(crate) async fn open(limits: &[Limit], clock: &Clock, book: &Arc<MemoryBook>) -> Local {
-    let pool = PoolLimits { pool: "acme".into(), limits: limits.to_vec() };
+    open_after(limits, Vec::new(), clock, book).await
+}
+
+/// The same after others were in force.
+pub(crate) async fn open_after(limits: &[Limit], before: Vec<Before>, clock: &Clock, book: &Arc<MemoryBook>) -> Local {
+    let pool = PoolLimits { pool: "acme".into(), limits: limits.to_vec(), before };
     Local::open(vec![pool], clock.clone(), book.clone()).await.unwrap()
 }
 
@@ -188,25 +200,28 @@ pub(crate) fn most_in_any_window(mut times: Vec<Nanos>, window: Nanos) -> usize 
     most
 }
 
+/// The civil day or month of a call.
+fn date_of(at: Nanos, per: &Per) -> (i16, i8, i8) {
+    let utc = jiff::Timestamp::from_nanosecond(i128::from(at)).unwrap();
+    match per {
+        Per::Day(zone) => {
+            let date = utc.to_zoned(zone.clone()).date();
+            (date.year(), date.month(), date.day())
+        }
+        Per::Month(zone) => {
+            let date = utc.to_zoned(zone.clone()).date();
+            (date.year(), date.month(), 0)
+        }
+        Per::Rolling(_) => unreachable!(),
+    }
+}
+
 /// The oracle for calendars: the most calls in any one day, when the vendor's clock may be 5 s off in either direction.
 /// Asks for the civil date of each call; knows nothing of periods.
 pub(crate) fn most_in_any_period(times: &[Nanos], per: &Per) -> usize {
     let mut periods: BTreeMap<(i16, i8, i8), usize> = BTreeMap::new();
     for at in times {
-        let date = |skew: Nanos| {
-            let utc = jiff::Timestamp::from_nanosecond(i128::from(at + skew)).unwrap();
-            match per {
-                Per::Day(zone) => {
-                    let date = utc.to_zoned(zone.clone()).date();
-                    (date.year(), date.month(), date.day())
-                }
-                Per::Month(zone) => {
-                    let date = utc.to_zoned(zone.clone()).date();
-                    (date.year(), date.month(), 0)
-                }
-                Per::Rolling(_) => unreachable!(),
-            }
-        };
+        let date = |skew: Nanos| date_of(at + skew, per);
         let mut dates = vec![date(-5 * SECOND), date(0), date(5 * SECOND)];
         dates.dedup();
         for date in dates {
@@ -214,6 +229,73 @@ pub(crate) fn most_in_any_period(times: &[Nanos], per: &Per) -> usize {
         }
     }
     periods.into_values().max().unwrap_or(0)
+}
+
+/// Limits that were in force from then on, until those of the next.
+#[derive(Debug, Clone)]
+pub(crate) struct Phase {
+    pub(crate) from: Nanos,
+    pub(crate) limits: Vec<Limit>,
+}
+
+impl Phase {
+    /// The most calls that these limits allow in any window of this length, to all or to one tenant.
+    fn allows(&self, window: Nanos, to: Key) -> u64 {
+        let bounds = self.limits.iter().filter(|limit| limit.key == Key::Vendor || to == Key::Tenant);
+        let bounds = bounds.map(|limit| match &limit.per {
+            Per::Rolling(period) => limit.calls * (window as u64).div_ceil(nanos(*period) as u64),
+            Per::Day(_) => limit.calls * ((window / (86_400 * SECOND)) as u64 + 2),
+            Per::Month(_) => limit.calls * ((window / (28 * 86_400 * SECOND)) as u64 + 2),
+        });
+        bounds.min().unwrap_or(u64::MAX)
+    }
+}
+
+/// What the vendor would complain about when limits were changed: a window may hold what the loosest of those that were in force at any time
+/// of it allow. Calendars are the vendor's, whose clock is `ahead` of the timeline, as ours is
+/// since `right_from`.
+pub(crate) fn breaches_through(calls: &[Call], phases: &[Phase], ahead: Nanos, right_from: Nanos) -> Vec<String> {
+    let mut found = Vec::new();
+    let until = |i: usize| phases.get(i + 1).map_or(Nanos::MAX, |next| next.from);
+    for limit in phases.iter().flat_map(|phase| &phase.limits) {
+        let mut groups: BTreeMap<&str, Vec<Nanos>> = BTreeMap::new();
+        for call in calls {
+            let at = if matches!(limit.per, Per::Rolling(_)) { call.arrived } else { call.at + ahead };
+            groups.entry(if limit.key == Key::Tenant { &call.tenant } else { "" }).or_default().push(at);
+        }
+        for (who, mut times) in groups {
+            times.sort_unstable();
+            let Per::Rolling(period) = limit.per else {
+                // Of calendars only those that held all the time.
+                let same = |phase: &Phase| {
+                    phase.limits.iter().filter(|l| l.per == limit.per && l.key == limit.key).map(|l| l.calls).min()
+                };
+                let most = phases.iter().map(|phase| same(phase).unwrap_or(u64::MAX)).max().unwrap_or(0);
+                // Before its last step the clock may have been wrong for days; from then on it is the vendor's.
+                let mut days: BTreeMap<(i16, i8, i8), u64> = BTreeMap::new();
+                let is_one_too_many = |at: &Nanos| {
+                    let before = days.entry(date_of(*at, &limit.per)).or_default();
+                    *before += 1;
+                    *before > most && *at >= right_from.saturating_add(ahead)
+                };
+                if times.iter().any(is_one_too_many) {
+                    found.push(format!("{limit:?} {who:?}: more than {most}"));
+                }
+                continue;
+            };
+            let period = nanos(period);
+            for (i, at) in times.iter().enumerate() {
+                let seen = times[i..].iter().take_while(|other| **other < at + period).count() as u64;
+                let in_force = (0..phases.len()).filter(|p| phases[*p].from < at + period && until(*p) > *at);
+                let most = in_force.map(|p| phases[p].allows(period, limit.key)).max().unwrap_or(0);
+                if seen > most {
+                    found.push(format!("{limit:?} {who:?}: {seen} of {most} from {at}"));
+                    break;
+                }
+            }
+        }
+    }
+    found
 }
 
 /// What the vendor would complain about: breaches of T by arrivals, and of T + g by permits.

@@ -17,21 +17,20 @@ fn limits() -> impl Strategy<Value = Vec<Limit>> {
         Just(Shape::Calendar)
     ];
     let one = (1_u64..30, period, shape, any::<bool>(), 0_usize..3, any::<bool>());
-    let one = one.prop_map(|(calls, ms, shape, tenant, zone, monthly)| {
-        let made = match shape {
-            Shape::Calendar if monthly => {
-                let per = Per::Month(jiff::tz::TimeZone::get(ZONES[zone]).unwrap());
-                Limit { per, ..daily(calls, "UTC") }
-            }
-            Shape::Calendar => daily(calls, ZONES[zone]),
-            Shape::Bucket { burst } => {
-                limit(calls, Duration::from_millis(ms), Shape::Bucket { burst: burst.min(calls) })
-            }
-            shape => limit(calls, Duration::from_millis(ms), shape),
-        };
-        if tenant { per_tenant(made) } else { made }
-    });
-    proptest::collection::vec(one, 1..=4)
+    proptest::collection::vec(one.prop_map(one_limit), 1..=4)
+}
+
+fn one_limit((calls, ms, shape, tenant, zone, monthly): (u64, u64, Shape, bool, usize, bool)) -> Limit {
+    let made = match shape {
+        Shape::Calendar if monthly => {
+            let per = Per::Month(jiff::tz::TimeZone::get(ZONES[zone]).unwrap());
+            Limit { per, ..daily(calls, "UTC") }
+        }
+        Shape::Calendar => daily(calls, ZONES[zone]),
+        Shape::Bucket { burst } => limit(calls, Duration::from_millis(ms), Shape::Bucket { burst: burst.min(calls) }),
+        shape => limit(calls, Duration::from_millis(ms), shape),
+    };
+    if tenant { per_tenant(made) } else { made }
 }
 
 #[derive(Debug, Clone)]
@@ -59,11 +58,42 @@ enum Op {
     BookGoes {
         away: bool,
     },
+    /// The wall clock is set.
+    Step {
+        ms: i64,
+    },
+    /// One of the limits is another from here on: while the process runs, or in the file of the one that takes its place.
+    Change {
+        limit: usize,
+        to: Limit,
+        by_restart: bool,
+    },
 }
 
+/// As they come while nobody touches a clock or a limit.
 fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let tenants = proptest::collection::vec(0_u8..3, 1..12);
-    let op = prop_oneof![
+    proptest::collection::vec(op(), 1..120)
+}
+
+/// The wall clock is set to and fro, by a little or by days.
+fn ops_with_steps() -> impl Strategy<Value = Vec<Op>> {
+    let by = prop_oneof![-2_000_i64..2_000, -90_000_000_i64..90_000_000];
+    let op = prop_oneof![10 => op(), 1 => by.prop_map(|ms| Op::Step { ms })];
+    proptest::collection::vec(op, 1..120)
+}
+
+fn ops_with_changes() -> impl Strategy<Value = Vec<Op>> {
+    let change = (0_usize..4, limits(), any::<bool>());
+    let change = change.prop_map(|(limit, mut to, by_restart)| Op::Change { limit, to: to.remove(0), by_restart });
+    let op = prop_oneof![10 => op(), 1 => change];
+    proptest::collection::vec(op, 1..120)
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let few = proptest::collection::vec(0_u8..3, 1..12);
+    let many = proptest::collection::vec(any::<u8>(), 1..200);
+    let tenants = prop_oneof![20 => few, 1 => many];
+    prop_oneof![
         6 => (0_usize..4, 0_i64..1_100).prop_map(|(limit, thousandths)| Op::Wait { limit, thousandths }),
         4 => (0_usize..4, 0_i64..20).prop_map(|(limit, thousandths)| Op::Wait { limit, thousandths }),
         10 => (tenants, 0_i64..3_000).prop_map(|(tenants, horizon_ms)| Op::Reserve { tenants, horizon_ms }),
@@ -72,8 +102,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => any::<bool>().prop_map(|in_reserve| Op::Crash { in_reserve }),
         1 => Just(Op::Stop),
         1 => any::<bool>().prop_map(|away| Op::BookGoes { away }),
-    ];
-    proptest::collection::vec(op, 1..120)
+    ]
 }
 
 struct World {
@@ -85,15 +114,36 @@ struct World {
     fired: Vec<Call>,
     /// No call may have a permit's time between these once the gate was told.
     closed: Vec<(Nanos, Nanos)>,
+    phases: Vec<Phase>,
+    /// What a service has on record of its former limits, the newest first.
+    before: Vec<Before>,
+    ahead: Nanos,
+    right_from: Nanos,
     random: u64,
 }
 
 impl World {
     async fn new(limits: Vec<Limit>, seed: u64) -> World {
-        let (clock, book) = (Clock::manual(START), Arc::<MemoryBook>::default());
+        let clock = Clock::manual(START);
+        let slow = Some((clock.clone(), Duration::from_millis(5)));
+        let book = Arc::new(MemoryBook { slow, ..MemoryBook::default() });
         let local = open(&limits, &clock, &book).await;
         let (held, fired, closed) = Default::default();
-        World { limits, clock, book, local, held, fired, closed, random: seed }
+        let phases = vec![Phase { from: Nanos::MIN, limits: limits.clone() }];
+        World {
+            limits,
+            clock,
+            book,
+            local,
+            held,
+            fired,
+            closed,
+            phases,
+            before: Vec::new(),
+            ahead: 0,
+            right_from: Nanos::MIN,
+            random: seed,
+        }
     }
 
     fn up_to(&mut self, most: Nanos) -> Nanos {
@@ -112,13 +162,15 @@ impl World {
         let (due, held) = std::mem::take(&mut self.held).into_iter().partition(|permit: &Permit| permit.at <= now);
         self.held = held;
         for permit in due as Vec<Permit> {
-            let late = self.up_to(permit.late_after.min(now) - permit.at);
+            let jitter = (guard / 4).max(MS);
+            assert!(self.phases.len() > 1 || permit.late_after - permit.at + jitter <= guard);
+            // One of before a change is as late as those of after it.
+            let late = self.up_to(permit.late_after.min(now).min(permit.at + (guard - jitter).max(0)) - permit.at);
             if self.local.check(&permit, permit.at + late).is_err() {
                 continue;
             }
             self.local.left(&permit, permit.at + late);
-            let jitter = self.up_to((guard / 4).max(MS));
-            assert!(permit.late_after - permit.at + (guard / 4).max(MS) <= guard);
+            let jitter = self.up_to(jitter);
             self.fired.push(Call { at: permit.at, arrived: permit.at + late + jitter, tenant: permit.tenant });
         }
     }
@@ -127,7 +179,28 @@ impl World {
         self.held.clear();
         self.closed.clear();
         self.book.away.store(false, Ordering::Relaxed);
-        self.local = open(&self.limits, &self.clock, &self.book).await;
+        self.local = open_after(&self.limits, self.before.clone(), &self.clock, &self.book).await;
+    }
+
+    async fn change(&mut self, limit: usize, to: Limit, by_restart: bool) {
+        self.fire(self.clock.nanos());
+        let before = Before { limits: self.limits.clone(), until: Time(self.clock.now().0 + 1) };
+        let limit = limit % self.limits.len();
+        let mut limits = self.limits.clone();
+        limits[limit] = to;
+        if by_restart {
+            self.limits = limits;
+            self.before.insert(0, before);
+            self.restart().await;
+        } else if self.local.set_limits("acme", limits.clone()).await.is_ok() {
+            self.limits = limits;
+            self.before.insert(0, before);
+        }
+        // Calls of before may still be on their way, and permits of before may still be used.
+        let held = self.held.iter().map(|permit| permit.late_after.min(permit.at + SECOND / 2) + SECOND / 8);
+        let arrived = self.fired.iter().map(|call| call.arrived);
+        let from = held.chain(arrived).max().unwrap_or(0).max(self.clock.nanos()) + 1;
+        self.phases.push(Phase { from, limits: self.limits.clone() });
     }
 
     async fn step(&mut self, op: Op) {
@@ -186,12 +259,23 @@ impl World {
                 }
             }
             Op::BookGoes { away } => self.book.away.store(away, Ordering::Relaxed),
+            Op::Step { ms } => {
+                self.fire(self.clock.nanos());
+                self.book.away.store(false, Ordering::Relaxed);
+                self.clock.step(ms * MS);
+                // What was given before the step may still go.
+                let given = self.held.iter().map(|permit| permit.at + 1).max().unwrap_or(0);
+                (self.ahead, self.right_from) = (self.ahead + ms * MS, given.max(self.clock.nanos()));
+                // Whatever is called next looks at the clock first.
+                self.local.outlook("acme", 0, 1).await.unwrap();
+            }
+            Op::Change { limit, to, by_restart } => self.change(limit, to, by_restart).await,
         }
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 500, ..ProptestConfig::default() })]
 
     #[test]
     fn no_window_ever_holds_more_than_n_whatever_happens(limits in limits(), ops in ops(), seed: u64) {
@@ -207,10 +291,39 @@ proptest! {
     }
 
     #[test]
+    fn no_window_holds_more_than_n_whatever_is_done_to_the_wall_clock(limits in limits(), ops in ops_with_steps(), seed: u64) {
+        let broken = run(async {
+            let mut world = World::new(limits.clone(), seed).await;
+            for op in ops {
+                world.step(op).await;
+            }
+            world.fire(Nanos::MAX);
+            let phases = [Phase { from: Nanos::MIN, limits: limits.clone() }];
+            breaches_through(&world.fired, &phases, world.ahead, world.right_from)
+        });
+        prop_assert_eq!(broken, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_window_holds_what_the_loosest_of_its_limits_allows_whatever_is_changed(limits in limits(), ops in ops_with_changes(), seed: u64) {
+        let broken = run(async {
+            let mut world = World::new(limits, seed).await;
+            for op in ops {
+                world.step(op).await;
+            }
+            world.fire(Nanos::MAX);
+            breaches_through(&world.fired, &world.phases, 0, Nanos::MIN)
+        });
+        prop_assert_eq!(broken, Vec::<String>::new());
+    }
+
+    #[test]
     fn the_outlook_is_exactly_what_reserve_gives(limits in limits(), ops in ops(), seed: u64, most in 1_usize..40, ahead_ms in 0_i64..5_000) {
         let limits: Vec<Limit> = limits.into_iter().map(|limit| Limit { key: Key::Vendor, ..limit }).collect();
         run(async {
             let mut world = World::new(limits, seed).await;
+            (world.clock, world.book) = (Clock::manual(START), Arc::default()); // no time passes between a look and what follows
+            world.local = open(&world.limits, &world.clock, &world.book).await;
             for op in ops {
                 world.step(op).await;
                 world.book.away.store(false, Ordering::Relaxed);

@@ -155,7 +155,7 @@ fn another_run_of_redis_starts_cold_even_if_it_remembers() {
 }
 
 #[test]
-fn a_clock_that_steps_back_starts_cold_and_one_that_is_slewed_is_waited_out() {
+fn a_clock_that_is_behind_is_waited_out_and_one_set_far_back_starts_cold_for_whoever_does_not_know_by_how_much() {
     run_io(async {
         let scene = Scene::new(&[paced(50)]);
         let limiter = scene.warm().await;
@@ -175,6 +175,52 @@ fn a_clock_that_steps_back_starts_cold_and_one_that_is_slewed_is_waited_out() {
         assert_eq!(outlook.by, Some(Blocker::Gate));
         assert_eq!(outlook.next_at - stepped.clock.nanos(), 500 * MS + 20_100_000);
     });
+}
+
+/// Calls as fast as the limits allow for so long, Redis' clock being set in the middle.
+async fn backlog_over_a_step(limits: &[Limit], by: Nanos, seconds: i64) -> Vec<Call> {
+    let scene = Scene::new(limits);
+    let limiters = [scene.warm().await, scene.process()];
+    let (mut calls, mut held): (Vec<Call>, Vec<Permit>) = Default::default();
+    let began = scene.clock.nanos();
+    let mut has_stepped = false;
+    while scene.clock.nanos() < began + seconds * SECOND {
+        for limiter in &limiters {
+            held.extend(permits(limiter.reserve("acme", &wishes("t", 60), scene.in_ms(100)).await.unwrap()));
+        }
+        advance(&scene.clock, 50 * MS);
+        let now = scene.clock.nanos();
+        calls.extend(held.extract_if(.., |p| p.at <= now).map(|p| Call { at: p.at, arrived: p.at, tenant: p.tenant }));
+        if !has_stepped && now > began + seconds * SECOND / 4 {
+            scene.clock.step_server(by);
+            has_stepped = true;
+        }
+    }
+    calls
+}
+
+#[test]
+fn no_window_holds_more_than_n_when_the_clock_of_redis_is_set() {
+    let of_20s = limit(50, Duration::from_secs(20), Shape::Window);
+    for limit in [
+        window(50),
+        paced(50),
+        of_20s,
+        daily(60, "UTC"),
+        per_tenant(limit(100, Duration::from_secs(60), Shape::Window)),
+    ] {
+        for by_ms in [400, -400, 40, 25_000, -25_000, 70_000, 86_400_000, -86_400_000] {
+            let limits = [limit.clone()];
+            let calls = run_io(backlog_over_a_step(&limits, by_ms * MS, 60));
+            let phases = [Phase { from: Nanos::MIN, limits: limits.to_vec() }];
+            let found = match limit.per {
+                Per::Rolling(_) => breaches(&calls, &limits),
+                _ => breaches_through(&calls, &phases, by_ms * MS, Nanos::MIN),
+            };
+            assert_eq!(found, Vec::<String>::new(), "{limit:?} by {by_ms} ms");
+            assert!(calls.len() >= 50, "{limit:?} by {by_ms} ms: {} calls", calls.len());
+        }
+    }
 }
 
 #[test]
@@ -241,64 +287,21 @@ fn a_late_call_is_told_of_until_it_is_heard_and_puts_off_once() {
     });
 }
 
-/// One question to a script as it goes over the wire, for what a limiter would never ask by itself.
-async fn ask(redis: &Redis, prefix: &str, last: &str, call: &str) -> (String, i64, String, i64, Vec<i64>, Vec<i64>) {
-    const SPEC: &str = r#"{"pool":"acme","longest":500000,"gap":0,"gap_by":0,"skew":5000000,"most_tenants":10,"most_recent":10,"ledgers":[],
-        "limits":[{"name":"w","kind":"ring","calls":3,"window":1000000,"keep":6,"per_tenant":false,"ledger":0,"zone":0,"memory":1000000}]}"#;
-    let common =
-        format!(r#""nonce":"{:x}","token":"","ahead":0,"lead":0,"most":9,"edges":[],"paid":[]"#, fastrand::u64(..));
-    let script = fetchgate::redis_link::script(&[
-        include_str!("../../../../src/limit/redis/time.lua"),
-        include_str!("../../../../src/limit/redis/shapes.lua"),
-        include_str!("../../../../src/limit/redis/pool.lua"),
-        include_str!("../../../../src/limit/redis/ledger.lua"),
-        include_str!("../../../../src/limit/redis/open.lua"),
-        include_str!("../../../../src/limit/redis/back.lua"),
-        last,
-    ]);
-    let call = format!("{{{common},{call}}}");
-    redis.run(script.key(format!("{prefix}:{{acme}}:state")).arg(SPEC).arg(call)).await.unwrap()
-}
-
-const RESERVE: &str = include_str!("../../../../src/limit/redis/reserve.lua");
-const LOOK: &str = include_str!("../../../../src/limit/redis/look.lua");
-
-#[test]
-fn a_clock_that_leaps_ahead_is_noticed_by_whoever_knew_the_time() {
-    run_io(async {
-        let (redis, prefix) = (servers::redis().link(), servers::prefix());
-        let call = |now: i64, expected: i64, epoch: &str| {
-            format!(r#""now":{now},"expected":{expected},"epoch":"{epoch}","tenants":["t","t","t"],"undo":[]"#)
-        };
-        let (.., epoch, _, _, _) = ask(&redis, &prefix, RESERVE, &call(9_000_000, 0, "")).await;
-        let (_, _, _, gate, numbers, _) = ask(&redis, &prefix, RESERVE, &call(19_000_000, 19_000_000, &epoch)).await;
-        assert_eq!((gate, numbers), (10_500_000, vec![0, 19_000_000, 0, 19_000_000, 0, 19_000_000]));
-        // Half a second may be a slow question. More is a leap: who knows when those three were.
-        let (_, _, _, gate, _, _) = ask(&redis, &prefix, RESERVE, &call(29_500_000, 29_000_000, &epoch)).await;
-        assert_eq!(gate, 10_500_000);
-        let (_, _, _, gate, numbers, _) = ask(&redis, &prefix, RESERVE, &call(39_500_001, 39_000_000, &epoch)).await;
-        assert_eq!((gate, numbers[0]), (41_000_001, -1));
-        // Another who knew the time before the leap does not start it all again.
-        let (_, _, _, gate, _, _) = ask(&redis, &prefix, RESERVE, &call(39_600_000, 39_000_000, &epoch)).await;
-        assert_eq!(gate, 41_000_001);
-    });
-}
-
 #[test]
 fn a_hand_back_that_arrives_twice_frees_one_call() {
     run_io(async {
-        let (redis, prefix) = (servers::redis().link(), servers::prefix());
-        let call = |now: i64, epoch: &str, undo: &str| {
-            let common = format!(r#""now":{now},"expected":0,"epoch":"{epoch}","undo_epoch":"{epoch}""#);
-            format!(r#"{common},"tenants":["t","t","t"],"undo":[{undo}]"#)
-        };
-        let (.., epoch, _, _, _) = ask(&redis, &prefix, RESERVE, &call(9_000_000, "", "")).await;
-        ask(&redis, &prefix, RESERVE, &call(19_000_000, &epoch, "")).await;
-        for _ in 0..2 {
-            let undo = call(19_000_000, &epoch, r#"{"at":19000000,"tenant":"t"}"#);
-            ask(&redis, &prefix, LOOK, &format!(r#"{undo},"nonce":"once""#)).await;
-        }
-        let (.., numbers, _) = ask(&redis, &prefix, RESERVE, &call(19_000_000, &epoch, "")).await;
-        assert_eq!(numbers, [0, 19_000_000, 1, 20_000_000, 1, 20_000_000]);
+        let scene = Scene::new(&[window(3)]);
+        let limiter = scene.warm().await;
+        let mut given = reserve(&limiter, &scene.clock, 3).await;
+        let (link, key) = (scene.redis.clone(), format!("{}:{{acme}}:state", scene.prefix));
+        let mut epoch = ::redis::cmd("HGET");
+        let epoch: String = link.command(epoch.arg(&key).arg("epoch")).await.unwrap();
+        // The first hand-back is done, and its answer does not come: it is told again under the same name.
+        let undone = format!("{}:{{acme}}:{epoch}:undone", scene.prefix);
+        limiter.give_back(vec![given.pop().unwrap()]).await;
+        let mut last = ::redis::cmd("LRANGE");
+        let names: Vec<String> = link.command(last.arg(&undone).arg(0).arg(-1)).await.unwrap();
+        assert_eq!(names.len(), 1, "each hand-back has a name of its own, by which a second of it is known");
+        assert_eq!(reserve(&limiter, &scene.clock, 3).await.len(), 1);
     });
 }

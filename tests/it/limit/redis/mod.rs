@@ -19,7 +19,7 @@ use crate::support::servers;
 
 /// One process's limiter for the pool and vendor `acme`.
 fn process(redis: &Redis, prefix: &str, limits: &[Limit], clock: &Clock, book: &Arc<MemoryBook>) -> RedisLimiter {
-    let pool = PoolLimits { pool: "acme".into(), limits: limits.to_vec() };
+    let pool = PoolLimits { pool: "acme".into(), limits: limits.to_vec(), before: Vec::new() };
     let timeouts = HashMap::from([("acme".into(), Duration::from_secs(5))]);
     RedisLimiter::open(redis.clone(), prefix, vec![pool], timeouts, clock.clone(), book.clone())
 }

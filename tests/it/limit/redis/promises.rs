@@ -111,16 +111,18 @@ fn half_of_a_long_limit_is_still_used_after_everything_was_lost() {
 }
 
 #[test]
-fn a_limit_that_the_config_has_anew_starts_cold_and_the_others_go_on() {
+fn a_limit_that_the_config_has_anew_begins_with_the_permits_on_record_and_the_others_go_on() {
     run_io(async {
         let mut scene = Scene::new(&[per_minute(30)]);
         let before = scene.warm().await;
-        assert_eq!(reserve(&before, &scene, 20).await.len(), 20);
+        let burst = reserve(&before, &scene, 20).await;
+        assert_eq!(burst.len(), 20);
         scene.limits = vec![per_minute(25), paced(50)];
         let after = scene.process();
-        assert_eq!(reserve(&after, &scene, 1).await.len(), 0);
+        let next = reserve(&after, &scene, 1).await;
+        assert_eq!(next[0].at - burst[0].at, 20 * 20_100_000, "a pace pays off the burst call by call");
         advance(&scene.clock, SECOND);
-        assert_eq!(reserve(&after, &scene, 20).await.len(), 5);
+        assert_eq!(reserve(&after, &scene, 20).await.len(), 4);
         assert_eq!(reserve(&before, &scene, 20).await.len(), 5);
     });
 }
