@@ -60,7 +60,8 @@ impl Core {
                 continue;
             }
             let next_due = [look.next_call, look.next_poll].into_iter().flatten().min();
-            return Ok(Ready { next_due, next_poll: look.next_poll, open: look.open });
+            // Where a vendor bounds what is open, a claim counts it.
+            return Ok(Ready { next_due, next_poll: look.next_poll, open: 0 });
         }
         Err(StoreError::Unavailable("the index in Redis is lost again and again".into()))
     }
@@ -129,6 +130,9 @@ impl Core {
     async fn calls(&self, vendor: &VendorWork, claim: &Claim) -> Result<(usize, Option<i64>), StoreError> {
         let Some(most_open) = vendor.open else { return Ok((claim.calls, None)) };
         let Some(look) = self.index.look(vendor).await? else { return Ok((0, None)) };
+        if look.sweep {
+            self.ask_for_sweep(vendor).await;
+        }
         let open = within(self.mongo.count_lanes(vendor, 3, 7)).await?;
         let left = most_open.saturating_sub(open).saturating_sub(look.calls_held);
         Ok((claim.calls.min(usize::try_from(left).unwrap_or(usize::MAX)), Some(look.claimed)))
@@ -214,8 +218,12 @@ impl Core {
     }
 
     async fn reclaim_of(&self, vendor: &VendorWork) -> Result<usize, StoreError> {
-        // Dispatchers with nothing to do do not look by themselves.
-        self.ready(&vendor.name).await?;
+        // Dispatchers with nothing to do do not look by themselves. Those that wait for room among what is open are woken when there is some,
+        // by a message that can be missed: so that none waits for ever, they look again while something is due.
+        let ready = self.ready(&vendor.name).await?;
+        if vendor.open.is_some() && ready.next_due.is_some_and(|due| due <= self.clock.now()) {
+            self.signals.ring(&vendor.name);
+        }
         let mut freed = 0;
         loop {
             let entries = self.index.lapsed(vendor).await?;

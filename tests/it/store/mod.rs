@@ -28,6 +28,8 @@ mod leases;
 mod many;
 /// Random histories against a model in plain memory.
 mod model;
+/// A Redis that comes back without its last writes.
+mod older;
 /// Who is next: order, fairness, lanes longer than what is kept in memory.
 mod order;
 /// What several processes do to each other, and servers to them.

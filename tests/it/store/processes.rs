@@ -93,6 +93,31 @@ async fn no_more_calls_are_open_than_may_be_however_many_processes_claim() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vendor_goes_on_that_waited_for_an_answer_of_which_redis_was_not_told() {
+    let site = Site::with_own_redis();
+    let (a, b) = (site.process_for(with_open(1), &site.clock).await, site.process_for(with_open(1), &site.clock).await);
+    a.submit_all((0..40).map(|_| a.job("v", Priority::Normal, "t")).collect()).await;
+    let lease = a.claim_one().await;
+    let id = lease.job.id;
+    a.settle(lease, Next::Await { answer_by: site.now().plus(LEASE * 100) }).await;
+    assert!(b.claim("v", 1).await.is_empty(), "one may be open, and is");
+    let bells = [a.store.signals().bell("v").unwrap(), b.store.signals().bell("v").unwrap()];
+    site.redis().freeze();
+    let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
+    a.store.amend(Which::Id(id), site.now(), None, decide).await.unwrap();
+    site.redis().thaw();
+    wait_until("Redis is told again", LONG, async || a.store.lanes("v", site.now()).await.ok()).await;
+    for (process, bell) in [&a, &b].into_iter().zip(bells) {
+        // What was rung for other reasons has been heard, and there was no room.
+        while tokio::time::timeout(Duration::from_millis(100), bell.notified()).await.is_ok() {}
+        process.store.reclaim().await.unwrap();
+        tokio::time::timeout(LONG, bell.notified()).await.expect("it is woken");
+    }
+    assert_eq!(b.store.ready("v").await.unwrap().open, 0, "the store bounds what is open by itself");
+    assert_eq!(b.claim("v", 10).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_redis_was_not_told_of_a_settle_it_is_told_when_it_is_back() {
     let site = Site::with_own_redis();
     let (a, b) = (site.process().await, site.process().await);
