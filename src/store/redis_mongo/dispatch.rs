@@ -25,6 +25,10 @@ use crate::{
 
 /// Times that a lost index is opened and looked at again before the next turn.
 const LOOKS: usize = 3;
+/// Rounds of one claim at most. A lane of jobs that are all dropped comes to an end later.
+const ROUNDS: usize = 64;
+/// Bytes of jobs in one claim, about: more may not arrive in time, and want to be held in memory.
+const MOST_CLAIMED_BYTES: usize = 16 << 20;
 /// Vendors that are looked at at once.
 const SIDE_BY_SIDE: usize = 4;
 /// How often a job may be lost by workers that die or hang before it is given up.
@@ -73,15 +77,16 @@ impl Core {
         }
         let calls = self.calls(vendor, claim).await?;
         let mut leases = Vec::new();
-        loop {
+        for _ in 0..ROUNDS {
             match self.claim_more(vendor, claim, calls, &mut leases).await {
                 Ok(true) => {}
-                Ok(false) => return Ok(leases),
+                Ok(false) => break,
                 Err(error) if leases.is_empty() => return Err(error),
                 // What is leased is leased; the next claim fails by itself if it has to.
-                Err(_) => return Ok(leases),
+                Err(_) => break,
             }
         }
+        Ok(leases)
     }
 
     /// Streams of this vendor run dry: the next claim fills them first.
@@ -114,11 +119,11 @@ impl Core {
             self.give_back(vendor, claimed.entries).await;
             return Err(error);
         }
-        let leased = self.lease(vendor, claimed, claim.now).await?;
+        let (leased, is_all) = self.lease(vendor, claimed, claim.now).await?;
         // Entries whose jobs had ended were only in the way of others.
         let some_dropped = leased.len() < got;
         leases.extend(leased);
-        if leases.len() >= claim.most {
+        if leases.len() >= claim.most || !is_all {
             self.note_low(vendor, low);
             return Ok(false);
         }
@@ -138,23 +143,31 @@ impl Core {
         Ok((claim.calls.min(usize::try_from(left).unwrap_or(usize::MAX)), Some(look.claimed)))
     }
 
-    /// Reads the jobs of entries, and drops those that do not want to go: ended, cancelled, not due, or never there.
-    async fn lease(&self, vendor: &VendorWork, claimed: Claimed, now: Time) -> Result<Vec<Lease>, StoreError> {
+    /// Reads the jobs of entries, and drops those that do not want to go: ended, cancelled, not due, or never there. Says whether it came to
+    /// all of them: those that would be too many bytes are given back.
+    async fn lease(&self, vendor: &VendorWork, claimed: Claimed, now: Time) -> Result<(Vec<Lease>, bool), StoreError> {
         if claimed.entries.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), true));
         }
         let ids: Vec<JobId> = claimed.entries.iter().map(|entry| entry.id).collect();
         // What wants to go has no result: to leave it out would only cost.
-        let mut found = match self.mongo.find_all(&ids, With { payload: true, result: true }).await {
+        let with = With { payload: true, result: true };
+        let (mut found, is_all) = match self.mongo.find_up_to(&ids, with, MOST_CLAIMED_BYTES).await {
             Ok(found) => found,
             Err(error) => {
                 self.give_back(vendor, claimed.entries).await;
                 return Err(error);
             }
         };
-        let (mut leases, mut dropped) = (Vec::with_capacity(ids.len()), Vec::new());
-        for entry in claimed.entries {
-            let Some(Found { job, version, attempts, .. }) = found.remove(&entry.id) else {
+        let (entries, unread): (Vec<Entry>, Vec<Entry>) =
+            claimed.entries.into_iter().partition(|entry| is_all || found.contains_key(&entry.id));
+        if !unread.is_empty() {
+            self.give_back(vendor, unread).await;
+        }
+        let (mut leases, mut dropped) = (Vec::with_capacity(entries.len()), Vec::new());
+        for entry in entries {
+            let found = found.remove(&entry.id).and_then(|found| self.mongo.unreadable.told(entry.id, found));
+            let Some(Found { job, version, attempts, .. }) = found else {
                 dropped.push(Dealt { entry, which: DealtWith::IfHeld, next: None });
                 continue;
             };
@@ -174,7 +187,7 @@ impl Core {
         if !dropped.is_empty() && self.index.dealt(vendor, Counts::default(), ring, &dropped).await.is_err() {
             self.deal_later(&vendor.name, dropped);
         }
-        Ok(leases)
+        Ok((leases, is_all))
     }
 
     async fn give_back(&self, vendor: &VendorWork, entries: Vec<Entry>) {

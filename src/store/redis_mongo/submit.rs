@@ -140,7 +140,7 @@ fn name_of(key: &Document) -> Option<(&str, &str)> {
     Some((name.get_str("tenant").ok()?, name.get_str("key").ok()?))
 }
 
-/// The jobs that came before by their keys and are not there.
+/// The jobs that came before by their keys and were never written.
 async fn missing(core: &Core, jobs: &[NewJob], outcomes: &[Submitted]) -> Result<HashSet<JobId>, StoreError> {
     let own: HashSet<JobId> = jobs.iter().map(|job| job.id).collect();
     let known = outcomes.iter().filter_map(|outcome| match outcome {
@@ -152,6 +152,11 @@ async fn missing(core: &Core, jobs: &[NewJob], outcomes: &[Submitted]) -> Result
         let ids: Vec<JobId> = missing.iter().copied().collect();
         let found = core.mongo.find_all(&ids, With::NEITHER).await?;
         missing.retain(|id| !found.contains_key(id));
+    }
+    if !missing.is_empty() {
+        // Those may have been run to their end, and deleted since.
+        let pruned = core.mongo.pruned_up_to().await?;
+        missing.retain(|id| *id >= pruned);
     }
     Ok(missing)
 }

@@ -36,8 +36,12 @@ mod order;
 mod processes;
 /// Several processes on the same servers.
 mod site;
+/// Jobs so large that they do not fit, alone or together.
+mod sizes;
 /// The rules for streams as queues, one by one.
 mod streams;
+/// Jobs that this version cannot read, and their neighbours.
+mod unreadable;
 /// What is deleted and when; who may wait.
 mod upkeep;
 

@@ -267,6 +267,21 @@ async fn tenants_with_nothing_to_do_are_not_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_tenants_there_are_all_are_found_again_when_the_index_was_lost() {
+    let site = Site::new();
+    let (a, b) = (site.process().await, site.process().await);
+    let mut ids = BTreeSet::new();
+    for from in [0, 400, 800] {
+        let jobs = (from..from + 400).map(|i| a.job("v", Priority::Normal, &format!("t{i}")));
+        ids.extend(a.submit_all(jobs.collect()).await);
+    }
+    site.lose_the_index().await;
+    site.recover(&[&a, &b]).await;
+    let claimed: BTreeSet<JobId> = b.claim_all("v").await.into_iter().map(|lease| lease.job.id).collect();
+    assert!(claimed == ids, "{} of {}", claimed.len(), ids.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clocks_that_are_wrong_neither_stop_a_vendor_nor_mix_up_what_is_held() {
     let site = Site::new();
     let fast = Clock::manual(site.now().plus(Duration::from_secs(3600)));
