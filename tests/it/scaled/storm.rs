@@ -10,7 +10,10 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::{World, all_complete, completed, pass, size_or};
-use crate::failure::{Process, wait_until};
+use crate::{
+    failure::{Process, wait_until},
+    support::servers::Server,
+};
 
 /// The guard is wide, because the vendors share two busy cores with six processes: what is shown is the faults, not the network.
 const VENDORS: &str = r#"
@@ -61,7 +64,7 @@ async fn watch(api: Arc<Process>, ended: Ended) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_dies_every_job_ends_once_and_no_limit_is_broken() {
     let all = size_or("FETCHGATE_TEST_STORM", 1500);
-    let mut world = World::new(VENDORS).await;
+    let mut world = World::on(Server::redis_of_snapshots, VENDORS).await;
     let api = Arc::new(world.api().await);
     let mut workers = vec![world.worker().await, world.worker().await, world.worker().await];
     let begun = Instant::now();
@@ -81,7 +84,10 @@ async fn whatever_dies_every_job_ends_once_and_no_limit_is_broken() {
     killed.kill();
     world.called("sync", part(3)).await;
     assert_eq!(world.redis.say("FLUSHALL"), "+OK");
+    world.called("sync", part(4)).await;
+    assert_eq!(world.redis.say("SAVE"), "+OK");
     world.called("sync", part(5)).await;
+    // It comes back without its last writes.
     world.redis.restart();
     world.called("sync", part(7)).await;
     world.mongo.freeze();
