@@ -192,3 +192,26 @@ timeout = "20s"
     let stats = world.vendors.stats("sync", Duration::from_secs(1));
     assert_eq!((stats.count, stats.repeats), (12, 0), "what was claimed since is held: {stats:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vendor_with_a_bound_on_what_is_open_goes_on_after_callbacks_that_redis_did_not_hear_of() {
+    let vendor = r#"
+[vendors.hook]
+kind = "webhook"
+url = "VENDORS/async/hook?callback_ms=400&callback_retries=60"
+limits = ["50/s"]
+open = 2
+webhook = { verify = "none" }
+"#;
+    let world = World::new(vendor).await;
+    let (api, _worker) = (world.api().await, world.worker().await);
+    api.submit_many("hook", 60).await;
+    world.called("hook", 2).await;
+    // Accepted; the answers come while nobody can tell Redis of them.
+    pass(Duration::from_millis(200)).await;
+    world.redis.freeze();
+    pass(Duration::from_millis(1000)).await;
+    world.redis.thaw();
+    assert_eq!(all_complete(&api, LONG).await, 60);
+    assert_eq!(world.vendors.stats("hook", LONG).repeats, 0);
+}
