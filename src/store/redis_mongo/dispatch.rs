@@ -13,7 +13,7 @@ use super::{
     docs::{self, Found},
     holds::Hold,
     lock,
-    mongo::within,
+    mongo::{PATIENCE, within},
     updates,
     words::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, VendorWork, Wanted},
 };
@@ -138,7 +138,7 @@ impl Core {
         if look.sweep {
             self.ask_for_sweep(vendor).await;
         }
-        let open = within(self.mongo.count_lanes(vendor, 3, 7)).await?;
+        let open = within(self.mongo.count_lanes(vendor, 3, 7).max_time(PATIENCE)).await?;
         let left = most_open.saturating_sub(open).saturating_sub(look.calls_held);
         Ok((claim.calls.min(usize::try_from(left).unwrap_or(usize::MAX)), Some(look.claimed)))
     }
@@ -284,6 +284,7 @@ impl Core {
     async fn open_index(&self, vendor: &VendorWork) -> Result<(), StoreError> {
         let jobs = self.mongo.jobs.clone_with_type::<Document>();
         let live = jobs.find_one(docs::lanes_between(&vendor.name, 0, 7)).projection(doc! { "_id": 1 });
+        let live = live.max_time(PATIENCE);
         let is_live = within(async { live.await }).await?.is_some();
         self.open_index_of(vendor, is_live).await
     }

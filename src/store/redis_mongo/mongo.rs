@@ -240,7 +240,7 @@ impl Mongo {
 
     /// How many jobs are in the lanes of a vendor, from one line up to another.
     pub(super) fn count_lanes(&self, vendor: &VendorWork, from: usize, to: usize) -> CountDocuments<'_> {
-        self.jobs.count_documents(docs::lanes_between(&vendor.name, from, to)).max_time(LONG_PATIENCE)
+        self.jobs.count_documents(docs::lanes_between(&vendor.name, from, to))
     }
 
     /// Deletes those of a slice of jobs that ended before `before`; says where the next slice begins, if there is one.

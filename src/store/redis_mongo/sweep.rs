@@ -105,7 +105,7 @@ impl Core {
         let mut lanes = within_long(lanes.batch_size(SLICE as u32).max_time(LONG_PATIENCE)).await?;
         let mut slice = next_lanes(&mut lanes).await?;
         let some_wait = !slice.is_empty();
-        let awaits = within_long(self.mongo.count_lanes(vendor, 6, 7)).await?;
+        let awaits = within_long(self.mongo.count_lanes(vendor, 6, 7).max_time(LONG_PATIENCE)).await?;
         // Damage that no look sees.
         self.open_index_of(vendor, some_wait || awaits > 0).await?;
         while !slice.is_empty() {
@@ -127,7 +127,8 @@ impl Core {
         if before.waiting > LONG && self.knows_lanes(vendor).await? && fastrand::u8(..SELDOM) != 0 {
             return Ok(());
         }
-        let count = async |from, to| within_long(self.mongo.count_lanes(vendor, from, to)).await;
+        let count =
+            async |from, to| within_long(self.mongo.count_lanes(vendor, from, to).max_time(LONG_PATIENCE)).await;
         let (calls, polls) = if some_wait { (count(0, 3).await?, count(3, 6).await?) } else { (0, 0) };
         let after = self.index.stats(vendor).await?;
         let off = Counts {
