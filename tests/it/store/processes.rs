@@ -313,6 +313,23 @@ async fn clocks_that_are_wrong_neither_stop_a_vendor_nor_mix_up_what_is_held() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn to_ask_for_a_waiting_job_writes_nothing_to_redis() {
+    let site = Site::with_own_redis();
+    let a = site.process().await;
+    let id = a.submit_all((0..3).map(|_| a.job("v", Priority::Normal, "t")).collect()).await[2];
+    let written = async || {
+        let info: String = site.ask(&["INFO", "persistence"]).await;
+        info.lines().find(|line| line.starts_with("rdb_changes_since_last_save:")).expect("it counts").to_owned()
+    };
+    let before = written().await;
+    let job = a.find(id).await;
+    assert!(a.store.lanes("v", site.now()).await.unwrap().is_some());
+    assert_eq!(a.store.ahead(&job).await.unwrap(), Some(2));
+    assert_eq!(a.store.backlog("v").await.waiting, 3);
+    assert_eq!(written().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_key_used_in_two_processes_at_once_makes_one_job() {
     let site = Site::new();
     let (a, b) = (site.process().await, site.process().await);
