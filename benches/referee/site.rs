@@ -242,10 +242,10 @@ impl<'a> Site<'a> {
         sum
     }
 
-    /// Every script of the limiter, and no other one, asks `INFO` once; Redis counts that.
+    /// Every script of the limiter, and no other one, asks for the `TIME` once; Redis counts that.
     fn limiter_calls(&self) -> Option<u64> {
         let stats = redis_info(self.servers.as_ref()?.redis.port).ok()?;
-        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_info:calls="));
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_time:calls="));
         line.map_or(Some(0), |line| line.split(',').next()?.parse().ok())
     }
 }

@@ -162,7 +162,7 @@ pub struct Ready {
     pub next_due: Option<Time>,
     /// When the next poll is due, for when no calls may be made.
     pub next_poll: Option<Time>,
-    /// Accepted by the vendor and not answered.
+    /// Accepted by the vendor and not answered, for callers that bound it; 0 from a store whose claims bound it themselves.
     pub open: u64,
 }
 

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes};
 use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, Request,
@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use self::{
     error::CallError,
-    http::{Origin, Reply},
+    http::{MAX_REPLY_BYTES, Origin, Reply},
     quota::Quota,
     template::{RenderError, Scope},
     token::CallbackKey,
@@ -41,6 +41,9 @@ pub mod token;
 mod webhook;
 
 pub use webhook::{Callback, NotBelieved};
+
+/// Bytes of a vendor's ticket at most.
+const MAX_TICKET_BYTES: usize = 4096;
 
 /// All vendors of the config, by name.
 pub struct Registry {
@@ -238,11 +241,15 @@ impl Vendor {
     }
 
     /// Vendor data as we keep it.
-    fn cleaned(&self, data: &RawValue) -> Bytes {
+    fn cleaned(&self, data: &RawValue) -> Result<Bytes, Failure> {
         if self.config.clean.is_noop() {
-            return Bytes::copy_from_slice(data.get().as_bytes());
+            return Ok(Bytes::copy_from_slice(data.get().as_bytes()));
         }
-        Bytes::from(self.config.clean.apply(data))
+        let cleaned = self.config.clean.apply(data);
+        if cleaned.len() > MAX_REPLY_BYTES {
+            return Err(too_large("cleaned as its config wants it, the vendor's answer"));
+        }
+        Ok(Bytes::from(cleaned))
     }
 }
 
@@ -251,7 +258,7 @@ fn matches(wanted: &Match, body: &RawValue) -> bool {
     wanted.at.find(body).is_some_and(|found| wanted.is.iter().any(|is| *is == json::text(found)))
 }
 
-/// A body as JSON: what is not JSON becomes a JSON string, when it is UTF-8.
+/// A body as JSON: what is not JSON becomes a JSON string, when it is UTF-8. As such it may be several times as long, and is bounded too.
 fn as_json(body: &Bytes) -> Result<Box<RawValue>, Failure> {
     match json::check(body) {
         Ok(value) => Ok(value.to_owned()),
@@ -259,11 +266,34 @@ fn as_json(body: &Bytes) -> Result<Box<RawValue>, Failure> {
             Err(Failure::new(FailureCode::BadResponse, "the vendor's answer is nested too deeply"))
         }
         Err(json::JsonFault::Malformed(_)) => {
-            std::str::from_utf8(body).ok().and_then(|text| serde_json::value::to_raw_value(text).ok()).ok_or_else(
-                || Failure::new(FailureCode::BadResponse, "the vendor's answer is neither JSON nor text in UTF-8"),
-            )
+            let no_text =
+                || Failure::new(FailureCode::BadResponse, "the vendor's answer is neither JSON nor text in UTF-8");
+            let text = std::str::from_utf8(body).map_err(|_| no_text())?;
+            let mut bounded = Vec::new().limit(MAX_REPLY_BYTES).writer();
+            serde_json::to_writer(&mut bounded, text)
+                .map_err(|_| too_large("kept as a JSON string, the vendor's answer"))?;
+            let text = String::from_utf8(bounded.into_inner().into_inner()).map_err(|_| no_text())?;
+            RawValue::from_string(text).map_err(|_| no_text())
         }
     }
+}
+
+fn too_large(what: &str) -> Failure {
+    let message = format!("{what} is larger than {MAX_REPLY_BYTES} bytes");
+    Failure::new(FailureCode::ResponseTooLarge, message)
+}
+
+/// The vendor's own reference to what it has accepted. It is kept with the job and looked up by callbacks, so it is bounded.
+fn bounded_ticket(found: &RawValue) -> Result<String, Failure> {
+    let ticket = json::text(found);
+    if ticket.len() > MAX_TICKET_BYTES {
+        let message = format!(
+            "the vendor accepted the job with a ticket of {} bytes; at most {MAX_TICKET_BYTES} are kept",
+            ticket.len()
+        );
+        return Err(Failure::new(FailureCode::BadResponse, message));
+    }
+    Ok(ticket.into_owned())
 }
 
 /// W3C Trace Context: the job is the trace, each call a span of its own.

@@ -6,7 +6,7 @@ use hyper::{Method, Request};
 use serde_json::value::RawValue;
 
 use super::{
-    Vendor, as_json,
+    Vendor, as_json, bounded_ticket,
     http::Origin,
     matches,
     template::{RenderError, Scope},
@@ -14,7 +14,6 @@ use super::{
 use crate::{
     config::Polling,
     job::{Failure, FailureCode, Job, Stage, lifecycle::Step},
-    json,
 };
 
 /// Asks whether the work is done.
@@ -33,7 +32,7 @@ pub(super) fn read(vendor: &Vendor, polling: &Polling, job: &Job, body: Bytes) -
     let answer = as_json(&body)?;
     vendor.reported_failure(&answer)?;
     if matches(&polling.done, &answer) {
-        return Ok(Step::Done { result: vendor.cleaned(select(polling, &answer)?) });
+        return Ok(Step::Done { result: vendor.cleaned(select(polling, &answer)?)? });
     }
     let ticket = match job.stage {
         Stage::Poll => None,
@@ -50,8 +49,8 @@ fn select<'a>(polling: &Polling, answer: &'a RawValue) -> Result<&'a RawValue, F
 }
 
 fn read_ticket(polling: &Polling, answer: &RawValue) -> Result<String, Failure> {
-    let ticket = polling.ticket.find(answer).map(json::text).filter(|ticket| !ticket.is_empty() && ticket != "null");
-    ticket.map(|ticket| ticket.into_owned()).ok_or_else(|| {
+    let ticket = polling.ticket.find(answer).map(bounded_ticket).transpose()?;
+    ticket.filter(|ticket| !ticket.is_empty() && ticket != "null").ok_or_else(|| {
         let message = format!("the vendor accepted the job and gave no ticket at {}", polling.ticket);
         Failure::new(FailureCode::BadResponse, message)
     })

@@ -11,5 +11,5 @@ pub(super) fn read(vendor: &Vendor, body: Bytes) -> Result<Step, Failure> {
     vendor.reported_failure(&data)?;
     // Untouched data stays in the buffer that it arrived in.
     let untouched = vendor.config.clean.is_noop() && data.get().len() == body.len();
-    Ok(Step::Done { result: if untouched { body } else { vendor.cleaned(&data) } })
+    Ok(Step::Done { result: if untouched { body } else { vendor.cleaned(&data)? } })
 }

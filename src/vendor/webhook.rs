@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{Vendor, as_json, signature::StandardWebhooks, template::Scope};
+use super::{Vendor, as_json, bounded_ticket, signature::StandardWebhooks, template::Scope};
 use crate::{
     clock::Time,
     config::{Verify, Webhook},
@@ -26,7 +26,7 @@ pub(super) fn accepted(vendor: &Vendor, webhook: &Webhook, body: &Bytes) -> Resu
     let answer = as_json(body)?;
     vendor.reported_failure(&answer)?;
     let found = webhook.ticket.as_ref().and_then(|at| at.find(&answer));
-    Ok(Step::AwaitCallback { ticket: found.map(|ticket| json::text(ticket).into_owned()) })
+    Ok(Step::AwaitCallback { ticket: found.map(bounded_ticket).transpose()? })
 }
 
 /// What a callback on the shared URL says about which job it is for.
@@ -68,7 +68,8 @@ impl Vendor {
             return Some(JobId::parse(&id).map_or(Callback::UnknownJob, Callback::Job));
         }
         let ticket_at = webhook.ticket_in_callback.as_ref().or(webhook.ticket.as_ref())?;
-        ticket_at.find(body).map(|ticket| Callback::Ticket(json::text(ticket).into_owned()))
+        // A longer ticket than is kept is no job's.
+        ticket_at.find(body).map(|found| bounded_ticket(found).map_or(Callback::UnknownJob, Callback::Ticket))
     }
 
     /// The data in a callback, or the failure that it reports.
@@ -80,7 +81,7 @@ impl Vendor {
             })?,
             None => DEFAULT_RESULTS.iter().find_map(|key| Pointer::from_keys([*key]).find(body)).unwrap_or(body),
         };
-        Ok(self.cleaned(data))
+        self.cleaned(data)
     }
 
     fn webhook(&self) -> Option<&Webhook> {

@@ -4,15 +4,16 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use mongodb::bson::{Document, doc};
+use futures_util::TryStreamExt as _;
+use mongodb::bson::{Document, RawDocumentBuf, doc};
 use tokio::sync::oneshot;
 
 use super::{
     Core, RedisMongo,
     dispatch::{leaves_room, wanted},
-    docs::{self, Found},
+    docs::Found,
     group,
-    mongo::within,
+    mongo::{self, NotStored, PATIENCE, within},
     updates,
     words::{Amendment, Counts},
 };
@@ -33,12 +34,12 @@ pub(super) struct Request {
     update: Document,
     /// Who changed it: a name for this request.
     by: String,
-    reply: oneshot::Sender<Result<bool, StoreError>>,
+    reply: oneshot::Sender<Result<bool, NotStored>>,
 }
 
 impl Request {
     pub(super) fn bytes(&self) -> usize {
-        self.is.result.as_ref().map_or(0, |result| result.len()) + 1024
+        self.is.result.as_ref().map_or(0, |result| result.len()) + updates::weight(&self.update)
     }
 }
 
@@ -51,13 +52,17 @@ impl RedisMongo {
         attempt: Option<Attempt>,
         decide: Decide,
     ) -> Result<Amended, StoreError> {
+        let mut is_too_large = false;
         for _ in 0..TRIES {
             let found = match which {
                 Which::Id(id) => self.read(*id, With::NEITHER).await?,
                 Which::Ticket { vendor, ticket } => self.core.mongo.find_by_ticket(vendor, ticket).await?,
             };
             let Some(Found { job: was, version, mut attempts, .. }) = found else { return Ok(Amended::Unknown) };
-            let Some(change) = decide(&was) else { return Ok(Amended::Left(was)) };
+            let Some(mut change) = decide(&was) else { return Ok(Amended::Left(was)) };
+            if is_too_large {
+                change = updates::too_large(&was, &change);
+            }
             // A worker that holds it loses it by the attempt number.
             let n = was.attempt + u32::from(self.core.may_be_held(&was).await);
             let is = change.apply(&was, n, now);
@@ -71,8 +76,11 @@ impl RedisMongo {
             let (reply, answer) = oneshot::channel();
             let request = Request { was, is: is.clone(), version, update, by, reply };
             self.amends.send(request).await.map_err(|_| group::closed())?;
-            if answer.await.unwrap_or_else(|_| Err(group::closed()))? {
-                return Ok(Amended::Changed(is));
+            match answer.await.unwrap_or_else(|_| Err(group::closed().into())) {
+                Ok(true) => return Ok(Amended::Changed(is)),
+                Ok(false) => {}
+                Err(NotStored::TooLarge(_)) if !is_too_large => is_too_large = true,
+                Err(error) => return Err(error.into()),
             }
         }
         Err(StoreError::Unavailable("too many others change the same job".into()))
@@ -82,6 +90,13 @@ impl RedisMongo {
 /// Stores all of them, tells of those that were, and answers each.
 pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
     let stored = store(&core, &requests).await;
+    if matches!(stored, Err(NotStored::TooLarge(_))) && requests.len() > 1 {
+        // One of them. Alone, each is stored or not by its own size.
+        for request in requests {
+            Box::pin(run(core.clone(), vec![request])).await;
+        }
+        return;
+    }
     if let Ok(stored) = &stored {
         let changed = requests.iter().zip(stored).filter(|(_, stored)| **stored);
         core.tell_changes(&changed.map(|(request, _)| (&request.was, &request.is)).collect::<Vec<_>>()).await;
@@ -93,12 +108,11 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
 }
 
 /// Writes all of them together. As a rule each matches; if not, a look says which did.
-async fn store(core: &Core, requests: &[Request]) -> Result<Vec<bool>, StoreError> {
+async fn store(core: &Core, requests: &[Request]) -> Result<Vec<bool>, NotStored> {
     let updates = requests.iter().map(|request| (request.was.id, request.version, request.update.clone())).collect();
     let matched = core.mongo.update_jobs(updates::together(updates)).await?;
-    let all_matched = matched == requests.len();
-    if all_matched || requests.len() == 1 {
-        return Ok(vec![all_matched; requests.len()]);
+    if matched == requests.len() {
+        return Ok(vec![true; requests.len()]);
     }
     let ids: Vec<JobId> = requests.iter().map(|request| request.was.id).collect();
     let found = core.mongo.find_all(&ids, With::NEITHER).await?;
@@ -141,20 +155,30 @@ impl Core {
     }
 
     pub(super) async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError> {
-        use futures_util::TryStreamExt as _;
-        let jobs = self.mongo.jobs.clone_with_type::<Document>();
-        let soonest = |filter: Document, most: usize| {
-            let find = jobs.find(filter).sort(doc! { "alarm_at": 1 }).limit(i64::try_from(most).unwrap_or(i64::MAX));
-            let find = find.projection(doc! { "alarm_at": 1 });
-            within(async { find.await?.try_collect::<Vec<Document>>().await })
-        };
-        let at = |job: Option<&Document>| job.and_then(|job| job.get_i64("alarm_at").ok()).map(Time);
-        let first = at(soonest(doc! { "alarm_at": { "$gt": i64::MIN } }, 1).await?.first());
+        let first = self.next_alarm(i64::MIN).await?;
         if first.is_none_or(|first| first > now) {
             return Ok(Overdue { jobs: Vec::new(), next_at: first });
         }
-        let due = soonest(doc! { "alarm_at": { "$lt": now.0 + 1 } }, most).await?;
-        let next_at = at(soonest(doc! { "alarm_at": { "$gt": now.0 } }, 1).await?.first());
-        Ok(Overdue { jobs: due.iter().filter_map(|job| docs::id_in(job, "_id")).collect(), next_at })
+        let raw = self.mongo.jobs.clone_with_type::<RawDocumentBuf>();
+        let due = raw.find(doc! { "alarm_at": { "$lt": now.0 + 1 } }).sort(doc! { "alarm_at": 1 });
+        let due = due.projection(doc! { "payload": 0, "result": 0 }).max_time(PATIENCE);
+        let mut due = within(async { due.await }).await?;
+        let mut jobs = Vec::new();
+        // Those that cannot be read stay where they are, before the others.
+        while jobs.len() < most {
+            let Some(job) = within(due.try_next()).await? else { break };
+            let Some(id) = mongo::id_of(&job) else { continue };
+            jobs.extend(self.mongo.unreadable.told(id, mongo::read(&job)).map(|found| found.job.id));
+        }
+        Ok(Overdue { jobs, next_at: self.next_alarm(now.0).await? })
+    }
+
+    /// When the first alarm after this time goes off.
+    async fn next_alarm(&self, after: i64) -> Result<Option<Time>, StoreError> {
+        let jobs = self.mongo.jobs.clone_with_type::<Document>();
+        let find = jobs.find_one(doc! { "alarm_at": { "$gt": after } }).sort(doc! { "alarm_at": 1 });
+        let find = find.projection(doc! { "alarm_at": 1 }).max_time(PATIENCE);
+        let found = within(async { find.await }).await?;
+        Ok(found.and_then(|job| job.get_i64("alarm_at").ok()).map(Time))
     }
 }

@@ -13,7 +13,7 @@ use super::{
     docs::{self, Found},
     holds::Hold,
     lock,
-    mongo::within,
+    mongo::{PATIENCE, within},
     updates,
     words::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, VendorWork, Wanted},
 };
@@ -25,6 +25,10 @@ use crate::{
 
 /// Times that a lost index is opened and looked at again before the next turn.
 const LOOKS: usize = 3;
+/// Rounds of one claim at most. A lane of jobs that are all dropped comes to an end later.
+const ROUNDS: usize = 64;
+/// Bytes of jobs in one claim, about: more may not arrive in time, and want to be held in memory.
+const MOST_CLAIMED_BYTES: usize = 16 << 20;
 /// Vendors that are looked at at once.
 const SIDE_BY_SIDE: usize = 4;
 /// How often a job may be lost by workers that die or hang before it is given up.
@@ -60,7 +64,8 @@ impl Core {
                 continue;
             }
             let next_due = [look.next_call, look.next_poll].into_iter().flatten().min();
-            return Ok(Ready { next_due, next_poll: look.next_poll, open: look.open });
+            // Where a vendor bounds what is open, a claim counts it.
+            return Ok(Ready { next_due, next_poll: look.next_poll, open: 0 });
         }
         Err(StoreError::Unavailable("the index in Redis is lost again and again".into()))
     }
@@ -72,15 +77,16 @@ impl Core {
         }
         let calls = self.calls(vendor, claim).await?;
         let mut leases = Vec::new();
-        loop {
+        for _ in 0..ROUNDS {
             match self.claim_more(vendor, claim, calls, &mut leases).await {
                 Ok(true) => {}
-                Ok(false) => return Ok(leases),
+                Ok(false) => break,
                 Err(error) if leases.is_empty() => return Err(error),
                 // What is leased is leased; the next claim fails by itself if it has to.
-                Err(_) => return Ok(leases),
+                Err(_) => break,
             }
         }
+        Ok(leases)
     }
 
     /// Streams of this vendor run dry: the next claim fills them first.
@@ -113,11 +119,11 @@ impl Core {
             self.give_back(vendor, claimed.entries).await;
             return Err(error);
         }
-        let leased = self.lease(vendor, claimed, claim.now).await?;
+        let (leased, is_all) = self.lease(vendor, claimed, claim.now).await?;
         // Entries whose jobs had ended were only in the way of others.
         let some_dropped = leased.len() < got;
         leases.extend(leased);
-        if leases.len() >= claim.most {
+        if leases.len() >= claim.most || !is_all {
             self.note_low(vendor, low);
             return Ok(false);
         }
@@ -129,28 +135,39 @@ impl Core {
     async fn calls(&self, vendor: &VendorWork, claim: &Claim) -> Result<(usize, Option<i64>), StoreError> {
         let Some(most_open) = vendor.open else { return Ok((claim.calls, None)) };
         let Some(look) = self.index.look(vendor).await? else { return Ok((0, None)) };
-        let open = within(self.mongo.count_lanes(vendor, 3, 7)).await?;
+        if look.sweep {
+            self.ask_for_sweep(vendor).await;
+        }
+        let open = within(self.mongo.count_lanes(vendor, 3, 7).max_time(PATIENCE)).await?;
         let left = most_open.saturating_sub(open).saturating_sub(look.calls_held);
         Ok((claim.calls.min(usize::try_from(left).unwrap_or(usize::MAX)), Some(look.claimed)))
     }
 
-    /// Reads the jobs of entries, and drops those that do not want to go: ended, cancelled, not due, or never there.
-    async fn lease(&self, vendor: &VendorWork, claimed: Claimed, now: Time) -> Result<Vec<Lease>, StoreError> {
+    /// Reads the jobs of entries, and drops those that do not want to go: ended, cancelled, not due, or never there. Says whether it came to
+    /// all of them: those that would be too many bytes are given back.
+    async fn lease(&self, vendor: &VendorWork, claimed: Claimed, now: Time) -> Result<(Vec<Lease>, bool), StoreError> {
         if claimed.entries.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), true));
         }
         let ids: Vec<JobId> = claimed.entries.iter().map(|entry| entry.id).collect();
         // What wants to go has no result: to leave it out would only cost.
-        let mut found = match self.mongo.find_all(&ids, With { payload: true, result: true }).await {
+        let with = With { payload: true, result: true };
+        let (mut found, is_all) = match self.mongo.find_up_to(&ids, with, MOST_CLAIMED_BYTES).await {
             Ok(found) => found,
             Err(error) => {
                 self.give_back(vendor, claimed.entries).await;
                 return Err(error);
             }
         };
-        let (mut leases, mut dropped) = (Vec::with_capacity(ids.len()), Vec::new());
-        for entry in claimed.entries {
-            let Some(Found { job, version, attempts, .. }) = found.remove(&entry.id) else {
+        let (entries, unread): (Vec<Entry>, Vec<Entry>) =
+            claimed.entries.into_iter().partition(|entry| is_all || found.contains_key(&entry.id));
+        if !unread.is_empty() {
+            self.give_back(vendor, unread).await;
+        }
+        let (mut leases, mut dropped) = (Vec::with_capacity(entries.len()), Vec::new());
+        for entry in entries {
+            let found = found.remove(&entry.id).and_then(|found| self.mongo.unreadable.told(entry.id, found));
+            let Some(Found { job, version, attempts, .. }) = found else {
                 dropped.push(Dealt { entry, which: DealtWith::IfHeld, next: None });
                 continue;
             };
@@ -170,7 +187,7 @@ impl Core {
         if !dropped.is_empty() && self.index.dealt(vendor, Counts::default(), ring, &dropped).await.is_err() {
             self.deal_later(&vendor.name, dropped);
         }
-        Ok(leases)
+        Ok((leases, is_all))
     }
 
     async fn give_back(&self, vendor: &VendorWork, entries: Vec<Entry>) {
@@ -214,8 +231,12 @@ impl Core {
     }
 
     async fn reclaim_of(&self, vendor: &VendorWork) -> Result<usize, StoreError> {
-        // Dispatchers with nothing to do do not look by themselves.
-        self.ready(&vendor.name).await?;
+        // Dispatchers with nothing to do do not look by themselves. Those that wait for room among what is open are woken when there is some,
+        // by a message that can be missed: so that none waits for ever, they look again while something is due.
+        let ready = self.ready(&vendor.name).await?;
+        if vendor.open.is_some() && ready.next_due.is_some_and(|due| due <= self.clock.now()) {
+            self.signals.ring(&vendor.name);
+        }
         let mut freed = 0;
         loop {
             let entries = self.index.lapsed(vendor).await?;
@@ -263,6 +284,7 @@ impl Core {
     async fn open_index(&self, vendor: &VendorWork) -> Result<(), StoreError> {
         let jobs = self.mongo.jobs.clone_with_type::<Document>();
         let live = jobs.find_one(docs::lanes_between(&vendor.name, 0, 7)).projection(doc! { "_id": 1 });
+        let live = live.max_time(PATIENCE);
         let is_live = within(async { live.await }).await?.is_some();
         self.open_index_of(vendor, is_live).await
     }

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use super::{lock, words::Entry};
+use super::{lock, updates::attempts_weigh, words::Entry};
 use crate::{
     job::{Attempts, Job, JobId},
     store::Lease,
@@ -66,6 +66,12 @@ impl Holds {
         let hold = all.get_mut(&(lease.job.id, lease.attempt))?;
         hold.settling = true;
         Some(hold.clone())
+    }
+
+    /// What the attempts of this lease's job weigh so far.
+    pub(super) fn weight(&self, lease: &Lease) -> usize {
+        let all = self.all();
+        all.get(&(lease.job.id, lease.attempt)).map_or(0, |hold| attempts_weigh(&hold.attempts))
     }
 
     /// Whether a later lease of this process is on the same entry.

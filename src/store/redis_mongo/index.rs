@@ -154,9 +154,8 @@ impl Index {
             sweep: number(1) == 1,
             calls_held: number(2).unsigned_abs(),
             claimed: number(3),
-            open: number(4).max(0).unsigned_abs(),
-            next_call: time(5),
-            next_poll: time(6),
+            next_call: time(4),
+            next_poll: time(5),
         })
         .filter(|look| !look.epoch.is_empty()))
     }

@@ -17,7 +17,7 @@ use super::{
     docs::{self, id_bson, lane_name, lanes_between},
     index::Index,
     lock,
-    mongo::{within, within_long},
+    mongo::{LONG_PATIENCE, within, within_long},
     sweep::on_its_way,
     words::{Line, VendorWork},
 };
@@ -201,7 +201,7 @@ impl Core {
         let second = doc! { "$subtract": ["$due_at", { "$mod": ["$due_at", 1000_i64] }] };
         let by_second = doc! { "_id": { "lane": "$lane", "second": second }, "jobs": { "$sum": 1_i64 } };
         let count = self.mongo.jobs.aggregate([doc! { "$match": of_vendor }, doc! { "$group": by_second }]);
-        let mut pieces = within_long(count.batch_size(SLICE as u32)).await?;
+        let mut pieces = within_long(count.batch_size(SLICE as u32).max_time(LONG_PATIENCE)).await?;
         while let Some(piece) = within(pieces.try_next()).await? {
             let Some((line, tenant, second, jobs)) = piece_of(&piece) else { continue };
             lanes.add(line, &tenant, second, jobs);

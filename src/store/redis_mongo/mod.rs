@@ -44,6 +44,7 @@ mod refill;
 mod settle;
 mod submit;
 mod sweep;
+mod unreadable;
 mod untold;
 mod updates;
 mod words;
@@ -161,7 +162,9 @@ impl RedisMongo {
         let finds = Group::new(&mut tasks, |_| 0, move |many| read::run(of(&finding), many));
         let submits = Group::new(&mut tasks, submit::Request::bytes, move |many| submit::run(of(&submitting), many));
         let batches = Group::new(&mut tasks, submit::Request::bytes, move |many| submit::run(of(&batching), many));
-        let settles = Group::new(&mut tasks, settle::Request::bytes, move |many| settle::run(of(&settling), many));
+        let weighing = of(&core);
+        let weigh = move |request: &settle::Request| request.bytes(&weighing);
+        let settles = Group::new(&mut tasks, weigh, move |many| settle::run(of(&settling), many));
         let amends = Group::new(&mut tasks, amend::Request::bytes, move |many| amend::run(of(&amending), many));
         // Permits are missed many at a time, when the machine stood still.
         let releases = Group::new(&mut tasks, |_| 0, move |many| dispatch::release(of(&releasing), many));

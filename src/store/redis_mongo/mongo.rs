@@ -2,7 +2,7 @@
 //!
 //! Never trusts a write that is not on a majority's disks, and never waits without a bound.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use futures_util::{TryStreamExt as _, future::BoxFuture};
 use mongodb::{
@@ -15,6 +15,7 @@ use mongodb::{
 
 use super::{
     docs::{self, Found, JobDoc, id_bson, id_in},
+    unreadable::Unreadable,
     words::VendorWork,
 };
 use crate::{
@@ -23,8 +24,8 @@ use crate::{
     store::{StoreError, With},
 };
 
-/// A statement has come to an end within this time, or it is not known whether it did.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A statement has come to an end within this time, or it is not known whether it did. Where it can be told, the server gives it up then too.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// And one that reads all that waits of a vendor within this time: it takes its time where a server knows no better.
 pub(super) const LONG_PATIENCE: Duration = Duration::from_secs(30);
 /// A server is found within this time, or there is none.
@@ -33,8 +34,35 @@ const FIND_SERVER: Duration = Duration::from_millis(800);
 const OLDEST: i64 = 5;
 /// Documents looked at in one slice of pruning.
 const PRUNE: i64 = 1000;
+/// The setting that says up to where jobs have been deleted.
+const PRUNED: &str = "pruned";
 /// Somebody else's document has this key already.
 const DUPLICATE: i32 = 11_000;
+/// A document would be larger than MongoDB keeps: as it is sent, after an update, after an upsert.
+const TOO_LARGE: [i32; 3] = [10_334, 17_419, 17_420];
+
+/// Why updates of jobs were not stored, or not all of them.
+#[derive(Debug, Clone)]
+pub(super) enum NotStored {
+    /// One of the documents would be larger than MongoDB keeps. Tried again it is the same.
+    TooLarge(String),
+    Failed(StoreError),
+}
+
+impl From<StoreError> for NotStored {
+    fn from(error: StoreError) -> NotStored {
+        NotStored::Failed(error)
+    }
+}
+
+impl From<NotStored> for StoreError {
+    fn from(error: NotStored) -> StoreError {
+        match error {
+            NotStored::TooLarge(why) => StoreError::Unavailable(why),
+            NotStored::Failed(error) => error,
+        }
+    }
+}
 
 pub(super) struct Mongo {
     client: Client,
@@ -51,6 +79,7 @@ pub(super) struct Mongo {
     pub(super) calls: Collection<Document>,
     pub(super) tallies: Collection<Document>,
     pub(super) verdicts: Collection<Document>,
+    pub(super) unreadable: Unreadable,
 }
 
 impl Mongo {
@@ -78,6 +107,7 @@ impl Mongo {
             calls: database.collection("calls"),
             tallies: database.collection("tallies"),
             verdicts: database.collection("verdicts"),
+            unreadable: Unreadable::default(),
             database,
             client,
         };
@@ -121,38 +151,50 @@ impl Mongo {
     }
 
     /// Many updates of jobs in one statement; says how many documents they matched.
-    pub(super) async fn update_jobs(&self, updates: Vec<Document>) -> Result<usize, StoreError> {
-        self.update_in("jobs", updates).await
+    pub(super) async fn update_jobs(&self, updates: Vec<Document>) -> Result<usize, NotStored> {
+        self.update_all_in("jobs", updates).await
     }
 
     pub(super) async fn update_in(&self, collection: &str, updates: Vec<Document>) -> Result<usize, StoreError> {
+        Ok(self.update_all_in(collection, updates).await?)
+    }
+
+    async fn update_all_in(&self, collection: &str, updates: Vec<Document>) -> Result<usize, NotStored> {
         let command = doc! {
             "update": collection,
             "updates": updates,
             "ordered": false,
             "writeConcern": { "w": "majority", "j": true, "wtimeout": PATIENCE.as_millis() as i64 },
+            "maxTimeMS": PATIENCE.as_millis() as i64,
         };
-        let done = within(async { self.database.run_command(command).await }).await?;
+        let done = within(async { Ok(self.database.run_command(command).await) }).await?;
+        let done = done.map_err(|error| match &*error.kind {
+            ErrorKind::Command(refused) if TOO_LARGE.contains(&refused.code) => NotStored::TooLarge(error.to_string()),
+            _ => explain(error).into(),
+        })?;
         if done.contains_key("writeErrors") || done.contains_key("writeConcernError") {
-            return Err(StoreError::Unavailable(format!("MongoDB could not store everything: {}", reason(&done))));
+            let why = format!("MongoDB could not store everything: {}", reason(&done));
+            let is_too_large = codes(&done).any(|code| TOO_LARGE.contains(&code));
+            return Err(if is_too_large { NotStored::TooLarge(why) } else { StoreError::Unavailable(why).into() });
         }
         let matched = done.get_i32("n").map(i64::from).or_else(|_| done.get_i64("n")).unwrap_or(0);
         Ok(usize::try_from(matched).unwrap_or(0))
     }
 
     /// Changes one job, if it is still as the filter says; says whether it was.
-    pub(super) async fn update_job(&self, filter: Document, update: Document) -> Result<bool, StoreError> {
+    pub(super) async fn update_job(&self, filter: Document, update: Document) -> Result<bool, NotStored> {
         Ok(self.update_jobs(vec![doc! { "q": filter, "u": update }]).await? == 1)
     }
 
     pub(super) async fn find(&self, id: JobId, with: With) -> Result<Option<Found>, StoreError> {
-        let find = self.jobs.find_one(doc! { "_id": id_bson(id) });
+        let find = self.jobs.find_one(doc! { "_id": id_bson(id) }).max_time(PATIENCE);
         within(async { find.projection(without(with)).await }).await?.map(JobDoc::read).transpose()
     }
 
     /// The newest job that a vendor calls this.
     pub(super) async fn find_by_ticket(&self, vendor: &str, ticket: &str) -> Result<Option<Found>, StoreError> {
-        let find = self.jobs.find_one(doc! { "ticket": ticket, "vendor": vendor }).sort(doc! { "_id": -1 });
+        let find =
+            self.jobs.find_one(doc! { "ticket": ticket, "vendor": vendor }).sort(doc! { "_id": -1 }).max_time(PATIENCE);
         let without = without(With::NEITHER);
         within(async { find.projection(without).await }).await?.map(JobDoc::read).transpose()
     }
@@ -160,7 +202,7 @@ impl Mongo {
     /// Jobs by their ids; without those that cannot be read.
     pub(super) async fn find_all(&self, ids: &[JobId], with: With) -> Result<HashMap<JobId, Found>, StoreError> {
         let found = self.find_each(ids, with).await?.into_iter();
-        Ok(found.filter_map(|(id, found)| Some((id, told_if_unreadable(id, found)?))).collect())
+        Ok(found.filter_map(|(id, found)| Some((id, self.unreadable.told(id, found)?))).collect())
     }
 
     /// Jobs by their ids, those that cannot be read too.
@@ -169,16 +211,31 @@ impl Mongo {
         ids: &[JobId],
         with: With,
     ) -> Result<HashMap<JobId, Result<Found, StoreError>>, StoreError> {
+        Ok(self.find_up_to(ids, with, usize::MAX).await?.0)
+    }
+
+    /// The same, until that comes to so many bytes; says whether these are all. They come a batch at a time, and each has its time: many
+    /// large ones may take long.
+    pub(super) async fn find_up_to(
+        &self,
+        ids: &[JobId],
+        with: With,
+        most_bytes: usize,
+    ) -> Result<(HashMap<JobId, Result<Found, StoreError>>, bool), StoreError> {
+        let (mut found, mut bytes) = (HashMap::with_capacity(ids.len()), 0);
         if ids.is_empty() {
-            return Ok(HashMap::new());
+            return Ok((found, true));
         }
         let ids: Vec<Bson> = ids.iter().copied().map(id_bson).collect();
-        let filter = doc! { "_id": { "$in": ids } };
         let jobs = self.jobs.clone_with_type::<RawDocumentBuf>();
-        let found: Vec<RawDocumentBuf> =
-            within(async { jobs.find(filter).projection(without(with)).await?.try_collect().await }).await?;
-        let id_of = |raw: &RawDocumentBuf| JobId::from_slice(raw.get_binary("_id").ok()?.bytes);
-        Ok(found.iter().filter_map(|raw| Some((id_of(raw)?, read(raw)))).collect())
+        let find = jobs.find(doc! { "_id": { "$in": ids } }).projection(without(with)).max_time(PATIENCE);
+        let mut cursor = within(async { find.await }).await?;
+        while bytes < most_bytes {
+            let Some(raw) = within(cursor.try_next()).await? else { return Ok((found, true)) };
+            bytes += raw.as_bytes().len();
+            found.extend(id_of(&raw).map(|id| (id, read(&raw))));
+        }
+        Ok((found, false))
     }
 
     /// How many jobs are in the lanes of a vendor, from one line up to another.
@@ -192,19 +249,31 @@ impl Mongo {
         let range = doc! { "_id": { "$gt": id_bson(from), "$lt": id_bson(JobId::first_at(before)) } };
         let jobs = self.jobs.clone_with_type::<Document>();
         let find = jobs.find(range).sort(doc! { "_id": 1 }).limit(PRUNE).projection(doc! { "finished_at": 1 });
+        let find = find.max_time(PATIENCE);
         let slice: Vec<Document> = within(async { find.await?.try_collect().await }).await?;
         let is_old = |job: &&Document| job.get_i64("finished_at").is_ok_and(|at| at < before.0);
         let old: Vec<Bson> = slice.iter().filter(is_old).filter_map(|job| job.get("_id").cloned()).collect();
         if !old.is_empty() {
+            // Before they go: a key without its job has to know why.
+            let up_to_here = doc! { "$max": { "before": before.0 } };
+            within(self.settings.update_one(doc! { "_id": PRUNED }, up_to_here).upsert(true)).await?;
             within(jobs.delete_many(doc! { "_id": { "$in": old } })).await?;
         }
         let is_full = slice.len() as i64 == PRUNE;
         Ok(slice.last().and_then(|job| id_in(job, "_id")).filter(|_| is_full))
     }
 
+    /// Jobs with ids from this one on have never been deleted.
+    pub(super) async fn pruned_up_to(&self) -> Result<JobId, StoreError> {
+        let pruned = within(async { self.settings.find_one(doc! { "_id": PRUNED }).max_time(PATIENCE).await }).await?;
+        let before = pruned.and_then(|pruned| pruned.get_i64("before").ok());
+        Ok(before.map_or(JobId::MIN, |before| JobId::first_at(Time(before))))
+    }
+
     /// Deletes a slice of idempotency keys from before `before`; says whether there may be more.
     pub(super) async fn prune_keys(&self, before: Time) -> Result<bool, StoreError> {
         let find = self.keys.find(doc! { "at": { "$lt": before.0 } }).limit(PRUNE).projection(doc! { "_id": 1 });
+        let find = find.max_time(PATIENCE);
         let slice: Vec<Document> = within(async { find.await?.try_collect().await }).await?;
         let names: Vec<Bson> = slice.iter().filter_map(|key| key.get("_id").cloned()).collect();
         if !names.is_empty() {
@@ -225,9 +294,9 @@ pub(super) fn read(raw: &RawDocumentBuf) -> Result<Found, StoreError> {
     document.map_err(|error| StoreError::Corrupt(error.to_string())).and_then(JobDoc::read)
 }
 
-/// A job; nothing, and a word in the log, when no version up to ours wrote it. Its neighbours are not to suffer.
-pub(super) fn told_if_unreadable(id: impl fmt::Debug, found: Result<Found, StoreError>) -> Option<Found> {
-    found.inspect_err(|error| tracing::error!(?id, %error, "a job cannot be read; it is left alone")).ok()
+/// The id in a job's document.
+pub(super) fn id_of(raw: &RawDocumentBuf) -> Option<JobId> {
+    JobId::from_slice(raw.get_binary("_id").ok()?.bytes)
 }
 
 fn without(with: With) -> Document {
@@ -291,8 +360,15 @@ pub(super) fn duplicates(error: Error) -> Result<Vec<usize>, StoreError> {
     Ok(writes.iter().map(|write| write.index).collect())
 }
 
+fn write_errors(answer: &Document) -> impl Iterator<Item = &Document> {
+    answer.get_array("writeErrors").into_iter().flatten().filter_map(Bson::as_document)
+}
+
+fn codes(answer: &Document) -> impl Iterator<Item = i32> {
+    write_errors(answer).filter_map(|error| error.get_i32("code").ok())
+}
+
 fn reason(answer: &Document) -> String {
-    let first = answer.get_array("writeErrors").ok().and_then(|errors| errors.first()).and_then(Bson::as_document);
-    let why = first.or_else(|| answer.get_document("writeConcernError").ok());
+    let why = write_errors(answer).next().or_else(|| answer.get_document("writeConcernError").ok());
     why.and_then(|why| why.get_str("errmsg").ok()).unwrap_or("it does not say why").to_owned()
 }

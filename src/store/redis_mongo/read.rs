@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{
     Core,
     docs::{self, Found},
-    mongo::{self, within},
+    mongo::{self, PATIENCE, within},
 };
 use crate::{
     job::{Job, JobId, Status},
@@ -83,35 +83,31 @@ impl Core {
         let range = doc! { "_id": { "$lt": docs::id_bson(below), "$gte": docs::id_bson(from) } };
         let without = doc! { "payload": 0, "result": 0, "attempts": 0 };
         let jobs = self.mongo.jobs.clone_with_type::<RawDocumentBuf>();
-        let find = jobs.find(range).sort(doc! { "_id": -1 }).limit(EXAMINED).projection(without);
+        let find = jobs.find(range).sort(doc! { "_id": -1 }).limit(EXAMINED).projection(without).max_time(PATIENCE);
         let mut found = within(async { find.batch_size(500).await }).await?;
-        let (mut page, mut examined, mut last_id) = (Page::default(), 0, None);
+        let (mut page, mut examined, mut last_read) = (Page::default(), 0, None);
         while page.jobs.len() < filter.limit {
             let (mut slice, mut read) = (Vec::with_capacity(500), 0);
             while read < 500 {
                 let Some(job) = within(found.try_next()).await? else { break };
                 read += 1;
-                slice.extend(mongo::told_if_unreadable(job.get("_id").ok(), mongo::read(&job)).map(|found| found.job));
+                let Some(id) = mongo::id_of(&job) else { continue };
+                last_read = Some(id);
+                slice.extend(self.mongo.unreadable.told(id, mongo::read(&job)).map(|found| found.job));
             }
             self.show_held(&mut slice).await;
-            let is_last = read < 500;
-            for job in slice {
-                if page.jobs.len() == filter.limit {
-                    break;
-                }
-                examined += 1;
-                last_id = Some(job.id);
-                if filter.matches(&job) {
-                    page.jobs.push(job);
-                }
-            }
-            if is_last {
+            examined += read;
+            page.jobs.extend(slice.into_iter().filter(|job| filter.matches(job)));
+            if read < 500 {
                 break;
             }
         }
         // Having stopped early, whether by the limit or by the bound, there may be more.
-        if page.jobs.len() == filter.limit || examined == EXAMINED {
-            page.next = last_id;
+        if page.jobs.len() >= filter.limit {
+            page.jobs.truncate(filter.limit);
+            page.next = page.jobs.last().map(|job| job.id);
+        } else if examined == EXAMINED {
+            page.next = last_read;
         }
         Ok(page)
     }

@@ -11,7 +11,7 @@ use super::{
     Core,
     docs::{self, lane_name},
     lock,
-    mongo::within,
+    mongo::{PATIENCE, within},
     sweep::LONG,
     words::{Line, More, Read, Turn, VendorWork},
 };
@@ -50,8 +50,8 @@ impl Core {
 
     async fn read_lane(&self, vendor: &VendorWork, turn: &Turn, now: Time) -> Result<Read, StoreError> {
         let lane = lane_name(&vendor.name, turn.line, &turn.tenant);
-        // Those that are in the stream already come first again.
-        let most = turn.page + turn.known;
+        // Those that are in the stream already come first again, and so do those that cannot be read.
+        let most = turn.page + turn.known + self.mongo.unreadable.len();
         let due = now.0 + 1;
         let known = lock(&self.reaches).get(&lane).copied();
         let Reach { mut until, mut step } = match known {
@@ -69,7 +69,8 @@ impl Core {
         let is_all = found.len() < most && until >= due;
         let more = if is_all { self.next_in_lane(&lane, now).await? } else { More::Due };
         self.note_reach(lane, turn, &found, more);
-        Ok(Read { tenant: turn.tenant.clone(), ids: found.into_iter().map(|(_, id)| id).collect(), more })
+        let ids = found.into_iter().map(|(_, id)| id).filter(|id| !self.mongo.unreadable.has(*id)).collect();
+        Ok(Read { tenant: turn.tenant.clone(), ids, more })
     }
 
     /// Of a lane that was not read before, by the counters of the lanes: the second in which enough should be due. Where they are wrong it
@@ -110,6 +111,7 @@ impl Core {
         let jobs = self.mongo.jobs.clone_with_type::<Document>();
         let find = jobs.find(doc! { "lane": lane, "due_at": due_at }).sort(doc! { "due_at": 1, "_id": 1 });
         let find = find.limit(i64::try_from(most).unwrap_or(i64::MAX)).projection(doc! { "due_at": 1 });
+        let find = find.max_time(PATIENCE);
         let found: Vec<Document> = within(async { find.await?.try_collect().await }).await?;
         let read = |job: &Document| Some((job.get_i64("due_at").ok()?, docs::id_in(job, "_id")?));
         Ok(found.iter().filter_map(read).collect())

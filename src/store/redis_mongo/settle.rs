@@ -12,13 +12,14 @@ use super::{
     dispatch::{leaves_room, wanted},
     docs::Found,
     holds::Hold,
+    mongo::NotStored,
     updates,
     words::{Counts, Dealt, DealtWith},
 };
 use crate::{
     clock::Time,
     job::{
-        Attempt, Attempts, Job, JobId, Status,
+        Attempt, AttemptOutcome, Attempts, FailureCode, Job, JobId, Status,
         lifecycle::{Change, Next},
     },
     store::{Lease, Settled, StoreError, Unsettled, With},
@@ -36,12 +37,28 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn bytes(&self) -> usize {
+    /// What it adds to a statement: the result, and all attempts so far.
+    pub(super) fn bytes(&self, core: &Core) -> usize {
         let result = match &self.change.next {
             Next::Complete { result } => result.len(),
             _ => 0,
         };
-        result + 1024
+        let ticket = self.change.ticket.as_ref().map_or(0, String::len);
+        result + ticket + core.holds.weight(&self.lease) + updates::FIELDS_WEIGH
+    }
+
+    /// Whether this is what is stored in the place of an outcome that was too large.
+    fn is_said_too_large(&self) -> bool {
+        matches!(&self.change.next, Next::Failed(why) if why.code == FailureCode::ResponseTooLarge)
+    }
+
+    /// In the place of an outcome that is too large: that it is.
+    fn said_too_large(self, why: &str) -> Request {
+        tracing::error!(job = %self.lease.job.id, why, "its outcome is larger than MongoDB keeps; the job fails");
+        let change = updates::too_large(&self.lease.job, &self.change);
+        let detail = Some("the outcome is larger than the store keeps".to_owned());
+        let attempt = Attempt { outcome: AttemptOutcome::GiveUp, detail, ..self.attempt };
+        Request { change, attempt, ..self }
     }
 
     pub(super) fn give_back(self, why: StoreError) {
@@ -76,12 +93,25 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
                 let _ = request.reply.send(Ok(settled));
             }
         }
-        Err(why) => requests.into_iter().for_each(|request| request.give_back(why.clone())),
+        Err(NotStored::TooLarge(why)) if requests.len() > 1 => {
+            tracing::debug!(why, jobs = requests.len(), "one of these outcomes is too large: each is stored alone");
+            for request in requests {
+                Box::pin(run(core.clone(), vec![request])).await;
+            }
+        }
+        Err(NotStored::TooLarge(why)) if !requests.iter().any(Request::is_said_too_large) => {
+            let requests = requests.into_iter().map(|request| request.said_too_large(&why)).collect();
+            Box::pin(run(core, requests)).await;
+        }
+        Err(why) => {
+            let why = StoreError::from(why);
+            requests.into_iter().for_each(|request| request.give_back(why.clone()));
+        }
     }
 }
 
 /// Writes all of them in one statement. As a rule each matches; if not, a look says which did.
-async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: Time) -> Result<Vec<Took>, StoreError> {
+async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: Time) -> Result<Vec<Took>, NotStored> {
     let after = |request: &Request| request.change.apply(&request.lease.job, request.lease.attempt, now);
     let mut updates = Vec::with_capacity(requests.len());
     for (request, hold) in requests.iter().zip(holds) {
@@ -113,7 +143,7 @@ async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: T
 }
 
 /// Data is taken while the job has not ended, whoever holds it by now: the vendor was paid for it.
-async fn take_stale(core: &Core, request: &Request, mut found: Option<Found>, now: Time) -> Result<Took, StoreError> {
+async fn take_stale(core: &Core, request: &Request, mut found: Option<Found>, now: Time) -> Result<Took, NotStored> {
     for _ in 0..TRIES {
         let Some(Found { job: was, version, attempts, .. }) = found else { return Ok(Took::Nothing(None)) };
         if was.status.has_ended() || request.change.next.end() != Some(Status::Complete) {
@@ -126,7 +156,7 @@ async fn take_stale(core: &Core, request: &Request, mut found: Option<Found>, no
         }
         found = core.mongo.find(was.id, With::NEITHER).await?;
     }
-    Err(StoreError::Unavailable("too many others change the same job".into()))
+    Err(StoreError::Unavailable("too many others change the same job".into()).into())
 }
 
 /// The update that makes a job what it is after an attempt, with that attempt on record and our name to it.

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::{
     Core,
     docs::{self, JobDoc},
-    mongo::{self, within},
+    mongo::{self, PATIENCE, within},
     words::{Counts, Line, Wanted},
 };
 use crate::{
@@ -104,7 +104,7 @@ async fn remember_keys(core: &Core, jobs: &[NewJob], now: Time) -> Result<Vec<Su
     let names: Vec<Bson> = known.iter().filter_map(|i| documents[*i].get("_id").cloned()).collect();
     let found: Vec<Document> = within(async {
         use futures_util::TryStreamExt as _;
-        core.mongo.keys.find(doc! { "_id": { "$in": names } }).await?.try_collect().await
+        core.mongo.keys.find(doc! { "_id": { "$in": names } }).max_time(PATIENCE).await?.try_collect().await
     })
     .await?;
     let found: HashMap<(&str, &str), &Document> = found.iter().filter_map(|key| Some((name_of(key)?, key))).collect();
@@ -131,7 +131,7 @@ fn came_before(before: &Document, key: &Idempotency) -> Result<Submitted, StoreE
 /// What came under a key before.
 pub(super) async fn recall(core: &Core, tenant: &str, key: &Idempotency) -> Result<Option<Submitted>, StoreError> {
     let name = doc! { "_id": { "tenant": tenant, "key": &key.key } };
-    let found = within(async { core.mongo.keys.find_one(name).await }).await?;
+    let found = within(async { core.mongo.keys.find_one(name).max_time(PATIENCE).await }).await?;
     found.map(|before| came_before(&before, key)).transpose()
 }
 
@@ -140,7 +140,7 @@ fn name_of(key: &Document) -> Option<(&str, &str)> {
     Some((name.get_str("tenant").ok()?, name.get_str("key").ok()?))
 }
 
-/// The jobs that came before by their keys and are not there.
+/// The jobs that came before by their keys and were never written.
 async fn missing(core: &Core, jobs: &[NewJob], outcomes: &[Submitted]) -> Result<HashSet<JobId>, StoreError> {
     let own: HashSet<JobId> = jobs.iter().map(|job| job.id).collect();
     let known = outcomes.iter().filter_map(|outcome| match outcome {
@@ -152,6 +152,11 @@ async fn missing(core: &Core, jobs: &[NewJob], outcomes: &[Submitted]) -> Result
         let ids: Vec<JobId> = missing.iter().copied().collect();
         let found = core.mongo.find_all(&ids, With::NEITHER).await?;
         missing.retain(|id| !found.contains_key(id));
+    }
+    if !missing.is_empty() {
+        // Those may have been run to their end, and deleted since.
+        let pruned = core.mongo.pruned_up_to().await?;
+        missing.retain(|id| *id >= pruned);
     }
     Ok(missing)
 }

@@ -7,7 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use mongodb::{
+    Cursor,
+    bson::{Document, doc},
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +19,7 @@ use super::{
     Core, docs,
     index::SWEEP_EVERY,
     mongo::{LONG_PATIENCE, within_long},
-    words::{Counts, Stats, VendorWork},
+    words::{Channel, Counts, Line, Stats, VendorWork},
 };
 use crate::store::StoreError;
 
@@ -95,16 +99,20 @@ impl Core {
     }
 
     async fn sweep_lanes(&self, vendor: &VendorWork, before: &Stats) -> Result<(), StoreError> {
-        let lanes = docs::lanes_between(&vendor.name, 0, 6);
-        let lanes = within_long(self.mongo.jobs.distinct("lane", lanes)).await?;
-        let awaits = within_long(self.mongo.count_lanes(vendor, 6, 7)).await?;
+        // Lanes may be too many for one answer, which `distinct` would give. By what an index begins with, MongoDB goes from one to the next.
+        let of_vendor = doc! { "$match": docs::lanes_between(&vendor.name, 0, 6) };
+        let lanes = self.mongo.jobs.aggregate([of_vendor, doc! { "$group": { "_id": "$lane" } }]);
+        let mut lanes = within_long(lanes.batch_size(SLICE as u32).max_time(LONG_PATIENCE)).await?;
+        let mut slice = next_lanes(&mut lanes).await?;
+        let some_wait = !slice.is_empty();
+        let awaits = within_long(self.mongo.count_lanes(vendor, 6, 7).max_time(LONG_PATIENCE)).await?;
         // Damage that no look sees.
-        self.open_index_of(vendor, !lanes.is_empty() || awaits > 0).await?;
-        let lanes: Vec<_> = lanes.iter().filter_map(|lane| docs::line_and_tenant(lane.as_str()?)).collect();
-        for slice in lanes.chunks(SLICE) {
-            self.index.flag(vendor, slice).await?;
+        self.open_index_of(vendor, some_wait || awaits > 0).await?;
+        while !slice.is_empty() {
+            self.index.flag(vendor, &slice).await?;
+            slice = next_lanes(&mut lanes).await?;
         }
-        self.recount(vendor, before, !lanes.is_empty(), awaits).await
+        self.recount(vendor, before, some_wait, awaits).await
     }
 
     /// The counts drift when a process dies between MongoDB and Redis. Long backlogs are counted less often. `before` is how they stood
@@ -119,7 +127,8 @@ impl Core {
         if before.waiting > LONG && self.knows_lanes(vendor).await? && fastrand::u8(..SELDOM) != 0 {
             return Ok(());
         }
-        let count = async |from, to| within_long(self.mongo.count_lanes(vendor, from, to)).await;
+        let count =
+            async |from, to| within_long(self.mongo.count_lanes(vendor, from, to).max_time(LONG_PATIENCE)).await;
         let (calls, polls) = if some_wait { (count(0, 3).await?, count(3, 6).await?) } else { (0, 0) };
         let after = self.index.stats(vendor).await?;
         let off = Counts {
@@ -129,8 +138,22 @@ impl Core {
             ..Counts::default()
         };
         self.index.mend_counts(vendor, &off).await?;
+        if off != Counts::default() {
+            // Redis has missed something; so may those who waited for it.
+            self.index.publish(Channel::Bells, vendor.name.as_bytes()).await?;
+        }
         self.check_lanes(vendor, calls + polls).await
     }
+}
+
+/// The next lanes that were found; none at the end.
+async fn next_lanes(found: &mut Cursor<Document>) -> Result<Vec<(Line, Arc<str>)>, StoreError> {
+    let mut lanes = Vec::new();
+    while lanes.len() < SLICE {
+        let Some(lane) = within_long(found.try_next()).await? else { break };
+        lanes.extend(lane.get_str("_id").ok().and_then(docs::line_and_tenant));
+    }
+    Ok(lanes)
 }
 
 /// By how much a count is off that stood at `before` and `after` while so many were `found`. What changed meanwhile, and what MongoDB has

@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     clock::Time,
-    job::{Attempts, Job, JobId, Stage},
+    job::{
+        Attempts, Failure, FailureCode, Job, JobId, Stage,
+        lifecycle::{Change, Next},
+    },
 };
 
 /// Jobs in one statement: with more of them each costs a server no less.
@@ -65,6 +68,27 @@ pub(super) fn set(update: &mut Document, name: &str, value: impl Into<Bson>) {
     if let Some(Bson::Document(set)) = update.get_mut("$set") {
         set.insert(name, value);
     }
+}
+
+/// What the fields of an update weigh, those apart that may be long.
+pub(super) const FIELDS_WEIGH: usize = 1024;
+
+/// What an update weighs without its result, in bytes, about.
+pub(super) fn weight(update: &Document) -> usize {
+    let text = |name: &str| update.get_document("$set").and_then(|set| set.get_str(name)).map_or(0, str::len);
+    FIELDS_WEIGH + text("attempts") + text("ticket")
+}
+
+/// What attempts weigh in an update, in bytes, about.
+pub(super) fn attempts_weigh(attempts: &Attempts) -> usize {
+    attempts.iter().map(|attempt| 192 + attempt.detail.as_ref().map_or(0, String::len)).sum()
+}
+
+/// What becomes of a job whose outcome MongoDB does not take: its document would be too large, today and tomorrow.
+pub(super) fn too_large(job: &Job, change: &Change) -> Change {
+    let why = "what would be kept of the job, with its payload and the vendor's answer, is larger than the store keeps";
+    let next = Next::Failed(Failure::new(FailureCode::ResponseTooLarge, why));
+    Change { next, ticket: job.ticket.clone(), tries: change.tries }
 }
 
 /// Attempts as a document has them.
@@ -149,4 +173,30 @@ fn lane_of(job: &Job) -> Option<String> {
 fn updated_at(job: &Job) -> Option<Time> {
     let told = job.finished_at.unwrap_or(job.id.created_at());
     Some(job.updated_at).filter(|at| *at != told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Attempt, AttemptKind, AttemptOutcome};
+
+    #[test]
+    fn attempts_weigh_what_they_take() {
+        let mut attempts = Attempts::default();
+        assert_eq!(attempts_weigh(&attempts), 0);
+        for n in 1..=60 {
+            attempts.push(Attempt {
+                n,
+                kind: AttemptKind::Call,
+                sent_at: Some(1_768_464_000_000),
+                permit_at: 1_768_464_000_000,
+                status: Some(503),
+                latency_ms: 10_000,
+                outcome: AttemptOutcome::TryAgain,
+                detail: Some("x".repeat(20 * n as usize)),
+            });
+            let (weigh, takes) = (attempts_weigh(&attempts), attempts_text(&attempts).len());
+            assert!(weigh >= takes && weigh <= takes * 2, "{n}: {weigh} for {takes}");
+        }
+    }
 }

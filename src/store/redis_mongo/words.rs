@@ -130,8 +130,6 @@ pub(super) struct Look {
     /// Calls that workers hold, all of them together, and how many were ever claimed.
     pub(super) calls_held: u64,
     pub(super) claimed: i64,
-    /// Accepted and not answered, about.
-    pub(super) open: u64,
     pub(super) next_call: Option<Time>,
     pub(super) next_poll: Option<Time>,
 }

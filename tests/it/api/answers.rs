@@ -24,6 +24,8 @@ on_every_backend!(
     a_429_although_every_limit_was_kept_is_counted,
     a_reported_failure_ends_a_job_of_every_kind,
     a_polling_vendor_must_give_a_ticket,
+    bounds_hold_for_what_is_kept,
+    a_ticket_is_bounded,
     a_poll_that_is_done_must_have_the_result,
     a_failed_poll_is_asked_again_and_a_refused_one_is_not,
     work_that_is_never_done_counts_as_no_answer_and_is_tried_again,
@@ -263,6 +265,36 @@ async fn a_polling_vendor_must_give_a_ticket(backend: Backend) {
         end(&mut app).await;
         assert_failed(&app.find(&id).await, "bad_response", 1);
     }
+    app.stop().await;
+}
+
+async fn bounds_hold_for_what_is_kept(backend: Backend) {
+    let text = format!("{ONE}clean = {{ redact = [\"/0\"] }}\n");
+    let mut app = TestApp::with(backend, &text).await;
+    // Text is kept as a JSON string, in which each of these takes six bytes.
+    let job = job_after(&mut app, vec![Answer::json(200, "\u{1}".repeat(2 << 20))]).await;
+    assert_failed(&job, "response_too_large", 1);
+    let job = job_after(&mut app, vec![Answer::json(200, "\u{1}".repeat(1 << 20))]).await;
+    assert_eq!((&job["status"], job["result"].as_str().map(str::len)), (&json!("complete"), Some(1 << 20)));
+    // What is redacted is a little longer than what was there.
+    let just_fits = format!("[0,\"{}\"]", "x".repeat((8 << 20) - 6));
+    assert_failed(&job_after(&mut app, vec![Answer::json(200, just_fits)]).await, "response_too_large", 1);
+    app.stop().await;
+}
+
+async fn a_ticket_is_bounded(backend: Backend) {
+    let mut app = TestApp::start(backend).await;
+    let ticket = |bytes: usize| Answer::json(200, json!({"id": "t".repeat(bytes)}).to_string());
+    app.vendors.script("polling", vec![ticket(4097)]);
+    let id = app.submit("polling", "1").await;
+    end(&mut app).await;
+    let job = app.find(&id).await;
+    assert_failed(&job, "bad_response", 1);
+    assert!(job["error"]["message"].as_str().unwrap().contains("4096"), "{job}");
+    app.vendors.script("polling", vec![ticket(4096), Answer::json(200, r#"{"state": "done", "output": 1}"#)]);
+    let id = app.submit("polling", "1").await;
+    end(&mut app).await;
+    assert_eq!(app.status(&id).await, "complete");
     app.stop().await;
 }
 

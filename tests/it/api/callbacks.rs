@@ -27,6 +27,7 @@ on_every_backend!(
     the_result_is_found_in_its_usual_places,
     a_configured_result_must_be_there,
     a_body_that_is_no_json_is_refused_and_the_job_waits_on,
+    a_callback_that_grows_too_large_when_it_is_cleaned_ends_its_job,
     the_shared_url_is_off_unless_configured,
     the_shared_url_finds_the_job_by_our_id,
     the_shared_url_finds_the_job_by_the_vendors_ticket,
@@ -317,6 +318,17 @@ async fn a_body_that_is_no_json_is_refused_and_the_job_waits_on(backend: Backend
     call_back(&app, &own, &deep(128)).await;
     assert_eq!(app.letters(&id, "result").await, deep(128));
     app.stop().await;
+}
+
+async fn a_callback_that_grows_too_large_when_it_is_cleaned_ends_its_job(backend: Backend) {
+    let config = QUIET.replace("limits = []\n", "limits = []\nclean = { redact = [\"/0\"] }\n");
+    let mut app = TestApp::with(backend, &config).await;
+    let (id, path) = accepted(&mut app, "one").await;
+    let body = format!("{{\"data\":[0,\"{}\"]}}", "x".repeat((8 << 20) - 15));
+    assert_eq!(body.len(), 8 << 20, "the largest that is taken");
+    call_back(&app, &path, &body).await;
+    let job = app.find(&id).await;
+    assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("response_too_large")), "{job}");
 }
 
 async fn the_shared_url_is_off_unless_configured(backend: Backend) {

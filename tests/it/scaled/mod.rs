@@ -56,10 +56,14 @@ struct World {
 impl World {
     /// `VENDORS` stands for the vendors' URL. These worlds take turns: each is several processes.
     async fn new(vendors_config: &str) -> World {
+        World::on(Server::redis, vendors_config).await
+    }
+
+    async fn on(redis: fn() -> Server, vendors_config: &str) -> World {
         static ALONE: Mutex<()> = Mutex::const_new(());
         let alone = ALONE.lock().await;
         let vendors = Arc::new(MockVendors::start("127.0.0.1:0").await.expect("a port for the mock vendors"));
-        let (redis, mongo, api) = (Server::redis(), Server::mongo(), free_address());
+        let (redis, mongo, api) = (redis(), Server::mongo(), free_address());
         let folder = tempfile::tempdir().expect("a temporary folder");
         let text = format!(
             "[server]\nlisten = \"{api}\"\npublic_url = \"http://{api}\"\n[store]\nurl = \"{}\"\n[queue]\nurl = \"{}\"\n{}",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{LONG, World, all_complete, cpu_time, pass, wait_until};
-use crate::failure::Process;
+use crate::{failure::Process, support::servers::Server};
 
 /// How a server goes away.
 #[derive(Clone, Copy, Debug)]
@@ -169,4 +169,49 @@ timeout = "20s"
     let stats = world.vendors.stats("sync", Duration::from_secs(1));
     assert_eq!((stats.count, stats.repeats), (12, 0), "those who live say what they hold: {stats:?}");
     assert!(stats.max_in_flight <= 8, "places are kept too: {stats:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_in_flight_are_not_made_again_when_redis_comes_back_older() {
+    let vendor = r#"
+[vendors.sync]
+kind = "sync"
+url = "VENDORS/sync?latency_ms=6000"
+limits = []
+concurrency = 32
+timeout = "20s"
+"#;
+    let mut world = World::on(Server::redis_of_snapshots, vendor).await;
+    let api = world.api().await;
+    api.submit_many("sync", 12).await;
+    assert_eq!(world.redis.say("SAVE"), "+OK");
+    let _workers = [world.worker().await, world.worker().await];
+    world.called("sync", 12).await;
+    world.redis.restart();
+    assert_eq!(all_complete(&api, LONG).await, 12);
+    let stats = world.vendors.stats("sync", Duration::from_secs(1));
+    assert_eq!((stats.count, stats.repeats), (12, 0), "what was claimed since is held: {stats:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vendor_with_a_bound_on_what_is_open_goes_on_after_callbacks_that_redis_did_not_hear_of() {
+    let vendor = r#"
+[vendors.hook]
+kind = "webhook"
+url = "VENDORS/async/hook?callback_ms=400&callback_retries=60"
+limits = ["50/s"]
+open = 2
+webhook = { verify = "none" }
+"#;
+    let world = World::new(vendor).await;
+    let (api, _worker) = (world.api().await, world.worker().await);
+    api.submit_many("hook", 60).await;
+    world.called("hook", 2).await;
+    // Accepted; the answers come while nobody can tell Redis of them.
+    pass(Duration::from_millis(200)).await;
+    world.redis.freeze();
+    pass(Duration::from_millis(1000)).await;
+    world.redis.thaw();
+    assert_eq!(all_complete(&api, LONG).await, 60);
+    assert_eq!(world.vendors.stats("hook", LONG).repeats, 0);
 }

@@ -6,11 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::{World, all_complete, completed, pass, size_or};
-use crate::failure::{Process, wait_until};
+use crate::{
+    failure::{Process, wait_until},
+    support::servers::Server,
+};
 
 /// The guard is wide, because the vendors share two busy cores with six processes: what is shown is the faults, not the network.
 const VENDORS: &str = r#"
@@ -25,6 +28,7 @@ kind = "webhook"
 url = "VENDORS/async/hook?callback_ms=100&callback_retries=60"
 limits = [{ calls = 50, per = "1s", shape = "window", guard = "200ms" }]
 concurrency = 16
+open = 12
 timeout = "2s"
 answer_within = "60s"
 webhook = { verify = "none" }
@@ -32,6 +36,14 @@ webhook = { verify = "none" }
 
 /// Jobs that have ended, as they were when that was first seen.
 type Ended = Arc<Mutex<BTreeMap<String, Value>>>;
+
+/// Submits jobs of hundreds of tenants.
+async fn submit_for_many(api: &Process, jobs: usize) {
+    let job = |i: usize| json!({"vendor": "sync", "payload": i, "tenant": format!("t{}", i % 300)});
+    let batch: Vec<Value> = (0..jobs).map(job).collect();
+    let (status, body) = api.send("POST", "/jobs/batch", json!(batch).to_string()).await.expect("an answer");
+    assert_eq!(status, 202, "{}", String::from_utf8_lossy(&body));
+}
 
 /// Submits jobs one by one while the storm goes on; gives how many were acknowledged.
 async fn go_on_submitting(api: Arc<Process>, jobs: usize) -> Vec<String> {
@@ -61,12 +73,12 @@ async fn watch(api: Arc<Process>, ended: Ended) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_dies_every_job_ends_once_and_no_limit_is_broken() {
     let all = size_or("FETCHGATE_TEST_STORM", 1500);
-    let mut world = World::new(VENDORS).await;
+    let mut world = World::on(Server::redis_of_snapshots, VENDORS).await;
     let api = Arc::new(world.api().await);
     let mut workers = vec![world.worker().await, world.worker().await, world.worker().await];
     let begun = Instant::now();
     api.submit_many("hook", all / 10).await;
-    api.submit_many("sync", all - all / 10).await;
+    submit_for_many(&api, all - all / 10).await;
     let (ended, mut beside) = (Ended::default(), JoinSet::new());
     beside.spawn(watch(api.clone(), Arc::clone(&ended)));
     let mut submitting = JoinSet::new();
@@ -81,7 +93,10 @@ async fn whatever_dies_every_job_ends_once_and_no_limit_is_broken() {
     killed.kill();
     world.called("sync", part(3)).await;
     assert_eq!(world.redis.say("FLUSHALL"), "+OK");
+    world.called("sync", part(4)).await;
+    assert_eq!(world.redis.say("SAVE"), "+OK");
     world.called("sync", part(5)).await;
+    // It comes back without its last writes.
     world.redis.restart();
     world.called("sync", part(7)).await;
     world.mongo.freeze();

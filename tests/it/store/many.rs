@@ -1,7 +1,8 @@
-//! Random histories of several processes on the same servers, which lose the index, a process or a lease now and then.
+//! Random histories of several processes on the same servers, which lose the index, a process or a lease now and then, or find a Redis that
+//! has come back older.
 //!
-//! What must hold however it goes: no job is leased twice at once but after a loss or a lapse, every accepted job ends once, and when all
-//! is healed nothing is left and the counts agree.
+//! What must hold however it goes: no job is leased twice at once but after a loss or a lapse, no more calls are open than may be, every
+//! accepted job ends once, and when all is healed nothing is left and the counts agree.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,11 +10,14 @@ use fastrand::Rng;
 use fetchgate::{
     clock::Time,
     job::{FailureCode, Job, JobId, Priority, Stage, Status, lifecycle, lifecycle::Next},
-    store::{Amended, Filter, Lease, Settled, Which},
+    store::{Amended, Filter, Lease, Settled, Which, redis_mongo::VendorWork},
 };
 use tokio::task::JoinSet;
 
-use super::{LEASE, TestStore, VENDORS, complete, failed, site::Site};
+use super::{LEASE, TestStore, VENDORS, complete, failed, site::Site, work};
+
+/// Of the second vendor so many are open at once at most.
+const OPEN: u64 = 6;
 
 /// More come with `FETCHGATE_SEEDS`: from that number on, 200 of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,6 +50,11 @@ struct Held {
     sure: bool,
 }
 
+/// Whether this is a call to the vendor of which only so many may be open.
+fn is_bounded_call(lease: &Lease) -> bool {
+    lease.job.lane.vendor.as_ref() == VENDORS[1] && lease.job.stage == Stage::Call
+}
+
 struct World {
     site: Site,
     processes: Vec<TestStore>,
@@ -54,10 +63,16 @@ struct World {
     held: Vec<Held>,
 }
 
+async fn start(site: &Site) -> TestStore {
+    let bounded = VendorWork { open: Some(OPEN), ..work(VENDORS[1]) };
+    site.process_for(vec![work(VENDORS[0]), bounded], &site.clock).await
+}
+
 impl World {
     async fn new(seed: u64) -> World {
-        let site = Site::new();
-        let processes = vec![site.process().await, site.process().await, site.process().await];
+        let site = Site::with_snapshots();
+        site.save();
+        let processes = vec![start(&site).await, start(&site).await, start(&site).await];
         World { site, processes, rng: Rng::with_seed(seed), jobs: BTreeMap::new(), held: Vec::new() }
     }
 
@@ -84,8 +99,10 @@ impl World {
             67..82 => self.site.clock.advance(Duration::from_millis(self.rng.u64(..4000))),
             82..87 => self.reclaim().await,
             87..91 => self.look().await,
-            91..93 => self.lose_the_index_and_recover().await,
-            93..95 => self.lose_the_index_and_go_on().await,
+            91 => self.lose_the_index_and_recover().await,
+            92 => self.lose_the_index_and_go_on().await,
+            93 => self.site.save(),
+            94 => self.come_back_older().await,
             95..97 => self.end_a_process(true).await,
             97..99 => self.end_a_process(false).await,
             _ => self.site.clock.advance(LEASE),
@@ -96,7 +113,9 @@ impl World {
         let process = self.any_process();
         let mut jobs = Vec::new();
         for _ in 0..self.rng.usize(1..8) {
-            let (vendor, tenant) = (self.rng.usize(..2), self.rng.u8(..4));
+            let vendor = self.rng.usize(..2);
+            // A few who have many, and hundreds who have little.
+            let tenant = if self.rng.bool() { self.rng.u16(..4) } else { self.rng.u16(..400) };
             let priority = *self.rng.choice(&Priority::ALL).expect("there are some");
             let mut job = self.processes[process].job(VENDORS[vendor], priority, &format!("t{tenant}"));
             if self.rng.bool() {
@@ -141,8 +160,22 @@ impl World {
             touched.push(id);
             self.settled(id, version, sure, &next, settled);
         }
+        let calls = claimed.iter().flat_map(|(_, leases)| leases).filter(|lease| is_bounded_call(lease)).count();
         for (process, leases) in claimed {
             self.take(process, leases, &touched);
+        }
+        if calls > 0 {
+            self.check_open();
+        }
+    }
+
+    /// Calls have just been claimed: with them no more are open than may be, if it is known who holds what.
+    fn check_open(&self) {
+        let calls = self.held.iter().filter(|held| is_bounded_call(&held.lease));
+        if calls.clone().all(|held| held.sure) {
+            let is_open = |model: &&Model| model.vendor == 1 && !model.ended && model.stage != Stage::Call;
+            let (open, calls) = (self.jobs.values().filter(is_open).count(), calls.count());
+            assert!((open + calls) as u64 <= OPEN, "{open} are open, and {calls} are being called");
         }
     }
 
@@ -276,11 +309,23 @@ impl World {
     /// All say in time what they hold: nobody loses anything. Of two who hold the same job, by a loss or a lapse before, only one is
     /// entered, which may be the one that is shut out.
     async fn lose_the_index_and_recover(&mut self) {
+        self.doubt_those_held_twice();
+        self.site.lose_the_index().await;
+        self.site.recover(&self.processes.iter().collect::<Vec<_>>()).await;
+    }
+
+    /// What Redis was told since it was saved is gone. Again all say in time what they hold.
+    async fn come_back_older(&mut self) {
+        self.doubt_those_held_twice();
+        let all: Vec<&TestStore> = self.processes.iter().collect();
+        self.site.come_back_older(&all).await;
+        self.site.recover(&all).await;
+    }
+
+    fn doubt_those_held_twice(&mut self) {
         let mut holders: BTreeMap<JobId, usize> = BTreeMap::new();
         self.held.iter().for_each(|held| *holders.entry(held.lease.job.id).or_default() += 1);
         self.doubt(|id, _| holders.get(&id).is_some_and(|holders| *holders > 1));
-        self.site.lose_the_index().await;
-        self.site.recover(&self.processes.iter().collect::<Vec<_>>()).await;
     }
 
     async fn lose_the_index_and_go_on(&mut self) {
@@ -290,7 +335,7 @@ impl World {
 
     async fn end_a_process(&mut self, in_order: bool) {
         let process = self.any_process();
-        let next = self.site.process().await;
+        let next = start(&self.site).await;
         let last = std::mem::replace(&mut self.processes[process], next);
         let (gone, left): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.held).into_iter().partition(|held| held.process == process);
@@ -328,6 +373,13 @@ impl World {
     /// Everything that still wants to go goes, and ends.
     async fn finish(mut self) {
         self.held.clear();
+        // Those that wait for an answer keep others from being called.
+        let awaits = self.jobs.iter().filter(|(_, model)| !model.ended && model.stage == Stage::Await);
+        for id in awaits.map(|(id, _)| *id).collect::<Vec<_>>() {
+            let decide = Box::new(|job: &Job| lifecycle::answered(job, None, Ok("2".into())));
+            self.processes[0].store.amend(Which::Id(id), self.site.now(), None, decide).await.expect("the store works");
+            self.become_(id, &Next::Cancelled);
+        }
         for round in 0..60 {
             self.lose_nothing_and_sweep().await;
             self.site.clock.advance(LEASE);

@@ -28,14 +28,20 @@ mod leases;
 mod many;
 /// Random histories against a model in plain memory.
 mod model;
+/// A Redis that comes back without its last writes.
+mod older;
 /// Who is next: order, fairness, lanes longer than what is kept in memory.
 mod order;
 /// What several processes do to each other, and servers to them.
 mod processes;
 /// Several processes on the same servers.
 mod site;
+/// Jobs so large that they do not fit, alone or together.
+mod sizes;
 /// The rules for streams as queues, one by one.
 mod streams;
+/// Jobs that this version cannot read, and their neighbours.
+mod unreadable;
 /// What is deleted and when; who may wait.
 mod upkeep;
 

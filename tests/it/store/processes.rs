@@ -93,6 +93,31 @@ async fn no_more_calls_are_open_than_may_be_however_many_processes_claim() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vendor_goes_on_that_waited_for_an_answer_of_which_redis_was_not_told() {
+    let site = Site::with_own_redis();
+    let (a, b) = (site.process_for(with_open(1), &site.clock).await, site.process_for(with_open(1), &site.clock).await);
+    a.submit_all((0..40).map(|_| a.job("v", Priority::Normal, "t")).collect()).await;
+    let lease = a.claim_one().await;
+    let id = lease.job.id;
+    a.settle(lease, Next::Await { answer_by: site.now().plus(LEASE * 100) }).await;
+    assert!(b.claim("v", 1).await.is_empty(), "one may be open, and is");
+    let bells = [a.store.signals().bell("v").unwrap(), b.store.signals().bell("v").unwrap()];
+    site.redis().freeze();
+    let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
+    a.store.amend(Which::Id(id), site.now(), None, decide).await.unwrap();
+    site.redis().thaw();
+    wait_until("Redis is told again", LONG, async || a.store.lanes("v", site.now()).await.ok()).await;
+    for (process, bell) in [&a, &b].into_iter().zip(bells) {
+        // What was rung for other reasons has been heard, and there was no room.
+        while tokio::time::timeout(Duration::from_millis(100), bell.notified()).await.is_ok() {}
+        process.store.reclaim().await.unwrap();
+        tokio::time::timeout(LONG, bell.notified()).await.expect("it is woken");
+    }
+    assert_eq!(b.store.ready("v").await.unwrap().open, 0, "the store bounds what is open by itself");
+    assert_eq!(b.claim("v", 10).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_redis_was_not_told_of_a_settle_it_is_told_when_it_is_back() {
     let site = Site::with_own_redis();
     let (a, b) = (site.process().await, site.process().await);
@@ -242,6 +267,21 @@ async fn tenants_with_nothing_to_do_are_not_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_tenants_there_are_all_are_found_again_when_the_index_was_lost() {
+    let site = Site::new();
+    let (a, b) = (site.process().await, site.process().await);
+    let mut ids = BTreeSet::new();
+    for from in [0, 400, 800] {
+        let jobs = (from..from + 400).map(|i| a.job("v", Priority::Normal, &format!("t{i}")));
+        ids.extend(a.submit_all(jobs.collect()).await);
+    }
+    site.lose_the_index().await;
+    site.recover(&[&a, &b]).await;
+    let claimed: BTreeSet<JobId> = b.claim_all("v").await.into_iter().map(|lease| lease.job.id).collect();
+    assert!(claimed == ids, "{} of {}", claimed.len(), ids.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clocks_that_are_wrong_neither_stop_a_vendor_nor_mix_up_what_is_held() {
     let site = Site::new();
     let fast = Clock::manual(site.now().plus(Duration::from_secs(3600)));
@@ -270,6 +310,23 @@ async fn clocks_that_are_wrong_neither_stop_a_vendor_nor_mix_up_what_is_held() {
     a.store.ready("v").await.unwrap();
     let last: Vec<JobId> = b.claim_all("v").await.into_iter().map(|lease| lease.job.id).collect();
     assert!(last.iter().all(|id| !held.contains(id) && !others.contains(id)), "leased twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn to_ask_for_a_waiting_job_writes_nothing_to_redis() {
+    let site = Site::with_own_redis();
+    let a = site.process().await;
+    let id = a.submit_all((0..3).map(|_| a.job("v", Priority::Normal, "t")).collect()).await[2];
+    let written = async || {
+        let info: String = site.ask(&["INFO", "persistence"]).await;
+        info.lines().find(|line| line.starts_with("rdb_changes_since_last_save:")).expect("it counts").to_owned()
+    };
+    let before = written().await;
+    let job = a.find(id).await;
+    assert!(a.store.lanes("v", site.now()).await.unwrap().is_some());
+    assert_eq!(a.store.ahead(&job).await.unwrap(), Some(2));
+    assert_eq!(a.store.backlog("v").await.waiting, 3);
+    assert_eq!(written().await, before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

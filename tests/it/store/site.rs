@@ -1,6 +1,6 @@
 //! A place where several processes run: one Redis, one MongoDB, one clock, as many stores as a test wants.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use fetchgate::{
     clock::{Clock, Time},
@@ -12,10 +12,15 @@ use redis::FromRedisValue;
 use tempfile::TempDir;
 
 use super::{TestStore, VENDORS, work};
-use crate::support::{Backend, START, database, servers, servers::Server};
+use crate::{
+    failure::wait_until,
+    support::{Backend, START, database, servers, servers::Server},
+};
 
 /// How long a new index stays shut, and a little more.
-pub(super) const SHUT: std::time::Duration = std::time::Duration::from_secs(4);
+pub(super) const SHUT: Duration = Duration::from_secs(4);
+/// Nothing here takes this long unless it hangs.
+const LONG: Duration = Duration::from_secs(20);
 
 pub(super) struct Site {
     pub(super) clock: Clock,
@@ -33,6 +38,11 @@ impl Site {
 
     pub(super) fn with_own_redis() -> Site {
         Site::on(Some(Server::redis()), None)
+    }
+
+    /// Its Redis keeps what it has when it is told to `SAVE`, and comes back as it was then.
+    pub(super) fn with_snapshots() -> Site {
+        Site::on(Some(Server::redis_of_snapshots()), None)
     }
 
     pub(super) fn with_own_mongo() -> Site {
@@ -104,6 +114,21 @@ impl Site {
         let keys: Vec<String> = self.ask(&["KEYS", &format!("{}:*", self.database())]).await;
         for key in keys {
             self.ask::<i64>(&["DEL", &key]).await;
+        }
+    }
+
+    /// From here on this is what Redis comes back with.
+    pub(super) fn save(&self) {
+        assert_eq!(self.redis().say("SAVE"), "+OK");
+    }
+
+    /// Redis dies and comes back as it was at the last `save`, and everybody has found it again.
+    pub(super) async fn come_back_older(&mut self, processes: &[&TestStore]) {
+        self.redis.as_mut().expect("a Redis of its own").restart();
+        wait_until("Redis is found again", LONG, async || self.link.ping().await.ok()).await;
+        for process in processes {
+            // That is tried again a little after Redis could not be told something.
+            wait_until("Redis is told again", LONG, async || process.store.lanes("v", self.now()).await.ok()).await;
         }
     }
 

@@ -14,6 +14,7 @@ use crate::{on_every_backend, support::Backend};
 on_every_backend!(
     the_same_key_and_body_give_the_same_job_also_within_a_batch_and_after_a_restart,
     keys_are_kept_for_a_day_and_then_forgotten,
+    a_key_whose_job_was_deleted_never_has_it_run_again,
     only_jobs_that_ended_long_enough_ago_are_deleted_a_slice_at_a_time,
     waiters_are_woken_counted_and_bounded,
     more_than_the_most_that_may_wait_is_refused,
@@ -67,6 +68,23 @@ async fn keys_are_kept_for_a_day_and_then_forgotten(backend: Backend) {
     t.prune_all(Time(0)).await;
     let again = t.store.submit(keys().map(|key| t.keyed(&key, 2)).collect()).await.unwrap();
     assert!(again.iter().all(|outcome| matches!(outcome, Submitted::New(_))), "all are forgotten in one go");
+}
+
+async fn a_key_whose_job_was_deleted_never_has_it_run_again(backend: Backend) {
+    let mut t = TestStore::open(backend).await;
+    let job = t.keyed("k", 1);
+    let id = t.submit_all(vec![job]).await[0];
+    let lease = t.claim_one().await;
+    t.settle(lease, complete()).await;
+    t.advance(Duration::from_secs(3600));
+    t.prune_all(t.now()).await;
+    assert!(!t.exists(id).await);
+    for _ in 0..2 {
+        assert_eq!(t.store.submit(vec![t.keyed("k", 1)]).await.unwrap(), [Submitted::Known(id)]);
+        assert_eq!(t.store.submit(vec![t.keyed("k", 2)]).await.unwrap(), [Submitted::KeyReused]);
+        assert!(!t.exists(id).await && t.claim_all("v").await.is_empty(), "its vendor was called already");
+        t.restart().await;
+    }
 }
 
 async fn only_jobs_that_ended_long_enough_ago_are_deleted_a_slice_at_a_time(backend: Backend) {

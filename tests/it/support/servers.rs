@@ -57,6 +57,12 @@ impl Server {
         Server::new("redis-server", &["--bind", "127.0.0.1"], &kept, "--dir")
     }
 
+    /// A Redis that writes nothing down but when it is told to `SAVE`: killed, it comes back as it was then.
+    pub(crate) fn redis_of_snapshots() -> Server {
+        let saved = ["--appendonly", "no", "--save", "", "--maxmemory-policy", "noeviction"];
+        Server::new("redis-server", &["--bind", "127.0.0.1"], &saved, "--dir")
+    }
+
     pub(crate) fn mongo() -> Server {
         if is_installed("mongod") {
             return Server::new("mongod", &["--bind_ip", "127.0.0.1"], &["--quiet"], "--dbpath");

@@ -5,7 +5,7 @@
 even_when_full()
 local now, lines, depth = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local most, calls, consumer = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-local name, open_at = epoch()
+local name, open_at = epoch_of_this_run()
 if not name then return {'', '0'} end
 local here, free = {}, {}
 for line = 0, 5 do

@@ -3,7 +3,7 @@
 -- Gives: epoch, then the entry of each that had to be entered anew ('' if it is as it was, or cannot be).
 even_when_full()
 local now, consumer = tonumber(ARGV[1]), ARGV[3]
-local name, open_at = epoch()
+local name, open_at = epoch_of_this_run()
 if not name then return {''} end
 local answer = {name}
 for i = 5, #ARGV, 3 do

@@ -2,7 +2,7 @@
 -- ARGV: now, lines, consumer, lease (ms), injected (1: leases began at `now`, not by Redis' clock).
 -- Gives for each: line, entry, id.
 local now, lines, consumer, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-if not epoch() then return {} end
+if not epoch_of_this_run() then return {} end
 even_when_full()
 if ARGV[5] == '1' then
   local time = redis.call('TIME')

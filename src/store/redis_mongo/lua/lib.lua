@@ -8,7 +8,8 @@
 --   :<line>:resting  tenants over their own limit, until when (ms)
 -- Of the vendor:
 --   :index   the ids in its streams and where: '-<line> <entry>' is free, '+<line> <entry> <worker>' is held
---   :state   epoch (a name for this index), open_at (nothing is added or claimed before), sweep_at, turn, spent, claimed
+--   :state   epoch (a name for this index), run (of Redis, in which it was opened), open_at (nothing is added or claimed before), sweep_at,
+--            turn, spent, claimed
 --   :counts  how many jobs are where: waiting, open, live
 --   :lanes   how many jobs wait in which lane and when they are due: '<line> <piece> <tenant>', a piece being so many seconds (state: width);
 --            wrong until all that was there before is counted (state: counted)
@@ -54,6 +55,18 @@ local function epoch()
     redis.call('HSET', state, 'open_at', number(open_at))
   end
   return found[1], open_at
+end
+
+-- Changes when Redis restarts and when a replica takes over.
+local function run_id()
+  return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+end
+
+-- The same where entries are handed out or taken over: in another run of Redis the index is as good as lost, because it may be an older one,
+-- that knows nothing of the last claims. What is written into an old index by other scripts goes when the new one is opened.
+local function epoch_of_this_run()
+  if redis.call('HGET', state, 'run') ~= run_id() then return nil end
+  return epoch()
 end
 
 -- What frees memory, or needs next to none, is done in a full Redis too: after a first write the limit no longer stops a script.

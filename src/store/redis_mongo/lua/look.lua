@@ -1,11 +1,11 @@
 -- Whether a vendor has something to do, and when.
 -- ARGV: now, lines, sweep_every (ms), longest_pause (ms: a sweep that took long may put off the next by so much).
--- Gives: epoch, sweep (1: the asker is to look for tenants that nobody knows of), calls held by all workers, calls ever claimed,
--- accepted and not answered, when the next call and the next poll are due (ms; -1: none).
+-- Gives: epoch, sweep (1: the asker is to look for tenants that nobody knows of), calls held by all workers, calls ever claimed, when the
+-- next call and the next poll are due (ms; -1: none).
 even_when_full()
 local now, lines = tonumber(ARGV[1]), tonumber(ARGV[2])
-local name, open_at = epoch()
-if not name then return {'', '0', '0', '0', '0', '-1', '-1'} end
+local name, open_at = epoch_of_this_run()
+if not name then return {'', '0', '0', '0', '-1', '-1'} end
 local sweep = 0
 local sweep_at = tonumber(redis.call('HGET', state, 'sweep_at') or 0)
 -- A time that lies further away than it can was set by a clock that is wrong.
@@ -32,4 +32,4 @@ for line = 0, lines - 1 do
   if soonest ~= -1 and (next_at[kind] == -1 or soonest < next_at[kind]) then next_at[kind] = soonest end
 end
 return {name, tostring(sweep), tostring(calls_held), redis.call('HGET', state, 'claimed') or '0',
-  redis.call('HGET', counts, 'open') or '0', number(next_at[1]), number(next_at[2])}
+  number(next_at[1]), number(next_at[2])}

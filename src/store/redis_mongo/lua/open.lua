@@ -1,11 +1,11 @@
--- A new index, empty, where there was none or only a part of one. It opens after a while, in which workers that live say what they hold.
+-- A new index, empty, where there was none, only a part of one, or one of another run of Redis. It opens after a while, in which workers that live say what they hold.
 -- ARGV: now, lines, a name for it, open_at, counted (1: there has never been a job, so all of them are counted).
 local lines = tonumber(ARGV[2])
 local function is(key, kind)
   local found = redis.call('TYPE', key).ok
   return found == kind or found == 'none' and kind ~= 'stream'
 end
-local whole = is(state, 'hash') and is(index, 'hash') and is(counts, 'hash') and is(base .. ':lanes', 'hash') and epoch()
+local whole = is(state, 'hash') and is(index, 'hash') and is(counts, 'hash') and is(base .. ':lanes', 'hash') and epoch_of_this_run()
 for line = 0, lines - 1 do
   whole = whole and is(of(line, 'jobs'), 'stream') and #redis.call('XINFO', 'GROUPS', of(line, 'jobs')) > 0
   for _, what in ipairs({'due', 'asleep', 'reading', 'resting'}) do whole = whole and is(of(line, what), 'zset') end
@@ -20,5 +20,5 @@ for line = 0, lines - 1 do
   -- From the first entry on, whatever has been added meanwhile.
   redis.call('XGROUP', 'CREATE', of(line, 'jobs'), GROUP, '0', 'MKSTREAM')
 end
-redis.call('HSET', state, 'epoch', ARGV[3], 'open_at', ARGV[4], 'sweep_at', '0', 'counted', ARGV[5])
+redis.call('HSET', state, 'epoch', ARGV[3], 'run', run_id(), 'open_at', ARGV[4], 'sweep_at', '0', 'counted', ARGV[5])
 return 1
