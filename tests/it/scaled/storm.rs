@@ -31,10 +31,10 @@ webhook = { verify = "none" }
 "#;
 
 /// Jobs that have ended, as they were when that was first seen.
-type Ended = Arc<Mutex<BTreeMap<String, Value>>>;
+pub(super) type Ended = Arc<Mutex<BTreeMap<String, Value>>>;
 
 /// Submits jobs one by one while the storm goes on; gives how many were acknowledged.
-async fn go_on_submitting(api: Arc<Process>, jobs: usize) -> Vec<String> {
+pub(super) async fn go_on_submitting(api: Arc<Process>, jobs: usize) -> Vec<String> {
     let mut accepted = Vec::new();
     while accepted.len() < jobs {
         accepted.extend(api.submit("sync", "1").await);
@@ -43,7 +43,7 @@ async fn go_on_submitting(api: Arc<Process>, jobs: usize) -> Vec<String> {
 }
 
 /// Looks at all jobs again and again, page by page: whatever has ended never changes.
-async fn watch(api: Arc<Process>, ended: Ended) {
+pub(super) async fn watch(api: Arc<Process>, ended: Ended) {
     let mut cursor = String::new();
     loop {
         pass(Duration::from_millis(100)).await;
