@@ -9,7 +9,7 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::{
-    LONG, World, all_complete,
+    LONG, World, all_complete, key,
     storm::{Ended, go_on_submitting, watch},
 };
 use crate::{
@@ -126,4 +126,36 @@ async fn a_node_of_a_cluster_that_dies_and_comes_back_costs_no_promise() {
     world.redis.nodes[node].restart();
     goes_on(&world, Instant::now(), "the node came back").await;
     load.ends_well(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "half a minute long: make failover runs it"]
+async fn what_the_new_master_has_not_heard_of_is_not_called_again() {
+    // The calls last longer than the election, and there would be room to make them again.
+    let vendor = r#"
+[vendors.sync]
+kind = "sync"
+url = "VENDORS/sync?latency_ms=12000"
+limits = []
+concurrency = 24
+timeout = "25s"
+"#;
+    let mut world = World::over(|| Sentinels::new(0), vendor).await;
+    let (api, _workers) = (world.api().await, [world.worker().await, world.worker().await]);
+    let master = world.redis.master().expect("a master");
+    let replicas: Vec<usize> = (0..3).filter(|node| *node != master).collect();
+    let is_known = format!("HEXISTS {} epoch", key("sync", "state"));
+    let open = async || replicas.iter().all(|node| world.redis.nodes[*node].say(&is_known) == ":1").then_some(());
+    wait_until("the replicas know the index", LONG, open).await;
+    // What is claimed from here on the replicas have not heard of when the master dies.
+    replicas.iter().for_each(|node| world.redis.nodes[*node].freeze());
+    assert_eq!(world.redis.nodes[master].say("CLIENT KILL TYPE replica"), ":2");
+    api.submit_many("sync", 12).await;
+    world.called("sync", 12).await;
+    world.redis.nodes[master].end();
+    replicas.iter().for_each(|node| world.redis.nodes[*node].thaw());
+    another_master(&world, master).await;
+    assert_eq!(all_complete(&api, LONG).await, 12);
+    let stats = world.vendors.stats("sync", Duration::from_secs(1));
+    assert_eq!((stats.count, stats.repeats), (12, 0), "those who live say what they hold: {stats:?}");
 }
