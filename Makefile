@@ -1,11 +1,14 @@
 # What a contributor does, and what CI does: the same.
-.PHONY: run test servers check bench load referee compose-test
+.PHONY: run test failover servers check bench load referee compose-test
 
 run: ## the whole world: API, worker, embedded store, mock vendors; nothing else needed
 	cargo run --release --locked -- dev
 
 test: ## every test; nothing has to be installed or started before
 	scripts/with-servers cargo test --workspace --locked
+
+failover: ## the tests with a Sentinel failover and a Redis Cluster, two minutes that `make test` leaves out
+	scripts/with-servers cargo test --locked --test it -- --ignored scaled::failover
 
 servers: ## what the tests run against, installed where it is missing; `make test` does it too
 	scripts/with-servers true

@@ -3,14 +3,14 @@
 //! Never counts a call (see `limit`) and never wakes anybody: whoever changes limits rings the bells of the pool's vendors.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use crate::{
     clock::{Clock, Nanos, Time},
-    config::{parse_limits, parse_pools, write_limits, write_pools},
+    config::{parse_known_limits, parse_known_pools, write_limits, write_pools},
     limit::{Key, Limit, Limiter, PoolLimits},
     store::{
         StoreError,
@@ -22,12 +22,12 @@ use crate::{
 pub const FOLLOW_EVERY: Duration = Duration::from_secs(5);
 /// The same while no message is heard.
 pub const FOLLOW_DEAF: Duration = Duration::from_secs(1);
-/// A limit laid live has reached the other processes within this, unless a message is lost.
-pub const REACHES_ALL: Duration = Duration::from_secs(1);
 /// A process that did not say that it lives in so many looks, [`FOLLOW_EVERY`] apart, is gone.
 const MOST_SILENT: u32 = 3;
 /// Others may change the version so often while we lay limits over any.
 const MOST_ROUNDS: usize = 8;
+/// Changes of a pool's limits that are remembered, for the audit.
+const MOST_CHANGES: usize = 64;
 
 pub struct InForce {
     book: Arc<dyn Book>,
@@ -48,14 +48,25 @@ pub struct Terms {
     pub version: u64,
     /// When they were laid; nothing while the file's are in force.
     pub live_since: Option<Time>,
-    /// When live limits were last laid or taken away, if they ever were.
-    pub changed_at: Option<Time>,
     pub limits: Arc<[Limit]>,
+}
+
+/// What came in force when, as this process has seen it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    pub at: Nanos,
+    /// It was in force when this process began.
+    pub is_first: bool,
+    /// How often live limits had been changed by then: a process need not have seen all of them.
+    pub version: u64,
+    /// JSON, as the API writes it.
+    pub limits: String,
 }
 
 #[derive(Default)]
 struct Known {
     pools: HashMap<Arc<str>, Terms>,
+    changes: HashMap<Arc<str>, VecDeque<Change>>,
     /// How often this process has said that it lives, and when next.
     beat: u64,
     say_at: Nanos,
@@ -87,8 +98,9 @@ impl InForce {
         let in_force = InForce { book, clock, file, process, filed, known, telling };
         in_force.say_alive().await?;
         let live = in_force.look().await?;
-        let terms = in_force.terms(live)?;
-        in_force.lock().pools = terms;
+        for (pool, terms) in in_force.terms(live) {
+            in_force.note(pool, terms);
+        }
         Ok(in_force)
     }
 
@@ -105,6 +117,11 @@ impl InForce {
     /// What is in force for a pool of the config; nothing for others.
     pub fn get(&self, pool: &str) -> Option<Terms> {
         self.lock().pools.get(pool).cloned()
+    }
+
+    /// What has come in force for a pool since this process began, and what it began with: the oldest first.
+    pub fn changes(&self, pool: &str) -> Vec<Change> {
+        self.lock().changes.get(pool).map(|changes| changes.iter().cloned().collect()).unwrap_or_default()
     }
 
     /// Whether a limit of the pool counts each tenant by itself.
@@ -170,15 +187,29 @@ impl InForce {
 
     async fn tell(&self, limiter: &dyn Limiter, live: Vec<LiveLimits>) -> Result<Vec<Arc<str>>, StoreError> {
         let mut changed = Vec::new();
-        for (pool, terms) in self.terms(live)? {
+        for (pool, terms) in self.terms(live) {
             let before = self.get(&pool);
             if before.is_none_or(|before| before.limits != terms.limits) {
                 limiter.set_limits(&pool, terms.limits.to_vec()).await?;
                 changed.push(pool.clone());
             }
-            self.lock().pools.insert(pool, terms);
+            self.note(pool, terms);
         }
         Ok(changed)
+    }
+
+    /// These are in force from here on.
+    fn note(&self, pool: Arc<str>, terms: Terms) {
+        let (at, mut known) = (self.clock.nanos(), self.lock());
+        let changes = known.changes.entry(pool.clone()).or_default();
+        let (version, limits) = (terms.version, write_limits(&terms.limits));
+        if changes.back().is_none_or(|last| (last.version, &last.limits) != (version, &limits)) {
+            changes.push_back(Change { at, is_first: changes.is_empty(), version, limits });
+        }
+        while changes.len() > MOST_CHANGES {
+            changes.pop_front();
+        }
+        known.pools.insert(pool, terms);
     }
 
     /// A clean stop: the others need not wait for this process to be silent.
@@ -211,14 +242,14 @@ impl InForce {
     async fn look(&self) -> Result<Vec<LiveLimits>, StoreError> {
         // Side by side: an idle process is woken as seldom as can be.
         let (others, live) = tokio::join!(self.book.others(&self.filed), self.book.live_limits());
-        for gone in self.note_others(others?)? {
+        for gone in self.note_others(others?) {
             self.book.strike_out(&gone).await?;
         }
         live
     }
 
     /// Gives those that are gone without a word.
-    fn note_others(&self, found: Vec<Filed>) -> Result<Vec<Filed>, StoreError> {
+    fn note_others(&self, found: Vec<Filed>) -> Vec<Filed> {
         let (mut known, now) = (self.lock(), self.clock.nanos());
         let counts = u32::from(known.count_at <= now);
         if counts > 0 {
@@ -233,13 +264,20 @@ impl InForce {
                 gone.push(filed);
                 continue;
             }
-            let unreadable = || StoreError::Corrupt(format!("the limits of process {} are not ours", filed.process));
-            let pools = parse_pools(&filed.limits).ok_or_else(unreadable)?;
+            let before = known.others.get(&filed.process).filter(|other| other.filed.limits == filed.limits);
+            let pools = before.map(|other| other.pools.clone()).unwrap_or_else(|| {
+                let (pools, unknown) = parse_known_pools(&filed.limits);
+                if unknown > 0 {
+                    let process = &filed.process;
+                    tracing::warn!(%process, unknown, "another process has limits in its file that this version does not know: this one keeps all others of both; finish the upgrade soon");
+                }
+                pools
+            });
             others.insert(filed.process.clone(), Other { filed, pools, silent });
         }
         self.tell_of_differences(&known.others, &others);
         known.others = others;
-        Ok(gone)
+        gone
     }
 
     fn tell_of_differences(&self, before: &HashMap<String, Other>, now: &HashMap<String, Other>) {
@@ -261,49 +299,59 @@ impl InForce {
     }
 
     /// What is in force by what is laid live and by what is known of the others.
-    fn terms(&self, live: Vec<LiveLimits>) -> Result<HashMap<Arc<str>, Terms>, StoreError> {
+    fn terms(&self, live: Vec<LiveLimits>) -> HashMap<Arc<str>, Terms> {
         let mut live: HashMap<String, LiveLimits> = live.into_iter().map(|live| (live.pool.clone(), live)).collect();
         let known = self.lock();
         let mut pools = HashMap::new();
         for (pool, file) in &self.file {
             let live = live.remove(&**pool);
             let version = live.as_ref().map_or(0, |live| live.version);
-            let changed_at = live.as_ref().map(|live| live.since);
             let laid = live.and_then(|live| live.limits.map(|limits| (limits, live.since)));
+            let of_files = || Self::of_files(pool, file, &known.others);
             let (limits, live_since) = match laid {
-                Some((laid, since)) => {
-                    let unreadable = |_| StoreError::Corrupt(format!("the live limits of pool {pool} are not ours"));
-                    (parse_limits(&laid).map_err(unreadable)?, Some(since))
-                }
-                None => (Self::of_files(pool, file, &known.others), None),
+                Some((laid, since)) => match parse_known_limits(&laid) {
+                    (laid, 0) => (laid, Some(since)),
+                    (laid, unknown) => {
+                        if known.pools.get(pool).is_none_or(|before| before.version != version) {
+                            tracing::warn!(%pool, unknown, "limits were laid live that this version does not know: this process keeps those of the file too; finish the upgrade soon");
+                        }
+                        (stricter(of_files(), &laid), Some(since))
+                    }
+                },
+                None => (of_files(), None),
             };
-            pools.insert(pool.clone(), Terms { version, live_since, changed_at, limits: limits.into() });
+            pools.insert(pool.clone(), Terms { version, live_since, limits: limits.into() });
         }
-        Ok(pools)
+        pools
     }
 
-    /// Of several limits that count the same calls in the same way the smallest, and all that are in one file only.
     fn of_files(pool: &str, file: &[Limit], others: &HashMap<String, Other>) -> Vec<Limit> {
-        let mut all = file.to_vec();
-        for theirs in others.values().filter_map(|other| other.pools.get(pool)).flatten() {
-            let same = |mine: &&mut Limit| {
-                (&mine.per, mine.shape, mine.guard, mine.key) == (&theirs.per, theirs.shape, theirs.guard, theirs.key)
-            };
-            match all.iter_mut().find(same) {
-                Some(mine) if theirs.calls < mine.calls => *mine = theirs.clone(),
-                Some(_) => {}
-                None => all.push(theirs.clone()),
-            }
-        }
-        if all != file {
-            // In every process in the same order, because limits that share a count are told apart by it.
-            all.sort_by_cached_key(|limit| write_limits(std::slice::from_ref(limit)));
-        }
-        all
+        let theirs: Vec<Limit> = others.values().filter_map(|other| other.pools.get(pool)).flatten().cloned().collect();
+        stricter(file.to_vec(), &theirs)
     }
 
     /// A panic elsewhere does not make a list of limits wrong.
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Of several limits that count the same calls in the same way the smallest, and all that only one side has.
+fn stricter(ours: Vec<Limit>, theirs: &[Limit]) -> Vec<Limit> {
+    let mut all = ours.clone();
+    for theirs in theirs {
+        let same = |mine: &&mut Limit| {
+            (&mine.per, mine.shape, mine.guard, mine.key) == (&theirs.per, theirs.shape, theirs.guard, theirs.key)
+        };
+        match all.iter_mut().find(same) {
+            Some(mine) if theirs.calls < mine.calls => *mine = theirs.clone(),
+            Some(_) => {}
+            None => all.push(theirs.clone()),
+        }
+    }
+    if all != ours {
+        // In every process in the same order, because limits that share a count are told apart by it.
+        all.sort_by_cached_key(|limit| write_limits(std::slice::from_ref(limit)));
+    }
+    all
 }

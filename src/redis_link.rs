@@ -28,6 +28,9 @@ const CONNECT: Duration = Duration::from_secs(1);
 const CONNECT_PAUSE: Duration = Duration::from_millis(250);
 /// The oldest Redis whose commands we use (`ZADD LT`, `XAUTOCLAIM`).
 const OLDEST: (u32, u32) = (6, 2);
+/// What to tell of a Redis that is replicated and takes writes without its replicas.
+const TWO_MASTERS: &str = "a master that is cut off from its replicas goes on giving permits beside the one that replaces it, so limits may be broken while both are there: \
+    set min-replicas-to-write to at least 1 on every node, and min-replicas-max-lag to less than the time after which a master is replaced";
 
 /// Where Redis is, checked: one node, Sentinels that know the master, or a Cluster.
 #[derive(Clone)]
@@ -173,33 +176,40 @@ impl Redis {
         }
     }
 
-    /// Looks whether Redis is one that we can work with; a sentence for the operator when it is not.
-    pub async fn check(&self) -> Result<(), String> {
-        let sentence = |error: StoreError| match error {
+    /// Looks whether Redis is one that we can work with; a sentence for the operator when it is not. What may break a limit some day, and
+    /// is no reason not to start, comes as a sentence too.
+    pub async fn check(&self) -> Result<Option<&'static str>, String> {
+        let info = self.info().await.map_err(|error| match error {
             StoreError::Unavailable(why) | StoreError::Corrupt(why) => why,
-        };
-        let info = self.info("server").await.map_err(sentence)?;
-        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("0.0").trim();
+        })?;
+        let said = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+        let version = said("redis_version").unwrap_or("0.0");
         let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
         let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
         if found < OLDEST {
             return Err(format!("Redis {version} is too old: use {}.{} or newer", OLDEST.0, OLDEST.1));
         }
-        let memory = self.info("memory").await.map_err(sentence)?;
-        let policy = memory.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).unwrap_or("").trim();
+        let policy = said("maxmemory_policy").unwrap_or("");
         if policy != "noeviction" && !policy.is_empty() {
             return Err(format!(
                 "Redis may throw our keys away (maxmemory-policy is {policy}): run CONFIG SET maxmemory-policy noeviction, and put it into redis.conf"
             ));
         }
-        Ok(())
+        // A Redis tells how many replicas are good only when it needs some for its writes.
+        let needs_replicas = said("min_slaves_good_slaves").is_some();
+        let is_alone = said("role") == Some("master") && said("connected_slaves") == Some("0");
+        Ok(match self.0.url.kind {
+            Kind::Sentinel { .. } if !needs_replicas => Some(TWO_MASTERS),
+            Kind::Cluster if !needs_replicas && !is_alone => Some(TWO_MASTERS),
+            _ => None,
+        })
     }
 
     /// What one node says of itself: a Cluster would answer for all of them.
-    async fn info(&self, section: &str) -> Result<String, StoreError> {
+    async fn info(&self) -> Result<String, StoreError> {
         let asked = async {
             let mut node = self.client().await?.get_multiplexed_async_connection().await?;
-            redis::cmd("INFO").arg(section).query_async(&mut node).await
+            redis::cmd("INFO").query_async(&mut node).await
         };
         timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(no_answer())).map_err(|error| explain(&error))
     }

@@ -21,14 +21,13 @@ use super::{
 };
 use crate::{
     audit::{
-        judge::{Judge, Rule, most_in},
+        judge::Court,
         reader::{MOST_EXAMINED, Reader, examine},
         watch::{Findings, findings},
     },
     clock::Time,
     config::{parse_duration, write_limit},
-    in_force::REACHES_ALL,
-    limit::{Key, Limit, Per},
+    limit::Limit,
     store::StoreError,
     vendor::Vendor,
 };
@@ -103,23 +102,22 @@ pub(super) async fn audit(
 
 /// One length of window over the whole pool.
 async fn of_window(app: &App, vendor: &Vendor, window: Duration, range: Range) -> Result<Response, ApiError> {
-    let calls = most_in(window, &in_force(app, vendor));
-    let rule = Rule { id: "".into(), calls, per: Per::Rolling(window), key: Key::Vendor };
-    let mut judges = [judge(app, vendor, rule)];
-    let examined = look(app, vendor, range, &mut judges).await?;
-    let found = judges[0].finding();
-    let view = WindowView { calls: examined, max_in_any_window: found.worst, limit: calls, breaches: found.breaches };
+    let Findings { history, .. } = on_record(app, vendor).await?;
+    let mut court = Court::of_window(&history, window);
+    let calls = look(app, vendor, range, &mut court).await?;
+    let (found, limit) = (court.finding(""), court.most_now());
+    let view = WindowView { calls, max_in_any_window: found.worst, limit, breaches: found.breaches };
     Ok(dto::json(StatusCode::OK, &view))
 }
 
 /// Every limit of the pool, each with its own window.
 async fn of_limits(app: &App, vendor: &Vendor, range: Range) -> Result<Response, ApiError> {
-    let Findings { marks, .. } = findings(&*app.audit.log, &vendor.config.pool).await?;
-    let limits = in_force(app, vendor);
-    let mut judges: Vec<Judge> = limits.iter().map(|limit| judge(app, vendor, Rule::of(limit))).collect();
-    let calls = look(app, vendor, range, &mut judges).await?;
-    let view = |(limit, judge): (&Limit, &Judge)| {
-        let found = judge.finding();
+    let Findings { marks, history, .. } = on_record(app, vendor).await?;
+    let limits = app.limits.get(&vendor.config.pool).map(|terms| terms.limits).unwrap_or_default();
+    let mut court = Court::of_limits(&history);
+    let calls = look(app, vendor, range, &mut court).await?;
+    let view = |limit: &Limit| {
+        let found = court.finding(&limit.count());
         let ever = marks.get(&limit.count()).map_or((0, None), |mark| (mark.worst, mark.worst_at));
         // The running judge is some seconds behind.
         let (worst_ever, at) = if found.worst > ever.0 { (found.worst, found.worst_at) } else { ever };
@@ -134,28 +132,23 @@ async fn of_limits(app: &App, vendor: &Vendor, range: Range) -> Result<Response,
             worst_ever_at: at.map(|at| Time(at.div_euclid(1000))),
         }
     };
-    let limits: Vec<LimitView> = limits.iter().zip(&judges).map(view).collect();
-    let breaches = limits.iter().map(|limit| limit.breaches).sum();
-    Ok(dto::json(StatusCode::OK, &PoolView { calls, breaches, limits }))
+    // Those of limits that are no longer in force count too.
+    let breaches = court.findings().map(|(_, _, found)| found.breaches).sum();
+    Ok(dto::json(StatusCode::OK, &PoolView { calls, breaches, limits: limits.iter().map(view).collect() }))
 }
 
-/// Holds nothing against what is in force that was sent before it was, or in a window that began before.
-fn judge(app: &App, vendor: &Vendor, rule: Rule) -> Judge {
-    let mut judge = Judge::new(rule);
-    if let Some(at) = app.limits.get(&vendor.config.pool).and_then(|terms| terms.changed_at) {
-        let in_force = at.plus(REACHES_ALL).0.saturating_mul(1000);
-        judge.allow_before(u64::MAX, in_force.saturating_add(judge.rule().memory()));
-    }
-    judge
+/// What the running judge has found, and the limits as they have changed up to now.
+async fn on_record(app: &App, vendor: &Vendor) -> Result<Findings, StoreError> {
+    let pool = &vendor.config.pool;
+    let (mut found, judged_to) = findings(&*app.audit.log, pool).await?;
+    let stamp = |at| app.limiter.stamp(pool, at);
+    found.history.follow(&app.limits.changes(pool), stamp, app.clock.nanos(), judged_to);
+    Ok(found)
 }
 
-fn in_force(app: &App, vendor: &Vendor) -> Vec<Limit> {
-    app.limits.get(&vendor.config.pool).map(|terms| terms.limits.to_vec()).unwrap_or_default()
-}
-
-async fn look(app: &App, vendor: &Vendor, range: Range, judges: &mut [Judge]) -> Result<u64, ApiError> {
+async fn look(app: &App, vendor: &Vendor, range: Range, court: &mut Court) -> Result<u64, ApiError> {
     let reader = Reader::new(app.audit.log.clone(), vendor.config.pool.clone(), range.since, range.until);
-    examine(reader, judges).await?.ok_or_else(|| {
+    examine(reader, court).await?.ok_or_else(|| {
         let detail =
             format!("more than {MOST_EXAMINED} calls were sent in this time; ask about less with since and until");
         ApiError::unprocessable("too_many_calls", detail)
@@ -175,7 +168,7 @@ pub(super) async fn counted(app: &App, vendor: &Vendor) -> Counted {
     let counted = async {
         app.audit.write().await?;
         let tally = app.audit.log.tally(vendor.name()).await?;
-        let found = findings(&*app.audit.log, &vendor.config.pool).await?;
+        let (found, _) = findings(&*app.audit.log, &vendor.config.pool).await?;
         let breaches = found.breaches.get(&**vendor.name()).copied().unwrap_or(0);
         Ok::<_, StoreError>(Counted { calls: tally.calls, throttled: tally.throttled, breaches })
     };

@@ -1,15 +1,18 @@
 //! Were the limits kept? The worst window of a pool's calls, limit by limit, and the calls that were too many.
 //!
 //! Pure: calls come in the order of their times, no clock is read, nothing is stored. A window is half open: two calls that are exactly
-//! one period apart are in no window together.
+//! one period apart are in no window together. A window that began before limits changed is held by the looser of the old ones and the new.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
-use super::block::Call;
+use super::{
+    block::Call,
+    history::{Era, History},
+};
 use crate::limit::{Key, Limit, Per, calendar::period_at};
 
 /// Calls of one rolling window that are remembered; of a limit with more than that, windows up to this are judged.
@@ -22,25 +25,29 @@ const MANY_TENANTS: usize = 10_000;
 pub struct Rule {
     /// How people name it.
     pub id: Arc<str>,
-    /// The most calls in one period; nothing when any number is allowed.
-    pub calls: Option<u64>,
+    /// The most calls in one period.
+    pub calls: u64,
     pub per: Per,
     pub key: Key,
 }
 
 impl Rule {
-    pub fn of(limit: &Limit) -> Rule {
-        Rule { id: limit.id.clone(), calls: Some(limit.calls), per: limit.per.clone(), key: limit.key }
+    fn of(limit: &Limit) -> Rule {
+        Rule { id: limit.id.clone(), calls: limit.calls, per: limit.per.clone(), key: limit.key }
     }
+}
 
-    /// How far back a call may matter, in microseconds.
-    pub fn memory(&self) -> i64 {
-        match self.per {
-            Per::Rolling(period) => micros(period),
-            Per::Day(_) => micros(Duration::from_secs(25 * 3600)),
-            Per::Month(_) => micros(Duration::from_secs(32 * 86_400)),
+/// The rules of a pool, by what they count; of two that count the same, the stricter.
+pub fn rules(limits: &[Limit]) -> BTreeMap<String, Rule> {
+    let mut rules: BTreeMap<String, Rule> = BTreeMap::new();
+    for limit in limits {
+        let rule = Rule::of(limit);
+        let kept = rules.entry(limit.count()).or_insert_with(|| rule.clone());
+        if rule.calls < kept.calls {
+            *kept = rule;
         }
     }
+    rules
 }
 
 /// What was found about one rule.
@@ -54,16 +61,165 @@ pub struct Finding {
     pub breaches: u64,
 }
 
-/// One rule, and the calls that it has seen.
-pub struct Judge {
-    rule: Rule,
-    /// Until then more calls are allowed than the rule says: it was stricter since, and a window may have begun before.
-    allowed_before: Option<(u64, i64)>,
+/// Holds the calls of a pool against all limits that were in force while they were made.
+pub struct Court {
+    eras: Vec<(i64, i64)>,
+    cases: Vec<Case>,
+}
+
+/// One rule: what it allowed by era, and what was found.
+struct Case {
+    /// By what it counts.
+    count: String,
+    /// As it was last in force.
+    id: Arc<str>,
+    seen: Windows,
+    terms: Vec<Term>,
+    finding: Finding,
+}
+
+/// What the limits of one era say of the windows of a rule.
+struct Term {
+    /// Whether the rule was one of them.
+    is_held: bool,
+    /// The most calls in a window; nothing when any number is allowed.
+    most: Option<u64>,
+}
+
+impl Court {
+    /// For all limits that are and were in force.
+    pub fn of_limits(history: &History) -> Court {
+        let eras = history.eras();
+        let all: BTreeMap<&String, &Rule> = eras.iter().filter_map(|era| era.rules.as_ref()).flatten().collect();
+        let case = |(count, rule): (&String, &Rule)| {
+            let term = |era: &Era| Term { is_held: era.holds(count), most: era.most(count, rule) };
+            Case::new(count.clone(), rule, eras.iter().map(term).collect())
+        };
+        Court { cases: all.into_iter().map(case).collect(), eras: spans(&eras) }
+    }
+
+    /// For one length of window over the whole pool.
+    pub fn of_window(history: &History, window: Duration) -> Court {
+        let eras = history.eras();
+        let rule = Rule { id: "".into(), calls: u64::MAX, per: Per::Rolling(window), key: Key::Vendor };
+        let term = |era: &Era| Term { is_held: true, most: era.rules.as_ref().and_then(|rules| most_in(&rule, rules)) };
+        Court { cases: vec![Case::new(String::new(), &rule, eras.iter().map(term).collect())], eras: spans(&eras) }
+    }
+
+    /// How far back a call may matter, in microseconds.
+    pub fn memory(&self) -> i64 {
+        self.cases.iter().map(|case| memory(&case.seen.per)).max().unwrap_or(0)
+    }
+
+    /// What was found, by what each rule counts.
+    pub fn findings(&self) -> impl Iterator<Item = (&str, &Arc<str>, Finding)> {
+        self.cases.iter().map(|case| (&*case.count, &case.id, case.finding))
+    }
+
+    /// What was found about the rule that counts so.
+    pub fn finding(&self, count: &str) -> Finding {
+        self.cases.iter().find(|case| case.count == count).map_or_else(Finding::default, |case| case.finding)
+    }
+
+    /// The most calls that any rule in force now allows.
+    pub fn largest(&self) -> u64 {
+        let now = |case: &Case| case.terms.last().filter(|term| term.is_held)?.most;
+        self.cases.iter().filter_map(now).max().unwrap_or(0)
+    }
+
+    /// The most calls that are allowed now in a window of the first rule.
+    pub fn most_now(&self) -> Option<u64> {
+        self.cases.first()?.terms.last()?.most
+    }
+
+    /// Forgets what was found, and not what was seen: what follows is a finding of its own.
+    pub fn begin_anew(&mut self) {
+        self.cases.iter_mut().for_each(|case| case.finding = Finding::default());
+    }
+
+    /// Looks at the next call; says of how many rules it was one too many.
+    pub fn see(&mut self, call: &Call) -> u64 {
+        let mut breaches = 0;
+        for case in &mut self.cases {
+            let (began, calls) = case.seen.add(call);
+            if calls > case.finding.worst {
+                (case.finding.worst, case.finding.worst_at) = (calls, Some(began));
+            }
+            if case.is_too_many(&self.eras, call, began, calls) {
+                case.finding.breaches += 1;
+                breaches += 1;
+            }
+        }
+        breaches
+    }
+}
+
+fn spans(eras: &[Era]) -> Vec<(i64, i64)> {
+    eras.iter().map(|era| (era.from, era.until)).collect()
+}
+
+impl Case {
+    fn new(count: String, rule: &Rule, terms: Vec<Term>) -> Case {
+        let (id, seen) = (rule.id.clone(), Windows::new(rule.per.clone(), rule.key));
+        Case { count, id, seen, terms, finding: Finding::default() }
+    }
+
+    /// Whether some window that ends with this call, or a part of it, holds more than all limits allow that were in force during it.
+    fn is_too_many(&self, eras: &[(i64, i64)], call: &Call, began: i64, calls: u64) -> bool {
+        let exceeds = |since: i64, calls: u64| {
+            let during = eras.iter().zip(&self.terms).filter(|((from, until), _)| *from <= call.at && *until > since);
+            during.map(|(_, term)| term.most).all(|most| most.is_some_and(|most| calls > most))
+        };
+        let is_now = |((from, until), term): (&(i64, i64), &Term)| term.is_held && (*from..*until).contains(&call.at);
+        if !eras.iter().zip(&self.terms).any(is_now) {
+            return false;
+        }
+        if eras.first().is_some_and(|(from, _)| began >= *from) && exceeds(began, calls) {
+            return true;
+        }
+        // The part of the window in which limits of before were in force no more is held by those that still were.
+        let left = eras.iter().map(|(_, until)| *until).filter(|until| *until > began && *until <= call.at);
+        left.into_iter().any(|since| exceeds(since, self.seen.since(call, since)))
+    }
+}
+
+impl Era {
+    fn holds(&self, count: &str) -> bool {
+        self.rules.as_ref().is_some_and(|rules| rules.contains_key(count))
+    }
+
+    /// The most calls that these limits leave to a window of a rule; nothing when they do not say.
+    fn most(&self, count: &str, rule: &Rule) -> Option<u64> {
+        let rules = self.rules.as_ref()?;
+        rules.get(count).map_or_else(|| most_in(rule, rules), |own| Some(own.calls))
+    }
+}
+
+/// The most calls that these limits leave to any window as long as the rule's; nothing when they do not say.
+fn most_in(rule: &Rule, limits: &BTreeMap<String, Rule>) -> Option<u64> {
+    let window = memory(&rule.per);
+    let whole = |period: Duration| window.unsigned_abs().div_ceil(micros(period).unsigned_abs().max(1));
+    let most = |limit: &Rule| {
+        // A window that is no longer than a day can lie in two of them, and the shortest day has 23 hours.
+        let periods = match limit.per {
+            Per::Rolling(period) => whole(period),
+            Per::Day(_) => whole(Duration::from_secs(23 * 3600)).saturating_add(1),
+            Per::Month(_) => whole(Duration::from_secs(28 * 86_400 - 3600)).saturating_add(1),
+        };
+        limit.calls.saturating_mul(periods)
+    };
+    // What a tenant may do says nothing of all of them together.
+    limits.values().filter(|limit| limit.key == Key::Vendor || rule.key == Key::Tenant).map(most).min()
+}
+
+/// The calls that still matter to windows of one period.
+struct Windows {
+    per: Per,
+    key: Key,
     /// By tenant; under the empty name for a limit of the whole pool.
     seen: HashMap<Arc<str>, Seen>,
     nobody: Arc<str>,
     forget_at: usize,
-    finding: Finding,
 }
 
 /// The calls of the pool, or of a tenant, that still matter.
@@ -77,47 +233,31 @@ enum Seen {
     },
 }
 
-impl Judge {
-    pub fn new(rule: Rule) -> Judge {
-        let (seen, nobody) = (HashMap::new(), "".into());
-        Judge { rule, allowed_before: None, seen, nobody, forget_at: MANY_TENANTS, finding: Finding::default() }
+impl Windows {
+    fn new(per: Per, key: Key) -> Windows {
+        Windows { per, key, seen: HashMap::new(), nobody: "".into(), forget_at: MANY_TENANTS }
     }
 
-    pub fn rule(&self) -> &Rule {
-        &self.rule
-    }
-
-    pub fn finding(&self) -> Finding {
-        self.finding
-    }
-
-    /// Forgets what was found, and not what was seen: what follows is a finding of its own.
-    pub fn begin_anew(&mut self) {
-        self.finding = Finding::default();
-    }
-
-    /// Windows that end before `until` may hold this many.
-    pub fn allow_before(&mut self, calls: u64, until: i64) {
-        self.allowed_before = Some((calls, until));
-    }
-
-    /// Looks at the next call; says whether it was one too many.
-    pub fn see(&mut self, call: &Call) -> bool {
-        let whose = if self.rule.key == Key::Tenant { call.tenant.clone() } else { self.nobody.clone() };
+    /// Takes a call in; says when the window that ends with it began, and how many calls it holds.
+    fn add(&mut self, call: &Call) -> (i64, u64) {
+        let whose = if self.key == Key::Tenant { call.tenant.clone() } else { self.nobody.clone() };
         if self.seen.len() >= self.forget_at && !self.seen.contains_key(&whose) {
-            let oldest = call.at.saturating_sub(self.rule.memory());
+            let oldest = call.at.saturating_sub(memory(&self.per));
             self.seen.retain(|_, seen| seen.reaches(oldest));
             self.forget_at = (self.seen.len() * 2).max(MANY_TENANTS);
         }
-        let per = &self.rule.per;
-        let (begun, calls) = self.seen.entry(whose).or_insert_with(|| Seen::nothing(per)).add(per, call.at);
-        if calls > self.finding.worst {
-            (self.finding.worst, self.finding.worst_at) = (calls, Some(begun));
+        let per = &self.per;
+        self.seen.entry(whose).or_insert_with(|| Seen::nothing(per)).add(per, call.at)
+    }
+
+    /// How many calls of the window that this call ends were made from `from` on.
+    fn since(&self, call: &Call, from: i64) -> u64 {
+        let whose = if self.key == Key::Tenant { &call.tenant } else { &self.nobody };
+        match self.seen.get(whose) {
+            Some(Seen::Window(calls)) => (calls.len() - calls.partition_point(|at| *at < from)) as u64,
+            // A calendar period is one window, and no shorter one in it is another.
+            Some(Seen::Period { .. }) | None => 0,
         }
-        let before = self.allowed_before.filter(|(_, until)| call.at < *until).map_or(0, |(calls, _)| calls);
-        let is_breach = self.rule.calls.is_some_and(|most| calls > most.max(before));
-        self.finding.breaches += u64::from(is_breach);
-        is_breach
     }
 }
 
@@ -129,7 +269,6 @@ impl Seen {
         }
     }
 
-    /// Takes a call in; says when the window that ends with it began, and how many calls it holds.
     fn add(&mut self, per: &Per, at: i64) -> (i64, u64) {
         match self {
             Seen::Window(calls) => {
@@ -160,22 +299,13 @@ impl Seen {
     }
 }
 
-/// The most calls that limits of the whole pool leave to any window of this length; nothing when they do not say.
-pub fn most_in(window: Duration, limits: &[Limit]) -> Option<u64> {
-    let whole = |period: Duration| {
-        let periods = window.as_nanos().div_ceil(period.as_nanos().max(1));
-        u64::try_from(periods).unwrap_or(u64::MAX)
-    };
-    let most = |limit: &Limit| {
-        // A window that is no longer than a day can lie in two of them, and the shortest day has 23 hours.
-        let periods = match limit.per {
-            Per::Rolling(period) => whole(period),
-            Per::Day(_) => whole(Duration::from_secs(23 * 3600)).saturating_add(1),
-            Per::Month(_) => whole(Duration::from_secs(28 * 86_400 - 3600)).saturating_add(1),
-        };
-        limit.calls.saturating_mul(periods)
-    };
-    limits.iter().filter(|limit| limit.key == Key::Vendor).map(most).min()
+/// How far back a call may matter, in microseconds.
+fn memory(per: &Per) -> i64 {
+    match per {
+        Per::Rolling(period) => micros(*period),
+        Per::Day(_) => micros(Duration::from_secs(25 * 3600)),
+        Per::Month(_) => micros(Duration::from_secs(32 * 86_400)),
+    }
 }
 
 pub(super) fn micros(duration: Duration) -> i64 {
@@ -185,60 +315,94 @@ pub(super) fn micros(duration: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::in_force::Change;
 
     const SECOND: i64 = 1_000_000;
 
-    fn judge(calls: u64, per: Per, key: Key) -> Judge {
-        Judge::new(Rule { id: "a".into(), calls: Some(calls), per, key })
+    /// Limits that came in force, the first before all calls; times in seconds.
+    fn court(changes: &[(i64, &str)]) -> Court {
+        let change = |(n, (at, limits)): (usize, &(i64, &str))| Change {
+            at: at * SECOND * 1000,
+            is_first: n == 0,
+            version: 0,
+            limits: (*limits).to_owned(),
+        };
+        let mut history = History::default();
+        history.follow(&changes.iter().enumerate().map(change).collect::<Vec<_>>(), |at| at / 1000, i64::MAX, None);
+        Court::of_limits(&history)
     }
 
     fn call(at: i64, tenant: &str) -> Call {
         Call { at, vendor: "v".into(), tenant: tenant.into() }
     }
 
+    fn only(court: &Court) -> Finding {
+        court.findings().next().map(|(_, _, finding)| finding).unwrap()
+    }
+
     #[test]
     fn calls_exactly_one_period_apart_share_no_window() {
         for (apart, breaches) in [(SECOND, 0), (SECOND - 1, 1)] {
-            let mut judge = judge(1, Per::Rolling(Duration::from_secs(1)), Key::Vendor);
-            judge.see(&call(5, "a"));
-            assert_eq!(judge.see(&call(5 + apart, "b")), breaches == 1);
+            let mut court = court(&[(0, r#"["1/s"]"#)]);
+            court.see(&call(5, "a"));
+            assert_eq!(court.see(&call(5 + apart, "b")), breaches);
             let wanted = Finding { worst: breaches + 1, worst_at: Some(5), breaches };
-            assert_eq!(judge.finding(), wanted);
+            assert_eq!(only(&court), wanted);
         }
     }
 
     #[test]
     fn tenants_are_counted_each_by_itself() {
-        let mut judge = judge(2, Per::Rolling(Duration::from_secs(1)), Key::Tenant);
-        let breached = ["a", "b", "a", "b", "a"].map(|tenant| judge.see(&call(0, tenant)));
-        assert_eq!(breached, [false, false, false, false, true]);
-        assert_eq!(judge.finding().worst, 3);
+        let mut court = court(&[(0, r#"[{"calls": 2, "per": "1s", "key": "tenant"}]"#)]);
+        let breached = ["a", "b", "a", "b", "a"].map(|tenant| court.see(&call(0, tenant)));
+        assert_eq!(breached, [0, 0, 0, 0, 1]);
+        assert_eq!(only(&court).worst, 3);
     }
 
     #[test]
     fn a_calendar_day_begins_at_midnight_in_its_zone() {
-        let berlin = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
         let midnight = (1_768_464_000 + 15 * 3600) * SECOND; // 23:00 UTC
-        let mut judge = judge(2, Per::Day(berlin), Key::Vendor);
-        let breached = [-2, -1, 0, 1, 2].map(|at| judge.see(&call(midnight + at, "a")));
-        assert_eq!(breached, [false, false, false, false, true]);
+        let mut court = court(&[(0, r#"[{"calls": 2, "per": "day", "tz": "Europe/Berlin"}]"#)]);
+        let breached = [-2, -1, 0, 1, 2].map(|at| court.see(&call(midnight + at, "a")));
+        assert_eq!(breached, [0, 0, 0, 0, 1]);
     }
 
     #[test]
-    fn a_limit_that_became_stricter_judges_only_windows_that_began_after() {
-        let mut judge = judge(1, Per::Rolling(Duration::from_secs(1)), Key::Vendor);
-        judge.allow_before(2, 2 * SECOND);
-        let breached = [0, 1, 2 * SECOND, 2 * SECOND + 1].map(|at| judge.see(&call(at, "a")));
-        assert_eq!(breached, [false, false, false, true]);
+    fn a_window_that_began_before_a_change_is_held_by_the_looser_and_what_came_after_by_the_new() {
+        // The old limits were left everywhere two seconds after the change.
+        let mut court = court(&[(0, r#"["9/10s"]"#), (100, r#"["3/10s"]"#)]);
+        let before = (0..6).map(|n| court.see(&call(99 * SECOND + n, "a"))).sum::<u64>();
+        let after: Vec<u64> = (0..5).map(|n| court.see(&call(103 * SECOND + n, "a"))).collect();
+        assert_eq!((before, after), (0, vec![0, 0, 0, 1, 1]));
+    }
+
+    #[test]
+    fn a_window_of_another_period_may_hold_what_the_limits_before_allow() {
+        let mut court = court(&[(0, r#"["10/s", "25/2s"]"#), (100, r#"["6/3s"]"#)]);
+        let times = (0..32).map(|n| 100 * SECOND - 2 * SECOND + n * 100_000 / 32 * 30);
+        let breaches: u64 = times.map(|at| court.see(&call(at, "a"))).sum();
+        assert!(breaches > 0, "32 in three seconds are more than ten a second");
+        assert_eq!(court.finding("3s/vendor").breaches, 2);
+    }
+
+    #[test]
+    fn limits_that_nobody_knows_allow_anything() {
+        let mut history = History::default();
+        let laid = |at, version| Change { at, is_first: at == 0, version, limits: r#"["1/s"]"#.to_owned() };
+        let changes = [laid(0, 0), laid(50_000_000_000, 2)];
+        history.follow(&changes, |at| at / 1000, i64::MAX, None);
+        let mut court = Court::of_limits(&history);
+        let breaches = [40, 50, 60].map(|at| court.see(&call(at * SECOND, "a")) + court.see(&call(at * SECOND, "a")));
+        assert_eq!(breaches, [1, 0, 1]);
     }
 
     #[test]
     fn a_million_calls_at_the_limit_are_no_breach() {
         let calls: Vec<Call> = (0..1_000_000).map(|n| call(n * 50, "a")).collect();
-        let mut judge = judge(20_000, Per::Rolling(Duration::from_secs(1)), Key::Vendor);
+        let mut court = court(&[(0, r#"["20000/s"]"#)]);
         for call in &calls {
-            judge.see(call);
+            court.see(call);
         }
-        assert_eq!(judge.finding(), Finding { worst: 20_000, worst_at: Some(0), breaches: 0 });
+        assert_eq!(only(&court), Finding { worst: 20_000, worst_at: Some(0), breaches: 0 });
     }
 }

@@ -4,8 +4,8 @@
 //! went out. Each process notes its own calls in memory and writes them down once a second, so a crash loses a second of the record.
 //! Times are those of the limiter, so that those of several machines can be put in one order.
 //!
-//! [`block`] is how calls are written down, [`reader`] puts those of all processes in order, [`judge`] holds them against limits, and
-//! [`watch`] does that all the time.
+//! [`block`] is how calls are written down, [`reader`] puts those of all processes in order, [`history`] knows which limits were in force
+//! when, [`judge`] holds the calls against them, and [`watch`] does that all the time.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -32,6 +32,7 @@ use crate::{
 };
 
 pub mod block;
+pub mod history;
 pub mod judge;
 pub mod reader;
 pub mod watch;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{
     block::{self, Call},
-    judge::Judge,
+    judge::Court,
 };
 use crate::store::{
     StoreError,
@@ -19,18 +19,16 @@ const PAGE: usize = 256;
 /// Calls looked at for one question.
 pub const MOST_EXAMINED: u64 = 2_000_000;
 
-/// Holds the calls of [from, until) against each judge's rule; says how many they are, and nothing when they are too many.
-pub async fn examine(mut reader: Reader, judges: &mut [Judge]) -> Result<Option<u64>, StoreError> {
+/// Holds the calls of [from, until) against the limits; says how many they are, and nothing when they are too many.
+pub async fn examine(mut reader: Reader, court: &mut Court) -> Result<Option<u64>, StoreError> {
     let mut examined = 0;
     while let Some((calls, _)) = reader.next().await? {
         examined += calls.len() as u64;
         if examined > MOST_EXAMINED {
             return Ok(None);
         }
-        for judge in &mut *judges {
-            for call in &calls {
-                judge.see(call);
-            }
+        for call in &calls {
+            court.see(call);
         }
         tokio::task::yield_now().await;
     }

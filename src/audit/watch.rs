@@ -14,13 +14,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Audit,
-    judge::{Finding, Judge, Rule, micros},
+    history::History,
+    judge::{Court, Finding, micros},
     reader::Reader,
 };
 use crate::{
     clock::{Nanos, Time, nanos},
     in_force::InForce,
-    limit::{Limit, Limiter},
+    limit::Limiter,
     store::{
         StoreError,
         calls::{CallBlock, CallLog, Verdict},
@@ -58,6 +59,9 @@ pub struct Findings {
     /// Calls judged, and where those before some number of them end.
     judged: u64,
     milestones: VecDeque<(u64, i64)>,
+    /// What the calls are held against.
+    #[serde(default)]
+    pub history: History,
 }
 
 /// What was found about one limit.
@@ -66,9 +70,6 @@ pub struct Mark {
     pub worst: u64,
     pub worst_at: Option<i64>,
     pub breaches: u64,
-    /// N as it was last seen, and a larger one that was in force until not long ago.
-    allowed: u64,
-    before: Option<(u64, i64)>,
 }
 
 /// Judges the calls of all pools, turn by turn.
@@ -86,14 +87,15 @@ pub struct Watch {
 /// One pool, and what of it is in memory.
 struct Pool {
     name: Arc<str>,
-    rules: BTreeMap<String, Rule>,
-    judges: BTreeMap<String, Judge>,
-    /// The judges have seen all before this.
+    /// The limits that the court knows.
+    history: History,
+    court: Court,
+    /// The court has seen all before this.
     judged_to: Option<i64>,
     /// All before this has been judged, by whomever.
     known_to: i64,
-    /// Nobody has looked since its limits changed.
-    has_new_rules: bool,
+    /// The last change of its limits that was looked at.
+    changed_at: Option<Nanos>,
     forget_at: Nanos,
 }
 
@@ -105,9 +107,12 @@ struct Turn {
     breaches: BTreeMap<String, u64>,
 }
 
-/// What is on record about a pool.
-pub async fn findings(log: &dyn CallLog, pool: &str) -> Result<Findings, StoreError> {
-    log.verdict(pool).await?.as_ref().map_or_else(|| Ok(Findings::default()), read)
+/// What is on record about a pool, and the time to which its calls are judged.
+pub async fn findings(log: &dyn CallLog, pool: &str) -> Result<(Findings, Option<i64>), StoreError> {
+    let Some(verdict) = log.verdict(pool).await? else { return Ok((Findings::default(), None)) };
+    let findings = serde_json::from_str(&verdict.body)
+        .map_err(|error| StoreError::Corrupt(format!("a verdict of the audit: {error}")))?;
+    Ok((findings, Some(verdict.judged_to)))
 }
 
 /// Has the judge look again, if it has gone past a block by the time this is written. What it had found there before counts twice then.
@@ -135,20 +140,18 @@ impl Watch {
         self.audit.write().await?;
         let in_turn = self.next_in_turn(now);
         for (i, pool) in self.pools.iter_mut().enumerate() {
-            let rules = self.limits.get(&pool.name).map(|terms| rules(&terms.limits)).unwrap_or_default();
-            if rules != pool.rules {
-                // Limits may change at any time; the judges look back for what still matters to the new ones.
-                pool.rules = rules;
-                pool.judges.clear();
-                pool.has_new_rules = true;
-            }
+            let changes = self.limits.changes(&pool.name);
+            let changed_at = changes.last().map(|change| change.at);
             let was_called = self.audit.last_call(&pool.name).is_some_and(|at| at >= pool.known_to);
-            if !(was_called || pool.has_new_rules || in_turn == Some(i)) {
+            if !(was_called || pool.changed_at != changed_at || in_turn == Some(i)) {
                 continue;
             }
-            let to = self.limiter.stamp(&pool.name, now).saturating_sub(LAG);
-            let judged = pool.turn(&self.audit.log, to).await?;
-            pool.has_new_rules = false;
+            let name = pool.name.clone();
+            let stamp = |at| self.limiter.stamp(&name, at);
+            let to = stamp(now).saturating_sub(LAG);
+            let follow = |history: &mut History, judged_to| history.follow(&changes, stamp, now, judged_to);
+            let judged = pool.turn(&self.audit.log, to, follow).await?;
+            pool.changed_at = changed_at;
             let Some((findings, breaches)) = judged else { continue };
             for (vendor, breaches) in breaches {
                 if let Some(metrics) = self.metrics.vendor(&vendor) {
@@ -176,38 +179,38 @@ impl Watch {
 
 impl Pool {
     fn new(name: Arc<str>) -> Pool {
-        let (rules, judges) = (BTreeMap::new(), BTreeMap::new());
-        Pool { name, rules, judges, judged_to: None, known_to: i64::MIN, has_new_rules: false, forget_at: Nanos::MIN }
+        let (history, court) = (History::default(), Court::of_limits(&History::default()));
+        Pool { name, history, court, judged_to: None, known_to: i64::MIN, changed_at: None, forget_at: Nanos::MIN }
     }
 
     /// Goes on from the last verdict, and writes another if there is something new; nothing when another process does.
+    /// `follow`: adds what has changed to the limits on record.
     async fn turn(
         &mut self,
         log: &Arc<dyn CallLog>,
         to: i64,
+        follow: impl FnOnce(&mut History, Option<i64>),
     ) -> Result<Option<(Findings, BTreeMap<String, u64>)>, StoreError> {
-        let verdict = log.verdict(&self.name).await?;
-        let from = verdict.as_ref().map(|verdict| verdict.judged_to);
+        let (mut findings, from) = findings(&**log, &self.name).await?;
         self.known_to = from.unwrap_or(i64::MIN);
         let others = self.judged_to != from && from.is_some_and(|from| from > to.saturating_sub(OTHERS));
         if from.is_some_and(|from| from >= to) || others {
             return Ok(None);
         }
-        let mut findings = verdict.as_ref().map_or_else(|| Ok(Findings::default()), read)?;
-        if from.is_none() || self.judged_to != from || self.judges.len() != self.rules.len() {
-            self.remember(log, from.unwrap_or(0)).await?;
-        }
-        for (count, judge) in &mut self.judges {
-            findings.marks.entry(count.clone()).or_default().hold_to(judge, from.unwrap_or(0), to);
+        let before = findings.clone();
+        follow(&mut findings.history, from);
+        if from.is_none() || self.judged_to != from || self.history != findings.history {
+            self.remember(log, &findings.history, from.unwrap_or(0)).await?;
         }
         let turn = self.judge(log, from.unwrap_or(0), to).await?;
-        findings.take(&turn, &self.judges, self.kept());
-        let body = serde_json::to_string(&findings).expect("numbers and names are JSON");
-        if verdict.is_some_and(|verdict| verdict.body == body) {
+        findings.take(&turn, &self.court, self.kept());
+        findings.history.forget(self.forget_before(&findings, turn.to));
+        if from.is_some() && findings == before {
             // Nobody was called: an idle pool costs no writes.
             self.judged_to = from;
             return Ok(Some((findings, turn.breaches)));
         }
+        let body = serde_json::to_string(&findings).expect("numbers and names are JSON");
         let written = log.judge(&self.name, from, &Verdict { judged_to: turn.to, body }).await?;
         self.judged_to = written.then_some(turn.to);
         if written {
@@ -217,23 +220,21 @@ impl Pool {
         Ok(written.then_some((findings, turn.breaches)))
     }
 
-    /// Has new judges see what may still matter at `from`.
-    async fn remember(&mut self, log: &Arc<dyn CallLog>, from: i64) -> Result<(), StoreError> {
-        self.judges = self.rules.iter().map(|(count, rule)| (count.clone(), Judge::new(rule.clone()))).collect();
-        let memory = self.rules.values().map(Rule::memory).max().unwrap_or(0);
-        let mut reader = Reader::new(log.clone(), self.name.clone(), from.saturating_sub(memory), from);
+    /// Has a new court see what may still matter at `from`.
+    async fn remember(&mut self, log: &Arc<dyn CallLog>, history: &History, from: i64) -> Result<(), StoreError> {
+        (self.history, self.court) = (history.clone(), Court::of_limits(history));
+        let since = from.saturating_sub(self.court.memory());
+        let mut reader = Reader::new(log.clone(), self.name.clone(), since, from);
         while let Some((calls, _)) = reader.next().await? {
-            for judge in self.judges.values_mut() {
-                for call in &calls {
-                    judge.see(call);
-                }
+            for call in &calls {
+                self.court.see(call);
             }
         }
         Ok(())
     }
 
     async fn judge(&mut self, log: &Arc<dyn CallLog>, from: i64, to: i64) -> Result<Turn, StoreError> {
-        self.judges.values_mut().for_each(Judge::begin_anew);
+        self.court.begin_anew();
         // Until the verdict is written nobody has seen them: a turn that breaks off is begun from the start.
         self.judged_to = None;
         let mut turn = Turn { to: from, ..Turn::default() };
@@ -242,7 +243,7 @@ impl Pool {
             && let Some((calls, complete_to)) = reader.next().await?
         {
             for call in &calls {
-                let breaches = self.judges.values_mut().map(|judge| u64::from(judge.see(call))).sum::<u64>();
+                let breaches = self.court.see(call);
                 if breaches > 0 {
                     *turn.breaches.entry(call.vendor.to_string()).or_default() += breaches;
                 }
@@ -255,21 +256,20 @@ impl Pool {
 
     /// One line in the log for each limit that was broken.
     fn tell(&self) {
-        for judge in self.judges.values().filter(|judge| judge.finding().breaches > 0) {
-            let (rule, Finding { worst, worst_at, breaches }) = (judge.rule(), judge.finding());
+        for (_, id, finding) in self.court.findings().filter(|(_, _, finding)| finding.breaches > 0) {
+            let Finding { worst, worst_at, breaches } = finding;
             let began = Time(worst_at.unwrap_or(0).div_euclid(1000)).rfc3339();
-            tracing::error!(pool = %self.name, limit = %rule.id, breaches, worst, began, "a limit was broken: so many calls in the window that began then");
+            tracing::error!(pool = %self.name, limit = %id, breaches, worst, began, "a limit was broken: so many calls in the window that began then");
         }
     }
 
     /// How many calls are kept.
     fn kept(&self) -> u64 {
-        self.rules.values().filter_map(|rule| rule.calls).max().unwrap_or(0).saturating_mul(2).max(KEPT)
+        self.court.largest().saturating_mul(2).max(KEPT)
     }
 
     fn forget_before(&self, findings: &Findings, to: i64) -> i64 {
-        let longest = self.rules.values().map(Rule::memory).max().unwrap_or(0);
-        let age = longest.saturating_mul(2).clamp(micros(SHORTEST), micros(LONGEST));
+        let age = self.court.memory().saturating_mul(2).clamp(micros(SHORTEST), micros(LONGEST));
         let enough = findings.judged.saturating_sub(self.kept());
         let too_many = findings.milestones.iter().rev().find(|(judged, _)| *judged <= enough);
         to.saturating_sub(age).max(too_many.map_or(i64::MIN, |(_, at)| *at))
@@ -277,9 +277,9 @@ impl Pool {
 }
 
 impl Findings {
-    fn take(&mut self, turn: &Turn, judges: &BTreeMap<String, Judge>, kept: u64) {
-        for (count, judge) in judges {
-            let (mark, finding) = (self.marks.entry(count.clone()).or_default(), judge.finding());
+    fn take(&mut self, turn: &Turn, court: &Court, kept: u64) {
+        for (count, _, finding) in court.findings() {
+            let mark = self.marks.entry(count.to_owned()).or_default();
             mark.breaches += finding.breaches;
             if finding.worst > mark.worst {
                 (mark.worst, mark.worst_at) = (finding.worst, finding.worst_at);
@@ -298,38 +298,4 @@ impl Findings {
             }
         }
     }
-}
-
-impl Mark {
-    /// Tells the judge of a larger N that was in force while some of the windows from `from` on began. What is judged at `to` was called up
-    /// to [`LAG`] after it, by the limits as they were then.
-    fn hold_to(&mut self, judge: &mut Judge, from: i64, to: i64) {
-        let now = judge.rule().calls.unwrap_or(u64::MAX);
-        self.before = self.before.filter(|(_, until)| *until > from);
-        if self.allowed > now {
-            let most = self.before.map_or(self.allowed, |(calls, _)| calls.max(self.allowed));
-            self.before = Some((most, to.saturating_add(LAG).saturating_add(judge.rule().memory())));
-        }
-        self.allowed = now;
-        if let Some((calls, until)) = self.before {
-            judge.allow_before(calls, until);
-        }
-    }
-}
-
-/// The rules of a pool, by what they count; of two that count the same, the stricter.
-pub fn rules(limits: &[Limit]) -> BTreeMap<String, Rule> {
-    let mut rules: BTreeMap<String, Rule> = BTreeMap::new();
-    for limit in limits {
-        let rule = Rule::of(limit);
-        let kept = rules.entry(limit.count()).or_insert_with(|| rule.clone());
-        if rule.calls < kept.calls {
-            *kept = rule;
-        }
-    }
-    rules
-}
-
-fn read(verdict: &Verdict) -> Result<Findings, StoreError> {
-    serde_json::from_str(&verdict.body).map_err(|error| StoreError::Corrupt(format!("a verdict of the audit: {error}")))
 }

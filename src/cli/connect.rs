@@ -66,7 +66,12 @@ pub(super) async fn before_start(config: &Config) -> Result<(), Failure> {
     let version = store.map_err(|why| Failure::Unreachable(anyhow!("store: {why}")))?;
     tracing::info!("store: {version}");
     match is_there {
-        Ok(()) => redis.check().await.map_err(|why| Failure::Unreachable(anyhow!("queue: {why}"))),
+        Ok(()) => {
+            if let Some(why) = redis.check().await.map_err(|why| Failure::Unreachable(anyhow!("queue: {why}")))? {
+                tracing::warn!("queue: {why}");
+            }
+            Ok(())
+        }
         Err(StoreError::Unavailable(why) | StoreError::Corrupt(why)) => {
             tracing::warn!(why, "Redis is away: until it is there, jobs are accepted and no vendor is called");
             Ok(())
@@ -75,7 +80,11 @@ pub(super) async fn before_start(config: &Config) -> Result<(), Failure> {
 }
 
 async fn queue(url: &RedisUrl) -> Result<String, String> {
-    Redis::new(url.clone()).check().await.map(|()| "Redis keeps what it is given".to_owned())
+    let warning = Redis::new(url.clone()).check().await?;
+    Ok(format!(
+        "Redis keeps what it is given{}",
+        warning.map(|why| format!("\nqueue: WARNING, {why}")).unwrap_or_default()
+    ))
 }
 
 /// Whether MongoDB answers, is new enough, and acknowledges writes that a majority has on disk.

@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::{Problem, duration, parse};
 use crate::limit::{Key, Limit, Per, Shape};
@@ -81,10 +82,24 @@ pub fn parse_limits(json: &str) -> Result<Vec<Limit>, Vec<(String, String)>> {
     Ok(config.pools.into_iter().flat_map(|pool| pool.limits).collect())
 }
 
-/// The limits of many pools from a JSON object.
-pub fn parse_pools(json: &str) -> Option<BTreeMap<String, Vec<Limit>>> {
-    let pools: BTreeMap<String, Box<serde_json::value::RawValue>> = serde_json::from_str(json).ok()?;
-    pools.into_iter().map(|(pool, limits)| Some((pool, parse_limits(limits.get()).ok()?))).collect()
+/// Reads what can be read of limits that a newer version may have written; the second is how many could not.
+pub fn parse_known_limits(json: &str) -> (Vec<Limit>, usize) {
+    let Ok(entries) = serde_json::from_str::<Vec<Box<RawValue>>>(json) else { return (Vec::new(), 1) };
+    let read: Vec<_> = entries.iter().map(|entry| parse_limits(&format!("[{entry}]"))).collect();
+    let unknown = read.iter().filter(|limits| limits.is_err()).count();
+    (read.into_iter().flatten().flatten().collect(), unknown)
+}
+
+/// The limits of many pools from a JSON object, as far as they can be read; the second is how many could not.
+pub fn parse_known_pools(json: &str) -> (BTreeMap<String, Vec<Limit>>, usize) {
+    let Ok(pools) = serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(json) else { return (BTreeMap::new(), 1) };
+    let mut unknown = 0;
+    let mut read = |(pool, limits): (String, Box<RawValue>)| {
+        let (limits, more) = parse_known_limits(limits.get());
+        unknown += more;
+        (pool, limits)
+    };
+    (pools.into_iter().map(&mut read).collect(), unknown)
 }
 
 fn keep_dollars(value: &mut toml::Value) {

@@ -31,7 +31,7 @@ mod vendor;
 
 pub use duration::{parse as parse_duration, write as write_duration};
 pub use error::{ConfigError, Place, Problem};
-pub use live::{Written, parse_limits, parse_pools, write_limit, write_limits, write_pools};
+pub use live::{Written, parse_known_limits, parse_known_pools, parse_limits, write_limit, write_limits, write_pools};
 pub use load::{HERE, environment, load, parse};
 pub use source::EXAMPLE;
 

@@ -30,6 +30,10 @@ on_every_backend!(
     what_a_vendor_is_asked_and_asks_is_counted_for_good,
     old_calls_are_forgotten,
     calls_from_before_other_limits_were_laid_are_no_breach,
+    limits_of_other_periods_laid_in_a_row_are_no_breach,
+    a_window_around_a_change_is_held_by_the_looser_limits,
+    a_breach_before_looser_limits_were_laid_is_counted,
+    what_was_allowed_before_a_crash_is_still_known,
     a_question_that_is_none_is_refused,
     a_question_about_too_many_calls_is_refused,
 );
@@ -263,6 +267,110 @@ async fn calls_from_before_other_limits_were_laid_are_no_breach(backend: Backend
         app.app.audit.note("one", call(ms, "t"));
     }
     assert_eq!(found(audit(&app, "").await), (json!(1), json!(8)), "what came since is held against what is in force");
+    app.stop().await;
+}
+
+async fn lay(app: &TestApp, limits: &str) {
+    let headers = [("if-match", "*"), ("content-type", "application/json")];
+    let body = format!(r#"{{"limits": {limits}}}"#);
+    let laid = app.send(Method::PUT, "/vendors/one/limits", &headers, body).await;
+    assert_eq!(laid.status, 200, "{}", laid.text);
+}
+
+/// Calls all at the same moment, which nobody asked the limiter for.
+fn calls_at(app: &TestApp, ms: i64, calls: usize) {
+    (0..calls).for_each(|_| app.app.audit.note("one", call(ms, "t")));
+}
+
+async fn limits_of_other_periods_laid_in_a_row_are_no_breach(backend: Backend) {
+    let mut app = TestApp::with(backend, &one(r#"["10/s"]"#)).await;
+    app.advance(Duration::from_secs(60)).await;
+    for _ in 0..300 {
+        app.submit("one", "1").await;
+    }
+    app.live_for(Duration::from_secs(3)).await;
+    // Some are in force for less time than the judge takes to look again.
+    let sets = [
+        (r#"["6/3s"]"#, 1000),
+        (r#"["20/s", "30/5s"]"#, 700),
+        (r#"["4/2s"]"#, 1500),
+        ("[]", 20),
+        (r#"["10/s"]"#, 3000),
+        (r#"["9/4s", "40/m"]"#, 1000),
+        (r#"["12/1500ms"]"#, 1200),
+        (r#"["30/7s"]"#, 2500),
+        (r#"["30/s"]"#, 400),
+        (r#"["5/2500ms"]"#, 900),
+    ];
+    for (limits, ms) in sets {
+        lay(&app, limits).await;
+        app.run_for(Duration::from_millis(ms)).await;
+        app.run_janitor().await;
+        let found = audit(&app, "").await;
+        assert_eq!(found["breaches"], 0, "{limits}: {found}");
+    }
+    for _ in 0..10 {
+        app.advance(Duration::from_secs(5)).await;
+    }
+    assert!(app.calls("one") > 80, "{} calls", app.calls("one"));
+    assert_eq!(breaches(&app).await, (json!(0), false));
+    app.stop().await;
+}
+
+async fn a_window_around_a_change_is_held_by_the_looser_limits(backend: Backend) {
+    let mut app = TestApp::with(backend, &one(r#"["10/s"]"#)).await;
+    app.advance(Duration::from_secs(60)).await;
+    // Of three seconds that began before the change 30 calls are allowed, of those that began after it 6.
+    for ms in [59_000, 60_000, 61_000] {
+        calls_at(&app, ms, 10);
+    }
+    lay(&app, r#"["6/3s"]"#).await;
+    calls_at(&app, 80_000, 6);
+    app.advance(Duration::from_secs(40)).await;
+    app.advance(Duration::from_secs(5)).await;
+    assert_eq!((audit(&app, "").await["breaches"].clone(), breaches(&app).await.0), (json!(0), json!(0)));
+    calls_at(&app, 105_000, 8);
+    app.advance(Duration::from_secs(20)).await;
+    assert_eq!(audit(&app, "").await["breaches"], 2, "more than the new limit allows");
+    assert_eq!(breaches(&app).await, (json!(2), true));
+    lay(&app, r#"["10/s"]"#).await;
+    let now = (app.clock.now().0) - START.0;
+    calls_at(&app, now, 13);
+    app.advance(Duration::from_secs(20)).await;
+    app.advance(Duration::from_secs(5)).await;
+    assert_eq!(breaches(&app).await, (json!(5), true), "more than the looser of the two allows");
+    app.stop().await;
+}
+
+async fn a_breach_before_looser_limits_were_laid_is_counted(backend: Backend) {
+    let mut app = TestApp::with(backend, &one(r#"["2/s"]"#)).await;
+    app.advance(Duration::from_secs(60)).await;
+    calls_at(&app, 52_000, 5);
+    lay(&app, r#"["100/s", "500/m"]"#).await;
+    app.advance(Duration::from_secs(5)).await;
+    app.advance(Duration::from_secs(20)).await;
+    assert_eq!(breaches(&app).await, (json!(3), true));
+    assert_eq!(audit(&app, "?window=1s").await["breaches"], 3);
+    app.stop().await;
+}
+
+async fn what_was_allowed_before_a_crash_is_still_known(backend: Backend) {
+    let mut app = TestApp::with(backend, &one(r#"["100/s"]"#)).await;
+    app.advance(Duration::from_secs(60)).await;
+    lay(&app, r#"["6/3s"]"#).await;
+    lay(&app, r#"["20/s"]"#).await;
+    app.advance(Duration::from_secs(60)).await;
+    calls_at(&app, 120_000, 20);
+    app.app.audit.write().await.expect("the store works");
+    lay(&app, r#"["4/2s"]"#).await;
+    let mut app = app.crash_and_restart().await;
+    for _ in 0..6 {
+        app.advance(Duration::from_secs(5)).await;
+    }
+    assert_eq!(breaches(&app).await.0, 0, "{}", audit(&app, "").await);
+    calls_at(&app, 150_000, 7);
+    app.advance(Duration::from_secs(20)).await;
+    assert_eq!(breaches(&app).await, (json!(3), true));
     app.stop().await;
 }
 

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
 use super::World;
-use crate::support::servers::Server;
+use crate::support::servers::{Cluster, Queue as _, Sentinels, Server};
 use fetchgate::roles::Roles;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_fetchgate");
@@ -124,4 +124,20 @@ async fn a_healthcheck_finds_its_process_by_the_config() {
     says(&run(&elsewhere, &["healthcheck", "--url", &format!("http://127.0.0.1:{port}")]).await, 0, &["ready"]);
     says(&run("colour = 1", &["healthcheck"]).await, 2, &["colour"]);
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_would_go_on_without_its_replicas_is_warned_of() {
+    let mongo = Server::mongo();
+    let uri = mongo.mongo_url("fetchgate");
+    for (needed, is_warned_of) in [(0, true), (1, false)] {
+        let redis = Sentinels::new(needed);
+        let outcome = run(&many_machines(&uri, &redis.queue_url()), &["check", "--connect"]).await;
+        says(&outcome, 0, &["queue: ok"]);
+        assert_eq!(outcome.1.contains("queue: WARNING, a master that is cut off"), is_warned_of, "{}", outcome.1);
+        assert_eq!(outcome.1.contains("min-replicas-to-write"), is_warned_of, "{}", outcome.1);
+    }
+    let alone = run(&many_machines(&uri, &Cluster::new().queue_url()), &["check", "--connect"]).await;
+    says(&alone, 0, &["queue: ok"]);
+    assert!(!alone.1.contains("WARNING"), "nothing can be replaced: {}", alone.1);
 }

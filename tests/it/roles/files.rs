@@ -11,6 +11,7 @@ use fetchgate::{
     roles::Roles,
     service::Service,
 };
+use mongodb::bson::{Document, doc};
 use tempfile::TempDir;
 
 use crate::{
@@ -133,4 +134,52 @@ async fn what_is_laid_live_in_one_process_replaces_the_files_of_all() {
     assert_eq!((in_force(&here), in_force(&there)), (vec!["20/s".to_owned()], vec!["20/s".to_owned()]));
     end(&here).await;
     end(&there).await;
+}
+
+/// A newer version has written this document; its kind of limit nobody knows yet.
+async fn write(folder: &TempDir, collection: &str, document: Document) {
+    let uri = servers::mongo().mongo_url(&database(folder));
+    let client = mongodb::Client::with_uri_str(uri).await.expect("a URI");
+    let collection = client.database(&database(folder)).collection::<Document>(collection);
+    collection.insert_one(document).await.expect("MongoDB is there");
+}
+
+const UNKNOWN: &str = r#"{"calls": 5, "per": "1s", "shape": "spiral"}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_newer_versions_file_what_is_known_holds_and_everything_else_is_followed() {
+    let (folder, clock) = (tempfile::tempdir().expect("a folder"), Clock::manual(START));
+    let app = process(&folder, &clock, r#"["40/s", "100/h"]"#).await;
+    let limits = format!(r#"{{"one": ["20/s", {UNKNOWN}, "9/5s"], "two": "all"}}"#);
+    write(&folder, "processes", doc! { "_id": "newer", "beat": 1_i64, "limits": limits }).await;
+    follow(&app).await;
+    assert_eq!(in_force(&app), ["100/h", "20/s", "9/5s"]);
+    let third = process(&folder, &clock, r#"["10/s"]"#).await;
+    follow(&app).await;
+    assert_eq!(in_force(&app), ["10/s", "100/h", "9/5s"], "the others are followed as before");
+    end(&third).await;
+    for _ in 0..4 {
+        clock.advance(FOLLOW_EVERY);
+        follow(&app).await;
+    }
+    assert_eq!(in_force(&app), ["100/h", "40/s"], "it is silent, and gone");
+    end(&app).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_limits_that_a_newer_version_has_laid_what_is_known_holds_with_the_files() {
+    let (folder, clock) = (tempfile::tempdir().expect("a folder"), Clock::manual(START));
+    let app = process(&folder, &clock, r#"["40/s", "100/h"]"#).await;
+    let limits = format!(r#"["30/s", {UNKNOWN}]"#);
+    write(&folder, "live_limits", doc! { "_id": "one", "version": 3_i64, "limits": limits, "since": START.0 }).await;
+    follow(&app).await;
+    assert_eq!(in_force(&app), ["100/h", "30/s"]);
+    let begun = process(&folder, &clock, r#"["40/s", "100/h"]"#).await;
+    assert_eq!(in_force(&begun), ["100/h", "30/s"]);
+    let (limits, any) = (config::parse_limits(r#"["60/s"]"#).expect("limits"), fetchgate::in_force::Expected::Any);
+    assert!(begun.limits.lay(&*begun.limiter, "one", &any, Some(&limits)).await.expect("the book is there"));
+    follow(&app).await;
+    assert_eq!((in_force(&app), in_force(&begun)), (vec!["60/s".to_owned()], vec!["60/s".to_owned()]));
+    end(&begun).await;
+    end(&app).await;
 }

@@ -20,11 +20,16 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     failure::{BINARY, Process, free_address, wait_until},
-    support::{Caller, servers::Server},
+    support::{
+        Caller,
+        servers::{Queue, Server},
+    },
 };
 
 /// What is in flight at the vendor, over all workers.
 mod concurrency;
+/// Redis behind Sentinels, and as a Cluster.
+mod failover;
 /// Processes that die at the worst moment.
 mod faults;
 /// What Redis holds, with many jobs waiting and with none.
@@ -43,9 +48,9 @@ const LONG: Duration = Duration::from_secs(60);
 const DATABASE: &str = "fetchgate";
 
 /// What outlives the processes: vendors, MongoDB, Redis and the config.
-struct World {
+struct World<R = Server> {
     vendors: Arc<MockVendors>,
-    redis: Server,
+    redis: R,
     mongo: Server,
     api: SocketAddr,
     folder: TempDir,
@@ -54,12 +59,39 @@ struct World {
 }
 
 impl World {
-    /// `VENDORS` stands for the vendors' URL. These worlds take turns: each is several processes.
     async fn new(vendors_config: &str) -> World {
-        World::on(Server::redis, vendors_config).await
+        World::over(Server::redis, vendors_config).await
     }
 
-    async fn on(redis: fn() -> Server, vendors_config: &str) -> World {
+    /// Asks the world's own Redis.
+    async fn ask_redis<T: FromRedisValue>(&self, command: &[&str]) -> T {
+        let mut asked = redis::Cmd::new();
+        command.iter().for_each(|part| {
+            asked.arg(part);
+        });
+        self.redis.link().command(&asked).await.expect("Redis answers")
+    }
+
+    /// The workers that the index of a vendor knows, by their names there; only calls of priority normal.
+    async fn consumers(&self, vendor: &str) -> BTreeMap<String, Held> {
+        let stream = key(vendor, "1:jobs");
+        let found: Vec<BTreeMap<String, redis::Value>> =
+            self.ask_redis(&["XINFO", "CONSUMERS", &stream, "workers"]).await;
+        let mut consumers = BTreeMap::new();
+        for worker in found {
+            let number = |key: &str| redis::from_redis_value_ref::<u64>(&worker[key]).expect("a number");
+            let name = redis::from_redis_value_ref::<String>(&worker["name"]).expect("a name");
+            if name != "free" {
+                consumers.insert(name, Held { pending: number("pending"), idle_ms: number("idle") });
+            }
+        }
+        consumers
+    }
+}
+
+impl<R: Queue> World<R> {
+    /// `VENDORS` stands for the vendors' URL. These worlds take turns: each is several processes.
+    async fn over(redis: impl FnOnce() -> R, vendors_config: &str) -> World<R> {
         static ALONE: Mutex<()> = Mutex::const_new(());
         let alone = ALONE.lock().await;
         let vendors = Arc::new(MockVendors::start("127.0.0.1:0").await.expect("a port for the mock vendors"));
@@ -68,7 +100,7 @@ impl World {
         let text = format!(
             "[server]\nlisten = \"{api}\"\npublic_url = \"http://{api}\"\n[store]\nurl = \"{}\"\n[queue]\nurl = \"{}\"\n{}",
             mongo.mongo_url(DATABASE),
-            redis.redis_url(),
+            redis.queue_url(),
             vendors_config.replace("VENDORS", &vendors.url())
         );
         fs::write(folder.path().join("config.toml"), text).expect("written");
@@ -109,31 +141,6 @@ impl World {
         Caller::at(&format!("http://{}", self.api))
     }
 
-    /// Asks the world's own Redis.
-    async fn ask_redis<T: FromRedisValue>(&self, command: &[&str]) -> T {
-        let mut asked = redis::Cmd::new();
-        command.iter().for_each(|part| {
-            asked.arg(part);
-        });
-        self.redis.link().command(&asked).await.expect("Redis answers")
-    }
-
-    /// The workers that the index of a vendor knows, by their names there; only calls of priority normal.
-    async fn consumers(&self, vendor: &str) -> BTreeMap<String, Held> {
-        let stream = key(vendor, "1:jobs");
-        let found: Vec<BTreeMap<String, redis::Value>> =
-            self.ask_redis(&["XINFO", "CONSUMERS", &stream, "workers"]).await;
-        let mut consumers = BTreeMap::new();
-        for worker in found {
-            let number = |key: &str| redis::from_redis_value_ref::<u64>(&worker[key]).expect("a number");
-            let name = redis::from_redis_value_ref::<String>(&worker["name"]).expect("a name");
-            if name != "free" {
-                consumers.insert(name, Held { pending: number("pending"), idle_ms: number("idle") });
-            }
-        }
-        consumers
-    }
-
     /// Waits until a vendor has been called so often.
     async fn called(&self, name: &str, times: u64) {
         let called = async || (self.vendors.count(name) >= times).then_some(());
@@ -142,7 +149,7 @@ impl World {
 }
 
 /// What the processes said last, when a test has failed.
-impl Drop for World {
+impl<R> Drop for World<R> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;

@@ -181,7 +181,7 @@ limits = []
 concurrency = 32
 timeout = "20s"
 "#;
-    let mut world = World::on(Server::redis_of_snapshots, vendor).await;
+    let mut world = World::over(Server::redis_of_snapshots, vendor).await;
     let api = world.api().await;
     api.submit_many("sync", 12).await;
     assert_eq!(world.redis.say("SAVE"), "+OK");

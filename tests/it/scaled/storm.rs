@@ -35,7 +35,7 @@ webhook = { verify = "none" }
 "#;
 
 /// Jobs that have ended, as they were when that was first seen.
-type Ended = Arc<Mutex<BTreeMap<String, Value>>>;
+pub(super) type Ended = Arc<Mutex<BTreeMap<String, Value>>>;
 
 /// Submits jobs of hundreds of tenants.
 async fn submit_for_many(api: &Process, jobs: usize) {
@@ -46,7 +46,7 @@ async fn submit_for_many(api: &Process, jobs: usize) {
 }
 
 /// Submits jobs one by one while the storm goes on; gives how many were acknowledged.
-async fn go_on_submitting(api: Arc<Process>, jobs: usize) -> Vec<String> {
+pub(super) async fn go_on_submitting(api: Arc<Process>, jobs: usize) -> Vec<String> {
     let mut accepted = Vec::new();
     while accepted.len() < jobs {
         accepted.extend(api.submit("sync", "1").await);
@@ -55,7 +55,7 @@ async fn go_on_submitting(api: Arc<Process>, jobs: usize) -> Vec<String> {
 }
 
 /// Looks at all jobs again and again, page by page: whatever has ended never changes.
-async fn watch(api: Arc<Process>, ended: Ended) {
+pub(super) async fn watch(api: Arc<Process>, ended: Ended) {
     let mut cursor = String::new();
     loop {
         pass(Duration::from_millis(100)).await;
@@ -73,7 +73,7 @@ async fn watch(api: Arc<Process>, ended: Ended) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_dies_every_job_ends_once_and_no_limit_is_broken() {
     let all = size_or("FETCHGATE_TEST_STORM", 1500);
-    let mut world = World::on(Server::redis_of_snapshots, VENDORS).await;
+    let mut world = World::over(Server::redis_of_snapshots, VENDORS).await;
     let api = Arc::new(world.api().await);
     let mut workers = vec![world.worker().await, world.worker().await, world.worker().await];
     let begun = Instant::now();

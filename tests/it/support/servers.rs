@@ -1,10 +1,12 @@
 //! Real servers behind the second backend: `redis-server`, and `mongod` or else SecantusDB, which speaks the same wire.
 //!
+//! A Redis may be one node, a master with replicas and Sentinels, or a Cluster.
+//!
 //! Never left behind: each dies with the test, or with the process of the tests, however that ends, and its folder with it.
 //! `scripts/with-servers` installs what is missing.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
@@ -73,8 +75,20 @@ impl Server {
     }
 
     fn new(program: &str, bind: &[&str], more: &[&str], folder_option: &str) -> Server {
+        Server::with_files(program, bind, more, folder_option, |_| {})
+    }
+
+    /// `prepare`: puts what has to be there first into its folder, which it runs in.
+    fn with_files(
+        program: &str,
+        bind: &[&str],
+        more: &[&str],
+        folder_option: &str,
+        prepare: impl FnOnce(&Path),
+    ) -> Server {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
+        prepare(folder.path());
+        let port = free_port();
         let (port_text, place) = (port.to_string(), folder.path().to_string_lossy().into_owned());
         let own = ["--port", &port_text, folder_option, &place];
         let arguments = [&[program], bind, more, &own].concat().into_iter().map(str::to_owned).collect::<Vec<_>>();
@@ -141,10 +155,153 @@ impl Drop for Server {
     }
 }
 
+/// What the many-processes backend can have in the place of one Redis.
+pub(crate) trait Queue {
+    fn queue_url(&self) -> String;
+}
+
+impl Queue for Server {
+    fn queue_url(&self) -> String {
+        self.redis_url()
+    }
+}
+
+/// A master with two replicas, each of which may become master, and three Sentinels that see to it.
+pub(crate) struct Sentinels {
+    pub(crate) nodes: Vec<Server>,
+    sentinels: Vec<Server>,
+}
+
+impl Sentinels {
+    const DOWN_AFTER_MS: u32 = 3000;
+
+    /// `needed`: so many replicas have to be there for a write. A master that is cut off stops before it is replaced.
+    pub(crate) fn new(needed: u32) -> Sentinels {
+        let needed = needed.to_string();
+        let node = |master: Option<u16>| {
+            let kept = ["--appendonly", "yes", "--appendfsync", "no", "--save", "", "--repl-diskless-sync-delay", "0"];
+            let safe = ["--min-replicas-to-write", &needed, "--min-replicas-max-lag", "2"];
+            let of = master.map(|port| format!("127.0.0.1 {port}"));
+            let of: Vec<&str> = of.iter().flat_map(|of| ["--replicaof", of]).collect();
+            Server::new("redis-server", &["--bind", "127.0.0.1"], &[&kept[..], &safe, &of].concat(), "--dir")
+        };
+        let master = node(None);
+        let nodes = vec![node(Some(master.port)), node(Some(master.port))];
+        let port = master.port;
+        let nodes: Vec<Server> = std::iter::once(master).chain(nodes).collect();
+        let sentinel = |_| {
+            let file = |folder: &Path| std::fs::write(folder.join("sentinel.conf"), "").expect("written");
+            let bind = ["sentinel.conf", "--sentinel", "--bind", "127.0.0.1"];
+            let sentinel = Server::with_files("redis-server", &bind, &[], "--dir", file);
+            for command in [
+                format!("SENTINEL MONITOR mymaster 127.0.0.1 {port} 2"),
+                format!("SENTINEL SET mymaster down-after-milliseconds {}", Self::DOWN_AFTER_MS),
+                "SENTINEL SET mymaster failover-timeout 6000".to_owned(),
+            ] {
+                assert_eq!(sentinel.say(&command), "+OK");
+            }
+            sentinel
+        };
+        let sentinels: Vec<Server> = (0..3).map(sentinel).collect();
+        let known = |sentinel: &Server| {
+            let said = info(sentinel.port, "sentinel");
+            said.contains("slaves=2,sentinels=3") && said.contains("status=ok")
+        };
+        let begun = Instant::now();
+        while !(sentinels.iter().all(known) && replicas(port) == 2) {
+            assert!(begun.elapsed() < PATIENCE, "the Sentinels do not find each other and the replicas");
+            std::thread::yield_now();
+        }
+        Sentinels { nodes, sentinels }
+    }
+
+    /// How many replicas follow this node.
+    pub(crate) fn replicas_of(&self, node: usize) -> usize {
+        replicas(self.nodes[node].port)
+    }
+
+    /// The node that all Sentinels name, by its place in `nodes`.
+    pub(crate) fn master(&self) -> Option<usize> {
+        let named = |sentinel: &Server| {
+            let said = info(sentinel.port, "sentinel");
+            self.nodes.iter().position(|node| said.contains(&format!("address=127.0.0.1:{},", node.port)))
+        };
+        let named: Vec<Option<usize>> = self.sentinels.iter().map(named).collect();
+        named[0].filter(|_| named.iter().all(|one| *one == named[0]))
+    }
+}
+
+impl Queue for Sentinels {
+    fn queue_url(&self) -> String {
+        let hosts: Vec<String> = self.sentinels.iter().map(|one| format!("127.0.0.1:{}", one.port)).collect();
+        format!("redis+sentinel://{}/mymaster/0", hosts.join(","))
+    }
+}
+
+/// Three masters, each with a third of the slots, and no replicas.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Server>,
+}
+
+impl Cluster {
+    const SLOTS: usize = 16_384;
+
+    pub(crate) fn new() -> Cluster {
+        let kept = ["--appendonly", "yes", "--appendfsync", "no", "--save", "", "--maxmemory-policy", "noeviction"];
+        let clustered = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+        let node =
+            |_| Server::new("redis-server", &["--bind", "127.0.0.1"], &[&kept[..], &clustered].concat(), "--dir");
+        let nodes: Vec<Server> = (0..3).map(node).collect();
+        for (i, node) in nodes.iter().enumerate() {
+            let slots: Vec<String> =
+                (Self::SLOTS * i / 3..Self::SLOTS * (i + 1) / 3).map(|slot| slot.to_string()).collect();
+            assert_eq!(node.say(&format!("CLUSTER SET-CONFIG-EPOCH {}", i + 1)), "+OK");
+            assert_eq!(node.say(&format!("CLUSTER ADDSLOTS {}", slots.join(" "))), "+OK");
+            assert_eq!(node.say(&format!("CLUSTER MEET 127.0.0.1 {}", nodes[0].port)), "+OK");
+        }
+        let begun = Instant::now();
+        let is_whole = |node: &Server| {
+            let said = text(node.port, "CLUSTER INFO");
+            said.contains("cluster_state:ok") && said.contains("cluster_size:3")
+        };
+        while !nodes.iter().all(is_whole) {
+            assert!(begun.elapsed() < PATIENCE, "the nodes of the Cluster do not find each other");
+            std::thread::yield_now();
+        }
+        Cluster { nodes }
+    }
+
+    /// The node that has the slot of this key, by its place in `nodes`.
+    pub(crate) fn node_of(&self, key: &str) -> usize {
+        let slot = self.nodes[0].say(&format!("CLUSTER KEYSLOT {key}"));
+        let slot: usize = slot.trim_start_matches(':').parse().expect("a slot");
+        (0..3).find(|i| slot < Self::SLOTS * (i + 1) / 3).expect("one of three")
+    }
+}
+
+impl Queue for Cluster {
+    fn queue_url(&self) -> String {
+        let hosts: Vec<String> = self.nodes.iter().map(|one| format!("127.0.0.1:{}", one.port)).collect();
+        format!("redis+cluster://{}", hosts.join(","))
+    }
+}
+
+/// One that leaves room for the port of a Cluster's bus, 10,000 above it.
+fn free_port() -> u16 {
+    loop {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = socket.local_addr().expect("an address").port();
+        let bus = port.checked_add(10_000).and_then(|bus| TcpListener::bind(("127.0.0.1", bus)).ok());
+        if bus.is_some() {
+            return port;
+        }
+    }
+}
+
 fn start(arguments: &[String], port: u16, folder: &Path) -> (Child, Child) {
     let program = &arguments[0];
     let mut command = Command::new(program);
-    command.args(&arguments[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.current_dir(folder).args(&arguments[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let child = command.spawn();
     let child = child.unwrap_or_else(|error| {
         panic!("{program} cannot be started, {error}: is this `make test`, or `scripts/with-servers cargo test`?")
@@ -172,6 +329,30 @@ fn ask(port: u16, command: &str) -> std::io::Result<String> {
     let mut answer = String::new();
     BufReader::new(connection).read_line(&mut answer)?;
     Ok(answer.trim().to_owned())
+}
+
+/// A section of what a Redis says of itself; nothing while it is away.
+fn info(port: u16, section: &str) -> String {
+    text(port, &format!("INFO {section}"))
+}
+
+fn replicas(port: u16) -> usize {
+    info(port, "replication").matches("state=online").count()
+}
+
+/// An answer of several lines.
+fn text(port: u16, command: &str) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut connection = BufReader::new(TcpStream::connect(("127.0.0.1", port))?);
+        connection.get_mut().set_read_timeout(Some(Duration::from_secs(1)))?;
+        connection.get_mut().write_all(format!("{command}\r\n").as_bytes())?;
+        let mut length = String::new();
+        connection.read_line(&mut length)?;
+        let mut text = vec![0; length.trim().trim_start_matches('$').parse().unwrap_or(0)];
+        connection.read_exact(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    };
+    read().unwrap_or_default()
 }
 
 fn is_installed(program: &str) -> bool {
