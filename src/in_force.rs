@@ -11,10 +11,10 @@ use std::{
 use crate::{
     clock::{Clock, Nanos, Time},
     config::{parse_known_limits, parse_known_pools, write_limits, write_pools},
-    limit::{Key, Limit, Limiter, PoolLimits},
+    limit::{Before, Key, Limit, Limiter, PoolLimits},
     store::{
         StoreError,
-        book::{Book, Filed, LiveLimits},
+        book::{Book, Filed, LimitsOnRecord, LiveLimits},
     },
 };
 
@@ -66,6 +66,8 @@ pub struct Change {
 #[derive(Default)]
 struct Known {
     pools: HashMap<Arc<str>, Terms>,
+    /// What was in force before this process began, the newest first.
+    former: HashMap<Arc<str>, Vec<Before>>,
     changes: HashMap<Arc<str>, VecDeque<Change>>,
     /// How often this process has said that it lives, and when next.
     beat: u64,
@@ -98,20 +100,50 @@ impl InForce {
         let in_force = InForce { book, clock, file, process, filed, known, telling };
         in_force.say_alive().await?;
         let live = in_force.look().await?;
+        let on_record = in_force.book.limits_on_record().await?;
         for (pool, terms) in in_force.terms(live) {
+            let records: Vec<&LimitsOnRecord> = on_record.iter().filter(|record| *record.pool == *pool).collect();
+            let former = in_force.record(&pool, &terms.limits, &records).await?;
+            in_force.lock().former.insert(pool.clone(), former);
             in_force.note(pool, terms);
         }
         Ok(in_force)
     }
 
+    /// Puts the limits of a pool on record, if others are, and gives those that were in force before, the newest first.
+    async fn record(
+        &self,
+        pool: &Arc<str>,
+        limits: &[Limit],
+        records: &[&LimitsOnRecord],
+    ) -> Result<Vec<Before>, StoreError> {
+        let (limits, since) = (write_limits(limits), self.clock.now());
+        let mut until = since;
+        let is_on_record = records.last().is_some_and(|newest| newest.limits == limits);
+        if !is_on_record {
+            self.book.record_limits(LimitsOnRecord { pool: pool.to_string(), since, limits }).await?;
+        }
+        let mut former: Vec<Before> = Vec::new();
+        for (i, record) in records.iter().rev().enumerate() {
+            if !(is_on_record && i == 0) {
+                // Limits that this version does not know may have allowed anything.
+                let (known, unknown) = parse_known_limits(&record.limits);
+                former.push(Before { limits: if unknown == 0 { known } else { Vec::new() }, until });
+            }
+            until = record.since;
+        }
+        Ok(former)
+    }
+
     /// The limits of all pools, for a limiter to begin with.
     pub fn pools(&self) -> Vec<PoolLimits> {
+        let known = self.lock();
         let limits = |(pool, terms): (&Arc<str>, &Terms)| PoolLimits {
             pool: pool.clone(),
             limits: terms.limits.to_vec(),
-            before: Vec::new(),
+            before: known.former.get(pool).cloned().unwrap_or_default(),
         };
-        self.lock().pools.iter().map(limits).collect()
+        known.pools.iter().map(limits).collect()
     }
 
     /// What is in force for a pool of the config; nothing for others.
@@ -190,6 +222,10 @@ impl InForce {
         for (pool, terms) in self.terms(live) {
             let before = self.get(&pool);
             if before.is_none_or(|before| before.limits != terms.limits) {
+                // First on record, then in force: whoever starts meanwhile begins with what these allow.
+                let on_record = self.book.limits_on_record().await?;
+                let records: Vec<&LimitsOnRecord> = on_record.iter().filter(|record| *record.pool == *pool).collect();
+                self.record(&pool, &terms.limits, &records).await?;
                 limiter.set_limits(&pool, terms.limits.to_vec()).await?;
                 changed.push(pool.clone());
             }

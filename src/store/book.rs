@@ -48,6 +48,18 @@ pub struct LiveLimits {
     pub since: Time,
 }
 
+/// Limits that a pool had from then on, until those of the next record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsOnRecord {
+    pub pool: String,
+    pub since: Time,
+    /// JSON, as the API writes it.
+    pub limits: String,
+}
+
+/// Records of a pool that are kept.
+pub const MOST_ON_RECORD: usize = 9;
+
 /// A process that lives, and the limits that its file has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filed {
@@ -79,6 +91,12 @@ pub trait Book: Send + Sync {
     /// Lays limits over those of the file, or puts those back with `None`, if the version is still the one that was seen (0: nothing was
     /// ever laid). Says whether it was.
     async fn lay_limits(&self, seen: u64, laid: LiveLimits) -> Result<bool, StoreError>;
+
+    /// Which limits pools had, by pool and time.
+    async fn limits_on_record(&self) -> Result<Vec<LimitsOnRecord>, StoreError>;
+
+    /// Puts on record that a pool has these limits now. Of each pool the newest [`MOST_ON_RECORD`] are kept.
+    async fn record_limits(&self, record: LimitsOnRecord) -> Result<(), StoreError>;
 
     /// Says that this process lives and what its file has.
     async fn report(&self, me: &Filed) -> Result<(), StoreError>;

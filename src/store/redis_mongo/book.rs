@@ -13,7 +13,7 @@ use crate::{
     clock::Time,
     store::{
         StoreError,
-        book::{Book, Charge, Filed, LiveLimits, Pause, Spend},
+        book::{Book, Charge, Filed, LimitsOnRecord, LiveLimits, MOST_ON_RECORD, Pause, Spend},
     },
 };
 
@@ -122,6 +122,32 @@ impl Book for RedisMongo {
             self.say_that_it_changed().await;
         }
         Ok(is_laid)
+    }
+
+    async fn limits_on_record(&self) -> Result<Vec<LimitsOnRecord>, StoreError> {
+        let found: Vec<Document> =
+            within(async { self.core.mongo.limits_on_record.find(doc! {}).await?.try_collect().await }).await?;
+        let record = |record: &Document| {
+            Some(LimitsOnRecord {
+                pool: record.get_str("pool").ok()?.to_owned(),
+                since: Time(record.get_i64("since").ok()?),
+                limits: record.get_str("limits").ok()?.to_owned(),
+            })
+        };
+        let mut records: Vec<LimitsOnRecord> = found.iter().filter_map(record).collect();
+        records.sort_by(|a, b| (&a.pool, a.since).cmp(&(&b.pool, b.since)));
+        Ok(records)
+    }
+
+    async fn record_limits(&self, record: LimitsOnRecord) -> Result<(), StoreError> {
+        let LimitsOnRecord { pool, since, limits } = record;
+        let document = doc! { "pool": &pool, "since": since.0, "limits": limits };
+        let records = &self.core.mongo.limits_on_record;
+        within(records.insert_one(document)).await?;
+        let known = self.limits_on_record().await?;
+        let of_pool: Vec<Time> = known.iter().filter(|known| known.pool == pool).map(|known| known.since).collect();
+        let Some(last) = of_pool.len().checked_sub(MOST_ON_RECORD + 1) else { return Ok(()) };
+        within(records.delete_many(doc! { "pool": &pool, "since": { "$lte": of_pool[last].0 } })).await.map(drop)
     }
 
     async fn report(&self, me: &Filed) -> Result<(), StoreError> {

@@ -73,6 +73,7 @@ pub(super) struct Mongo {
     pub(super) spends: Collection<Document>,
     pub(super) pauses: Collection<Document>,
     pub(super) live_limits: Collection<Document>,
+    pub(super) limits_on_record: Collection<Document>,
     /// Processes that live, and what their files have.
     pub(super) processes: Collection<Document>,
     pub(super) settings: Collection<Document>,
@@ -102,6 +103,7 @@ impl Mongo {
             spends: database.collection("spends"),
             pauses: database.collection("pauses"),
             live_limits: database.collection("live_limits"),
+            limits_on_record: database.collection("limits_on_record"),
             processes: database.collection("processes"),
             settings: database.collection("settings"),
             calls: database.collection("calls"),

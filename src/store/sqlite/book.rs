@@ -10,7 +10,7 @@ use crate::{
     clock::Time,
     store::{
         StoreError,
-        book::{Book, Charge, Filed, LiveLimits, Pause, Spend},
+        book::{Book, Charge, Filed, LimitsOnRecord, LiveLimits, MOST_ON_RECORD, Pause, Spend},
     },
 };
 
@@ -122,6 +122,32 @@ impl Book for Sqlite {
     }
 
     /// One process owns the file.
+    async fn limits_on_record(&self) -> Result<Vec<LimitsOnRecord>, StoreError> {
+        self.readers
+            .read(|conn| {
+                conn.prepare_cached("SELECT pool, since, limits FROM limits_on_record ORDER BY pool, since")?
+                    .query_map([], |row| {
+                        Ok(LimitsOnRecord { pool: row.get(0)?, since: Time(row.get(1)?), limits: row.get(2)? })
+                    })?
+                    .collect()
+            })
+            .await
+    }
+
+    async fn record_limits(&self, record: LimitsOnRecord) -> Result<(), StoreError> {
+        self.write(move |conn| {
+            conn.prepare_cached("INSERT OR REPLACE INTO limits_on_record (pool, since, limits) VALUES (?1, ?2, ?3)")?
+                .execute((&record.pool, record.since.0, &record.limits))?;
+            conn.prepare_cached(
+                "DELETE FROM limits_on_record WHERE pool = ?1 AND since <=
+                 (SELECT since FROM limits_on_record WHERE pool = ?1 ORDER BY since DESC LIMIT 1 OFFSET ?2)",
+            )?
+            .execute((&record.pool, MOST_ON_RECORD))?;
+            Ok(())
+        })
+        .await
+    }
+
     async fn report(&self, _me: &Filed) -> Result<(), StoreError> {
         Ok(())
     }

@@ -44,10 +44,11 @@ mod upkeep;
 mod writer;
 
 /// The schema, one step a version: `PRAGMA user_version` says how many have been made.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../../../migrations/0001_jobs.sql"),
     include_str!("../../../migrations/0002_live_limits.sql"),
     include_str!("../../../migrations/0003_calls.sql"),
+    include_str!("../../../migrations/0006_limits_on_record.sql"),
 ]; // in their order: each is made once
 
 /// Idempotency keys are kept this long.

@@ -23,7 +23,7 @@ use fetchgate::{
     limit::{Answer, Before, Key, Limit, Per, Permit, PoolLimits, Shape, local::Local},
     store::{
         StoreError,
-        book::{Book, Charge, Filed, LiveLimits, Pause, Spend},
+        book::{Book, Charge, Filed, LimitsOnRecord, LiveLimits, Pause, Spend},
     },
 };
 
@@ -93,6 +93,14 @@ impl Book for MemoryBook {
 
     async fn lay_limits(&self, _seen: u64, _laid: LiveLimits) -> Result<bool, StoreError> {
         Ok(false)
+    }
+
+    async fn limits_on_record(&self) -> Result<Vec<LimitsOnRecord>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn record_limits(&self, _record: LimitsOnRecord) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn report(&self, _me: &Filed) -> Result<(), StoreError> {
