@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Context, breaker, limits, once, places::Hold};
+use super::{Context, breaker, limits, places::Hold};
 use crate::{
     clock::Time,
     job::{
@@ -28,8 +28,8 @@ use crate::{
 };
 
 /// The first wait before a settle is tried again while the store is away; doubles up to `MAX_SETTLE_WAIT`.
-pub(super) const FIRST_SETTLE_WAIT: Duration = Duration::from_millis(200);
-pub(super) const MAX_SETTLE_WAIT: Duration = Duration::from_secs(5);
+const FIRST_SETTLE_WAIT: Duration = Duration::from_millis(200);
+const MAX_SETTLE_WAIT: Duration = Duration::from_secs(5);
 
 /// Makes the call and stores what came of it. `hold` is the place among the vendor's calls in flight; with `probe` the call shows whether
 /// the vendor is well again.
@@ -48,7 +48,7 @@ pub(super) async fn run(
         tracing::debug!(vendor = %vendor.name(), job = %lease.job.id, ?missed, "permit missed; the job waits for another");
         breaker::tell(&cx, vendor.name(), probe, None).await;
         cx.limiter.give_back(vec![permit]).await;
-        once::release(&cx, &vendor, vec![(lease, None)]).await;
+        cx.store.release(vec![(lease, None)]).await;
         return;
     }
     let status = call.reply.as_ref().ok().map(|reply| reply.status.as_u16());
@@ -76,9 +76,6 @@ pub(super) async fn run(
         detail,
     };
     let change = lifecycle::advance(&lease.job, step, &vendor.policy(), fastrand::f64(), cx.clock.now());
-    if once::is_marked(&vendor, &lease) {
-        return once::settle(&cx, lease, change, attempt, hold.metrics()).await;
-    }
     settle(&cx, lease, change, attempt, &hold).await;
 }
 

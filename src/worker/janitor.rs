@@ -94,7 +94,7 @@ impl Janitor {
             let policy = vendors.get(&job.lane.vendor).map_or(NO_POLICY, |vendor| vendor.policy());
             lifecycle::alarmed(job, &policy, jitter, now)
         });
-        if let Amended::Changed(job) = self.cx.store.amend(Which::Id(id), now, None, decide).await?
+        if let Amended::Changed(job) = self.cx.store.amend(Which::Id(id), now, decide).await?
             && let Some(metrics) = self.cx.metrics.vendor(&job.lane.vendor)
         {
             metrics.count_ended(job.status);

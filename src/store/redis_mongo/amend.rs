@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::Time,
-    job::{Attempt, Job, JobId, Stage},
+    job::{Job, JobId, Stage},
     store::{Amended, Decide, Overdue, StoreError, Which, With},
 };
 
@@ -44,19 +44,13 @@ impl Request {
 
 impl RedisMongo {
     /// Asks for the decision until it is stored, or is to leave the job as it is.
-    pub(super) async fn decide_on(
-        &self,
-        which: &Which,
-        now: Time,
-        attempt: Option<Attempt>,
-        decide: Decide,
-    ) -> Result<Amended, StoreError> {
+    pub(super) async fn decide_on(&self, which: &Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
         for _ in 0..TRIES {
             let found = match which {
                 Which::Id(id) => self.read(*id, With::NEITHER).await?,
                 Which::Ticket { vendor, ticket } => self.core.mongo.find_by_ticket(vendor, ticket).await?,
             };
-            let Some(Found { job: was, version, mut attempts, .. }) = found else { return Ok(Amended::Unknown) };
+            let Some(Found { job: was, version, .. }) = found else { return Ok(Amended::Unknown) };
             let Some(change) = decide(&was) else { return Ok(Amended::Left(was)) };
             // A worker that holds it loses it by the attempt number.
             let n = was.attempt + u32::from(self.core.may_be_held(&was).await);
@@ -64,10 +58,6 @@ impl RedisMongo {
             let by = format!("{}/{:x}", self.core.process, fastrand::u64(..));
             let mut update = updates::update(&was, &is);
             updates::set(&mut update, "by", by.clone());
-            if let Some(attempt) = attempt.clone() {
-                attempts.replace(attempt);
-                updates::set(&mut update, "attempts", updates::attempts_text(&attempts));
-            }
             let (reply, answer) = oneshot::channel();
             let request = Request { was, is: is.clone(), version, update, by, reply };
             self.amends.send(request).await.map_err(|_| group::closed())?;

@@ -3,7 +3,7 @@
 //! Never asks a server: what is held is in memory, and a process that dies holds nothing.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -24,6 +24,8 @@ pub(super) struct Hold {
     pub(super) attempts: Attempts,
     /// Its outcome is known and wants to be stored.
     pub(super) settling: bool,
+    /// Its call is on record: nobody else may make it.
+    pub(super) called: bool,
 }
 
 /// By job and number of the attempt.
@@ -48,16 +50,31 @@ impl Holds {
             attempt += 1;
         }
         all.insert((job.id, attempt), hold);
-        Lease { job, attempt }
+        Lease { job, attempt, called_at: None }
+    }
+
+    /// The fence of a lease, if it is held.
+    pub(super) fn version(&self, lease: &Lease) -> Option<i64> {
+        self.all().get(&(lease.job.id, lease.attempt)).map(|hold| hold.version)
+    }
+
+    /// The call of a lease is on record, which has changed the document.
+    pub(super) fn mark(&self, lease: &Lease) {
+        if let Some(hold) = self.all().get_mut(&(lease.job.id, lease.attempt)) {
+            (hold.version, hold.called) = (hold.version + 1, true);
+        }
     }
 
     pub(super) fn let_go(&self, lease: &Lease) -> Option<Hold> {
         self.all().remove(&(lease.job.id, lease.attempt))
     }
 
-    /// Everything that is held, which is then held no more.
+    /// Everything that is held and that others may have, which is then held no more.
     pub(super) fn let_all_go(&self) -> Vec<Hold> {
-        self.all().drain().map(|(_, hold)| hold).collect()
+        let mut all = self.all();
+        // A stale lease of ours may be on the same entry.
+        let called: HashSet<Entry> = all.values().filter(|hold| hold.called).map(|hold| hold.entry.clone()).collect();
+        all.drain().map(|(_, hold)| hold).filter(|hold| !called.contains(&hold.entry)).collect()
     }
 
     /// From here on the lease is kept until it is let go.

@@ -116,6 +116,16 @@ async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: T
 async fn take_stale(core: &Core, request: &Request, mut found: Option<Found>, now: Time) -> Result<Took, StoreError> {
     for _ in 0..TRIES {
         let Some(Found { job: was, version, attempts, .. }) = found else { return Ok(Took::Nothing(None)) };
+        let is_of = (was.attempt, was.run) == (request.lease.attempt, request.lease.job.run);
+        if was.status.has_ended() && is_of && attempts.iter().all(|attempt| *attempt != request.attempt) {
+            // The job ended by other means during this attempt: what came of it changes nothing, but is on record.
+            let update = with_attempt(core, &was, &was, attempts, &request.attempt);
+            if core.mongo.update_job(updates::unchanged(was.id, version), update).await? {
+                return Ok(Took::Nothing(Some(Box::new(was))));
+            }
+            found = core.mongo.find(was.id, With::NEITHER).await?;
+            continue;
+        }
         if was.status.has_ended() || request.change.next.end() != Some(Status::Complete) {
             return Ok(Took::Nothing(Some(Box::new(was))));
         }

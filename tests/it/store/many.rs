@@ -225,8 +225,7 @@ impl World {
         ];
         let decide = decisions[which];
         let decide = Box::new(move |job: &Job| decide(job, now));
-        let amended =
-            self.processes[process].store.amend(Which::Id(id), now, None, decide).await.expect("the store works");
+        let amended = self.processes[process].store.amend(Which::Id(id), now, decide).await.expect("the store works");
         let was_ended = self.jobs[&id].ended;
         match amended {
             Amended::Changed(_) if which == 2 => {

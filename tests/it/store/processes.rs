@@ -49,7 +49,7 @@ async fn an_answer_that_is_faster_than_the_word_that_the_call_is_over_counts_no_
     a.settle(lease, Next::Await { answer_by: site.now().plus(LONG) }).await;
     site.note_as_held(id).await;
     let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
-    b.store.amend(Which::Id(id), site.now(), None, decide).await.unwrap();
+    b.store.amend(Which::Id(id), site.now(), decide).await.unwrap();
     let job = a.find(id).await;
     assert_eq!((job.status, job.attempt), (Status::Complete, 1));
 }
@@ -84,7 +84,7 @@ async fn no_more_calls_are_open_than_may_be_however_many_processes_claim() {
         assert!(!open.is_empty(), "stuck at {ended}");
         for id in open.drain(..).take(3).collect::<Vec<_>>() {
             let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
-            processes[2].store.amend(Which::Id(id), site.now(), None, decide).await.unwrap();
+            processes[2].store.amend(Which::Id(id), site.now(), decide).await.unwrap();
             ended += 1;
         }
         let page = fetchgate::store::Filter { status: Some(Status::Processing), limit: 99, ..Default::default() };
