@@ -106,7 +106,7 @@ pub enum Amended {
     Unknown,
 }
 
-/// Jobs whose alarm has gone off, and when the next will.
+/// Jobs whose alarm has gone off, and when the next one will that has not.
 #[derive(Debug, Clone, Default)]
 pub struct Overdue {
     pub jobs: Vec<JobId>,

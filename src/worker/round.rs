@@ -4,6 +4,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
+
 use super::{
     Context, Tick, breaker,
     firing::{Firing, InHand},
@@ -279,16 +281,16 @@ impl Rounds {
         let (expired, good): (Vec<_>, Vec<_>) =
             leases.into_iter().partition(|lease| lease.job.alarm_at().is_some_and(|at| at <= now));
         let count = expired.len();
-        for lease in &expired {
-            if let Err(error) = self.expire(lease, now).await {
-                let back = expired.into_iter().chain(good);
-                self.cx.store.release(back.map(|lease| (lease, None)).collect()).await;
-                return Err(error);
-            }
+        // Side by side: the store writes them together.
+        let ended = join_all(expired.iter().map(|lease| self.expire(lease, now))).await;
+        let (ended, failed): (Vec<_>, Vec<_>) = expired.into_iter().zip(ended).partition(|(_, ended)| ended.is_ok());
+        if let Some((lease, Err(error))) = failed.first() {
+            // They stay leased, and stop nobody until that lapses.
+            tracing::warn!(jobs = failed.len(), job = %lease.job.id, %error, "jobs that have expired could not be ended");
         }
-        if count > 0 {
+        if !ended.is_empty() {
             // Their jobs have changed, and nobody will settle them.
-            self.cx.store.release(expired.into_iter().map(|lease| (lease, None)).collect()).await;
+            self.cx.store.release(ended.into_iter().map(|(lease, _)| (lease, None)).collect()).await;
         }
         Ok((good, count))
     }

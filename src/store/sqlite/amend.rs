@@ -9,6 +9,7 @@ use super::{
     index::Row,
     mark,
     queue::{Fence, attempts_so_far, reindex, update, with_attempt},
+    read::explain,
     rows,
     writer::{After, Tx, Write},
 };
@@ -118,12 +119,29 @@ pub(super) struct Reclaim {
     freed: Vec<(Row, Job)>,
     /// As they were, and as they ended.
     lost: Vec<(Row, Job, Job)>,
+    /// Nobody can have these.
+    unreadable: Vec<(JobId, u32)>,
     reply: oneshot::Sender<Result<usize, StoreError>>,
 }
 
 impl Reclaim {
     pub(super) fn boxed(now: Nanos, reply: oneshot::Sender<Result<usize, StoreError>>) -> Box<dyn Write> {
-        Box::new(Reclaim { now, freed: Vec::new(), lost: Vec::new(), reply })
+        Box::new(Reclaim { now, freed: Vec::new(), lost: Vec::new(), unreadable: Vec::new(), reply })
+    }
+
+    fn free(&mut self, tx: &Tx<'_>, id: JobId, attempt: u32) -> rusqlite::Result<()> {
+        if let Some(called_at) = mark::take(tx, id, attempt)? {
+            self.lost.extend(lose(tx, id, attempt, called_at)?);
+            return Ok(());
+        }
+        let freed = tx
+            .conn
+            .prepare_cached("UPDATE jobs SET attempt = ?2 WHERE id = ?1 AND status < 2 AND attempt < ?2")?
+            .execute((id.as_bytes(), attempt))?;
+        if let (1, Some(found)) = (freed, read(tx, &Which::Id(id))?) {
+            self.freed.push(found);
+        }
+        Ok(())
     }
 }
 
@@ -131,18 +149,15 @@ impl Write for Reclaim {
     fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
         self.freed.clear();
         self.lost.clear();
+        self.unreadable.clear();
         let lapsed: Vec<(JobId, u32)> = tx.shared.index().lapsed(self.now);
         for (id, attempt) in lapsed {
-            if let Some(called_at) = mark::take(tx, id, attempt)? {
-                self.lost.extend(lose(tx, id, attempt, called_at)?);
-                continue;
-            }
-            let freed = tx
-                .conn
-                .prepare_cached("UPDATE jobs SET attempt = ?2 WHERE id = ?1 AND status < 2 AND attempt < ?2")?
-                .execute((id.as_bytes(), attempt))?;
-            if let (1, Some(found)) = (freed, read(tx, &Which::Id(id))?) {
-                self.freed.push(found);
+            match self.free(tx, id, attempt) {
+                Err(error) if matches!(explain(&error), StoreError::Corrupt(_)) => {
+                    tracing::error!(job = %id, %error, "it cannot be read, and is left alone until the next start");
+                    self.unreadable.push((id, attempt));
+                }
+                freed => freed?,
             }
         }
         Ok(())
@@ -151,6 +166,9 @@ impl Write for Reclaim {
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
         let freed = self.freed.len() + self.lost.len();
         if outcome.is_ok() {
+            for (id, attempt) in self.unreadable {
+                after.index.unlease(id, Some(attempt));
+            }
             for (row, was, job) in self.lost {
                 tracing::warn!(job = %job.id, attempt = job.attempt, "its worker died or hung in a call that is made at most once");
                 after.index.unlease(job.id, Some(job.attempt));

@@ -218,8 +218,10 @@ impl Store for Sqlite {
                 .prepare_cached("SELECT id FROM jobs WHERE alarm_at <= ?1 ORDER BY alarm_at LIMIT ?2")?
                 .query_map((now.0, most), |row| Ok(JobId::from_bytes(row.get(0)?)))?
                 .collect::<rusqlite::Result<Vec<_>>>()?;
-            let next_at: Option<i64> = conn.query_row("SELECT min(alarm_at) FROM jobs", [], |row| row.get(0))?;
-            shared.index().next_alarm = next_at;
+            let min = |sql, after: i64| conn.prepare_cached(sql)?.query_row([after], |row| row.get(0));
+            // The first of all, for those that are overdue and still will be: whoever asks next is to look.
+            shared.index().next_alarm = min("SELECT min(alarm_at) FROM jobs WHERE alarm_at >= ?1", i64::MIN)?;
+            let next_at: Option<i64> = min("SELECT min(alarm_at) FROM jobs WHERE alarm_at > ?1", now.0)?;
             Ok(Overdue { jobs, next_at: next_at.map(Time) })
         };
         ask(&self.requests()?, |reply| Do::boxed(read, reply)).await?

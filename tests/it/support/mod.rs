@@ -10,9 +10,11 @@ use fetchgate::{
     api::{self, App},
     clock::{Clock, Nanos, Time},
     config::{self, Config},
+    job::JobId,
     redis_link::Redis,
     roles::Roles,
     service::Service,
+    store::StoreError,
     vendor::{
         Vendor,
         http::{Client, Origin},
@@ -23,6 +25,7 @@ use futures_util::FutureExt as _;
 use http_body_util::Full;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use mock_vendors::MockVendors;
+use mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -431,6 +434,28 @@ impl TestApp {
     /// Lets the janitor do all that is due now.
     pub(crate) async fn run_janitor(&mut self) {
         while self.janitor.tick().await.expect("the store works") == Tick::Ran {}
+    }
+
+    /// Lets the janitor have one turn.
+    pub(crate) async fn turn_janitor(&mut self) -> Result<Tick, StoreError> {
+        self.janitor.tick().await
+    }
+
+    /// What is stored of a job becomes something that no version wrote.
+    pub(crate) async fn damage(&self, id: &str) {
+        let id = JobId::parse(id).expect("an id");
+        if self.redis.is_none() {
+            let file = rusqlite::Connection::open(self.folder.path().join("jobs.db")).expect("the file");
+            let changed = file.execute("UPDATE jobs SET tags = 'no JSON' WHERE id = ?1", [id.as_bytes()]);
+            assert_eq!(changed, Ok(1));
+            return;
+        }
+        let (name, id) =
+            (database(&self.folder), Binary { subtype: BinarySubtype::Generic, bytes: id.as_bytes().into() });
+        let client = mongodb::Client::with_uri_str(servers::mongo().mongo_url(&name)).await.expect("MongoDB");
+        let jobs = client.database(&name).collection::<Document>("jobs");
+        let done = jobs.update_one(doc! { "_id": id }, doc! { "$set": { "stage": "of nobody" } }).await;
+        assert_eq!(done.expect("MongoDB takes it").matched_count, 1);
     }
 
     /// Moves the clock and lets the janitor do what has become due.
