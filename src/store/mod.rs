@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    clock::Time,
+    clock::{Nanos, Time},
     job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, Status, lifecycle::Change, turn::Lanes},
 };
 
@@ -63,6 +63,8 @@ pub struct Lease {
     pub attempt: u32,
     /// Since when it is on record that the call is about to be made (see [`Store::mark`]).
     pub called_at: Option<Time>,
+    /// On this process's timeline: nobody else has the job before then, counted from before the claim was sent.
+    pub until: Nanos,
 }
 
 /// A settle that could not be stored. Nothing is lost: it can be tried again as it is.

@@ -18,7 +18,7 @@ use super::{
     words::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, VendorWork, Wanted},
 };
 use crate::{
-    clock::Time,
+    clock::{Nanos, Time, nanos},
     job::{Job, JobId, Stage, lifecycle},
     store::{Claim, Lease, Ready, StoreError, With},
 };
@@ -104,6 +104,7 @@ impl Core {
     ) -> Result<bool, StoreError> {
         let most = claim.most - leases.len();
         let calls = calls.saturating_sub(leases.iter().filter(|lease| lease.job.stage == Stage::Call).count());
+        let until = self.clock.nanos().saturating_add(nanos(claim.lease));
         let Some(claimed) = self.index.claim(vendor, most, calls.min(most), claimed_by).await? else {
             self.open_index(vendor).await?;
             return Ok(false);
@@ -113,7 +114,7 @@ impl Core {
             self.give_back(vendor, claimed.entries).await;
             return Err(error);
         }
-        let leased = self.lease(vendor, claimed, claim.now).await?;
+        let leased = self.lease(vendor, claimed, claim.now, until).await?;
         // Entries whose jobs had ended were only in the way of others.
         let some_dropped = leased.len() < got;
         leases.extend(leased);
@@ -135,7 +136,13 @@ impl Core {
     }
 
     /// Reads the jobs of entries, and drops those that do not want to go: ended, cancelled, not due, or never there.
-    async fn lease(&self, vendor: &VendorWork, claimed: Claimed, now: Time) -> Result<Vec<Lease>, StoreError> {
+    async fn lease(
+        &self,
+        vendor: &VendorWork,
+        claimed: Claimed,
+        now: Time,
+        until: Nanos,
+    ) -> Result<Vec<Lease>, StoreError> {
         if claimed.entries.is_empty() {
             return Ok(Vec::new());
         }
@@ -161,7 +168,7 @@ impl Core {
             if job.wants_to_go() && job.due_at <= now && Line::of(&job) == entry.line {
                 let hold =
                     Hold { vendor: vendor.name.clone(), entry, version, attempts, settling: false, called: false };
-                leases.push(self.holds.lease(job, hold));
+                leases.push(self.holds.lease(job, hold, until));
             } else {
                 let next = job.wants_to_go().then(|| wanted(&job));
                 dropped.push(Dealt { entry, which: DealtWith::IfHeld, next });

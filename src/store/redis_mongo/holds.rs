@@ -9,6 +9,7 @@ use std::{
 
 use super::{lock, words::Entry};
 use crate::{
+    clock::Nanos,
     job::{Attempts, Job, JobId},
     store::Lease,
 };
@@ -43,14 +44,14 @@ impl Holds {
 
     /// A new lease on this job. Its number is no other's that this process still has in hand: after a loss, or after a change from
     /// outside that did not know of the lease, an earlier one may have the number that would be next.
-    pub(super) fn lease(&self, job: Job, hold: Hold) -> Lease {
+    pub(super) fn lease(&self, job: Job, hold: Hold, until: Nanos) -> Lease {
         let mut all = self.all();
         let mut attempt = job.attempt + 1;
         while all.contains_key(&(job.id, attempt)) {
             attempt += 1;
         }
         all.insert((job.id, attempt), hold);
-        Lease { job, attempt, called_at: None }
+        Lease { job, attempt, called_at: None, until }
     }
 
     /// The fence of a lease, if it is held.

@@ -191,7 +191,7 @@ impl Index {
         self.bytes = self.bytes + state.bytes() - before;
         let attempt = job.attempt + 1;
         self.leases.insert(job.id, Held { row: Row { n, lane }, vendor: state.vendor, attempt, until });
-        Taken::Job(Box::new(Lease { job, attempt, called_at: None }))
+        Taken::Job(Box::new(Lease { job, attempt, called_at: None, until }))
     }
 
     /// Leases a job that is on no shelf.
