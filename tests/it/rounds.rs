@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use fetchgate::{
     clock::{Clock, Nanos, nanos},
     limit::{Answer, Blocker, Limit, Limiter, Missed, Outlook, Permit, Usage, breaker::Standing},
-    store::StoreError,
+    store::{Store, StoreError},
     vendor::http::Client,
     worker::{Context, Pool, Tick, dispatch::Dispatcher},
 };
@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use crate::{
     failure::wait_until,
     on_every_backend,
-    support::{Backend, TestApp},
+    support::{Backend, TestApp, slow::SlowStore},
 };
 
 on_every_backend!(
@@ -32,6 +32,7 @@ on_every_backend!(
     a_round_that_waits_for_longer_than_the_horizon_gets_its_permits,
     no_call_is_begun_that_its_lease_might_not_outlast,
     a_job_that_was_reclaimed_while_its_round_waited_is_not_called_twice,
+    a_store_that_takes_its_time_makes_no_call_twice_and_stops_nothing,
 );
 
 /// A call each 2.016 ms, several of them within the horizon of either limiter.
@@ -128,10 +129,10 @@ impl Slow {
 }
 
 /// A second dispatcher of the service's one vendor, in front of whose rounds the limiter stands.
-fn dispatcher(app: &TestApp, limiter: Arc<Slow>) -> Dispatcher {
+fn dispatcher(app: &TestApp, limiter: Arc<dyn Limiter>, store: Arc<dyn Store>) -> Dispatcher {
     let of = &app.app;
     let cx = Context {
-        store: of.store.clone(),
+        store,
         limiter,
         breakers: of.breakers.clone(),
         vendors: of.vendors.clone(),
@@ -156,7 +157,7 @@ async fn waiting(backend: Backend, jobs: usize, leave: usize) -> (TestApp, Arc<S
         ids.push(app.submit("one", "1").await);
     }
     let slow = Slow::new(&app, leave, Semaphore::MAX_PERMITS);
-    let dispatcher = dispatcher(&app, slow.clone());
+    let dispatcher = dispatcher(&app, slow.clone(), app.app.store.clone());
     (app, slow, dispatcher, ids)
 }
 
@@ -241,7 +242,7 @@ async fn a_round_that_waits_for_longer_than_the_horizon_gets_its_permits(backend
 async fn leased(backend: Backend) -> (TestApp, Arc<Slow>, Dispatcher, String) {
     let (app, _, _, mut ids) = waiting(backend, 1, 0).await;
     let slow = Slow::new(&app, 1, 0);
-    let dispatcher = dispatcher(&app, slow.clone());
+    let dispatcher = dispatcher(&app, slow.clone(), app.app.store.clone());
     (app, slow, dispatcher, ids.remove(0))
 }
 
@@ -288,4 +289,31 @@ async fn a_job_that_was_reclaimed_while_its_round_waited_is_not_called_twice(bac
     turn(&slow, &mut dispatcher).await;
     assert_eq!(app.calls("one"), 1);
     app.stop().await;
+}
+
+async fn a_store_that_takes_its_time_makes_no_call_twice_and_stops_nothing(backend: Backend) {
+    const JOBS: usize = 40;
+    const TAKES: Duration = Duration::from_millis(3);
+    for more in ["", "at_most_once = true\n"] {
+        let app = TestApp::with(backend, &format!("{ONE}{more}").replace("500/s", "100/s")).await;
+        app.clock.advance(Duration::from_secs(1)); // Limits begin used up.
+        for _ in 0..JOBS {
+            app.submit("one", "1").await;
+        }
+        let (store, clock) = (app.app.store.clone(), app.clock.clone());
+        let store = Arc::new(SlowStore { store, clock, takes: TAKES });
+        let (mut dispatcher, begun) = (dispatcher(&app, app.app.limiter.clone(), store), app.clock.nanos());
+        while app.calls("one") < JOBS {
+            let tick = dispatcher.tick().await.expect("the store works");
+            dispatcher.finish_attempts().await;
+            if let Tick::WaitUntil(at) = tick {
+                let ahead = u64::try_from(at - app.clock.nanos()).unwrap_or(0);
+                app.clock.advance(Duration::from_nanos(ahead));
+            }
+            assert!(app.clock.nanos() - begun < nanos(Duration::from_secs(4)), "{} calls", app.calls("one"));
+        }
+        let jobs = app.get("/jobs?status=complete&limit=100").await.json()["jobs"].as_array().map(Vec::len);
+        assert_eq!((jobs, app.calls("one")), (Some(JOBS), JOBS));
+        app.stop().await;
+    }
 }

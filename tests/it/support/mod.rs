@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) mod openapi;
 pub(crate) mod servers;
+pub(crate) mod slow;
 
 /// Runs a test of the API or the store on every backend; the failing test's name says which.
 #[macro_export]
