@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use fetchgate::{
     clock::{Clock, Time},
-    job::{Idempotency, JobId, NewJob, Priority, Status, lifecycle, lifecycle::Next},
+    job::{FailureCode, Idempotency, JobId, NewJob, Priority, Status, lifecycle, lifecycle::Next},
     store::{Claim, Settled, Submitted, Which, redis_mongo::VendorWork},
 };
 use tokio::task::JoinSet;
@@ -38,6 +38,23 @@ async fn a_call_that_ends_in_one_process_wakes_the_others_that_wait_for_room() {
         let lease = b.claim_one().await;
         b.settle(lease, complete()).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_on_record_is_made_by_nobody_else_though_the_index_forgot_its_holder() {
+    let site = Site::new();
+    let (a, b) = (site.process().await, site.process().await);
+    let id = a.submit().await;
+    let lease = a.claim_one().await;
+    assert_eq!(a.store.mark(vec![lease]).await.unwrap().len(), 1);
+    a.store.close().await;
+    site.lose_the_index().await;
+    site.recover(&[&b]).await;
+    assert!(b.claim_all("v").await.is_empty(), "it may have been called");
+    site.clock.advance(LEASE);
+    assert_eq!(b.store.reclaim().await.unwrap(), 1);
+    let job = b.find(id).await;
+    assert_eq!((job.status, job.failure.map(|why| why.code)), (Status::Failed, Some(FailureCode::UnknownOutcome)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
