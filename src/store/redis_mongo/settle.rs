@@ -159,6 +159,10 @@ async fn deal_with(core: &Core, requests: &[Request], holds: &[Option<Hold>], to
     let mut ended = Vec::new();
     for ((request, hold), took) in requests.iter().zip(holds).zip(took) {
         let (was, is, which) = match took {
+            // After a loss another may have come upon the entry of a call on record, which nobody but us settles.
+            Took::Change(is) if request.lease.called_at.is_some() => {
+                (Some(&request.lease.job), Some(&**is), DealtWith::AnyOfTheJob)
+            }
             Took::Change(is) => (Some(&request.lease.job), Some(&**is), DealtWith::IfHeld),
             Took::StaleData { was, is } => (Some(&**was), Some(&**is), DealtWith::AnyOfTheJob),
             // The counts are the business of whoever changed it.
