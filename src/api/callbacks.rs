@@ -101,7 +101,7 @@ async fn amend(
         }
         lifecycle::answered(job, run, outcome.clone())
     };
-    let amended = app.store.amend(which, app.clock.now(), None, Box::new(decide)).await?;
+    let amended = app.store.amend(which, app.clock.now(), Box::new(decide)).await?;
     if let Some(metrics) = app.metrics.vendor(vendor.name()) {
         match &amended {
             Amended::Changed(job) => {

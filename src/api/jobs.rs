@@ -151,7 +151,7 @@ pub(super) async fn cancel(
     Segments(id): Segments<String>,
 ) -> Result<Response, ApiError> {
     let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
-    match app.store.amend(Which::Id(id), app.clock.now(), None, Box::new(lifecycle::cancel)).await? {
+    match app.store.amend(Which::Id(id), app.clock.now(), Box::new(lifecycle::cancel)).await? {
         Amended::Changed(job) => {
             if let Some(metrics) = app.metrics.vendor(&job.lane.vendor) {
                 metrics.count_ended(job.status);
@@ -175,7 +175,7 @@ pub(super) async fn replay(
     let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
     let now = app.clock.now();
     let decide = Box::new(move |job: &Job| lifecycle::replay(job, now));
-    match app.store.amend(Which::Id(id), now, None, decide).await? {
+    match app.store.amend(Which::Id(id), now, decide).await? {
         Amended::Changed(job) => {
             let why = standing::why_waiting(&app, &job).await?;
             Ok((StatusCode::ACCEPTED, dto::job(&job, why)).into_response())

@@ -132,13 +132,15 @@ pub struct Vendor {
     pub breaker: Option<Terms>,
 }
 
-/// What a job's hold takes besides its call.
+/// No permit lies further ahead of its job's claim: the longest horizon of a limiter.
+const HORIZON: Duration = Duration::from_millis(500);
+/// What a job's hold takes besides its call and the wait for its permit.
 const BESIDE_A_CALL: Duration = Duration::from_secs(5);
 
 impl Vendor {
-    /// How long a worker may hold a job: a call, and this much more for its permit and for the store.
+    /// How long a worker may hold a job: until its permit, for a call, and this much more for the limiter and the store.
     pub fn lease(&self) -> Duration {
-        self.timeout + BESIDE_A_CALL
+        HORIZON + self.timeout + BESIDE_A_CALL
     }
 }
 

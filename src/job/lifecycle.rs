@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Failure, FailureCode, Job, Stage, Status, retry};
+use super::{Attempt, AttemptKind, AttemptOutcome, Failure, FailureCode, Job, Stage, Status, retry};
 use crate::{clock::Time, config::Retry};
 
 /// What a vendor's reply means for the job. Sync, webhook and polling vendors differ only in the step their first call gives.
@@ -201,6 +201,22 @@ pub fn crashed(job: &Job) -> Option<Change> {
     let why = Failure::new(FailureCode::Crashed, "workers died or hung again and again while they held the job");
     let next = Next::Failed(why);
     (!job.status.has_ended()).then(|| Change { next, ticket: job.ticket.clone(), tries: job.tries })
+}
+
+/// The end of a job whose worker died or hung in a call that is made at most once, and what is on record of that call.
+pub fn lost(job: &Job, attempt: u32, called_at: Time) -> (Change, Attempt) {
+    let next = unknown_outcome("the worker died or hung when it was about to call, or during the call");
+    let record = Attempt {
+        n: attempt,
+        kind: AttemptKind::Call,
+        sent_at: None,
+        permit_at: called_at.0,
+        status: None,
+        latency_ms: 0,
+        outcome: AttemptOutcome::GiveUp,
+        detail: Some("its worker died or hung; nobody knows whether it was made".into()),
+    };
+    (Change { next, ticket: job.ticket.clone(), tries: job.tries }, record)
 }
 
 /// Cancels a job that has not ended.

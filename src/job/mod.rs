@@ -390,15 +390,6 @@ impl Attempts {
         self.last.push_back(attempt);
     }
 
-    /// In the place of what was on record of the same attempt, if that is the newest.
-    pub fn replace(&mut self, attempt: Attempt) {
-        let newest = self.last.back_mut().or(self.first.last_mut());
-        match newest.filter(|newest| newest.n == attempt.n) {
-            Some(newest) => *newest = attempt,
-            None => self.push(attempt),
-        }
-    }
-
     /// Those on record, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Attempt> {
         self.first.iter().chain(&self.last)

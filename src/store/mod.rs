@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    clock::Time,
+    clock::{Nanos, Time},
     job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, Status, lifecycle::Change, turn::Lanes},
 };
 
@@ -61,6 +61,10 @@ pub struct Lease {
     pub job: Job,
     /// The fence: the number of the attempt that this lease is for.
     pub attempt: u32,
+    /// Since when it is on record that the call is about to be made (see [`Store::mark`]).
+    pub called_at: Option<Time>,
+    /// On this process's timeline: nobody else has the job before then, counted from before the claim was sent.
+    pub until: Nanos,
 }
 
 /// A settle that could not be stored. Nothing is lost: it can be tried again as it is.
@@ -104,7 +108,7 @@ pub enum Amended {
     Unknown,
 }
 
-/// Jobs whose alarm has gone off, and when the next will.
+/// Jobs whose alarm has gone off, and when the next one will that has not.
 #[derive(Debug, Clone, Default)]
 pub struct Overdue {
     pub jobs: Vec<JobId>,
@@ -188,7 +192,11 @@ pub trait Store: Send + Sync {
     /// Leases jobs that are due, fairly between the vendor's lanes; polls of accepted work before new calls.
     async fn claim(&self, claim: &Claim) -> Result<Vec<Lease>, StoreError>;
 
-    /// Gives leases back without an attempt. With a time, the job's lane rests until then (its tenant is over its own limit).
+    /// Puts on record that the submitting calls of these leases are about to be made. If such a lease is neither settled nor released, its
+    /// job ends when it lapses, and nobody calls again. Gives the leases that still hold; after an error all of them are released.
+    async fn mark(&self, leases: Vec<Lease>) -> Result<Vec<Lease>, StoreError>;
+
+    /// Gives leases back without an attempt; no call is on record for them any more. With a time, the job's lane rests until then (its tenant is over its own limit).
     async fn release(&self, leases: Vec<(Lease, Option<Time>)>);
 
     /// Lets no lane of a vendor rest any longer: its tenants may be allowed more by now.
@@ -198,20 +206,13 @@ pub trait Store: Send + Sync {
     /// while the job has not ended: the vendor was paid for it.
     async fn settle(&self, lease: Lease, change: Change, attempt: Attempt) -> Result<Settled, Unsettled>;
 
-    /// Changes a job that nobody need hold: callbacks, cancels, replays and alarms. One change decides; the rest see its outcome. An attempt that
-    /// ended with the change takes the place of what was on record of it before.
-    async fn amend(
-        &self,
-        which: Which,
-        now: Time,
-        attempt: Option<Attempt>,
-        decide: Decide,
-    ) -> Result<Amended, StoreError>;
+    /// Changes a job that nobody need hold: callbacks, cancels, replays and alarms. One change decides; the rest see its outcome.
+    async fn amend(&self, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError>;
 
     /// Up to `most` jobs whose deadline or time to answer has passed.
     async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError>;
 
-    /// Makes jobs whose lease has lapsed free for other workers; says how many. Leases run on the timeline that never steps.
+    /// Makes jobs whose lease has lapsed free for other workers, or ends them if their call is on record; says how many. Leases run on the timeline that never steps.
     async fn reclaim(&self) -> Result<usize, StoreError>;
 
     async fn find(&self, id: JobId, with: With) -> Result<Option<Job>, StoreError>;

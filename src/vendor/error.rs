@@ -9,6 +9,9 @@ pub enum CallError {
     /// The permit had lost its validity before anything was written: no call was made.
     #[error("the permit was missed before anything was sent")]
     Missed(Missed),
+    /// The job's lease might lapse before the call is over, and another worker call too: no call was made.
+    #[error("the job's lease is too old for a call")]
+    LeaseTooOld,
     /// No connection: name, network or TLS. No call was made.
     #[error("the vendor could not be reached: {0}")]
     Unreachable(String),

@@ -24,7 +24,9 @@ pub(super) fn without_reply(error: &CallError) -> Step {
             return Step::GiveUp { why: Failure::new(FailureCode::ResponseTooLarge, error.to_string()) };
         }
         CallError::TimedOut => FailureCode::Timeout,
-        CallError::Missed(_) | CallError::Unreachable(_) | CallError::Interrupted(_) => FailureCode::AttemptsExhausted,
+        CallError::Missed(_) | CallError::LeaseTooOld | CallError::Unreachable(_) | CallError::Interrupted(_) => {
+            FailureCode::AttemptsExhausted
+        }
     };
     let may_be_done = matches!(error, CallError::TimedOut | CallError::Interrupted(_));
     Step::TryAgain { why: Failure::new(code, error.to_string()), after: None, counts: true, may_be_done }

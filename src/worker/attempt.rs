@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Context, breaker, limits, once, places::Hold};
+use super::{Context, breaker, limits, places::Hold};
 use crate::{
-    clock::Time,
+    clock::{Time, nanos},
     job::{
         Attempt, AttemptOutcome,
         lifecycle::{self, Change, Step},
@@ -28,8 +28,8 @@ use crate::{
 };
 
 /// The first wait before a settle is tried again while the store is away; doubles up to `MAX_SETTLE_WAIT`.
-pub(super) const FIRST_SETTLE_WAIT: Duration = Duration::from_millis(200);
-pub(super) const MAX_SETTLE_WAIT: Duration = Duration::from_secs(5);
+const FIRST_SETTLE_WAIT: Duration = Duration::from_millis(200);
+const MAX_SETTLE_WAIT: Duration = Duration::from_secs(5);
 
 /// Makes the call and stores what came of it. `hold` is the place among the vendor's calls in flight; with `probe` the call shows whether
 /// the vendor is well again.
@@ -44,11 +44,11 @@ pub(super) async fn run(
     let permit_at = cx.clock.time_at(permit.at);
     let call = call(&cx, &vendor, &lease, &permit, hold.metrics()).await;
     hold.call_is_over();
-    if let Err(CallError::Missed(missed)) = &call.reply {
-        tracing::debug!(vendor = %vendor.name(), job = %lease.job.id, ?missed, "permit missed; the job waits for another");
+    if let Err(why @ (CallError::Missed(_) | CallError::LeaseTooOld)) = &call.reply {
+        tracing::debug!(vendor = %vendor.name(), job = %lease.job.id, ?why, "not called; the job waits for another permit");
         breaker::tell(&cx, vendor.name(), probe, None).await;
         cx.limiter.give_back(vec![permit]).await;
-        once::release(&cx, &vendor, vec![(lease, None)]).await;
+        cx.store.release(vec![(lease, None)]).await;
         return;
     }
     let status = call.reply.as_ref().ok().map(|reply| reply.status.as_u16());
@@ -76,9 +76,6 @@ pub(super) async fn run(
         detail,
     };
     let change = lifecycle::advance(&lease.job, step, &vendor.policy(), fastrand::f64(), cx.clock.now());
-    if once::is_marked(&vendor, &lease) {
-        return once::settle(&cx, lease, change, attempt, hold.metrics()).await;
-    }
     settle(&cx, lease, change, attempt, &hold).await;
 }
 
@@ -105,10 +102,10 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
         Err(_) => return not_sent(Err(CallError::Unreachable("connecting took too long".into())), None),
     };
     // The last look: from here on the bytes go out.
-    if let Err(missed) = cx.limiter.check(permit, cx.clock.nanos()) {
+    if let Err(error) = may_go(cx, vendor, lease, permit) {
         cx.client.keep(connection);
         metrics.permits_late.inc();
-        return not_sent(Err(CallError::Missed(missed)), None);
+        return not_sent(Err(error), None);
     }
     limits::note_sent(cx, vendor, permit);
     let (sent_at, sent) = (cx.clock.now(), Instant::now());
@@ -130,6 +127,13 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
         cx.client.keep(connection);
     }
     Call { reply, unsendable: None, sent_at: Some(sent_at), took }
+}
+
+/// Whether the permit is still good, and the lease as long as the call may take: else another worker might call too.
+fn may_go(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit) -> Result<(), CallError> {
+    let now = cx.clock.nanos();
+    cx.limiter.check(permit, now).map_err(CallError::Missed)?;
+    if now.saturating_add(nanos(vendor.config.timeout)) > lease.until { Err(CallError::LeaseTooOld) } else { Ok(()) }
 }
 
 /// A step, for the record.
@@ -157,7 +161,7 @@ async fn settle(cx: &Context, lease: Lease, change: Change, attempt: Attempt, ho
             }
             Err(unsettled) => {
                 tracing::warn!(job = %id, error = %unsettled.why, ?wait, "the outcome is not stored yet; trying again");
-                cx.clock.sleep_until(cx.clock.nanos() + crate::clock::nanos(wait)).await;
+                cx.clock.sleep_until(cx.clock.nanos() + nanos(wait)).await;
                 wait = (wait * 2).min(MAX_SETTLE_WAIT);
                 settling =
                     cx.metrics.timed(cx.store.settle(*unsettled.lease, unsettled.change, unsettled.attempt)).await;

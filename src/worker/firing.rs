@@ -7,7 +7,7 @@ use std::{collections::VecDeque, sync::Arc};
 use tokio::task::JoinSet;
 
 use super::{
-    Context, attempt, breaker, once,
+    Context, attempt, breaker,
     places::{Hold, Places},
 };
 use crate::{
@@ -122,7 +122,7 @@ impl Firing {
             self.held.drain(..).map(|(lease, permit)| ((lease, None), permit)).unzip();
         self.places.metrics().permits_unused.inc_by(permits.len() as u64);
         self.cx.limiter.give_back(permits).await;
-        once::release(&self.cx, &self.vendor, leases).await;
+        self.cx.store.release(leases).await;
         true
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Never calls a vendor.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, future::join_all, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, Tick, pause};
@@ -20,8 +20,10 @@ use crate::{
     telemetry::VendorMetrics,
 };
 
-/// Alarms handled in one turn.
+/// Alarms handled in one turn, side by side: the store writes them together.
 const MOST_ALARMS: usize = 256;
+/// Jobs whose alarms could not be handled are left alone until the next look at leases; with so many of them, all alarms are.
+const MOST_LEFT: usize = 1024;
 /// Leases are looked at this often.
 const RECLAIM_EVERY: Duration = Duration::from_secs(5);
 /// Vendors whose backlogs are asked for at once.
@@ -38,13 +40,16 @@ pub struct Janitor {
     prune_at: Nanos,
     watch: Watch,
     judge_at: Nanos,
+    /// Jobs whose alarms could not be handled, and when they are tried again.
+    left: HashSet<JobId>,
+    left_until: Nanos,
 }
 
 impl Janitor {
     pub(super) fn new(cx: Arc<Context>) -> Janitor {
         let now = cx.clock.nanos();
         let watch = Watch::new(cx.audit.clone(), cx.limiter.clone(), cx.limits.clone(), cx.metrics.clone());
-        Janitor { cx, reclaim_at: now, prune_at: now, watch, judge_at: now }
+        Janitor { cx, reclaim_at: now, prune_at: now, watch, judge_at: now, left: HashSet::new(), left_until: now }
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
@@ -59,33 +64,75 @@ impl Janitor {
         }
     }
 
-    /// One turn.
+    /// One turn. Whatever fails, the rest is done.
     pub async fn tick(&mut self) -> Result<Tick, StoreError> {
-        let wall = self.cx.clock.now();
-        let overdue = self.cx.store.overdue(wall, MOST_ALARMS).await?;
-        for id in &overdue.jobs {
-            self.ring_alarm(*id, wall).await?;
+        let (wall, now) = (self.cx.clock.now(), self.cx.clock.nanos());
+        // First what is done at its time: alarms may be many.
+        let reclaimed = self.reclaim(wall, now).await;
+        let pruned = self.prune(wall, now).await;
+        let judged = self.judge(now).await;
+        let alarms = self.ring_alarms(wall, now).await;
+        reclaimed.and(pruned).and(judged)?;
+        match alarms? {
+            Tick::WaitUntil(at) => Ok(Tick::WaitUntil(at.min(self.reclaim_at).min(self.prune_at).min(self.judge_at))),
+            tick => Ok(tick),
         }
-        if !overdue.jobs.is_empty() {
-            return Ok(Tick::Ran);
+    }
+
+    async fn reclaim(&mut self, wall: Time, now: Nanos) -> Result<(), StoreError> {
+        if self.reclaim_at > now {
+            return Ok(());
         }
-        let now = self.cx.clock.nanos();
-        if self.reclaim_at <= now {
-            self.reclaim_at = self.cx.clock.next_beat(RECLAIM_EVERY);
-            self.cx.store.reclaim().await?;
-            self.update_gauges(wall).await;
+        self.reclaim_at = self.cx.clock.next_beat(RECLAIM_EVERY);
+        let reclaimed = self.cx.store.reclaim().await;
+        self.update_gauges(wall).await;
+        reclaimed.map(drop)
+    }
+
+    async fn prune(&mut self, wall: Time, now: Nanos) -> Result<(), StoreError> {
+        if self.prune_at > now {
+            return Ok(());
         }
-        if self.prune_at <= now {
-            let before = Time(wall.0.saturating_sub(i64::try_from(self.cx.retention.as_millis()).unwrap_or(i64::MAX)));
-            let more = self.cx.store.prune(before).await?;
-            self.prune_at = if more { now + nanos(PRUNE_PAUSE) } else { self.cx.clock.next_beat(PRUNE_EVERY) };
+        self.prune_at = self.cx.clock.next_beat(PRUNE_EVERY);
+        let before = Time(wall.0.saturating_sub(i64::try_from(self.cx.retention.as_millis()).unwrap_or(i64::MAX)));
+        if self.cx.store.prune(before).await? {
+            self.prune_at = now + nanos(PRUNE_PAUSE);
         }
-        if self.judge_at <= now {
-            self.judge_at = self.cx.clock.next_beat(JUDGE_EVERY);
-            self.watch.turn(now).await?;
+        Ok(())
+    }
+
+    async fn judge(&mut self, now: Nanos) -> Result<(), StoreError> {
+        if self.judge_at > now {
+            return Ok(());
         }
-        let alarm = overdue.next_at.map_or(Nanos::MAX, |at| self.cx.clock.nanos_at(at));
-        Ok(Tick::WaitUntil(alarm.min(self.reclaim_at).min(self.prune_at).min(self.judge_at)))
+        self.judge_at = self.cx.clock.next_beat(JUDGE_EVERY);
+        self.watch.turn(now).await
+    }
+
+    /// Handles some of the alarms that have gone off. A job that cannot be read, say, stops no other.
+    async fn ring_alarms(&mut self, wall: Time, now: Nanos) -> Result<Tick, StoreError> {
+        if self.left_until <= now {
+            self.left.clear();
+            self.left_until = self.cx.clock.next_beat(RECLAIM_EVERY);
+        }
+        if self.left.len() >= MOST_LEFT {
+            return Ok(Tick::WaitUntil(self.left_until));
+        }
+        let overdue = self.cx.store.overdue(wall, MOST_ALARMS + self.left.len()).await?;
+        let jobs: Vec<JobId> =
+            overdue.jobs.into_iter().filter(|id| !self.left.contains(id)).take(MOST_ALARMS).collect();
+        if jobs.is_empty() {
+            let next = overdue.next_at.map_or(Nanos::MAX, |at| self.cx.clock.nanos_at(at));
+            return Ok(Tick::WaitUntil(if self.left.is_empty() { next } else { next.min(self.left_until) }));
+        }
+        let rung = join_all(jobs.iter().map(|id| self.ring_alarm(*id, wall))).await;
+        let failed: Vec<_> = jobs.into_iter().zip(rung).filter_map(|(id, rung)| Some((id, rung.err()?))).collect();
+        if let Some((job, error)) = failed.first() {
+            tracing::warn!(jobs = failed.len(), %job, %error, "alarms could not be handled; they are tried again within five seconds");
+            self.cx.metrics.store_errors.inc();
+        }
+        self.left.extend(failed.into_iter().map(|(id, _)| id));
+        Ok(Tick::Ran)
     }
 
     async fn ring_alarm(&self, id: JobId, now: Time) -> Result<(), StoreError> {
@@ -94,7 +141,7 @@ impl Janitor {
             let policy = vendors.get(&job.lane.vendor).map_or(NO_POLICY, |vendor| vendor.policy());
             lifecycle::alarmed(job, &policy, jitter, now)
         });
-        if let Amended::Changed(job) = self.cx.store.amend(Which::Id(id), now, None, decide).await?
+        if let Amended::Changed(job) = self.cx.store.amend(Which::Id(id), now, decide).await?
             && let Some(metrics) = self.cx.metrics.vendor(&job.lane.vendor)
         {
             metrics.count_ended(job.status);

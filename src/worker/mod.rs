@@ -28,7 +28,6 @@ pub mod dispatch;
 mod firing;
 pub mod janitor;
 mod limits;
-mod once;
 mod places;
 mod round;
 mod warm;

@@ -4,10 +4,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
+
 use super::{
     Context, Tick, breaker,
     firing::{Firing, InHand},
-    once,
     warm::Warmer,
 };
 use crate::{
@@ -21,6 +22,8 @@ use crate::{
 
 /// Jobs claimed at once at most.
 const MOST_AT_ONCE: usize = 256;
+/// The same, of calls that are made at most once: what a process that is killed leaves on record and not called ends with an unknown outcome.
+const MOST_MARKED: usize = 32;
 /// Attempts whose outcome waits for the store at most; beyond it nothing is claimed.
 const MOST_UNSETTLED: usize = 2048;
 /// A connection is opened this long before the permit that will use it.
@@ -94,7 +97,7 @@ impl Rounds {
         }
         let (busy, all) = (in_hand.busy, self.vendor.config.concurrency);
         let unsettled_room = MOST_UNSETTLED.saturating_sub(in_hand.unsettled);
-        let at_once = if self.vendor.config.at_most_once { once::MOST_AT_ONCE } else { MOST_AT_ONCE };
+        let at_once = if self.vendor.config.at_most_once { MOST_MARKED } else { MOST_AT_ONCE };
         let most = all.saturating_sub(busy).min(at_once).min(unsettled_room);
         if most == 0 {
             return Ok(Round::nothing(Tick::Idle)); // An attempt that ends rings the bell.
@@ -182,8 +185,9 @@ impl Rounds {
         Ok(Round { is_full, ..self.reserve(leases).await? })
     }
 
-    /// Marks jobs that are called at most once; or says when to come back if none of these can go. The limiter is asked first: a tenant may
-    /// have many jobs, and those that have to wait for its limit would be marked in vain, and end as unknown if the process died.
+    /// Puts the submitting calls of a vendor that is called at most once on record; or says when to come back if none of these can go. The
+    /// limiter is asked first: a tenant may have many jobs, and those that have to wait for its limit would be on record in vain, and end as
+    /// unknown if the process died.
     async fn mark(&self, mut leases: Vec<Lease>) -> Result<Result<Vec<Lease>, Tick>, StoreError> {
         if !self.vendor.config.at_most_once {
             return Ok(Ok(leases));
@@ -198,9 +202,18 @@ impl Rounds {
             self.cx.limiter.give_back(permits).await;
             leases = can_go;
         }
-        let marked = once::mark(&self.cx, &self.vendor, leases).await;
-        let come_back = Tick::WaitUntil(self.cx.clock.nanos() + nanos(PLACES_WAIT));
-        Ok(if marked.is_empty() { Err(come_back) } else { Ok(marked) })
+        let (calls, mut leases): (Vec<_>, Vec<_>) =
+            leases.into_iter().partition(|lease| lease.job.stage == Stage::Call);
+        if !calls.is_empty() {
+            match self.cx.metrics.timed(self.cx.store.mark(calls)).await {
+                Ok(marked) => leases.extend(marked),
+                Err(error) => {
+                    self.cx.store.release(leases.into_iter().map(|lease| (lease, None)).collect()).await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(if leases.is_empty() { Err(Tick::Ran) } else { Ok(leases) })
     }
 
     /// Hands over what was reserved, and says when to come back.
@@ -268,16 +281,16 @@ impl Rounds {
         let (expired, good): (Vec<_>, Vec<_>) =
             leases.into_iter().partition(|lease| lease.job.alarm_at().is_some_and(|at| at <= now));
         let count = expired.len();
-        for lease in &expired {
-            if let Err(error) = self.expire(lease, now).await {
-                let back = expired.into_iter().chain(good);
-                self.cx.store.release(back.map(|lease| (lease, None)).collect()).await;
-                return Err(error);
-            }
+        // Side by side: the store writes them together.
+        let ended = join_all(expired.iter().map(|lease| self.expire(lease, now))).await;
+        let (ended, failed): (Vec<_>, Vec<_>) = expired.into_iter().zip(ended).partition(|(_, ended)| ended.is_ok());
+        if let Some((lease, Err(error))) = failed.first() {
+            // They stay leased, and stop nobody until that lapses.
+            tracing::warn!(jobs = failed.len(), job = %lease.job.id, %error, "jobs that have expired could not be ended");
         }
-        if count > 0 {
+        if !ended.is_empty() {
             // Their jobs have changed, and nobody will settle them.
-            self.cx.store.release(expired.into_iter().map(|lease| (lease, None)).collect()).await;
+            self.cx.store.release(ended.into_iter().map(|(lease, _)| (lease, None)).collect()).await;
         }
         Ok((good, count))
     }
@@ -286,7 +299,7 @@ impl Rounds {
     async fn expire(&self, lease: &Lease, now: Time) -> Result<(), StoreError> {
         let (id, policy, jitter) = (lease.job.id, self.vendor.policy(), fastrand::f64());
         let decide = Box::new(move |job: &crate::job::Job| lifecycle::alarmed(job, &policy, jitter, now));
-        if let Amended::Changed(job) = self.cx.store.amend(Which::Id(id), now, None, decide).await? {
+        if let Amended::Changed(job) = self.cx.store.amend(Which::Id(id), now, decide).await? {
             self.metrics.count_ended(job.status);
         }
         Ok(())
@@ -299,7 +312,7 @@ impl Rounds {
         let answers = match self.cx.limiter.reserve(pool, &tenants, self.until()).await {
             Ok(answers) => answers,
             Err(error) => {
-                once::release(&self.cx, &self.vendor, leases.into_iter().map(|lease| (lease, None)).collect()).await;
+                self.cx.store.release(leases.into_iter().map(|lease| (lease, None)).collect()).await;
                 return Err(error);
             }
         };
@@ -317,7 +330,7 @@ impl Rounds {
             }
         }
         let all_granted = back.is_empty();
-        once::release(&self.cx, &self.vendor, back).await;
+        self.cx.store.release(back).await;
         // The lanes of a tenant that is over its own limit rest now; those behind them may be ready.
         let tick = if rested || !reserved.is_empty() {
             Tick::Ran

@@ -1,12 +1,19 @@
 //! A dispatcher whose round waits for an answer goes on with what it holds: calls go out at their time, and none does once the breaker opens.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use fetchgate::{
-    clock::Nanos,
+    clock::{Clock, Nanos, nanos},
     limit::{Answer, Blocker, Limit, Limiter, Missed, Outlook, Permit, Usage, breaker::Standing},
-    store::StoreError,
+    store::{Store, StoreError},
     vendor::http::Client,
     worker::{Context, Pool, Tick, dispatch::Dispatcher},
 };
@@ -16,13 +23,16 @@ use tokio::sync::Semaphore;
 use crate::{
     failure::wait_until,
     on_every_backend,
-    support::{Backend, TestApp},
+    support::{Backend, TestApp, slow::SlowStore},
 };
 
 on_every_backend!(
     calls_whose_time_comes_while_a_round_waits_go_out_at_it,
     a_breaker_that_opens_while_a_round_waits_stops_what_is_held,
     a_round_that_waits_for_longer_than_the_horizon_gets_its_permits,
+    no_call_is_begun_that_its_lease_might_not_outlast,
+    a_job_that_was_reclaimed_while_its_round_waited_is_not_called_twice,
+    a_store_that_takes_its_time_makes_no_call_twice_and_stops_nothing,
 );
 
 /// A call each 2.016 ms, several of them within the horizon of either limiter.
@@ -40,6 +50,11 @@ const PACE: Duration = Duration::from_micros(2_016);
 struct Slow {
     limiter: Arc<dyn Limiter>,
     leave: Semaphore,
+    /// Leave to go on from the claim to the permits.
+    reserve: Semaphore,
+    /// Jobs that are leased and wait for that.
+    reserving: AtomicUsize,
+    clock: Clock,
 }
 
 #[async_trait]
@@ -62,6 +77,10 @@ impl Limiter for Slow {
     }
 
     async fn reserve(&self, pool: &str, tenants: &[Arc<str>], until: Nanos) -> Result<Vec<Answer>, StoreError> {
+        self.reserving.fetch_add(tenants.len(), Ordering::Relaxed);
+        self.reserve.acquire().await.expect("it is never closed").forget();
+        // Answers are for when they come.
+        let until = until.max(self.until());
         self.limiter.reserve(pool, tenants, until).await
     }
 
@@ -98,11 +117,22 @@ impl Limiter for Slow {
     }
 }
 
+impl Slow {
+    fn new(app: &TestApp, leave: usize, reserve: usize) -> Arc<Slow> {
+        let (leave, reserve, clock) = (Semaphore::new(leave), Semaphore::new(reserve), app.clock.clone());
+        Arc::new(Slow { limiter: app.app.limiter.clone(), leave, reserve, reserving: AtomicUsize::new(0), clock })
+    }
+
+    fn until(&self) -> Nanos {
+        self.clock.nanos() + nanos(self.limiter.horizon())
+    }
+}
+
 /// A second dispatcher of the service's one vendor, in front of whose rounds the limiter stands.
-fn dispatcher(app: &TestApp, limiter: Arc<Slow>) -> Dispatcher {
+fn dispatcher(app: &TestApp, limiter: Arc<dyn Limiter>, store: Arc<dyn Store>) -> Dispatcher {
     let of = &app.app;
     let cx = Context {
-        store: of.store.clone(),
+        store,
         limiter,
         breakers: of.breakers.clone(),
         vendors: of.vendors.clone(),
@@ -126,8 +156,8 @@ async fn waiting(backend: Backend, jobs: usize, leave: usize) -> (TestApp, Arc<S
     for _ in 0..jobs {
         ids.push(app.submit("one", "1").await);
     }
-    let slow = Arc::new(Slow { limiter: app.app.limiter.clone(), leave: Semaphore::new(leave) });
-    let dispatcher = dispatcher(&app, slow.clone());
+    let slow = Slow::new(&app, leave, Semaphore::MAX_PERMITS);
+    let dispatcher = dispatcher(&app, slow.clone(), app.app.store.clone());
     (app, slow, dispatcher, ids)
 }
 
@@ -206,4 +236,84 @@ async fn a_round_that_waits_for_longer_than_the_horizon_gets_its_permits(backend
         assert_eq!(turn.await.expect("the store works"), Tick::Ran, "permits were reserved");
     }
     app.stop().await;
+}
+
+/// A dispatcher that has leased the one job and waits for its permit.
+async fn leased(backend: Backend) -> (TestApp, Arc<Slow>, Dispatcher, String) {
+    let (app, _, _, mut ids) = waiting(backend, 1, 0).await;
+    let slow = Slow::new(&app, 1, 0);
+    let dispatcher = dispatcher(&app, slow.clone(), app.app.store.clone());
+    (app, slow, dispatcher, ids.remove(0))
+}
+
+/// One turn, in which nothing waits.
+async fn turn(slow: &Slow, dispatcher: &mut Dispatcher) {
+    slow.leave.add_permits(1);
+    slow.reserve.add_permits(1);
+    dispatcher.tick().await.expect("the store works");
+    dispatcher.finish_attempts().await;
+}
+
+/// The time-out is ten seconds, and the lease five and a half longer.
+async fn no_call_is_begun_that_its_lease_might_not_outlast(backend: Backend) {
+    let (app, slow, mut dispatcher, id) = leased(backend).await;
+    {
+        let mut turn = pin!(dispatcher.tick());
+        turn_until(&mut turn, "the job is leased", || slow.reserving.load(Ordering::Relaxed) == 1).await;
+        app.clock.advance(Duration::from_secs(6));
+        slow.reserve.add_permits(1);
+        assert_eq!(turn.await.expect("the store works"), Tick::Ran, "a permit was reserved");
+    }
+    turn(&slow, &mut dispatcher).await;
+    assert_eq!(app.calls("one"), 0, "its lease would lapse during the call");
+    // It is leased anew, and called.
+    for _ in 0..20 {
+        app.clock.advance(PACE);
+        turn(&slow, &mut dispatcher).await;
+    }
+    assert_eq!((&*app.status(&id).await, app.calls("one")), ("complete", 1));
+    app.stop().await;
+}
+
+async fn a_job_that_was_reclaimed_while_its_round_waited_is_not_called_twice(backend: Backend) {
+    let (mut app, slow, mut dispatcher, id) = leased(backend).await;
+    {
+        let mut turn = pin!(dispatcher.tick());
+        turn_until(&mut turn, "the job is leased", || slow.reserving.load(Ordering::Relaxed) == 1).await;
+        app.advance(Duration::from_secs(20)).await;
+        app.run_for(Duration::from_secs(1)).await;
+        assert_eq!((&*app.status(&id).await, app.calls("one")), ("complete", 1), "by another dispatcher");
+        slow.reserve.add_permits(1);
+        assert_eq!(turn.await.expect("the store works"), Tick::Ran, "a permit was reserved");
+    }
+    turn(&slow, &mut dispatcher).await;
+    assert_eq!(app.calls("one"), 1);
+    app.stop().await;
+}
+
+async fn a_store_that_takes_its_time_makes_no_call_twice_and_stops_nothing(backend: Backend) {
+    const JOBS: usize = 40;
+    const TAKES: Duration = Duration::from_millis(3);
+    for more in ["", "at_most_once = true\n"] {
+        let app = TestApp::with(backend, &format!("{ONE}{more}").replace("500/s", "100/s")).await;
+        app.clock.advance(Duration::from_secs(1)); // Limits begin used up.
+        for _ in 0..JOBS {
+            app.submit("one", "1").await;
+        }
+        let (store, clock) = (app.app.store.clone(), app.clock.clone());
+        let store = Arc::new(SlowStore { store, clock, takes: TAKES });
+        let (mut dispatcher, begun) = (dispatcher(&app, app.app.limiter.clone(), store), app.clock.nanos());
+        while app.calls("one") < JOBS {
+            let tick = dispatcher.tick().await.expect("the store works");
+            dispatcher.finish_attempts().await;
+            if let Tick::WaitUntil(at) = tick {
+                let ahead = u64::try_from(at - app.clock.nanos()).unwrap_or(0);
+                app.clock.advance(Duration::from_nanos(ahead));
+            }
+            assert!(app.clock.nanos() - begun < nanos(Duration::from_secs(4)), "{} calls", app.calls("one"));
+        }
+        let jobs = app.get("/jobs?status=complete&limit=100").await.json()["jobs"].as_array().map(Vec::len);
+        assert_eq!((jobs, app.calls("one")), (Some(JOBS), JOBS));
+        app.stop().await;
+    }
 }

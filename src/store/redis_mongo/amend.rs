@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::Time,
-    job::{Attempt, Job, JobId, Stage},
+    job::{Job, JobId, Stage},
     store::{Amended, Decide, Overdue, StoreError, Which, With},
 };
 
@@ -45,20 +45,14 @@ impl Request {
 
 impl RedisMongo {
     /// Asks for the decision until it is stored, or is to leave the job as it is.
-    pub(super) async fn decide_on(
-        &self,
-        which: &Which,
-        now: Time,
-        attempt: Option<Attempt>,
-        decide: Decide,
-    ) -> Result<Amended, StoreError> {
+    pub(super) async fn decide_on(&self, which: &Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
         let mut is_too_large = false;
         for _ in 0..TRIES {
             let found = match which {
                 Which::Id(id) => self.read(*id, With::NEITHER).await?,
                 Which::Ticket { vendor, ticket } => self.core.mongo.find_by_ticket(vendor, ticket).await?,
             };
-            let Some(Found { job: was, version, mut attempts, .. }) = found else { return Ok(Amended::Unknown) };
+            let Some(Found { job: was, version, .. }) = found else { return Ok(Amended::Unknown) };
             let Some(mut change) = decide(&was) else { return Ok(Amended::Left(was)) };
             if is_too_large {
                 change = updates::too_large(&was, &change);
@@ -69,10 +63,6 @@ impl RedisMongo {
             let by = format!("{}/{:x}", self.core.process, fastrand::u64(..));
             let mut update = updates::update(&was, &is);
             updates::set(&mut update, "by", by.clone());
-            if let Some(attempt) = attempt.clone() {
-                attempts.replace(attempt);
-                updates::set(&mut update, "attempts", updates::attempts_text(&attempts));
-            }
             let (reply, answer) = oneshot::channel();
             let request = Request { was, is: is.clone(), version, update, by, reply };
             self.amends.send(request).await.map_err(|_| group::closed())?;

@@ -18,7 +18,7 @@ use super::{
     words::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, VendorWork, Wanted},
 };
 use crate::{
-    clock::Time,
+    clock::{Nanos, Time, nanos},
     job::{Job, JobId, Stage, lifecycle},
     store::{Claim, Lease, Ready, StoreError, With},
 };
@@ -110,6 +110,7 @@ impl Core {
     ) -> Result<bool, StoreError> {
         let most = claim.most - leases.len();
         let calls = calls.saturating_sub(leases.iter().filter(|lease| lease.job.stage == Stage::Call).count());
+        let until = self.clock.nanos().saturating_add(nanos(claim.lease));
         let Some(claimed) = self.index.claim(vendor, most, calls.min(most), claimed_by).await? else {
             self.open_index(vendor).await?;
             return Ok(false);
@@ -119,7 +120,7 @@ impl Core {
             self.give_back(vendor, claimed.entries).await;
             return Err(error);
         }
-        let (leased, is_all) = self.lease(vendor, claimed, claim.now).await?;
+        let (leased, is_all) = self.lease(vendor, claimed, claim.now, until).await?;
         // Entries whose jobs had ended were only in the way of others.
         let some_dropped = leased.len() < got;
         leases.extend(leased);
@@ -145,7 +146,13 @@ impl Core {
 
     /// Reads the jobs of entries, and drops those that do not want to go: ended, cancelled, not due, or never there. Says whether it came to
     /// all of them: those that would be too many bytes are given back.
-    async fn lease(&self, vendor: &VendorWork, claimed: Claimed, now: Time) -> Result<(Vec<Lease>, bool), StoreError> {
+    async fn lease(
+        &self,
+        vendor: &VendorWork,
+        claimed: Claimed,
+        now: Time,
+        until: Nanos,
+    ) -> Result<(Vec<Lease>, bool), StoreError> {
         if claimed.entries.is_empty() {
             return Ok((Vec::new(), true));
         }
@@ -167,13 +174,18 @@ impl Core {
         let (mut leases, mut dropped) = (Vec::with_capacity(entries.len()), Vec::new());
         for entry in entries {
             let found = found.remove(&entry.id).and_then(|found| self.mongo.unreadable.told(entry.id, found));
-            let Some(Found { job, version, attempts, .. }) = found else {
+            let Some(Found { job, version, attempts, called_at, .. }) = found else {
                 dropped.push(Dealt { entry, which: DealtWith::IfHeld, next: None });
                 continue;
             };
+            // It may be called at most once, and whoever was about to has gone or will settle it. Held for as long as a lease, it is reclaimed.
+            if called_at.is_some() && job.stage == Stage::Call {
+                continue;
+            }
             if job.wants_to_go() && job.due_at <= now && Line::of(&job) == entry.line {
-                let hold = Hold { vendor: vendor.name.clone(), entry, version, attempts, settling: false };
-                leases.push(self.holds.lease(job, hold));
+                let hold =
+                    Hold { vendor: vendor.name.clone(), entry, version, attempts, settling: false, called: false };
+                leases.push(self.holds.lease(job, hold, until));
             } else {
                 let next = job.wants_to_go().then(|| wanted(&job));
                 dropped.push(Dealt { entry, which: DealtWith::IfHeld, next });
@@ -203,9 +215,18 @@ impl Core {
     }
 
     pub(super) async fn release(&self, leases: Vec<(Lease, Option<Time>)>) {
+        let marked: Vec<&Lease> =
+            leases.iter().map(|(lease, _)| lease).filter(|lease| lease.called_at.is_some()).collect();
+        let unmarked = if marked.is_empty() { Ok(()) } else { self.unmark(&marked).await };
+        if let Err(error) = &unmarked {
+            tracing::warn!(jobs = marked.len(), %error, "not called, and will end as if nobody knew");
+        }
         let mut by_vendor: HashMap<Arc<str>, Vec<GivenBack>> = HashMap::new();
         for (lease, rest_until) in leases {
             let hold = self.holds.let_go(&lease);
+            if lease.called_at.is_some() && unmarked.is_err() {
+                continue; // The record may stand: the lease lapses.
+            }
             // A stale lease says nothing about the entry that a later one is on.
             if let Some(hold) = hold.filter(|hold| !self.holds.has_later(&lease, hold)) {
                 by_vendor.entry(hold.vendor).or_default().push((hold.entry, lease.job.lane.tenant.clone(), rest_until));
@@ -252,25 +273,32 @@ impl Core {
         let ids: Vec<JobId> = entries.iter().map(|entry| entry.id).collect();
         let (mut updates, mut freed) = (Vec::new(), 0);
         for found in self.mongo.find_all(&ids, With::NEITHER).await?.into_values() {
-            let Found { job, version, .. } = found;
-            let lapses = found.lapses + 1;
+            let Found { job, version, mut attempts, .. } = found;
+            let (attempt, lapses) = (job.attempt + 1, found.lapses + 1);
             if job.status.has_ended() {
                 continue; // Whoever claims it next drops it.
             }
-            tracing::warn!(job = %job.id, lapses, "its worker held the job for too long; it is free again");
             freed += 1;
-            if lapses >= MOST_LAPSES
-                && let Some(change) = lifecycle::crashed(&job)
-            {
-                let is = change.apply(&job, job.attempt + 1, self.clock.now());
-                if self.mongo.update_job(updates::unchanged(job.id, version), updates::update(&job, &is)).await? {
+            let end = match found.called_at {
+                Some(called_at) => {
+                    let (change, record) = lifecycle::lost(&job, attempt, called_at);
+                    attempts.push(record);
+                    Some(change)
+                }
+                None => lifecycle::crashed(&job).filter(|_| lapses >= MOST_LAPSES),
+            };
+            tracing::warn!(job = %job.id, lapses, ends = end.is_some(), "its worker held the job for too long");
+            if let Some(change) = end {
+                let is = change.apply(&job, attempt, self.clock.now());
+                let mut update = updates::update(&job, &is);
+                updates::set(&mut update, "attempts", updates::attempts_text(&attempts));
+                if self.mongo.update_job(updates::unchanged(job.id, version), update).await? {
                     self.tell_changes(&[(&job, &is)]).await;
                 }
                 continue;
             }
-            let attempt = i64::from(job.attempt) + 1;
-            let change =
-                doc! { "$set": { "attempt": attempt, "lapses": i64::from(lapses) }, "$inc": { "version": 1_i64 } };
+            let set = doc! { "attempt": i64::from(attempt), "lapses": i64::from(lapses) };
+            let change = doc! { "$set": set, "$inc": { "version": 1_i64 } };
             updates.push(doc! { "q": updates::unchanged(job.id, version), "u": change });
         }
         if !updates.is_empty() {

@@ -58,6 +58,9 @@ pub(super) struct JobDoc {
     /// How often a worker lost it.
     #[serde(skip_serializing, default)]
     lapses: u32,
+    /// At most once: since when its worker is about to call. Only until that is settled, given back or reclaimed.
+    #[serde(skip_serializing, default)]
+    called_at: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     ticket: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -90,6 +93,7 @@ pub(super) struct Found {
     pub(super) version: i64,
     pub(super) by: Option<String>,
     pub(super) lapses: u32,
+    pub(super) called_at: Option<Time>,
     pub(super) attempts: Attempts,
 }
 
@@ -151,6 +155,7 @@ impl JobDoc {
             version: 0,
             by: None,
             lapses: 0,
+            called_at: None,
             ticket: None,
             failure: None,
             updated_at: None,
@@ -193,7 +198,8 @@ impl JobDoc {
             updated_at: self.updated_at.or(self.finished_at).map_or(id.created_at(), Time),
             finished_at: self.finished_at.map(Time),
         };
-        Ok(Found { job, version: self.version, by: self.by, lapses: self.lapses, attempts })
+        let called_at = self.called_at.map(Time);
+        Ok(Found { job, version: self.version, by: self.by, lapses: self.lapses, called_at, attempts })
     }
 }
 

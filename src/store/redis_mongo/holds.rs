@@ -3,12 +3,13 @@
 //! Never asks a server: what is held is in memory, and a process that dies holds nothing.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
 };
 
 use super::{lock, updates::attempts_weigh, words::Entry};
 use crate::{
+    clock::Nanos,
     job::{Attempts, Job, JobId},
     store::Lease,
 };
@@ -24,6 +25,8 @@ pub(super) struct Hold {
     pub(super) attempts: Attempts,
     /// Its outcome is known and wants to be stored.
     pub(super) settling: bool,
+    /// Its call is on record: nobody else may make it.
+    pub(super) called: bool,
 }
 
 /// By job and number of the attempt.
@@ -41,23 +44,38 @@ impl Holds {
 
     /// A new lease on this job. Its number is no other's that this process still has in hand: after a loss, or after a change from
     /// outside that did not know of the lease, an earlier one may have the number that would be next.
-    pub(super) fn lease(&self, job: Job, hold: Hold) -> Lease {
+    pub(super) fn lease(&self, job: Job, hold: Hold, until: Nanos) -> Lease {
         let mut all = self.all();
         let mut attempt = job.attempt + 1;
         while all.contains_key(&(job.id, attempt)) {
             attempt += 1;
         }
         all.insert((job.id, attempt), hold);
-        Lease { job, attempt }
+        Lease { job, attempt, called_at: None, until }
+    }
+
+    /// The fence of a lease, if it is held.
+    pub(super) fn version(&self, lease: &Lease) -> Option<i64> {
+        self.all().get(&(lease.job.id, lease.attempt)).map(|hold| hold.version)
+    }
+
+    /// The call of a lease is on record, which has changed the document.
+    pub(super) fn mark(&self, lease: &Lease) {
+        if let Some(hold) = self.all().get_mut(&(lease.job.id, lease.attempt)) {
+            (hold.version, hold.called) = (hold.version + 1, true);
+        }
     }
 
     pub(super) fn let_go(&self, lease: &Lease) -> Option<Hold> {
         self.all().remove(&(lease.job.id, lease.attempt))
     }
 
-    /// Everything that is held, which is then held no more.
+    /// Everything that is held and that others may have, which is then held no more.
     pub(super) fn let_all_go(&self) -> Vec<Hold> {
-        self.all().drain().map(|(_, hold)| hold).collect()
+        let mut all = self.all();
+        // A stale lease of ours may be on the same entry.
+        let called: HashSet<Entry> = all.values().filter(|hold| hold.called).map(|hold| hold.entry.clone()).collect();
+        all.drain().map(|(_, hold)| hold).filter(|hold| !called.contains(&hold.entry)).collect()
     }
 
     /// From here on the lease is kept until it is let go.

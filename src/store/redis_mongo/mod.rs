@@ -38,6 +38,7 @@ mod group;
 mod holds;
 mod index;
 mod lanes;
+mod mark;
 mod mongo;
 mod read;
 mod refill;
@@ -233,6 +234,10 @@ impl Store for RedisMongo {
         self.core.claim(claim).await
     }
 
+    async fn mark(&self, leases: Vec<Lease>) -> Result<Vec<Lease>, StoreError> {
+        self.core.mark(leases).await
+    }
+
     async fn release(&self, leases: Vec<(Lease, Option<Time>)>) {
         // As a rule a round has none to give back, and waits for nobody else's.
         if leases.is_empty() {
@@ -262,14 +267,8 @@ impl Store for RedisMongo {
         answer.await.expect("every settle is answered, even when it cannot be stored")
     }
 
-    async fn amend(
-        &self,
-        which: Which,
-        now: Time,
-        attempt: Option<Attempt>,
-        decide: Decide,
-    ) -> Result<Amended, StoreError> {
-        self.decide_on(&which, now, attempt, decide).await
+    async fn amend(&self, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
+        self.decide_on(&which, now, decide).await
     }
 
     async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError> {

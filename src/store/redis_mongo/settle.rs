@@ -146,6 +146,16 @@ async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: T
 async fn take_stale(core: &Core, request: &Request, mut found: Option<Found>, now: Time) -> Result<Took, NotStored> {
     for _ in 0..TRIES {
         let Some(Found { job: was, version, attempts, .. }) = found else { return Ok(Took::Nothing(None)) };
+        let is_of = (was.attempt, was.run) == (request.lease.attempt, request.lease.job.run);
+        if was.status.has_ended() && is_of && attempts.iter().all(|attempt| *attempt != request.attempt) {
+            // The job ended by other means during this attempt: what came of it changes nothing, but is on record.
+            let update = with_attempt(core, &was, &was, attempts, &request.attempt);
+            if core.mongo.update_job(updates::unchanged(was.id, version), update).await? {
+                return Ok(Took::Nothing(Some(Box::new(was))));
+            }
+            found = core.mongo.find(was.id, With::NEITHER).await?;
+            continue;
+        }
         if was.status.has_ended() || request.change.next.end() != Some(Status::Complete) {
             return Ok(Took::Nothing(Some(Box::new(was))));
         }
@@ -179,6 +189,10 @@ async fn deal_with(core: &Core, requests: &[Request], holds: &[Option<Hold>], to
     let mut ended = Vec::new();
     for ((request, hold), took) in requests.iter().zip(holds).zip(took) {
         let (was, is, which) = match took {
+            // After a loss another may have come upon the entry of a call on record, which nobody but us settles.
+            Took::Change(is) if request.lease.called_at.is_some() => {
+                (Some(&request.lease.job), Some(&**is), DealtWith::AnyOfTheJob)
+            }
             Took::Change(is) => (Some(&request.lease.job), Some(&**is), DealtWith::IfHeld),
             Took::StaleData { was, is } => (Some(&**was), Some(&**is), DealtWith::AnyOfTheJob),
             // The counts are the business of whoever changed it.

@@ -58,8 +58,9 @@ pub(super) fn update(was: &Job, job: &Job) -> Document {
     if !job.status.has_ended() {
         put("due_at", number(Some(was.due_at)), number(Some(job.due_at)));
     }
-    // Workers that died before this step say nothing about the next.
+    // Workers that died before this step say nothing about the next, and the call that was on record is over.
     unset.insert("lapses", "");
+    unset.insert("called_at", "");
     doc! { "$inc": { "version": 1_i64 }, "$set": set, "$unset": unset }
 }
 

@@ -7,13 +7,15 @@ use tokio::sync::oneshot;
 
 use super::{
     index::Row,
-    queue::{Fence, attempts_so_far, reindex, update},
+    mark,
+    queue::{Fence, attempts_so_far, reindex, update, with_attempt},
+    read::explain,
     rows,
     writer::{After, Tx, Write},
 };
 use crate::{
     clock::{Nanos, Time},
-    job::{Attempt, Job, JobId},
+    job::{Job, JobId, lifecycle},
     store::{Amended, Decide, StoreError, Which},
 };
 
@@ -21,7 +23,6 @@ use crate::{
 pub(super) struct Amend {
     which: Which,
     decide: Decide,
-    attempt: Option<Attempt>,
     now: Time,
     found: Option<Found>,
     reply: oneshot::Sender<Result<Amended, StoreError>>,
@@ -39,11 +40,10 @@ impl Amend {
     pub(super) fn boxed(
         which: Which,
         now: Time,
-        attempt: Option<Attempt>,
         decide: Decide,
         reply: oneshot::Sender<Result<Amended, StoreError>>,
     ) -> Box<dyn Write> {
-        Box::new(Amend { which, decide, attempt, now, found: None, reply })
+        Box::new(Amend { which, decide, now, found: None, reply })
     }
 }
 
@@ -55,13 +55,10 @@ impl Write for Amend {
         let attempt = tx.shared.index().withdraw(row, &was);
         let is = (self.decide)(&was).map(|change| change.apply(&was, attempt.unwrap_or(0), self.now));
         if let Some(job) = &is {
-            let mut history = None;
-            if let Some(attempt) = &self.attempt {
-                let mut attempts = attempts_so_far(tx, job.id)?;
-                attempts.replace(attempt.clone());
-                history = Some(rows::to_json(&attempts));
+            update(tx, job, None, Fence::Any)?;
+            if let Some(attempt) = attempt {
+                mark::take(tx, job.id, attempt)?;
             }
-            update(tx, job, history.as_deref(), Fence::Any)?;
         }
         self.found = Some(Found { row, was, is, leased: attempt.is_some() });
         Ok(())
@@ -116,38 +113,67 @@ fn read(tx: &Tx<'_>, which: &Which) -> rusqlite::Result<Option<(Row, Job)>> {
     }
 }
 
-/// Frees the jobs of leases that have lapsed, with an attempt number that shuts their old holders out.
+/// Frees the jobs of leases that have lapsed, with an attempt number that shuts their old holders out; those whose call is on record end.
 pub(super) struct Reclaim {
     now: Nanos,
     freed: Vec<(Row, Job)>,
+    /// As they were, and as they ended.
+    lost: Vec<(Row, Job, Job)>,
+    /// Nobody can have these.
+    unreadable: Vec<(JobId, u32)>,
     reply: oneshot::Sender<Result<usize, StoreError>>,
 }
 
 impl Reclaim {
     pub(super) fn boxed(now: Nanos, reply: oneshot::Sender<Result<usize, StoreError>>) -> Box<dyn Write> {
-        Box::new(Reclaim { now, freed: Vec::new(), reply })
+        Box::new(Reclaim { now, freed: Vec::new(), lost: Vec::new(), unreadable: Vec::new(), reply })
+    }
+
+    fn free(&mut self, tx: &Tx<'_>, id: JobId, attempt: u32) -> rusqlite::Result<()> {
+        if let Some(called_at) = mark::take(tx, id, attempt)? {
+            self.lost.extend(lose(tx, id, attempt, called_at)?);
+            return Ok(());
+        }
+        let freed = tx
+            .conn
+            .prepare_cached("UPDATE jobs SET attempt = ?2 WHERE id = ?1 AND status < 2 AND attempt < ?2")?
+            .execute((id.as_bytes(), attempt))?;
+        if let (1, Some(found)) = (freed, read(tx, &Which::Id(id))?) {
+            self.freed.push(found);
+        }
+        Ok(())
     }
 }
 
 impl Write for Reclaim {
     fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
         self.freed.clear();
+        self.lost.clear();
+        self.unreadable.clear();
         let lapsed: Vec<(JobId, u32)> = tx.shared.index().lapsed(self.now);
         for (id, attempt) in lapsed {
-            let freed = tx
-                .conn
-                .prepare_cached("UPDATE jobs SET attempt = ?2 WHERE id = ?1 AND status < 2 AND attempt < ?2")?
-                .execute((id.as_bytes(), attempt))?;
-            if let (1, Some(found)) = (freed, read(tx, &Which::Id(id))?) {
-                self.freed.push(found);
+            match self.free(tx, id, attempt) {
+                Err(error) if matches!(explain(&error), StoreError::Corrupt(_)) => {
+                    tracing::error!(job = %id, %error, "it cannot be read, and is left alone until the next start");
+                    self.unreadable.push((id, attempt));
+                }
+                freed => freed?,
             }
         }
         Ok(())
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
-        let freed = self.freed.len();
+        let freed = self.freed.len() + self.lost.len();
         if outcome.is_ok() {
+            for (id, attempt) in self.unreadable {
+                after.index.unlease(id, Some(attempt));
+            }
+            for (row, was, job) in self.lost {
+                tracing::warn!(job = %job.id, attempt = job.attempt, "its worker died or hung in a call that is made at most once");
+                after.index.unlease(job.id, Some(job.attempt));
+                reindex(after, row, &was, job);
+            }
             for (row, job) in self.freed {
                 tracing::warn!(job = %job.id, attempt = job.attempt, "its worker held the job for too long; it is free again");
                 after.index.unlease(job.id, Some(job.attempt));
@@ -158,4 +184,14 @@ impl Write for Reclaim {
         }
         let _ = self.reply.send(outcome.map(|()| freed));
     }
+}
+
+/// Ends a job whose call nobody knows the outcome of.
+fn lose(tx: &Tx<'_>, id: JobId, attempt: u32, called_at: Time) -> rusqlite::Result<Option<(Row, Job, Job)>> {
+    let Some((row, was)) = read(tx, &Which::Id(id))? else { return Ok(None) };
+    let (change, record) = lifecycle::lost(&was, attempt, called_at);
+    let job = change.apply(&was, attempt, tx.shared.clock.now());
+    let history = with_attempt(attempts_so_far(tx, id)?, &record);
+    let is_lost = update(tx, &job, Some(&history), Fence::NotEndedBefore(attempt))?;
+    Ok(is_lost.then_some((row, was, job)))
 }

@@ -191,7 +191,14 @@ impl Index {
         self.bytes = self.bytes + state.bytes() - before;
         let attempt = job.attempt + 1;
         self.leases.insert(job.id, Held { row: Row { n, lane }, vendor: state.vendor, attempt, until });
-        Taken::Job(Box::new(Lease { job, attempt }))
+        Taken::Job(Box::new(Lease { job, attempt, called_at: None, until }))
+    }
+
+    /// Leases a job that is on no shelf.
+    pub(super) fn lease(&mut self, id: JobId, row: Row, vendor: &str, attempt: u32, until: Nanos) {
+        let vendor = self.vendor_id(&vendor.into());
+        self.vendors[vendor].leased += 1;
+        self.leases.insert(id, Held { row, vendor, attempt, until });
     }
 
     /// Ends a lease, if it is still the one of this attempt (of any attempt with `None`).

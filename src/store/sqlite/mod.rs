@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
     amend::{Amend, Reclaim},
+    mark::{Mark, Unmark, give_back},
     queue::{Settle, Submit},
     read::Readers,
     upkeep::{Do, Prune},
@@ -34,6 +35,7 @@ mod book;
 mod calls;
 mod counts;
 mod index;
+mod mark;
 mod queue;
 mod read;
 mod rounds;
@@ -44,10 +46,11 @@ mod upkeep;
 mod writer;
 
 /// The schema, one step a version: `PRAGMA user_version` says how many have been made.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../../../migrations/0001_jobs.sql"),
     include_str!("../../../migrations/0002_live_limits.sql"),
     include_str!("../../../migrations/0003_calls.sql"),
+    include_str!("../../../migrations/0004_called.sql"),
     include_str!("../../../migrations/0006_limits_on_record.sql"),
 ]; // in their order: each is made once
 
@@ -100,7 +103,8 @@ impl Sqlite {
         let explain = |why| OpenError::Sqlite(path.to_owned(), why);
         let conn = Connection::open(path).map_err(explain)?;
         migrate(&conn, path)?;
-        let (index, next_n) = standing::read_index(&conn).map_err(explain)?;
+        let (mut index, next_n) = standing::read_index(&conn).map_err(explain)?;
+        mark::restore(&conn, &mut index, clock.nanos()).map_err(explain)?;
         let signals = Signals::new(vendors);
         for (vendor, jobs) in index.jobs_by_vendor().filter(|(vendor, _)| signals.bell(vendor).is_none()) {
             tracing::warn!(%vendor, jobs, "jobs wait for a vendor that is not in the config; they stay until it is back, or are cancelled");
@@ -163,15 +167,18 @@ impl Store for Sqlite {
         Ok(leases)
     }
 
+    async fn mark(&self, leases: Vec<Lease>) -> Result<Vec<Lease>, StoreError> {
+        let now = self.shared.clock.now();
+        ask(&self.requests()?, |reply| Mark::boxed(leases, now, reply)).await?
+    }
+
     async fn release(&self, leases: Vec<(Lease, Option<Time>)>) {
         let now = self.shared.clock.now();
-        let mut index = self.shared.index();
-        for (lease, rest_until) in leases {
-            let Some(row) = index.unlease(lease.job.id, Some(lease.attempt)) else { continue };
-            if let Some(until) = rest_until {
-                index.rest(row.lane, until, now);
-            }
-            index.put(row, lease.job, now);
+        let (marked, free): (Vec<_>, Vec<_>) = leases.into_iter().partition(|(lease, _)| lease.called_at.is_some());
+        give_back(&mut self.shared.index(), free.into_iter(), now);
+        if let (false, Ok(requests)) = (marked.is_empty(), self.requests()) {
+            // A store that is closed has no leases.
+            let _ = ask(&requests, |reply| Unmark::boxed(marked, reply)).await;
         }
     }
 
@@ -196,14 +203,8 @@ impl Store for Sqlite {
         answer.await.expect("the writer answers every settle, even when it cannot store it")
     }
 
-    async fn amend(
-        &self,
-        which: Which,
-        now: Time,
-        attempt: Option<Attempt>,
-        decide: Decide,
-    ) -> Result<Amended, StoreError> {
-        ask(&self.requests()?, |reply| Amend::boxed(which, now, attempt, decide, reply)).await?
+    async fn amend(&self, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
+        ask(&self.requests()?, |reply| Amend::boxed(which, now, decide, reply)).await?
     }
 
     async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError> {
@@ -218,8 +219,10 @@ impl Store for Sqlite {
                 .prepare_cached("SELECT id FROM jobs WHERE alarm_at <= ?1 ORDER BY alarm_at LIMIT ?2")?
                 .query_map((now.0, most), |row| Ok(JobId::from_bytes(row.get(0)?)))?
                 .collect::<rusqlite::Result<Vec<_>>>()?;
-            let next_at: Option<i64> = conn.query_row("SELECT min(alarm_at) FROM jobs", [], |row| row.get(0))?;
-            shared.index().next_alarm = next_at;
+            let min = |sql, after: i64| conn.prepare_cached(sql)?.query_row([after], |row| row.get(0));
+            // The first of all, for those that are overdue and still will be: whoever asks next is to look.
+            shared.index().next_alarm = min("SELECT min(alarm_at) FROM jobs WHERE alarm_at >= ?1", i64::MIN)?;
+            let next_at: Option<i64> = min("SELECT min(alarm_at) FROM jobs WHERE alarm_at > ?1", now.0)?;
             Ok(Overdue { jobs, next_at: next_at.map(Time) })
         };
         ask(&self.requests()?, |reply| Do::boxed(read, reply)).await?

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{
     index::Row,
-    rows,
+    mark, rows,
     writer::{After, Tx, Write},
 };
 use crate::{
@@ -183,6 +183,9 @@ impl Write for Settle {
         let history = with_attempt(before, &self.attempt);
         let job = self.change.apply(&self.lease.job, self.lease.attempt, self.now);
         self.took = Took::Nothing;
+        if self.lease.called_at.is_some() {
+            mark::take(tx, id, self.lease.attempt)?;
+        }
         if update(tx, &job, Some(&history), Fence::NotEndedBefore(self.lease.attempt))? {
             self.took = Took::Change(Box::new(job));
         } else if job.status == Status::Complete
@@ -191,6 +194,8 @@ impl Write for Settle {
             let history = with_attempt(attempts_so_far(tx, id)?, &self.attempt);
             update(tx, &job, Some(&history), Fence::NotEnded)?;
             self.took = Took::StaleData(row, stage, due_at);
+        } else {
+            put_on_record(tx, &self.lease, &self.attempt)?;
         }
         Ok(())
     }
@@ -224,6 +229,16 @@ impl Write for Settle {
     }
 }
 
+/// An attempt during which its job ended by other means: what came of it changes nothing, but is on record.
+fn put_on_record(tx: &Tx<'_>, lease: &Lease, attempt: &Attempt) -> rusqlite::Result<()> {
+    let Lease { job, attempt: n, .. } = lease;
+    let history = with_attempt(attempts_so_far(tx, job.id)?, attempt);
+    tx.conn
+        .prepare_cached("UPDATE jobs SET attempts = ?4 WHERE id = ?1 AND status >= 2 AND attempt = ?2 AND run = ?3")?
+        .execute((job.id.as_bytes(), n, job.run, history))?;
+    Ok(())
+}
+
 pub(super) fn attempts_so_far(tx: &Tx<'_>, id: JobId) -> rusqlite::Result<Attempts> {
     let json = tx
         .conn
@@ -234,7 +249,7 @@ pub(super) fn attempts_so_far(tx: &Tx<'_>, id: JobId) -> rusqlite::Result<Attemp
 }
 
 /// A job's attempts with one more, as JSON.
-fn with_attempt(mut attempts: Attempts, attempt: &Attempt) -> Vec<u8> {
+pub(super) fn with_attempt(mut attempts: Attempts, attempt: &Attempt) -> Vec<u8> {
     attempts.push(attempt.clone());
     rows::to_json(&attempts)
 }

@@ -85,6 +85,12 @@ async fn a_callback_before_the_vendors_own_reply_is_taken(backend: Backend) {
     assert_eq!((&job["status"], &job["result"]["echo"]), (&json!("complete"), &json!({"n": 1})), "{job}");
     assert_eq!((app.vendors.callback_replies("one"), app.calls("one")), (vec![200], 1));
     assert_eq!(job["attempts"], 1);
+    // What came of the call is on record, though the job had ended before it.
+    let record = app.get(&format!("/jobs/{id}/attempts")).await.json()["attempts"].clone();
+    assert_eq!(
+        (&record[0]["n"], &record[0]["outcome"], &record[0]["status"]),
+        (&json!(1), &json!("await_callback"), &json!(202))
+    );
     app.stop().await;
 }
 

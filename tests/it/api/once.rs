@@ -19,6 +19,9 @@ crate::on_every_backend!(
     a_person_may_call_again,
     a_job_whose_tenant_is_over_its_limit_is_not_marked,
     the_record_says_what_came_of_each_call,
+    a_vendor_that_is_polled_has_all_of_its_time_to_answer,
+    a_callback_before_the_vendors_own_reply_decides_the_job,
+    an_early_callback_by_ticket_is_sent_again_while_a_call_is_under_way,
 );
 
 const ONCE: &str = r#"
@@ -108,9 +111,9 @@ async fn a_process_that_dies_during_a_call_leaves_an_unknown_outcome_and_no_seco
     assert_eq!(record.as_array().map(Vec::len), Some(1), "{record}");
     assert_eq!(
         (&record[0]["n"], &record[0]["outcome"], &record[0]["sent_at"], &record[0]["status"]),
-        (&json!(1), &json!("await_callback"), &json!(null), &json!(null))
+        (&json!(1), &json!("give_up"), &json!(null), &json!(null))
     );
-    assert_eq!(record[0]["detail"], "on record before the call, which is made at most once");
+    assert_eq!(record[0]["detail"], "its worker died or hung; nobody knows whether it was made");
     app.stop().await;
 }
 
@@ -194,5 +197,65 @@ async fn a_person_may_call_again(backend: Backend) {
     assert_eq!(answer.status, 202, "{}", answer.text);
     app.run_until_idle().await;
     assert_eq!(app.status(id).await, "complete");
+    app.stop().await;
+}
+
+async fn a_vendor_that_is_polled_has_all_of_its_time_to_answer(backend: Backend) {
+    let config = r#"
+[vendors.one]
+kind = "polling"
+url = "VENDORS/polling/one?polls=35"
+limits = ["1000/s"]
+at_most_once = true
+answer_within = "10m"
+polling = { ticket = "/id", url = "VENDORS/polling/one/{{ ticket | path }}?polls=35", every = "2s", done = { at = "/state", is = ["done"] }, result = "/output" }
+"#;
+    let mut app = TestApp::with(backend, config).await;
+    let id = app.submit("one", "1").await;
+    app.live_for(Duration::from_secs(100)).await;
+    let job = app.find(&id).await;
+    assert_eq!(job["status"], "complete", "{job}");
+    let posts = app.vendors.arrivals("one").iter().filter(|call| call.method == "POST").count();
+    assert_eq!((posts, app.calls("one")), (1, 37));
+    app.stop().await;
+}
+
+/// A webhook vendor that calls back by its own reference.
+const BY_TICKET: &str = r#"
+[vendors.one]
+kind = "webhook"
+url = "VENDORS/async/one?never"
+limits = ["1000/s"]
+at_most_once = true
+webhook = { verify = "none", ticket = "/id", ticket_in_callback = "/id" }
+"#;
+
+async fn a_callback_before_the_vendors_own_reply_decides_the_job(backend: Backend) {
+    let mut app = TestApp::with(backend, BY_TICKET).await;
+    app.vendors.script("one", vec![Answer::json(202, r#"{"id": "x"}"#).after(Duration::from_millis(300))]);
+    let id = app.submit("one", "1").await;
+    call_that_hangs(&mut app, "one").await;
+    let answer = app.post(&app.callback_path("one", 0), r#"{"result": 7}"#).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let job = app.find(&id).await;
+    assert_eq!((&job["status"], &job["result"]), (&json!("complete"), &json!(7)), "{job}");
+    app.run_until_idle().await;
+    let ended = app.find(&id).await;
+    assert_eq!((ended, app.calls("one")), (job, 1), "the reply changes nothing");
+    app.stop().await;
+}
+
+async fn an_early_callback_by_ticket_is_sent_again_while_a_call_is_under_way(backend: Backend) {
+    let mut app = TestApp::with(backend, BY_TICKET).await;
+    app.vendors.script("one", vec![Answer::json(202, r#"{"id": "x"}"#).after(Duration::from_millis(300))]);
+    let id = app.submit("one", "1").await;
+    call_that_hangs(&mut app, "one").await;
+    let early = app.post("/vendor-webhook/one", r#"{"id": "x", "result": 7}"#).await;
+    assert_eq!((early.status.as_u16(), early.header("retry-after")), (503, "1"), "{}", early.text);
+    app.run_until_idle().await;
+    let again = app.post("/vendor-webhook/one", r#"{"id": "x", "result": 7}"#).await;
+    assert_eq!(again.status, 200, "{}", again.text);
+    assert_eq!(app.find(&id).await["result"], 7);
+    assert_eq!(app.post("/vendor-webhook/one", r#"{"id": "y"}"#).await.status, 404, "no call is under way");
     app.stop().await;
 }

@@ -8,7 +8,7 @@ use fetchgate::{
         Failure, FailureCode, Job, JobId, Priority, Status, lifecycle,
         lifecycle::{Change, Next},
     },
-    store::{Amended, Settled, Which},
+    store::{Amended, Lease, Settled, Which},
 };
 use tokio::task::JoinSet;
 
@@ -25,6 +25,11 @@ on_every_backend!(
     a_released_job_keeps_its_place_and_its_attempts,
     a_lane_told_to_rest_is_left_alone_until_then,
     a_restart_frees_what_was_leased,
+    a_lapsed_lease_whose_call_is_on_record_ends_its_job,
+    a_restart_during_a_call_on_record_ends_its_job,
+    a_released_lease_has_no_call_on_record,
+    the_call_of_a_job_that_has_ended_is_not_put_on_record,
+    what_came_of_a_call_is_on_record_though_the_job_ended_during_it,
     a_ticket_finds_its_job,
     what_is_settled_together_is_each_job_s_own,
     of_answers_that_come_together_one_decides_each_job,
@@ -102,11 +107,11 @@ async fn a_cancel_during_the_call_wins(backend: Backend) {
     let t = TestStore::open(backend).await;
     let id = t.submit().await;
     let lease = t.claim_one().await;
-    let amended = t.store.amend(Which::Id(id), t.now(), None, Box::new(lifecycle::cancel)).await.unwrap();
+    let amended = t.store.amend(Which::Id(id), t.now(), Box::new(lifecycle::cancel)).await.unwrap();
     assert!(matches!(amended, Amended::Changed(job) if job.status == Status::Cancelled));
     let now = t.now();
     let replay = Box::new(move |job: &_| lifecycle::replay(job, now));
-    t.store.amend(Which::Id(id), now, None, replay).await.unwrap();
+    t.store.amend(Which::Id(id), now, replay).await.unwrap();
     let again = t.claim_one().await;
     assert_eq!(again.attempt, 2, "the call that was under way is counted, so that it is shut out");
     assert_eq!(t.settle(lease, failed()).await, Settled::TooLate);
@@ -152,6 +157,86 @@ async fn a_restart_frees_what_was_leased(backend: Backend) {
     assert_eq!(t.status(id).await, Status::Complete);
 }
 
+/// Leases the one job of `v` that is due, with its call on record.
+async fn claim_and_mark(t: &TestStore) -> Lease {
+    let lease = t.claim_one().await;
+    t.store.mark(vec![lease]).await.expect("the store works").pop().expect("it holds")
+}
+
+async fn assert_lost(t: &TestStore, id: JobId) {
+    let job = t.find(id).await;
+    let code = job.failure.as_ref().map(|failure| failure.code);
+    assert_eq!((job.status, code, job.attempt), (Status::Failed, Some(FailureCode::UnknownOutcome), 1));
+    assert_eq!(t.store.attempts(id).await.unwrap().unwrap().iter().count(), 1);
+    assert!(t.claim_all("v").await.is_empty());
+    let backlog = t.store.backlog("v").await;
+    assert_eq!((backlog.waiting, backlog.leased, backlog.open), (0, 0, 0));
+}
+
+async fn a_lapsed_lease_whose_call_is_on_record_ends_its_job(backend: Backend) {
+    let t = TestStore::open(backend).await;
+    let id = t.submit().await;
+    let lease = claim_and_mark(&t).await;
+    assert_eq!((t.status(id).await, t.store.backlog("v").await.leased), (Status::Processing, 1));
+    t.advance(LEASE);
+    assert_eq!(t.store.reclaim().await.unwrap(), 1);
+    assert_lost(&t, id).await;
+    assert_eq!(t.settle(lease, complete()).await, Settled::TooLate);
+}
+
+async fn a_restart_during_a_call_on_record_ends_its_job(backend: Backend) {
+    let mut t = TestStore::open(backend).await;
+    let id = t.submit().await;
+    drop(claim_and_mark(&t).await);
+    t.restart().await;
+    assert!(t.claim_all("v").await.is_empty(), "it may be under way");
+    assert_eq!((t.status(id).await, t.store.reclaim().await.unwrap()), (Status::Processing, 0));
+    t.advance(LEASE * 2);
+    assert_eq!(t.store.reclaim().await.unwrap(), 1);
+    assert_lost(&t, id).await;
+}
+
+async fn a_released_lease_has_no_call_on_record(backend: Backend) {
+    let mut t = TestStore::open(backend).await;
+    let id = t.submit().await;
+    let lease = claim_and_mark(&t).await;
+    t.store.release(vec![(lease, None)]).await;
+    t.restart().await;
+    t.quiet().await;
+    let lease = t.claim_one().await;
+    assert_eq!((lease.job.id, lease.attempt), (id, 1));
+    t.advance(LEASE);
+    assert_eq!(t.store.reclaim().await.unwrap(), 1);
+    assert_eq!(t.claim_one().await.attempt, 2, "it may be called");
+}
+
+async fn the_call_of_a_job_that_has_ended_is_not_put_on_record(backend: Backend) {
+    let t = TestStore::open(backend).await;
+    t.submit_all((0..3).map(|_| t.job("v", Priority::Normal, "t")).collect()).await;
+    let leases = t.claim("v", 3).await;
+    let cancelled = leases[1].job.id;
+    t.store.amend(Which::Id(cancelled), t.now(), Box::new(lifecycle::cancel)).await.unwrap();
+    let marked = t.store.mark(leases).await.unwrap();
+    assert_eq!(marked.len(), 2);
+    assert!(marked.iter().all(|lease| lease.job.id != cancelled && lease.called_at == Some(t.now())));
+    t.advance(LEASE);
+    assert_eq!(t.store.reclaim().await.unwrap(), 2);
+    assert_eq!(t.status(cancelled).await, Status::Cancelled);
+}
+
+async fn what_came_of_a_call_is_on_record_though_the_job_ended_during_it(backend: Backend) {
+    let t = TestStore::open(backend).await;
+    let id = t.submit().await;
+    let lease = claim_and_mark(&t).await;
+    let answered = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
+    t.store.amend(Which::Id(id), t.now(), answered).await.unwrap();
+    assert_eq!(t.settle(lease, failed()).await, Settled::TooLate);
+    let job = t.find(id).await;
+    assert_eq!((job.status, job.result.as_deref(), job.attempt), (Status::Complete, Some(&b"2"[..]), 1));
+    let attempts: Vec<u32> = t.store.attempts(id).await.unwrap().unwrap().iter().map(|attempt| attempt.n).collect();
+    assert_eq!(attempts, [1]);
+}
+
 async fn a_ticket_finds_its_job(backend: Backend) {
     let t = TestStore::open(backend).await;
     let id = t.submit().await;
@@ -163,7 +248,7 @@ async fn a_ticket_finds_its_job(backend: Backend) {
     let answered = async |vendor: &str| {
         let which = Which::Ticket { vendor: vendor.into(), ticket: "abc".into() };
         let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
-        t.store.amend(which, t.now(), None, decide).await.unwrap()
+        t.store.amend(which, t.now(), decide).await.unwrap()
     };
     assert!(matches!(answered("w").await, Amended::Unknown), "tickets belong to a vendor");
     assert!(matches!(answered("v").await, Amended::Changed(_)));
@@ -215,7 +300,7 @@ async fn of_answers_that_come_together_one_decides_each_job(backend: Backend) {
         amends.spawn(async move {
             let own = result.clone();
             let decide = Box::new(move |job: &Job| lifecycle::answered(job, None, Ok(own.clone())));
-            (id, result, store.amend(Which::Id(id), now, None, decide).await.unwrap())
+            (id, result, store.amend(Which::Id(id), now, decide).await.unwrap())
         });
     }
     let mut decided = HashMap::new();

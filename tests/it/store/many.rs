@@ -40,6 +40,8 @@ struct Model {
     version: u32,
     /// Until when a worker holds it for sure, as long as nothing is lost.
     held_until: Option<Time>,
+    /// Its call is on record: nobody else may have the job.
+    called: bool,
 }
 
 struct Held {
@@ -94,7 +96,8 @@ impl World {
         match self.rng.u8(..100) {
             0..15 => self.submit().await,
             15..45 => self.storm().await,
-            45..55 => self.release().await,
+            45..52 => self.release().await,
+            52..55 => self.mark().await,
             55..67 => self.amend().await,
             67..82 => self.site.clock.advance(Duration::from_millis(self.rng.u64(..4000))),
             82..87 => self.reclaim().await,
@@ -122,7 +125,10 @@ impl World {
                 job.due_at = self.site.now().plus(Duration::from_millis(self.rng.u64(..10_000)));
             }
             let (stage, due_at) = (Stage::Call, job.due_at);
-            self.jobs.insert(job.id, Model { vendor, stage, due_at, ended: false, version: 0, held_until: None });
+            self.jobs.insert(
+                job.id,
+                Model { vendor, stage, due_at, ended: false, version: 0, held_until: None, called: false },
+            );
             jobs.push(job);
         }
         self.processes[process].submit_all(jobs).await;
@@ -209,7 +215,7 @@ impl World {
         let now = self.site.now();
         let model = self.jobs.get_mut(&id).expect("no job is invented");
         model.version += 1;
-        model.held_until = None;
+        (model.held_until, model.called) = (None, false);
         (model.stage, model.due_at, model.ended) = match next {
             Next::Call { due_at } | Next::Rerun { due_at, .. } => (Stage::Call, *due_at, false),
             Next::Poll { due_at, .. } => (Stage::Poll, *due_at, false),
@@ -224,6 +230,7 @@ impl World {
         for lease in leases {
             let model = self.jobs.get_mut(&lease.job.id).expect("no job is invented");
             assert!(model.held_until.is_none(), "leased twice at once: {model:?} at {now:?}");
+            assert!(!model.called, "it may be called at most once: {model:?} at {now:?}");
             // Of a job that others changed meanwhile it may have been given what was before.
             let sure = !touched.contains(&lease.job.id);
             if sure {
@@ -234,11 +241,33 @@ impl World {
         }
     }
 
+    /// A call that is made at most once is about to be made.
+    async fn mark(&mut self) {
+        let can = |held: &Held| held.lease.job.stage == Stage::Call && held.lease.called_at.is_none();
+        let all: Vec<usize> = (0..self.held.len()).filter(|i| can(&self.held[*i])).collect();
+        let Some(i) = self.rng.choice(all) else { return };
+        let Held { lease, process, version, sure } = self.held.swap_remove(i);
+        let model = self.jobs.get_mut(&lease.job.id).expect("known");
+        let is_current = version == model.version && !model.ended;
+        match self.processes[process].store.mark(vec![lease]).await.expect("the store works").pop() {
+            Some(lease) => {
+                assert!(is_current && !model.called, "a stale holder may call: {model:?}");
+                model.called = true;
+                self.held.push(Held { lease, process, version, sure });
+            }
+            None => assert!(!(sure && is_current), "a holder was shut out: {model:?}"),
+        }
+    }
+
     async fn release(&mut self) {
         if self.held.is_empty() {
             return;
         }
-        let Held { lease, process, sure, .. } = self.held.swap_remove(self.rng.usize(..self.held.len()));
+        let Held { lease, process, version, sure } = self.held.swap_remove(self.rng.usize(..self.held.len()));
+        if lease.called_at.is_some() {
+            let model = self.jobs.get_mut(&lease.job.id).expect("known");
+            model.called &= version != model.version;
+        }
         if sure {
             self.jobs.get_mut(&lease.job.id).expect("known").held_until = None;
         }
@@ -258,8 +287,7 @@ impl World {
         ];
         let decide = decisions[which];
         let decide = Box::new(move |job: &Job| decide(job, now));
-        let amended =
-            self.processes[process].store.amend(Which::Id(id), now, None, decide).await.expect("the store works");
+        let amended = self.processes[process].store.amend(Which::Id(id), now, decide).await.expect("the store works");
         let was_ended = self.jobs[&id].ended;
         match amended {
             Amended::Changed(_) if which == 2 => {
@@ -283,7 +311,9 @@ impl World {
         let all = Filter { limit: 100_000, ..Filter::default() };
         for job in self.processes[process].store.list(all).await.expect("the store works").jobs {
             if job.status.has_ended() && !self.jobs[&job.id].ended {
-                assert_eq!(job.failure.map(|why| why.code), Some(FailureCode::Crashed), "{}", job.id);
+                let called = self.jobs[&job.id].called;
+                let code = if called { FailureCode::UnknownOutcome } else { FailureCode::Crashed };
+                assert_eq!(job.failure.map(|why| why.code), Some(code), "{}", job.id);
                 self.become_(job.id, &Next::Cancelled);
             }
         }
@@ -377,7 +407,7 @@ impl World {
         let awaits = self.jobs.iter().filter(|(_, model)| !model.ended && model.stage == Stage::Await);
         for id in awaits.map(|(id, _)| *id).collect::<Vec<_>>() {
             let decide = Box::new(|job: &Job| lifecycle::answered(job, None, Ok("2".into())));
-            self.processes[0].store.amend(Which::Id(id), self.site.now(), None, decide).await.expect("the store works");
+            self.processes[0].store.amend(Which::Id(id), self.site.now(), decide).await.expect("the store works");
             self.become_(id, &Next::Cancelled);
         }
         for round in 0..60 {

@@ -20,6 +20,8 @@ use tokio::task::JoinSet;
 
 use crate::support::{Backend, START, database, servers};
 
+/// Whoever waits for work is woken for it.
+mod bells;
 /// Files that cannot be used, disks that are full.
 mod damage;
 /// Who holds a job, and what a stale holder may still do.

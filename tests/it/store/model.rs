@@ -28,7 +28,14 @@ struct Model {
     attempt: u32,
     /// The attempt of the lease that holds, and until when.
     lease: Option<(u32, Time)>,
+    /// Its call is on record.
+    called: bool,
+    /// How often it was lost since its last step.
+    lapses: u32,
 }
+
+/// The store of many processes gives a job up that was lost so often.
+const MOST_LAPSES: u32 = 5;
 
 impl Model {
     fn ended(&self) -> bool {
@@ -46,7 +53,7 @@ impl Model {
 
     fn become_(&mut self, next: &Next, attempt: u32, now: Time) {
         self.attempt = self.attempt.max(attempt);
-        self.lease = None;
+        (self.lease, self.called, self.lapses) = (None, false, 0);
         match next {
             Next::Call { due_at } | Next::Rerun { due_at, .. } => {
                 (self.status, self.stage, self.due_at) = (Status::Pending, Stage::Call, *due_at);
@@ -121,7 +128,8 @@ impl World {
                 self.submit(n).await;
             }
             0..40 => self.claim().await,
-            40..65 => self.settle().await,
+            40..60 => self.settle().await,
+            60..65 => self.mark().await,
             65..70 => self.release().await,
             70..82 => self.amend().await,
             82..92 => self.t.advance(Duration::from_millis(self.rng.u64(..4000))),
@@ -162,6 +170,8 @@ impl World {
                 due_at: job.due_at,
                 attempt: 0,
                 lease: None,
+                called: false,
+                lapses: 0,
             };
             self.jobs.insert(job.id, model);
             self.ids.push(job.id);
@@ -227,13 +237,27 @@ impl World {
         }
     }
 
+    /// A call that is made at most once is about to be made.
+    async fn mark(&mut self) {
+        let Some(lease) = self.any_lease() else { return };
+        if lease.job.stage != Stage::Call || lease.called_at.is_some() {
+            return self.held.push(lease);
+        }
+        let (id, attempt) = (lease.job.id, lease.attempt);
+        let marked = self.t.store.mark(vec![lease]).await.expect("the store works");
+        let model = self.jobs.get_mut(&id).expect("known");
+        model.called |= !model.ended() && model.attempt < attempt;
+        assert_eq!(marked.len() == 1, model.called, "{model:?} by {attempt}");
+        self.held.extend(marked);
+    }
+
     async fn release(&mut self) {
         let Some(lease) = self.any_lease() else { return };
         let (id, attempt) = (lease.job.id, lease.attempt);
         self.t.store.release(vec![(lease, None)]).await;
         let model = self.jobs.get_mut(&id).expect("known");
         if model.lease.is_some_and(|(holder, _)| holder == attempt) {
-            model.lease = None;
+            (model.lease, model.called) = (None, false);
         }
     }
 
@@ -249,7 +273,7 @@ impl World {
         ];
         let which = self.rng.usize(..3);
         let decide = decisions[which];
-        let amended = self.t.store.amend(Which::Id(id), now, None, Box::new(move |job| decide(job, now))).await;
+        let amended = self.t.store.amend(Which::Id(id), now, Box::new(move |job| decide(job, now))).await;
         let model = self.jobs.get_mut(&id).expect("known");
         let next = match which {
             0 => (!model.ended()).then_some(Next::Cancelled),
@@ -274,19 +298,30 @@ impl World {
         let mut freed = 0;
         for model in self.jobs.values_mut() {
             if let Some((attempt, _)) = model.lease.filter(|(_, until)| *until <= now) {
-                model.lease = None;
-                model.attempt = attempt;
                 freed += 1;
+                (model.lease, model.attempt) = (None, attempt);
+                model.lapses += 1;
+                let crashed = self.t.backend == Backend::RedisMongo && model.lapses >= MOST_LAPSES;
+                // Where a call is on record nobody calls again, and nobody knows what came of it.
+                if std::mem::take(&mut model.called) || crashed {
+                    model.status = Status::Failed;
+                }
             }
         }
         assert_eq!(self.t.store.reclaim().await.expect("the store works"), freed);
     }
 
-    /// The process ends; those that held leases end with it.
+    /// The process ends; those that held leases end with it. Where a call is on record the lease stays.
     async fn restart(&mut self) {
         self.t.restart().await;
         self.held.clear();
-        self.jobs.values_mut().for_each(|model| model.lease = None);
+        let (backend, soon) = (self.t.backend, self.now().plus(Duration::from_secs(30)));
+        for model in self.jobs.values_mut() {
+            model.lease = model.lease.filter(|_| model.called);
+            if let (Backend::Sqlite, Some((_, until))) = (backend, &mut model.lease) {
+                *until = soon;
+            }
+        }
     }
 
     async fn check(&self, id: JobId) {
@@ -319,7 +354,10 @@ impl World {
             let expected: BTreeSet<JobId> =
                 self.jobs.iter().filter(|(_, model)| free(model)).map(|(id, _)| *id).collect();
             let leases = self.t.claim_all(name).await;
-            assert_eq!(leases.iter().map(|lease| lease.job.id).collect::<BTreeSet<_>>(), expected);
+            let claimed: BTreeSet<JobId> = leases.iter().map(|lease| lease.job.id).collect();
+            if let Some(id) = expected.symmetric_difference(&claimed).next() {
+                panic!("{:?}, of which the store has {:?}", self.jobs[id], self.t.find(*id).await);
+            }
             self.take(leases, vendor);
         }
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use fetchgate::{
     clock::{Clock, Time},
-    job::{Idempotency, JobId, NewJob, Priority, Status, lifecycle, lifecycle::Next},
+    job::{FailureCode, Idempotency, JobId, NewJob, Priority, Status, lifecycle, lifecycle::Next},
     store::{Claim, Settled, Submitted, Which, redis_mongo::VendorWork},
 };
 use tokio::task::JoinSet;
@@ -41,6 +41,23 @@ async fn a_call_that_ends_in_one_process_wakes_the_others_that_wait_for_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_on_record_is_made_by_nobody_else_though_the_index_forgot_its_holder() {
+    let site = Site::new();
+    let (a, b) = (site.process().await, site.process().await);
+    let id = a.submit().await;
+    let lease = a.claim_one().await;
+    assert_eq!(a.store.mark(vec![lease]).await.unwrap().len(), 1);
+    a.store.close().await;
+    site.lose_the_index().await;
+    site.recover(&[&b]).await;
+    assert!(b.claim_all("v").await.is_empty(), "it may have been called");
+    site.clock.advance(LEASE);
+    assert_eq!(b.store.reclaim().await.unwrap(), 1);
+    let job = b.find(id).await;
+    assert_eq!((job.status, job.failure.map(|why| why.code)), (Status::Failed, Some(FailureCode::UnknownOutcome)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_is_faster_than_the_word_that_the_call_is_over_counts_no_attempt_more() {
     let site = Site::new();
     let (a, b) = (site.process().await, site.process().await);
@@ -49,7 +66,7 @@ async fn an_answer_that_is_faster_than_the_word_that_the_call_is_over_counts_no_
     a.settle(lease, Next::Await { answer_by: site.now().plus(LONG) }).await;
     site.note_as_held(id).await;
     let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
-    b.store.amend(Which::Id(id), site.now(), None, decide).await.unwrap();
+    b.store.amend(Which::Id(id), site.now(), decide).await.unwrap();
     let job = a.find(id).await;
     assert_eq!((job.status, job.attempt), (Status::Complete, 1));
 }
@@ -84,7 +101,7 @@ async fn no_more_calls_are_open_than_may_be_however_many_processes_claim() {
         assert!(!open.is_empty(), "stuck at {ended}");
         for id in open.drain(..).take(3).collect::<Vec<_>>() {
             let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
-            processes[2].store.amend(Which::Id(id), site.now(), None, decide).await.unwrap();
+            processes[2].store.amend(Which::Id(id), site.now(), decide).await.unwrap();
             ended += 1;
         }
         let page = fetchgate::store::Filter { status: Some(Status::Processing), limit: 99, ..Default::default() };
@@ -104,7 +121,7 @@ async fn a_vendor_goes_on_that_waited_for_an_answer_of_which_redis_was_not_told(
     let bells = [a.store.signals().bell("v").unwrap(), b.store.signals().bell("v").unwrap()];
     site.redis().freeze();
     let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
-    a.store.amend(Which::Id(id), site.now(), None, decide).await.unwrap();
+    a.store.amend(Which::Id(id), site.now(), decide).await.unwrap();
     site.redis().thaw();
     wait_until("Redis is told again", LONG, async || a.store.lanes("v", site.now()).await.ok()).await;
     for (process, bell) in [&a, &b].into_iter().zip(bells) {

@@ -254,7 +254,7 @@ async fn rule_8_a_job_whose_workers_die_is_given_up_and_one_that_goes_on_in_betw
     assert!(a.claim_all("v").await.is_empty());
     let now = site.now();
     let replay = Box::new(move |job: &_| lifecycle::replay(job, now));
-    b.store.amend(Which::Id(id), now, None, replay).await.unwrap();
+    b.store.amend(Which::Id(id), now, replay).await.unwrap();
     lose(4).await;
     assert_eq!(b.status(id).await, Status::Pending, "a replay begins anew");
 }

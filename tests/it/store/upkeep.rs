@@ -172,7 +172,7 @@ async fn overdue_tells_what_is_due_and_when_the_next_is(backend: Backend) {
     assert_eq!(t.store.overdue(t.now(), 1).await.unwrap().jobs.len(), 1, "at most as many as asked for");
     for id in [ids[1], ids[3]] {
         let decide = Box::new(fetchgate::job::lifecycle::cancel);
-        t.store.amend(fetchgate::store::Which::Id(id), t.now(), None, decide).await.unwrap();
+        t.store.amend(fetchgate::store::Which::Id(id), t.now(), decide).await.unwrap();
     }
     t.restart().await;
     let later = t.store.overdue(t.now(), 10).await.unwrap();

@@ -1,6 +1,7 @@
 //! A whole service in the test's own process, on a clock that the test moves, calling mock vendors over real sockets.
 //!
-//! Never sleeps: the test turns the dispatchers itself and moves the clock to the next time that anything waits for.
+//! Never sleeps: the test turns the dispatchers itself and moves the clock to the next time that anything waits for. A dispatcher is turned
+//! only when the service would turn it: its bell rang, or the time that it waits for has come.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,25 +10,35 @@ use fetchgate::{
     api::{self, App},
     clock::{Clock, Nanos, Time},
     config::{self, Config},
+    job::JobId,
+    redis_link::Redis,
     roles::Roles,
     service::Service,
-    vendor::http::{Client, Origin},
+    store::StoreError,
+    vendor::{
+        Vendor,
+        http::{Client, Origin},
+    },
     worker::{Tick, dispatch::Dispatcher, janitor::Janitor},
 };
+use futures_util::FutureExt as _;
 use http_body_util::Full;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use mock_vendors::MockVendors;
+use mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Notify,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 pub(crate) mod openapi;
 pub(crate) mod servers;
+pub(crate) mod slow;
 
 /// Runs a test of the API or the store on every backend; the failing test's name says which.
 #[macro_export]
@@ -82,14 +93,41 @@ pub(crate) struct TestApp {
     pub(crate) vendors: Arc<MockVendors>,
     pub(crate) clock: Clock,
     pub(crate) app: Arc<App>,
-    dispatchers: Vec<Dispatcher>,
+    dispatchers: Vec<Turned>,
     janitor: Janitor,
     client: Client,
     origin: Origin,
+    /// Where there is one.
+    redis: Option<Redis>,
     server: JoinSet<()>,
     stop: CancellationToken,
     config: Config,
     folder: Arc<TempDir>,
+}
+
+/// A dispatcher, and what it waits for.
+struct Turned {
+    dispatcher: Dispatcher,
+    bell: Arc<Notify>,
+    waits_for: Tick,
+}
+
+impl Turned {
+    /// Whether the service would turn it now. Its bell is heard by that.
+    fn is_due(&self, now: Nanos) -> bool {
+        let rang = self.bell.notified().now_or_never().is_some();
+        rang || match self.waits_for {
+            Tick::Ran => true,
+            Tick::WaitUntil(at) => at <= now,
+            Tick::Idle => false,
+        }
+    }
+
+    /// Turns it, and waits for the attempts that this started.
+    async fn turn(&mut self) {
+        self.waits_for = self.dispatcher.tick().await.expect("the store works");
+        self.dispatcher.finish_attempts().await;
+    }
 }
 
 /// What the service answered.
@@ -187,11 +225,17 @@ impl TestApp {
         let service = Service::build(&config, Roles::Both, clock.clone()).await.expect("the service");
         let (app, pool) = service.into_parts();
         let (dispatchers, janitor) = pool.into_parts();
+        let turned = |(dispatcher, vendor): (Dispatcher, &Arc<Vendor>)| {
+            let bell = app.store.signals().bell(vendor.name()).expect("each vendor has a bell");
+            Turned { dispatcher, bell, waits_for: Tick::Ran }
+        };
+        let dispatchers = dispatchers.into_iter().zip(app.vendors.iter()).map(turned).collect();
         let (mut server, stop) = (JoinSet::new(), CancellationToken::new());
         server.spawn(api::server::serve(listener, api::router(app.clone()), stop.clone()));
         let origin = Origin::of(&url.parse().expect("a URL")).expect("http");
         let client = Client::new();
-        TestApp { url, vendors, clock, app, dispatchers, janitor, client, origin, server, stop, config, folder }
+        let redis = app.queue.is_some().then(|| servers::redis().link());
+        TestApp { url, vendors, clock, app, dispatchers, janitor, client, origin, redis, server, stop, config, folder }
     }
 
     /// The process dies, without a word to anybody, and another starts on the same store and address.
@@ -326,15 +370,28 @@ impl TestApp {
         self.find(id).await["status"].as_str().expect("a status").to_owned()
     }
 
-    /// Turns every dispatcher once, and waits for the attempts that this started; says what they wait for next.
-    pub(crate) async fn turn(&mut self) -> Tick {
-        let mut next = Tick::Idle;
-        for dispatcher in &mut self.dispatchers {
-            let tick = dispatcher.tick().await.expect("the store works");
-            let tick = if dispatcher.finish_attempts().await { Tick::Ran } else { tick };
-            next = sooner(next, tick);
+    /// Turns every dispatcher that is due once, and waits for the attempts that this started; says whether there was any.
+    pub(crate) async fn turn(&mut self) -> bool {
+        self.hear_bells().await;
+        let mut any = false;
+        for turned in &mut self.dispatchers {
+            if turned.is_due(self.clock.nanos()) {
+                turned.turn().await;
+                any = true;
+            }
         }
-        next
+        any
+    }
+
+    /// Returns when every bell has been heard that was rung before, also by way of Redis: what is said there is heard in its order.
+    async fn hear_bells(&self) {
+        let Some(redis) = &self.redis else { return };
+        let heard = self.app.store.signals().book();
+        heard.notified().now_or_never();
+        let mut publish = redis::cmd("PUBLISH");
+        publish.arg(format!("{}:work:book", database(&self.folder))).arg("the test");
+        redis.command::<i64>(&publish).await.expect("Redis takes it");
+        tokio::time::timeout(Duration::from_secs(30), heard.notified()).await.expect("the service listens");
     }
 
     /// Works until no dispatcher has anything to wait for but vendors, moving the clock over every wait of theirs.
@@ -353,11 +410,14 @@ impl TestApp {
             self.vendors.callbacks_settled().await;
             // Anything through the writer: what was queued before it, readings of lanes too, is done after it.
             self.app.store.prune(Time(0)).await.expect("the store works");
-            let next = match self.turn().await {
-                Tick::Ran => continue,
+            if self.turn().await {
+                continue;
+            }
+            let times = self.dispatchers.iter().filter_map(|turned| match turned.waits_for {
                 Tick::WaitUntil(at) => Some(at),
-                Tick::Idle => None,
-            };
+                Tick::Ran | Tick::Idle => None,
+            });
+            let next = times.min();
             let to = match (next, end) {
                 (Some(at), Some(end)) => at.min(end),
                 (Some(at), None) => at,
@@ -375,6 +435,28 @@ impl TestApp {
     /// Lets the janitor do all that is due now.
     pub(crate) async fn run_janitor(&mut self) {
         while self.janitor.tick().await.expect("the store works") == Tick::Ran {}
+    }
+
+    /// Lets the janitor have one turn.
+    pub(crate) async fn turn_janitor(&mut self) -> Result<Tick, StoreError> {
+        self.janitor.tick().await
+    }
+
+    /// What is stored of a job becomes something that no version wrote.
+    pub(crate) async fn damage(&self, id: &str) {
+        let id = JobId::parse(id).expect("an id");
+        if self.redis.is_none() {
+            let file = rusqlite::Connection::open(self.folder.path().join("jobs.db")).expect("the file");
+            let changed = file.execute("UPDATE jobs SET tags = 'no JSON' WHERE id = ?1", [id.as_bytes()]);
+            assert_eq!(changed, Ok(1));
+            return;
+        }
+        let (name, id) =
+            (database(&self.folder), Binary { subtype: BinarySubtype::Generic, bytes: id.as_bytes().into() });
+        let client = mongodb::Client::with_uri_str(servers::mongo().mongo_url(&name)).await.expect("MongoDB");
+        let jobs = client.database(&name).collection::<Document>("jobs");
+        let done = jobs.update_one(doc! { "_id": id }, doc! { "$set": { "stage": "of nobody" } }).await;
+        assert_eq!(done.expect("MongoDB takes it").matched_count, 1);
     }
 
     /// Moves the clock and lets the janitor do what has become due.
@@ -432,12 +514,4 @@ pub(crate) fn text_of(object: &str, member: &str) -> Option<String> {
     let members: std::collections::HashMap<String, &serde_json::value::RawValue> =
         serde_json::from_str(object).unwrap_or_else(|error| panic!("not an object ({error}): {object}"));
     members.get(member).map(|value| value.get().to_owned())
-}
-
-fn sooner(a: Tick, b: Tick) -> Tick {
-    match (a, b) {
-        (Tick::Ran, _) | (_, Tick::Ran) => Tick::Ran,
-        (Tick::WaitUntil(a), Tick::WaitUntil(b)) => Tick::WaitUntil(a.min(b)),
-        (Tick::Idle, tick) | (tick, Tick::Idle) => tick,
-    }
 }

@@ -1,0 +1,115 @@
+//! A store for which time passes while it answers: each verb moves the test's clock.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use fetchgate::{
+    clock::{Clock, Time},
+    job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, lifecycle::Change, turn::Lanes},
+    store::{
+        Amended, Backlog, Claim, Decide, Filter, Lease, Overdue, Page, Ready, Settled, Store, StoreError, Submitted,
+        Unsettled, Which, With, signals::Signals,
+    },
+};
+
+pub(crate) struct SlowStore {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Clock,
+    /// What each verb takes.
+    pub(crate) takes: Duration,
+}
+
+impl SlowStore {
+    async fn takes<T>(&self, verb: impl Future<Output = T>) -> T {
+        let answer = verb.await;
+        self.clock.advance(self.takes);
+        answer
+    }
+}
+
+#[async_trait]
+impl Store for SlowStore {
+    async fn submit(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
+        self.takes(self.store.submit(jobs)).await
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Lease>, StoreError> {
+        self.takes(self.store.claim(claim)).await
+    }
+
+    async fn mark(&self, leases: Vec<Lease>) -> Result<Vec<Lease>, StoreError> {
+        self.takes(self.store.mark(leases)).await
+    }
+
+    async fn release(&self, leases: Vec<(Lease, Option<Time>)>) {
+        self.takes(self.store.release(leases)).await;
+    }
+
+    async fn wake(&self, vendor: &str) -> Result<(), StoreError> {
+        self.takes(self.store.wake(vendor)).await
+    }
+
+    async fn settle(&self, lease: Lease, change: Change, attempt: Attempt) -> Result<Settled, Unsettled> {
+        self.takes(self.store.settle(lease, change, attempt)).await
+    }
+
+    async fn amend(&self, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
+        self.takes(self.store.amend(which, now, decide)).await
+    }
+
+    async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError> {
+        self.takes(self.store.overdue(now, most)).await
+    }
+
+    async fn reclaim(&self) -> Result<usize, StoreError> {
+        self.takes(self.store.reclaim()).await
+    }
+
+    async fn find(&self, id: JobId, with: With) -> Result<Option<Job>, StoreError> {
+        self.takes(self.store.find(id, with)).await
+    }
+
+    async fn attempts(&self, id: JobId) -> Result<Option<Attempts>, StoreError> {
+        self.takes(self.store.attempts(id)).await
+    }
+
+    async fn recall(&self, tenant: &str, key: &Idempotency) -> Result<Option<Submitted>, StoreError> {
+        self.takes(self.store.recall(tenant, key)).await
+    }
+
+    async fn list(&self, filter: Filter) -> Result<Page, StoreError> {
+        self.takes(self.store.list(filter)).await
+    }
+
+    async fn prune(&self, before: Time) -> Result<bool, StoreError> {
+        self.takes(self.store.prune(before)).await
+    }
+
+    async fn ready(&self, vendor: &str) -> Result<Ready, StoreError> {
+        self.takes(self.store.ready(vendor)).await
+    }
+
+    async fn backlog(&self, vendor: &str) -> Backlog {
+        self.takes(self.store.backlog(vendor)).await
+    }
+
+    async fn lanes(&self, vendor: &str, due_by: Time) -> Result<Option<Arc<Lanes>>, StoreError> {
+        self.takes(self.store.lanes(vendor, due_by)).await
+    }
+
+    async fn ahead(&self, job: &Job) -> Result<Option<u64>, StoreError> {
+        self.takes(self.store.ahead(job)).await
+    }
+
+    fn signals(&self) -> &Signals {
+        self.store.signals()
+    }
+
+    async fn failed(&self) -> String {
+        self.store.failed().await
+    }
+
+    async fn close(&self) {
+        self.store.close().await;
+    }
+}
