@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     Limit,
     ledger::{Ledger, history_names},
-    past::{Calls, Former, Past, Rows, still_matter, unknown_to},
+    past::{Calls, Former, Past, Rows, later_by, still_matter, unknown_to},
     rule::Count,
     state::State,
     tenants::TenantLimit,
@@ -65,8 +65,11 @@ impl State {
             // What was called since the last change is in the book, or counts as used up when a process begins.
             let Some(recorded_since) = record.since.or(unknown.first().map(|former| former.until)) else { continue };
             let ahead = self.calendars_ahead;
-            let past = Past { recent: &all, recorded_since, formers: unknown, rows, tenant: None, ahead };
-            match i.checked_sub(self.counts.len()) {
+            let tenant_limit = i.checked_sub(self.counts.len());
+            let limit = tenant_limit.map_or_else(|| &self.shared[i], |i| &self.tenants[i].limit);
+            let late_by = later_by(&formers, limit);
+            let past = Past { recent: &all, recorded_since, formers: unknown, rows, tenant: None, ahead, late_by };
+            match tenant_limit {
                 None => past.charge(&mut self.counts[i], self.shared[i].calls, now),
                 Some(i) => self.tenants[i].begin(&past, &record.permits, now),
             }

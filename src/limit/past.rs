@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use super::{
     Key, Limit, Per,
     calendar::period_at,
+    late,
     ledger::{SUB_WINDOWS, count_name, history_names},
+    local::lateness,
     rule::{Count, Terms},
     state::{DURABLE_FROM, MS, OnTimeline, SECOND},
 };
@@ -64,6 +66,8 @@ pub(super) struct Past<'a> {
     pub(super) tenant: Option<&'a str>,
     /// How far wall time is ahead of the timeline.
     pub(super) ahead: Nanos,
+    /// How much later than its permit a call of before may have gone than one under the limit of now.
+    pub(super) late_by: Nanos,
 }
 
 impl Rows {
@@ -99,14 +103,14 @@ impl Rows {
 impl Past<'_> {
     /// Charges all this to a count of N that has nothing yet.
     pub(super) fn charge(&self, count: &mut Count, n: u64, now: Nanos) {
-        let from = count.matters_from(now);
+        let from = count.matters_from(now).saturating_sub(self.late_by);
         let (known_since, mut calls) = self.earlier(from, n);
         if known_since > from {
-            count.made(known_since, n);
+            count.made(known_since.saturating_add(self.late_by), n);
         }
         calls.extend(self.recent);
         for (at, calls) in calls.into_iter().filter(|(at, _)| *at >= from.max(known_since)) {
-            count.made(at, calls);
+            count.made(at.saturating_add(self.late_by), calls);
         }
     }
 
@@ -197,6 +201,13 @@ pub(super) fn unknown_to<'a>(name: &String, now: &[String], formers: &'a [Former
         newer = names;
     }
     &[]
+}
+
+/// How much later than its permit a call under one of these may have gone than one under the limit of now may.
+pub(super) fn later_by(formers: &[Former], now: &Limit) -> Nanos {
+    let of = |former: &Former| former.limits.iter().map(lateness).min().unwrap_or(late::MOST);
+    let most = formers.iter().map(of).max().unwrap_or(0).min(late::MOST);
+    most.saturating_sub(lateness(now)).max(0)
 }
 
 /// How long after they were changed limits can still matter.

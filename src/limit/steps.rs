@@ -51,14 +51,28 @@ impl State {
         }
     }
 
-    /// Calendars go by wall time that is so far ahead of the timeline, and was so far until now.
-    pub(super) fn set_calendars(&mut self, before: Nanos, ahead: Nanos, now: Nanos) {
+    /// Calendars go by wall time that is so far ahead of the timeline, and was so far `before`. Gives what to write, by count.
+    pub(super) fn set_calendars(
+        &mut self,
+        before: Nanos,
+        ahead: Nanos,
+        now: Nanos,
+        clock: &Clock,
+    ) -> Vec<(String, (Arc<str>, Time, u64))> {
         self.calendars_ahead = ahead;
         let is_step = ahead.saturating_sub(before).abs() >= CALENDAR_STEP;
+        let before = if is_step { before } else { ahead };
         self.each_count(|count| {
-            count.believe(if is_step { before } else { ahead });
+            count.believe(before);
             count.step(ahead, now);
         });
+        let mut moved = Vec::new();
+        for ledger in &mut self.ledgers {
+            ledger.ahead = before;
+            let changes = ledger.step(ahead, now, clock);
+            moved.extend(changes.into_iter().map(|change| (ledger.count.clone(), change)));
+        }
+        moved
     }
 
     /// Calendars go by the new time from here on. Gives what to write, by count.

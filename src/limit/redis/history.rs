@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::{
     call::{CountRow, History, Row},
-    pool::Terms,
+    pool::{Terms, forgotten_before},
     spec::MICRO,
 };
 use crate::{
-    clock::{Nanos, Time},
+    clock::{Clock, Nanos, Time},
     limit::{
         change::OnRecord,
         past::{Former, Rows},
@@ -41,19 +41,29 @@ pub(super) struct Begin {
 }
 
 impl Terms {
-    /// For a new epoch, in which nothing is on record.
-    pub(super) fn anew(&self, pool: &str, spends: &[Spend], begin: Begin) -> History {
-        let spends = of_pool(pool, spends);
+    /// For a new epoch, in which nothing is on record. Gives also what the book has to have first: the calls that a step of the clock has moved
+    /// into another calendar period.
+    pub(super) fn anew(&self, pool: &str, spends: &[Spend], begin: Begin, clock: &Clock) -> (History, Vec<Charge>) {
+        let mut spends = of_pool(pool, spends);
         let opened = begin.at.saturating_mul(MICRO);
         let mut state = State::open(self.limits.clone(), self.formers_at(begin), &spends, opened, &on_timeline, MICRO);
-        if begin.ahead_before != 0 || begin.ahead != 0 {
-            state.set_calendars(begin.ahead_before.saturating_mul(MICRO), begin.ahead.saturating_mul(MICRO), opened);
-        }
+        let (before, ahead) = (begin.ahead_before.saturating_mul(MICRO), begin.ahead.saturating_mul(MICRO));
+        let moved = state.set_calendars(before, ahead, opened, clock);
+        let forget = |count: &str| {
+            let ledger = self.ledgers.iter().find(|ledger| ledger.count == count);
+            forgotten_before(begin.at.saturating_add(begin.ahead), ledger.map_or(0, |ledger| ledger.memory))
+        };
+        let charge = |(count, (tenant, ends_at, calls)): (String, (Arc<str>, Time, u64))| Charge {
+            forget: forget(&count),
+            spend: Spend { pool: pool.to_owned(), count, tenant: tenant.to_string(), ends_at, calls },
+        };
+        let charges: Vec<Charge> = moved.into_iter().map(charge).collect();
+        spends.extend(charges.iter().map(|charge| charge.spend.clone()));
         let short = state.counts.iter().filter(|count| is_short(count));
         let gate = short.map(|count| count.earliest(opened)).max().unwrap_or(opened).max(opened);
         let all: Vec<usize> = (1..=self.limits.len()).collect();
         let gate = gate.saturating_add(MICRO - 1).div_euclid(MICRO);
-        History { opened_at: begin.at, gate, ..self.history(&state, &all, &spends) }
+        (History { opened_at: begin.at, gate, ..self.history(&state, &all, &spends) }, charges)
     }
 
     /// For limits that are new in an epoch that goes on, with these permits on record.
@@ -72,7 +82,8 @@ impl Terms {
             formers.push(Former { limits: Vec::new(), until: now }); // others had limits that nobody has told us of
         }
         let mut state = State::empty(self.limits.clone(), formers, now, MICRO);
-        state.set_calendars(begin.ahead.saturating_mul(MICRO), begin.ahead.saturating_mul(MICRO), now);
+        state.each_count(|count| count.believe(begin.ahead.saturating_mul(MICRO)));
+        state.calendars_ahead = begin.ahead.saturating_mul(MICRO);
         let missing: Vec<usize> = missing.iter().filter_map(|number| usize::try_from(*number).ok()).collect();
         let names = state.names();
         let goes_on = |name: &String| !missing.iter().any(|number| names.get(number - 1) == Some(name));

@@ -216,15 +216,23 @@ impl Shared {
             token = answered;
             let [since, settled] = *due else { return Err(unreadable()) };
             let spends = self.book.spends(self.forgotten_before(redis)).await?;
-            if is_new {
-                pool.adopt(ahead, clock_ahead(&pool.name, &spends));
-            }
+            let in_book = if is_new { clock_ahead(&pool.name, &spends) } else { ahead };
+            pool.adopt(ahead, in_book);
             let now = self.clock.nanos();
-            let (latest, _, ahead) = pool.expected(now).unwrap_or((redis, String::new(), ahead));
+            let since_asked = now.saturating_sub(before).div_euclid(MICRO);
+            let adopted = (redis + ahead - in_book + since_asked, String::new(), in_book);
+            let (latest, _, ahead) = pool.expected(now).unwrap_or(adopted);
             let begin = Begin { at: latest, ahead_before: settled, ahead, now };
             history = Some(match state.as_str() {
                 "changed" => terms.changed(&pool.name, &spends, begin, &numbers, &Record::new(since, &texts)),
-                _ => terms.anew(&pool.name, &spends, Begin { at: latest + HORIZON_MICROS, ..begin }),
+                _ => {
+                    let begin = Begin { at: latest + HORIZON_MICROS, ..begin };
+                    let (history, charges) = terms.anew(&pool.name, &spends, begin, &self.clock);
+                    if !charges.is_empty() {
+                        self.book.charge(charges).await?;
+                    }
+                    history
+                }
             });
         }
         Err(StoreError::Unavailable("the limiter's state in Redis is lost again and again".into()))

@@ -64,12 +64,13 @@ local function read_state()
     -- A question that was long on its way, or a clock that was set forward.
     now = math.min(now, call.latest)
     is_lost = is_lost or told > call.latest + SLACK / 2
-  elseif now < seen - 2 * SECOND then
-    -- Set back, and nobody knows by how much: the gate stays closed as long as it would have been.
+  elseif now < seen - SECOND / 250 then
+    -- Set back, and the asking worker does not know by how much: the gate stays closed as long as it would have been.
     is_lost = true
     if gate > 0 then gate = gate + now - seen end
-    seen = now
   end
+  -- Permits of before a loss are waited for by the caller's own clock.
+  if is_lost then seen = math.min(seen, now) end
   now = math.max(now, seen)
   if is_lost then
     epoch, cold, opened, is_changed = nil, nil, {}, true

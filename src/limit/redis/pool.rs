@@ -118,10 +118,11 @@ impl Pool {
         self.memory().step
     }
 
-    /// A process that knows nothing of the time goes by what the book has.
+    /// A process that knows nothing of the time goes by what the book has: its first reading was of another timeline.
     pub(super) fn adopt(&self, from: i64, to: i64) {
         if from != to {
-            self.memory().step = Some(Step { from, to, loses: false });
+            let memory = &mut *self.memory();
+            (memory.known, memory.step) = (None, Some(Step { from, to, loses: false }));
         }
     }
 

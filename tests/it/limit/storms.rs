@@ -265,7 +265,7 @@ impl World {
                 self.clock.step(ms * MS);
                 // What was given before the step may still go.
                 let given = self.held.iter().map(|permit| permit.at + 1).max().unwrap_or(0);
-                (self.ahead, self.right_from) = (self.ahead + ms * MS, given.max(self.clock.nanos()));
+                (self.ahead, self.right_from) = (self.ahead + ms * MS, given.max(self.clock.nanos() + 1));
                 // Whatever is called next looks at the clock first.
                 self.local.outlook("acme", 0, 1).await.unwrap();
             }

@@ -20,11 +20,79 @@ struct Storm {
     processes: Vec<RedisLimiter>,
     held: Vec<(usize, Permit)>,
     fired: Vec<Call>,
+    phases: Vec<Phase>,
+    /// How far Redis' clock, which is the vendor's, is ahead of the timeline, and since when.
+    ahead: Nanos,
+    right_from: Nanos,
     random: fastrand::Rng,
 }
 
+/// What befalls a storm beside what befalls every one.
+#[derive(Clone, Copy, PartialEq)]
+enum Also {
+    Nothing,
+    Steps,
+    Changes,
+}
+
 impl Storm {
-    async fn step(&mut self) {
+    async fn new(mut random: fastrand::Rng) -> Storm {
+        let scene = Scene::new(&limits(&mut random));
+        let phases = vec![Phase { from: Nanos::MIN, limits: scene.limits.clone() }];
+        let processes = (0..3).map(|_| scene.process()).collect();
+        let (held, fired) = Default::default();
+        Storm { scene, processes, held, fired, phases, ahead: 0, right_from: Nanos::MIN, random }
+    }
+
+    /// Shown when the test fails.
+    fn say(&self, what: &str) {
+        println!("{} {what}", self.scene.clock.nanos() - START.0 * MS);
+    }
+
+    /// When all that was given by now is with the vendor.
+    fn settled(&self) -> Nanos {
+        let held = self.held.iter().map(|(_, permit)| permit.late_after.min(permit.at + SECOND) + 2 * MS);
+        held.chain([self.scene.clock.nanos()]).max().unwrap_or(0) + 1
+    }
+
+    /// Redis' clock is set. Every process that lives knew the time, and asks before one that begins.
+    async fn set_clock(&mut self) {
+        let scale = [50 * MS, 2 * SECOND, 100 * SECOND, 100_000 * SECOND][self.random.usize(0..4)];
+        let by = self.random.i64(-scale..scale) / 1_000 * 1_000;
+        for process in &self.processes {
+            let _ = process.outlook("acme", 0, 1).await;
+        }
+        self.scene.clock.step_server(by);
+        self.say(&format!("Redis' clock is set by {by}"));
+        // What is known of the step is in the book before anybody dies.
+        self.scene.book.away.store(false, Ordering::Relaxed);
+        for process in self.processes.iter().chain(&self.processes) {
+            let _ = process.outlook("acme", 0, 1).await;
+        }
+        (self.ahead, self.right_from) = (self.ahead + by, self.settled());
+    }
+
+    /// One of the limits is another from here on, in all processes.
+    async fn change(&mut self) {
+        let i = self.random.usize(0..self.scene.limits.len());
+        self.scene.limits[i] = limits(&mut self.random).remove(0);
+        for process in &self.processes {
+            process.set_limits("acme", self.scene.limits.clone()).await.unwrap();
+        }
+        let arrived = self.fired.iter().map(|call| call.arrived + 1).max().unwrap_or(0);
+        let from = self.settled().max(arrived);
+        self.say(&format!("from {from}: {:?}", self.scene.limits));
+        self.phases.push(Phase { from, limits: self.scene.limits.clone() });
+    }
+
+    async fn step(&mut self, also: Also) {
+        if self.random.u32(0..12) == 0 {
+            match also {
+                Also::Nothing => {}
+                Also::Steps => self.set_clock().await,
+                Also::Changes => self.change().await,
+            }
+        }
         let who = self.random.usize(0..self.processes.len());
         match self.random.u32(0..100) {
             0..40 => {
@@ -34,31 +102,49 @@ impl Storm {
                 advance_to(&self.scene.clock, now);
             }
             40..80 => {
+                let (wanted, tenants) = if self.random.u32(0..20) == 0 { (150, 200) } else { (15, 3) };
+                let tenant = |random: &mut fastrand::Rng| format!("{}", random.u32(0..tenants)).into();
                 let wishes: Vec<Arc<str>> =
-                    (0..self.random.usize(1..15)).map(|_| ["a", "b", "c"][self.random.usize(0..3)].into()).collect();
+                    (0..self.random.usize(1..wanted)).map(|_| tenant(&mut self.random)).collect();
                 let until = self.scene.in_ms(self.random.i64(0..900));
                 let answers = self.processes[who].reserve("acme", &wishes, until).await;
                 let Ok(answers) = answers else {
                     assert!(self.scene.book.away.load(Ordering::Relaxed));
                     return;
                 };
-                self.held.extend(permits(answers).into_iter().map(|permit| (who, permit)));
+                let given = permits(answers);
+                if let (Some(first), Some(last)) = (given.first(), given.last()) {
+                    self.say(&format!(
+                        "{who} is given {} from {} to {}",
+                        given.len(),
+                        first.at - START.0 * MS,
+                        last.at - START.0 * MS
+                    ));
+                }
+                self.held.extend(given.into_iter().map(|permit| (who, permit)));
             }
             80..86 => {
                 let (mine, rest) = std::mem::take(&mut self.held).into_iter().partition(|(of, _)| *of == who);
                 self.held = rest;
                 let mine: Vec<_> = (mine as Vec<(usize, Permit)>).into_iter().map(|(_, permit)| permit).collect();
+                self.say(&format!("{who} gives back {}", mine.len()));
                 self.processes[who].give_back(mine).await;
             }
             86..88 => self.processes[who].close_gate("acme", self.scene.in_ms(self.random.i64(0..3_000))).await,
             // It dies with what it holds; another takes its place.
             88..92 => {
                 self.held.retain(|(of, _)| *of != who);
+                self.say(&format!("{who} is new"));
                 self.processes[who] = self.scene.process();
+                let _ = self.processes[who].outlook("acme", 0, 1).await;
             }
-            92..96 => self.scene.flush(),
+            92..96 => {
+                self.say("flushed");
+                self.scene.flush();
+            }
             _ => {
                 let away = self.random.bool();
+                self.say(&format!("the book is away: {away}"));
                 self.scene.book.away.store(away, Ordering::Relaxed);
             }
         }
@@ -69,7 +155,10 @@ impl Storm {
         let (due, held) = std::mem::take(&mut self.held).into_iter().partition(|(_, permit)| permit.at <= now);
         self.held = held;
         for (who, permit) in due as Vec<(usize, Permit)> {
-            let late = self.random.i64(0..=permit.late_after.min(now).max(permit.at) - permit.at);
+            let guards =
+                self.scene.limits.iter().filter(|limit| matches!(limit.per, Per::Rolling(_))).map(|l| nanos(l.guard));
+            let most = guards.min().map_or(SECOND, |guard| (guard - 2 * MS).max(0));
+            let late = self.random.i64(0..=(permit.late_after.min(now).max(permit.at) - permit.at).min(most));
             if self.processes[who].check(&permit, permit.at + late).is_ok() {
                 self.processes[who].left(&permit, permit.at + late);
                 let arrived = permit.at + late + self.random.i64(0..=MS);
@@ -100,18 +189,43 @@ fn no_window_ever_holds_more_than_n_whatever_happens() {
         std::env::var("FETCHGATE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     for seed in first..first.saturating_add(60) {
         println!("FETCHGATE_SEED={seed}"); // shown when the test fails
-        let mut random = fastrand::Rng::with_seed(seed);
-        let scene = Scene::new(&limits(&mut random));
         run_io(async {
-            let processes = (0..3).map(|_| scene.process()).collect();
-            let mut storm = Storm { scene, processes, held: Vec::new(), fired: Vec::new(), random };
+            let mut storm = Storm::new(fastrand::Rng::with_seed(seed)).await;
             for _ in 0..150 {
-                storm.step().await;
+                storm.step(Also::Nothing).await;
             }
             storm.fire(Nanos::MAX);
             assert_eq!(breaches(&storm.fired, &storm.scene.limits), Vec::<String>::new());
         });
     }
+}
+
+fn storms_with(also: Also) {
+    let first: u64 =
+        std::env::var("FETCHGATE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    for seed in first..first.saturating_add(60) {
+        println!("FETCHGATE_SEED={seed}"); // shown when the test fails
+        run_io(async {
+            let mut storm = Storm::new(fastrand::Rng::with_seed(seed)).await;
+            println!("{:#?}", storm.scene.limits);
+            for _ in 0..150 {
+                storm.step(also).await;
+            }
+            storm.fire(Nanos::MAX);
+            let found = breaches_through(&storm.fired, &storm.phases, storm.ahead, storm.right_from);
+            assert_eq!(found, Vec::<String>::new());
+        });
+    }
+}
+
+#[test]
+fn no_window_ever_holds_more_than_n_whatever_is_done_to_the_clock_of_redis() {
+    storms_with(Also::Steps);
+}
+
+#[test]
+fn a_window_holds_what_the_loosest_of_its_limits_allows_whatever_is_changed() {
+    storms_with(Also::Changes);
 }
 
 #[test]
@@ -155,25 +269,21 @@ fn another_run_of_redis_starts_cold_even_if_it_remembers() {
 }
 
 #[test]
-fn a_clock_that_is_behind_is_waited_out_and_one_set_far_back_starts_cold_for_whoever_does_not_know_by_how_much() {
+fn a_clock_that_is_behind_starts_cold_for_whoever_does_not_know_by_how_much() {
     run_io(async {
         let scene = Scene::new(&[paced(50)]);
         let limiter = scene.warm().await;
-        let newest = reserve(&limiter, &scene.clock, 3).await.pop().unwrap();
-        let at = |ms: i64| Scene {
-            clock: Clock::manual(Time(scene.clock.now().0 + ms)),
-            prefix: scene.prefix.clone(),
-            ..Scene::new(&scene.limits)
-        };
-        // A second behind: until the clock is where it was.
-        let slewed = at(-1_000);
-        let outlook = slewed.process().outlook("acme", 0, 1).await.unwrap();
-        assert_eq!(outlook.next_at, newest.at + 20_100_000);
-        // An hour behind: nothing that is known has a time that means anything.
-        let stepped = at(-3_600_000);
-        let outlook = stepped.process().outlook("acme", 0, 1).await.unwrap();
-        assert_eq!(outlook.by, Some(Blocker::Gate));
-        assert_eq!(outlook.next_at - stepped.clock.nanos(), 500 * MS + 20_100_000);
+        reserve(&limiter, &scene.clock, 3).await;
+        for behind_ms in [1_000, 3_600_000] {
+            let stepped = Scene {
+                clock: Clock::manual(Time(scene.clock.now().0 - behind_ms)),
+                prefix: scene.prefix.clone(),
+                ..Scene::new(&scene.limits)
+            };
+            let outlook = stepped.process().outlook("acme", 0, 1).await.unwrap();
+            assert_eq!(outlook.by, Some(Blocker::Gate));
+            assert_eq!(outlook.next_at - stepped.clock.nanos(), 500 * MS + 20_100_000);
+        }
     });
 }
 
