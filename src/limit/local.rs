@@ -33,7 +33,7 @@ use crate::{
     clock::{Clock, Nanos, nanos},
     store::{
         StoreError,
-        book::{Book, Spend},
+        book::{Book, Charge, Spend},
     },
 };
 
@@ -42,6 +42,11 @@ const SECOND: Nanos = 1_000 * MS;
 
 /// Enough for a late wake-up not to cost capacity, little enough to hold few places.
 const HORIZON: Duration = Duration::from_millis(10);
+
+/// The count under which the book keeps until when a pool's vendor wants silence.
+const GATE: &str = "gate";
+/// Headers that ask for more are taken for a mistake.
+const LONGEST_SILENCE: Nanos = 3_600 * SECOND;
 
 /// So often time may pass into another sub-window while the book is written, before that is an error.
 const MOST_PAYMENTS: usize = 16;
@@ -94,7 +99,16 @@ impl Local {
             let formers = still_matter(before.into_iter().map(former).collect(), &limits, opened);
             states.insert(pool, State::open(limits, formers, &of_pool, opened, &|at| clock.nanos_at(at), tick));
         }
-        let pools = states.into_iter().map(|(name, state)| (name.clone(), Pool::new(name, state, opened))).collect();
+        // A vendor that asked for silence still wants it; longer than an hour is not believed.
+        let gate_of = |pool: &str| {
+            let gates = spends.iter().filter(|spend| spend.pool == pool && spend.count == GATE);
+            gates.map(|gate| clock.nanos_at(gate.ends_at).min(opened + LONGEST_SILENCE)).max().unwrap_or(Nanos::MIN)
+        };
+        let pool = |(name, state): (Arc<str>, State)| {
+            let gate = gate_of(&name);
+            (name.clone(), Pool::new(name, state, gate, opened))
+        };
+        let pools = states.into_iter().map(pool).collect();
         Ok(Local { pools, clock, book, tick, retention: AtomicI64::new(retention) })
     }
 
@@ -204,8 +218,16 @@ impl Limiter for Local {
     }
 
     async fn close_gate(&self, pool: &str, until: Nanos) {
-        if let Some(pool) = self.pools.get(pool) {
-            pool.gate.fetch_max(until, Ordering::AcqRel);
+        let Some(pool) = self.pools.get(pool) else { return };
+        let before = pool.gate.fetch_max(until, Ordering::AcqRel);
+        let now = self.clock.nanos();
+        if until <= now.saturating_add(SECOND) || until <= before.saturating_add(SECOND) {
+            return; // not worth a write
+        }
+        let (name, count, ends_at) = (pool.name.to_string(), GATE.to_owned(), self.clock.time_at(until));
+        let spend = Spend { pool: name, count, tenant: String::new(), ends_at, calls: 1 };
+        if let Err(error) = self.book.charge(vec![Charge { spend, forget: self.clock.now() }]).await {
+            tracing::warn!(pool = %pool.name, %error, "the vendor asked for silence; it is kept, but a restart would not know of it");
         }
     }
 
@@ -251,15 +273,14 @@ impl Limiter for Local {
 }
 
 impl Pool {
-    fn new(name: Arc<str>, state: State, opened: Nanos) -> Pool {
+    fn new(name: Arc<str>, state: State, gate: Nanos, opened: Nanos) -> Pool {
         // The gate says that we start cold; the counts alone would say the same under the name of a limit.
         let gate = state
             .counts
             .iter()
             .filter(|count| is_short(count))
             .map(|count| count.earliest(opened))
-            .max()
-            .unwrap_or(Nanos::MIN);
+            .fold(gate, Nanos::max);
         Pool { name, gate: AtomicI64::new(gate), state: Mutex::new(state), writing: tokio::sync::Mutex::default() }
     }
 

@@ -429,3 +429,16 @@ fn a_hundred_tenants_are_charged_ahead_with_one_write_and_no_permit_is_late() {
         assert_eq!(book.writes.load(Ordering::Relaxed), 1);
     });
 }
+
+#[test]
+fn a_gate_that_the_vendor_closed_is_closed_after_a_restart_too_for_an_hour_at_most() {
+    run(async {
+        for (closed_for, still) in [(1_800, 1_800), (7_200, 3_600)] {
+            let (local, clock, book) = opened(&[paced(50)]).await;
+            local.close_gate("acme", clock.nanos() + closed_for * SECOND).await;
+            let again = open(&[paced(50)], &clock, &book).await;
+            let outlook = again.outlook("acme", FAR, 1).await.unwrap();
+            assert_eq!((outlook.next_at, outlook.by), (clock.nanos() + still * SECOND, Some(Blocker::Gate)));
+        }
+    });
+}
