@@ -117,7 +117,8 @@ impl InForce {
         limits: &[Limit],
         records: &[&LimitsOnRecord],
     ) -> Result<Vec<Before>, StoreError> {
-        let (limits, since) = (write_limits(limits), self.clock.now());
+        let newest = records.last().map_or(i64::MIN, |newest| newest.since.0);
+        let (limits, since) = (write_limits(limits), Time(self.clock.now().0.max(newest.saturating_add(1))));
         let mut until = since;
         let is_on_record = records.last().is_some_and(|newest| newest.limits == limits);
         if !is_on_record {

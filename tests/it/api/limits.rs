@@ -22,6 +22,7 @@ on_every_backend!(
     a_lowered_window_counts_what_was_called_before,
     a_raised_limit_of_a_tenant_is_used_by_jobs_that_wait,
     all_vendors_of_a_pool_have_its_live_limits,
+    a_burst_of_before_counts_under_a_limit_of_another_shape_or_period,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -104,7 +105,8 @@ async fn the_limits_of_the_file_are_shown_until_others_are_laid(backend: Backend
 
 async fn live_limits_are_kept_over_a_crash_until_they_are_taken_away(backend: Backend) {
     let app = TestApp::with(backend, &one(r#"["50/s"]"#)).await;
-    let live = lay(&app, r#"[{"calls": 3, "per": "1m", "shape": "window"}]"#).await;
+    // Beside the file's: what that allowed before the service began counts under a limit that takes its place.
+    let live = lay(&app, r#"[{"calls": 50, "per": "1s"}, {"calls": 3, "per": "1m", "shape": "window"}]"#).await;
     let mut app = app.crash_and_restart().await;
     assert_eq!(app.get("/vendors/one/limits").await.json(), live);
     for _ in 0..5 {
@@ -278,4 +280,35 @@ async fn all_vendors_of_a_pool_have_its_live_limits(backend: Backend) {
     app.run_for(SECOND * 30).await;
     assert_eq!(app.calls("one") + app.calls("two"), 3);
     app.stop().await;
+}
+
+async fn a_burst_of_before_counts_under_a_limit_of_another_shape_or_period(backend: Backend) {
+    let window = |per: &str| format!(r#"[{{"calls": 40, "per": "{per}", "shape": "window"}}]"#);
+    let paced = r#"[{"calls": 40, "per": "12s", "shape": "paced"}]"#.to_owned();
+    for (to, by_restart) in [(window("15s"), false), (window("15s"), true), (paced.clone(), false), (paced, true)] {
+        let toml = |limits: &str| {
+            one(&limits
+                .replace(": ", " = ")
+                .replace(['"'], "'")
+                .replace("'calls'", "calls")
+                .replace("'per'", "per")
+                .replace("'shape'", "shape"))
+        };
+        let mut app = TestApp::with(backend, &toml(&window("12s"))).await;
+        for n in 0..90 {
+            app.submit("one", &n.to_string()).await;
+        }
+        app.run_for(3 * SECOND).await;
+        assert_eq!(calls(&app).await.len(), 40);
+        if by_restart {
+            app = app.crash_and_restart_with_limits_of(&toml(&to)).await;
+        } else {
+            lay(&app, &to).await;
+        }
+        app.run_for(45 * SECOND).await;
+        let times: Vec<i64> = calls(&app).await.into_iter().map(|ms| ms * 1_000_000).collect();
+        assert!(times.len() >= 80, "{backend:?} to {to}, restart {by_restart}: {} calls", times.len());
+        let worst = most_in_any_window(times, 12_000_000_000);
+        assert!(worst <= 40, "{backend:?} to {to}, restart {by_restart}: {worst} of 40 in 12 s");
+    }
 }

@@ -238,6 +238,14 @@ impl TestApp {
         TestApp { url, vendors, clock, app, dispatchers, janitor, client, origin, redis, server, stop, config, folder }
     }
 
+    /// The process dies, and another starts whose file has the limits of this one.
+    pub(crate) async fn crash_and_restart_with_limits_of(mut self, vendors: &str) -> TestApp {
+        let text = vendors.replace("VENDORS", &self.vendors.url());
+        self.config.pools =
+            config::parse(&text, "test", std::iter::empty()).unwrap_or_else(|error| panic!("{error}")).pools;
+        self.crash_and_restart().await
+    }
+
     /// The process dies, without a word to anybody, and another starts on the same store and address.
     pub(crate) async fn crash_and_restart(self) -> TestApp {
         let TestApp { vendors, clock, config, folder, mut server, app, dispatchers, janitor, .. } = self;
