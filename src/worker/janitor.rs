@@ -76,7 +76,10 @@ impl Janitor {
             self.update_gauges(wall).await;
         }
         if self.prune_at <= now {
-            let before = Time(wall.0.saturating_sub(i64::try_from(self.cx.retention.as_millis()).unwrap_or(i64::MAX)));
+            // By the clock that says the earlier time: a wall clock that is far ahead for a moment must not delete what was to be kept.
+            let earlier = wall.min(self.cx.clock.unset());
+            let kept = i64::try_from(self.cx.retention.as_millis()).unwrap_or(i64::MAX);
+            let before = Time(earlier.0.saturating_sub(kept));
             let more = self.cx.store.prune(before).await?;
             self.prune_at = if more { now + nanos(PRUNE_PAUSE) } else { self.cx.clock.next_beat(PRUNE_EVERY) };
         }
