@@ -20,7 +20,9 @@ use tokio::task::JoinSet;
 
 use crate::support::{Backend, START, database, servers};
 
-/// Files that cannot be used, disks that are full.
+/// Clocks that are set while jobs wait.
+mod clocks;
+/// Files that cannot be used, rows that cannot be read, disks that are full.
 mod damage;
 /// Who holds a job, and what a stale holder may still do.
 mod leases;
