@@ -114,7 +114,7 @@ impl Index {
         let vendor = self.vendor_id(&lane.vendor);
         // A lane that is not known has nothing in the table: either it is new, or it was forgotten when it was empty.
         let state = self.lanes.entry(id).or_insert_with(|| LaneState::empty(vendor, lane));
-        state.shelf(stage).put(entry);
+        state.shelf(stage).put(entry.timed_again(&self.steady));
         file(id, state, &mut self.vendors[vendor], now.steady);
     }
 
@@ -122,7 +122,7 @@ impl Index {
     pub(super) fn put_back(&mut self, held: &Held, now: Now) -> Option<Arc<str>> {
         // The lane of a leased job is never forgotten.
         let (state, vendor) = lane_and_vendor(&mut self.lanes, &mut self.vendors, held.lane)?;
-        state.shelf(held.stage).put(held.entry);
+        state.shelf(held.stage).put(held.entry.timed_again(&self.steady));
         file(held.lane, state, vendor, now.steady);
         Some(vendor.name.clone())
     }

@@ -56,6 +56,11 @@ impl Entry {
         Entry { due: if was_ahead { due.min(now.steady.saturating_add(wait)) } else { due }, ..self }
     }
 
+    /// The clock may have been set since this was timed: what waits for a time of day is due at another moment then.
+    pub(super) fn timed_again(self, steady: &Steady) -> Entry {
+        if self.waits_for_wall() { Entry { due: steady.of(Time(self.place.0)), ..self } } else { self }
+    }
+
     fn turn(&self) -> (i64, i64) {
         (self.due, self.place.1)
     }
@@ -160,7 +165,7 @@ impl Shelf {
     pub(super) fn retime(&mut self, steady: &Steady) -> bool {
         let mut any = false;
         for entry in self.jobs.iter_mut().filter(|entry| entry.waits_for_wall()) {
-            entry.due = steady.of(Time(entry.place.0));
+            *entry = entry.timed_again(steady);
             any = true;
         }
         if any {

@@ -170,8 +170,7 @@ pub(super) fn read_index(conn: &Connection) -> rusqlite::Result<(Index, i64)> {
             None => {
                 let priority = Priority::ALL.get(row.get::<_, usize>(2)?).copied().unwrap_or_default();
                 let (vendor, tenant): (String, String) = (row.get(1)?, row.get(3)?);
-                let lane = Lane { vendor: vendor.into(), priority, tenant: tenant.into() };
-                lane
+                Lane { vendor: vendor.into(), priority, tenant: tenant.into() }
             }
         };
         let (stage, second): (Stage, i64) = (rows::stage(row.get(4)?)?, row.get(6)?);

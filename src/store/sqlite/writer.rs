@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -30,7 +30,7 @@ pub(super) const MOST_QUEUED: usize = 4096;
 /// Lanes whose numbers are remembered; tenants come and go.
 const MOST_LANES: usize = 16_384;
 /// Jobs that may arrive before a lane's row says anew how far its jobs go.
-const LAST_AHEAD: i64 = 1000;
+const LAST_AHEAD: i64 = 20_000;
 /// Lanes that are read between two batches, when nobody claims from them: at start, say.
 const UNREAD_IN_BATCH: usize = 64;
 /// Pages in the write-ahead log after which it is copied into the database: small slices keep commits short.
@@ -105,14 +105,24 @@ impl Tx<'_> {
         if let Some((id, _)) = self.lanes.get(lane).filter(|(_, last_n)| n <= *last_n) {
             return Ok(*id);
         }
-        let last_n = n.saturating_add(LAST_AHEAD);
-        let id = self
+        let name = (&*lane.vendor, lane.priority as u8, &*lane.tenant);
+        let known = self
             .conn
-            .prepare_cached(
-                "INSERT INTO lanes (vendor, priority, tenant, last_n) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT DO UPDATE SET last_n = max(last_n, excluded.last_n) RETURNING lane",
-            )?
-            .query_row((&*lane.vendor, lane.priority as u8, &*lane.tenant, last_n), |row| row.get(0))?;
+            .prepare_cached("SELECT lane, last_n FROM lanes WHERE vendor = ?1 AND priority = ?2 AND tenant = ?3")?
+            .query_row(name, |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let (id, last_n) = match known.filter(|(_, last_n)| n <= *last_n) {
+            Some(known) => known,
+            None => self
+                .conn
+                .prepare_cached(
+                    "INSERT INTO lanes (vendor, priority, tenant, last_n) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT DO UPDATE SET last_n = excluded.last_n RETURNING lane, last_n",
+                )?
+                .query_row((name.0, name.1, name.2, n.saturating_add(LAST_AHEAD)), |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })?,
+        };
         if self.lanes.len() >= MOST_LANES {
             self.lanes.clear();
         }
