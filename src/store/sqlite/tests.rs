@@ -61,10 +61,22 @@ async fn a_full_disk_refuses_jobs_and_takes_them_again_when_there_is_room() {
 
 #[tokio::test]
 async fn an_outcome_that_waits_for_the_disk_keeps_its_lease() {
+    outcome_waits_for_the_disk(false).await;
+}
+
+#[tokio::test]
+async fn the_outcome_of_a_call_on_record_that_waits_for_the_disk_is_not_unknown() {
+    outcome_waits_for_the_disk(true).await;
+}
+
+async fn outcome_waits_for_the_disk(is_on_record: bool) {
     let (clock, lasts) = (Clock::manual(Time(0)), Duration::from_secs(15));
     let (store, _folder) = store(clock.clone());
     store.submit(vec![job(b"1".to_vec())]).await.unwrap();
-    let lease = store.claim(&claim(1, lasts)).await.unwrap().remove(0);
+    let mut lease = store.claim(&claim(1, lasts)).await.unwrap().remove(0);
+    if is_on_record {
+        lease = store.mark(vec![lease]).await.unwrap().remove(0);
+    }
     most_pages(&store, 1).await;
     let next = Next::Complete { result: vec![b'1'; 100_000].into() };
     let attempt = Attempt {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use fetchgate::{
-    job::{Deadline, JobId, Priority},
+    job::{Deadline, JobId, Priority, Status},
     store::{
         Filter, StoreError,
         sqlite::{OpenError, Sqlite},
@@ -16,7 +16,7 @@ use fetchgate::{
 use futures_util::future::join_all;
 use rusqlite::Connection;
 
-use super::{TestStore, complete};
+use super::{LEASE, TestStore, complete};
 use crate::{
     failure::{LONG, wait_until},
     support::{Backend, TestApp},
@@ -115,6 +115,27 @@ async fn a_row_that_cannot_be_read_hides_no_other() {
         t.settle(lease, complete()).await;
     }
     assert!(t.store.overdue(t.now(), 3).await.expect("what is overdue").jobs.is_empty());
+}
+
+/// How it will end cannot be written down while what it did before cannot be read; nobody may call again for that.
+#[tokio::test]
+async fn a_call_on_record_is_not_made_again_though_its_job_cannot_be_ended() {
+    let mut t = TestStore::open(Backend::Sqlite).await;
+    let id = t.submit().await;
+    let lease = t.claim_one().await;
+    assert_eq!(t.store.mark(vec![lease]).await.expect("the store works").len(), 1);
+    spoil(&t, id, "attempts = x'7b'");
+    t.advance(LEASE);
+    // It ends neither now nor after the next start.
+    for _ in 0..2 {
+        assert_eq!(t.store.reclaim().await.expect("the store works"), 0);
+        t.restart().await;
+        assert!(t.claim_all("v").await.is_empty());
+        t.advance(Duration::from_secs(30));
+    }
+    spoil(&t, id, "attempts = NULL");
+    assert_eq!(t.store.reclaim().await.expect("the store works"), 1);
+    assert_eq!(t.status(id).await, Status::Failed);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
