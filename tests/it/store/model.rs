@@ -322,8 +322,9 @@ impl World {
         let (id, attempt) = (lease.job.id, lease.attempt);
         let marked = self.t.store.mark(vec![lease]).await.expect("the store works");
         let model = self.jobs.get_mut(&id).expect("known");
-        model.called |= !model.ended() && model.attempt < attempt;
-        assert_eq!(marked.len() == 1, model.called, "{model:?} by {attempt}");
+        let holds = !model.ended() && model.attempt < attempt;
+        assert_eq!(marked.len() == 1, holds, "{model:?} by {attempt}");
+        model.called |= holds;
         self.held.extend(marked);
     }
 
