@@ -104,6 +104,26 @@ impl Clock {
         }
     }
 
+    /// Wall time as it would be if nobody had set it since this process first read it.
+    pub fn unset(&self) -> Time {
+        Time(self.nanos().div_euclid(1_000_000))
+    }
+
+    /// Wall time and the timeline at one moment.
+    pub fn both(&self) -> (Time, Nanos) {
+        const CLOSE: Nanos = 1_000_000;
+        let mut before = self.nanos();
+        // A thread that was put aside between two readings reads again.
+        for _ in 0..3 {
+            let (wall, after) = (self.now(), self.nanos());
+            if after - before < CLOSE {
+                return (wall, before);
+            }
+            before = after;
+        }
+        (self.now(), before)
+    }
+
     /// The server's hand of a manual clock: what a server that has a clock of its own should take for the time, so that a test moves it too.
     /// Nothing by the machine's clock.
     pub fn injected(&self) -> Option<Nanos> {
@@ -153,6 +173,27 @@ impl Clock {
         }
     }
 
+    /// The same for what is meant in wall time: returns early if the wall clock is set meanwhile, which is noticed within five seconds.
+    pub async fn sleep_until_or_set(&self, at: Nanos) {
+        const LOOK_EVERY: Duration = Duration::from_secs(5);
+        const SET_BY_MS: u64 = 1_000;
+        let ahead = || {
+            let (wall, timeline) = self.both();
+            wall.0 - timeline.div_euclid(1_000_000)
+        };
+        let before = ahead();
+        while self.nanos() < at && ahead().abs_diff(before) < SET_BY_MS {
+            match &*self.0 {
+                Kind::System { .. } => self.sleep_until(at.min(self.next_beat(LOOK_EVERY))).await,
+                Kind::Manual(hands) => {
+                    let mut hands = hands.subscribe();
+                    let was = hands.borrow_and_update().wall_ahead;
+                    let _ = hands.wait_for(|hands| hands.timeline >= at || hands.wall_ahead != was).await;
+                }
+            }
+        }
+    }
+
     /// Moves a manual clock forward, all hands together; the machine's clock cannot be moved and stays.
     pub fn advance(&self, by: Duration) {
         self.change(|hands| hands.timeline = hands.timeline.saturating_add(nanos(by)));
@@ -196,6 +237,26 @@ mod tests {
         assert_eq!((clock.now(), clock.nanos()), (Time(3_661_000), 61_000_000_000));
         assert_eq!(clock.injected(), Some(60_600_000_000));
         assert_eq!(clock.nanos_at(Time(3_662_000)), 62_000_000_000, "a second from now, whatever the wall says");
+    }
+
+    #[tokio::test]
+    async fn a_sleep_ends_when_the_wall_clock_is_set() {
+        let clock = Clock::manual(Time(60_000));
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        let sleeping = async {
+            clock.sleep_until_or_set(3_660_000_000_000).await;
+            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        };
+        let setting = async {
+            tokio::task::yield_now().await;
+            clock.advance(Duration::from_secs(3599));
+            tokio::task::yield_now().await;
+            assert!(!ended.load(std::sync::atomic::Ordering::Relaxed));
+            clock.step(-3_600_000_000_000);
+        };
+        tokio::join!(sleeping, setting);
+        assert_eq!(clock.nanos(), 3_659_000_000_000, "a second before its time");
+        clock.sleep_until_or_set(3_659_000_000_000).await;
     }
 
     #[test]

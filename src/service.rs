@@ -132,9 +132,9 @@ impl Service {
         };
         let broken = tokio::select! {
             ended = working => {
-                ended.err().map(|why| format!("a part of the worker cannot go on: {why}, which is a bug; start again"))
+                ended.err().map(|why| format!("a part of the worker cannot go on: {why}, which is a bug; start again; what was acknowledged is safe"))
             }
-            why = store.failed() => Some(format!("the store cannot go on: {why}; check the disk and start again")),
+            why = store.failed() => Some(format!("the store cannot go on: {why}")),
         };
         shutdown.stop.cancel();
         store.signals().dismiss_waiters();
@@ -152,7 +152,7 @@ impl Service {
         }
         store.close().await;
         if let Some(why) = broken {
-            anyhow::bail!("{why}; what was acknowledged is safe");
+            anyhow::bail!(why);
         }
         handed_back.context("the limiter could not hand back what it had charged ahead; a little capacity is lost")
     }

@@ -16,10 +16,7 @@ use swagger_ui_dist::{ApiDefinition, OpenApiSource};
 use tokio::time::error::Elapsed;
 
 use super::{App, OPENAPI, dto};
-use crate::{
-    job::JobId,
-    store::{StoreError, With},
-};
+use crate::store::StoreError;
 
 /// What has not answered within this time is as good as away.
 const MAX_WAIT: Duration = Duration::from_secs(1);
@@ -77,8 +74,7 @@ struct Checks {
 
 /// What is wrong with the store, if anything is.
 async fn store(app: &App) -> Option<String> {
-    let look = app.store.find(JobId::MIN, With::NEITHER);
-    wrong(tokio::time::timeout(MAX_WAIT, look).await)
+    wrong(tokio::time::timeout(MAX_WAIT, app.store.check()).await)
 }
 
 /// What is wrong with Redis, if this process needs one.

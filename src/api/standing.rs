@@ -46,7 +46,8 @@ async fn blocked_on(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError
         Ok(Some(WhyWaiting { blocked_on, eligible_at, position: None, eta: None }))
     };
     let now = app.clock.now();
-    let is_due = job.due_at <= now;
+    // A job without not_before waits for nothing, also when the clock was set back since.
+    let is_due = job.due_at <= now || (job.attempt == 0 && job.due_at <= job.updated_at);
     if job.stage == Stage::Await {
         // Others are in that stage only while they are called at most once.
         return if matches!(vendor.config.kind, Kind::Webhook(_)) {

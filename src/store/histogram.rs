@@ -2,8 +2,6 @@
 //!
 //! Never grows with the jobs in it. How many there are is exact; where they lie inside a piece is not known, and taken to be even.
 
-use std::collections::BTreeMap;
-
 use crate::clock::Time;
 
 /// Pieces of a lane at most: so many for few jobs, and so many however many they are.
@@ -13,14 +11,15 @@ const MOST: usize = 512;
 /// Jobs by the second in which they are due.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Histogram {
-    /// By its first second. Pieces do not overlap.
-    pieces: BTreeMap<i64, Piece>,
+    /// By their seconds. Pieces do not overlap. Not a tree, of which the smallest node has room for many more than most lanes have.
+    pieces: Vec<Piece>,
     jobs: u64,
 }
 
-/// The seconds up to `last`.
+/// The seconds from `first` to `last`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Piece {
+    first: i64,
     last: i64,
     jobs: u64,
 }
@@ -53,17 +52,20 @@ impl Histogram {
         self.jobs += jobs;
         let most = usize::try_from(self.jobs / 16).unwrap_or(MOST).clamp(FEW, MOST);
         let large = self.jobs / (most as u64 / 4);
-        match self.pieces.range_mut(..=first).next_back().filter(|(_, piece)| piece.last >= first) {
-            Some((first, piece)) => {
+        if self.pieces.is_empty() {
+            self.pieces.reserve_exact(1);
+        }
+        let after = self.after(first);
+        match self.pieces[..after].last_mut().filter(|piece| piece.last >= first) {
+            Some(piece) => {
                 piece.jobs += jobs;
-                let first = *first;
-                if piece.jobs > large && piece.last > first {
-                    let (middle, last, half) = (first.midpoint(piece.last), piece.last, piece.jobs / 2);
+                if piece.jobs > large && piece.last > piece.first {
+                    let (middle, last, half) = (piece.first.midpoint(piece.last), piece.last, piece.jobs / 2);
                     (piece.last, piece.jobs) = (middle, piece.jobs - half);
-                    self.pieces.insert(middle + 1, Piece { last, jobs: half });
+                    self.pieces.insert(after, Piece { first: middle + 1, last, jobs: half });
                 }
             }
-            None => drop(self.pieces.insert(first, Piece { last, jobs })),
+            None => self.pieces.insert(after, Piece { first, last, jobs }),
         }
         if self.pieces.len() > most {
             self.join_neighbours(large);
@@ -74,17 +76,19 @@ impl Histogram {
     pub(super) fn take(&mut self, due_at: Time, mut jobs: u64) {
         let second = second(due_at);
         while jobs > 0 {
-            let before = self.pieces.range(..=second).next_back();
-            let Some(first) = before.or_else(|| self.pieces.range(second..).next()).map(|(first, _)| *first) else {
-                return;
-            };
-            let Some(piece) = self.pieces.get_mut(&first) else { return };
+            let nearest = self.after(second).saturating_sub(1);
+            let Some(piece) = self.pieces.get_mut(nearest) else { return };
             let taken = jobs.min(piece.jobs);
             (piece.jobs, self.jobs, jobs) = (piece.jobs - taken, self.jobs - taken, jobs - taken);
             if piece.jobs == 0 {
-                self.pieces.remove(&first);
+                self.pieces.remove(nearest);
             }
         }
+    }
+
+    /// Where the pieces begin that begin after this second.
+    fn after(&self, second: i64) -> usize {
+        self.pieces.partition_point(|piece| piece.first <= second)
     }
 
     pub(super) fn jobs(&self) -> u64 {
@@ -98,11 +102,11 @@ impl Histogram {
     /// How many are due by then, about.
     pub(super) fn due_by(&self, at: Time) -> u64 {
         let second = second(at);
-        let due = self.pieces.range(..=second).map(|(first, piece)| {
+        let due = self.pieces[..self.after(second)].iter().map(|piece| {
             if piece.last <= second {
                 return piece.jobs;
             }
-            let (passed, length) = (second.abs_diff(*first) + 1, piece.last.abs_diff(*first) + 1);
+            let (passed, length) = (second.abs_diff(piece.first) + 1, piece.last.abs_diff(piece.first) + 1);
             (u128::from(piece.jobs) * u128::from(passed) / u128::from(length)) as u64
         });
         due.sum()
@@ -111,7 +115,7 @@ impl Histogram {
     /// The time before which the first so many are due, if there are so many: the end of a piece, so there may be more of them.
     pub(super) fn first(&self, jobs: u64) -> Option<Time> {
         let mut before = 0;
-        let mut pieces = self.pieces.values();
+        let mut pieces = self.pieces.iter();
         let last = pieces.find(|piece| {
             before += piece.jobs;
             before >= jobs
@@ -121,37 +125,31 @@ impl Histogram {
 
     /// When the last is due, about.
     pub(super) fn last_due(&self) -> Option<Time> {
-        self.pieces.last_key_value().map(|(_, piece)| Time(piece.last.saturating_mul(1000)))
+        self.pieces.last().map(|piece| Time(piece.last.saturating_mul(1000)))
     }
 
     /// What is known of the place of a job that is due then.
     pub(super) fn around(&self, due_at: Time) -> Around {
         let second = second(due_at);
-        let (first, piece) = match self.pieces.range(..=second).next_back() {
-            Some((first, piece)) if piece.last >= second => (*first, *piece),
-            // Its own piece has run out before its time.
-            _ => (second, Piece { last: second, jobs: 0 }),
-        };
-        let before = self.pieces.range(..first).map(|(_, piece)| piece.jobs).sum();
-        let from = first.saturating_mul(1000);
-        let length = (piece.last.abs_diff(first) + 1).saturating_mul(1000);
+        let own = self.pieces[..self.after(second)].last().filter(|piece| piece.last >= second);
+        // Its own piece may have run out before its time.
+        let piece = own.copied().unwrap_or(Piece { first: second, last: second, jobs: 0 });
+        let before = self.pieces.iter().take_while(|other| other.first < piece.first).map(|piece| piece.jobs).sum();
+        let from = piece.first.saturating_mul(1000);
+        let length = (piece.last.abs_diff(piece.first) + 1).saturating_mul(1000);
         let share = due_at.0.abs_diff(from).saturating_mul(1000) / length;
         Around { before, from: Time(from), jobs: piece.jobs, share }
     }
 
     /// Joins neighbours that have few jobs together, so that each piece is a small part of the whole.
     fn join_neighbours(&mut self, most: u64) {
-        let mut joined: BTreeMap<i64, Piece> = BTreeMap::new();
-        for (first, piece) in std::mem::take(&mut self.pieces) {
-            match joined.last_entry() {
-                Some(mut last) if last.get().jobs + piece.jobs <= most => {
-                    let last = last.get_mut();
-                    (last.last, last.jobs) = (piece.last, last.jobs + piece.jobs);
-                }
-                _ => drop(joined.insert(first, piece)),
+        self.pieces.dedup_by(|piece, before| {
+            let is_few = before.jobs + piece.jobs <= most;
+            if is_few {
+                (before.last, before.jobs) = (piece.last, before.jobs + piece.jobs);
             }
-        }
-        self.pieces = joined;
+            is_few
+        });
     }
 }
 

@@ -241,6 +241,11 @@ pub trait Store: Send + Sync {
     /// Wake-ups: for workers when there is work, for waiting callers when a job has ended.
     fn signals(&self) -> &signals::Signals;
 
+    /// Whether it can be reached, and takes jobs; else the reason.
+    async fn check(&self) -> Result<(), StoreError> {
+        self.find(JobId::MIN, With::NEITHER).await.map(drop)
+    }
+
     /// Returns with the reason when nothing more can ever be stored, for which the process should end. Cancel-safe.
     async fn failed(&self) -> String;
 

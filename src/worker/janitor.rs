@@ -94,7 +94,9 @@ impl Janitor {
             return Ok(());
         }
         self.prune_at = self.cx.clock.next_beat(PRUNE_EVERY);
-        let before = Time(wall.0.saturating_sub(i64::try_from(self.cx.retention.as_millis()).unwrap_or(i64::MAX)));
+        // By the clock that says the earlier time: a wall clock that is far ahead for a moment must not delete what was to be kept.
+        let earlier = wall.min(self.cx.clock.unset());
+        let before = Time(earlier.0.saturating_sub(i64::try_from(self.cx.retention.as_millis()).unwrap_or(i64::MAX)));
         if self.cx.store.prune(before).await? {
             self.prune_at = now + nanos(PRUNE_PAUSE);
         }

@@ -125,7 +125,8 @@ async fn pause(clock: &Clock, tick: Tick, bell: &Notify, stop: &CancellationToke
     let due = async {
         match tick {
             Tick::Ran => {}
-            Tick::WaitUntil(at) => clock.sleep_until(at).await,
+            // Many of the times that loops wait for are wall time: when the clock has been set, the loop looks again.
+            Tick::WaitUntil(at) => clock.sleep_until_or_set(at).await,
             Tick::Idle => std::future::pending().await,
         }
     };

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_fetchgate");
 /// Nothing here takes this long unless it hangs.
-const LONG: Duration = Duration::from_secs(30);
+pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 /// Looks every few milliseconds. The one place in all tests that sleeps: processes outside cannot be on a clock of ours.
 pub(crate) async fn wait_until<T>(what: &str, most: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
@@ -35,9 +35,9 @@ pub(crate) async fn wait_until<T>(what: &str, most: Duration, mut look: impl Asy
 }
 
 /// What outlives the processes: the vendors, the config and the store.
-struct World {
-    vendors: Arc<MockVendors>,
-    folder: TempDir,
+pub(crate) struct World {
+    pub(crate) vendors: Arc<MockVendors>,
+    pub(crate) folder: TempDir,
     address: SocketAddr,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Process {
 
 impl World {
     /// `VENDORS` stands for the vendors' URL.
-    async fn new(vendors_config: &str) -> World {
+    pub(crate) async fn new(vendors_config: &str) -> World {
         let vendors = Arc::new(MockVendors::start("127.0.0.1:0").await.expect("a port for the mock vendors"));
         let folder = tempfile::tempdir().expect("a temporary folder");
         let address = free_address();
@@ -61,12 +61,21 @@ impl World {
     }
 
     fn write_config(&self, name: &str, address: SocketAddr, vendors_config: &str) {
-        let store = self.folder.path().join("jobs.db");
+        self.write_config_for("jobs.db", name, address, vendors_config);
+    }
+
+    /// A config with another name for the store.
+    pub(crate) fn write_config_for(&self, store: &str, name: &str, address: SocketAddr, vendors_config: &str) {
+        let store = self.folder.path().join(store);
         let text = format!(
             "[server]\nlisten = \"{address}\"\npublic_url = \"http://{address}\"\n[store]\nurl = \"sqlite:{}\"\n{vendors_config}",
             store.display()
         );
         fs::write(self.folder.path().join(name), text.replace("VENDORS", &self.vendors.url())).expect("written");
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     fn command(&self, program: &str, config: &str) -> (Command, std::path::PathBuf) {
@@ -77,7 +86,7 @@ impl World {
         (command, log)
     }
 
-    fn spawn(&self, config: &str) -> Process {
+    pub(crate) fn spawn(&self, config: &str) -> Process {
         let (mut command, log) = self.command(BINARY, config);
         command.args(["serve", "--config"]).arg(self.folder.path().join(config));
         self.process(command, log)
@@ -88,7 +97,7 @@ impl World {
     }
 
     /// A process that is ready.
-    async fn start(&self) -> Process {
+    pub(crate) async fn start(&self) -> Process {
         let process = self.spawn("config.toml");
         process.ready().await;
         process
@@ -213,7 +222,7 @@ impl Drop for Process {
     }
 }
 
-const SYNC_AND_WEBHOOK: &str = r#"
+pub(crate) const SYNC_AND_WEBHOOK: &str = r#"
 [vendors.sync]
 kind = "sync"
 url = "VENDORS/sync?latency_ms=10"

@@ -12,6 +12,8 @@ mod cli;
 mod config;
 /// What must hold when things break: processes, vendors, callbacks.
 mod failure;
+/// The file of the embedded store, under the real binary.
+mod file;
 /// Documents that tell the truth, licences, dependencies.
 mod house;
 /// The limiter: the arithmetic, and the limiter of one process, in virtual time.

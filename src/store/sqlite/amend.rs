@@ -2,21 +2,21 @@
 //!
 //! Never waits for a worker: a job that is being called can end here, and the fence refuses what the call brings later.
 
-use rusqlite::{OptionalExtension, Row as SqlRow};
+use rusqlite::OptionalExtension;
 use tokio::sync::oneshot;
 
 use super::{
     index::Row,
     mark,
     queue::{Fence, attempts_so_far, reindex, update, with_attempt},
-    read::explain,
     rows,
+    shelf::Entry,
     writer::{After, Tx, Write},
 };
 use crate::{
     clock::{Nanos, Time},
     job::{Job, JobId, lifecycle},
-    store::{Amended, Decide, StoreError, Which},
+    store::{Amended, Decide, StoreError, Which, With},
 };
 
 /// Changes one job by a decision about it as it is.
@@ -25,6 +25,8 @@ pub(super) struct Amend {
     decide: Decide,
     now: Time,
     found: Option<Found>,
+    /// What was taken off its shelf, in this run or one before.
+    entry: Option<Entry>,
     reply: oneshot::Sender<Result<Amended, StoreError>>,
 }
 
@@ -43,7 +45,7 @@ impl Amend {
         decide: Decide,
         reply: oneshot::Sender<Result<Amended, StoreError>>,
     ) -> Box<dyn Write> {
-        Box::new(Amend { which, decide, now, found: None, reply })
+        Box::new(Amend { which, decide, now, found: None, entry: None, reply })
     }
 }
 
@@ -52,7 +54,12 @@ impl Write for Amend {
         self.found = None;
         let Some((row, was)) = read(tx, &self.which)? else { return Ok(()) };
         // From here on no worker can claim it. One that holds it already loses it by the attempt number.
-        let attempt = tx.shared.index().withdraw(row, &was);
+        let attempt = {
+            let mut index = tx.shared.index();
+            let attempt = index.leased_for(was.id);
+            self.entry = if attempt.is_none() { index.remove(row, was.stage).or(self.entry) } else { None };
+            attempt
+        };
         let is = (self.decide)(&was).map(|change| change.apply(&was, attempt.unwrap_or(0), self.now));
         if let Some(job) = &is {
             update(tx, job, None, Fence::Any)?;
@@ -68,20 +75,20 @@ impl Write for Amend {
         let reply = match (outcome, self.found) {
             (Err(error), found) => {
                 if let Some(found) = found {
-                    put_back(after, &found);
+                    put_back(after, &found, self.entry);
                 }
                 Err(error)
             }
             (Ok(()), None) => Ok(Amended::Unknown),
             (Ok(()), Some(Found { row, was, is: Some(job), .. })) => {
                 // A refill in the same batch may have put it back on its shelf.
-                after.index.withdraw(row, &was);
+                after.index.remove(row, was.stage);
                 after.index.unlease(job.id, None);
-                reindex(after, row, &was, job.clone());
+                reindex(after, row, &was, &job);
                 Ok(Amended::Changed(job))
             }
             (Ok(()), Some(found)) => {
-                put_back(after, &found);
+                put_back(after, &found, self.entry);
                 Ok(Amended::Left(found.was))
             }
         };
@@ -89,26 +96,33 @@ impl Write for Amend {
     }
 }
 
-/// Puts a job that stays as it was back on its shelf.
-fn put_back(after: &mut After<'_>, found: &Found) {
-    if !found.leased && found.was.wants_to_go() {
-        let now = after.now;
-        after.index.put(found.row, found.was.clone(), now);
-        after.ring(&found.was.lane.vendor);
+/// Puts a job that stays as it was back on its shelf, where it waits as it did.
+fn put_back(after: &mut After<'_>, found: &Found, entry: Option<Entry>) {
+    let Found { row, was, leased, .. } = found;
+    if *leased || !was.wants_to_go() {
+        return;
     }
+    // A refill in the same batch may have put it there already.
+    after.index.remove(*row, was.stage);
+    let now = after.now;
+    match entry.filter(|entry| entry.place == (was.due_at.0, row.n) && entry.attempt == was.attempt) {
+        Some(entry) => after.index.put_entry(row.lane, &was.lane, was.stage, entry, now),
+        None => after.index.put(*row, was, now),
+    }
+    after.ring(&was.lane.vendor);
 }
 
-fn read(tx: &Tx<'_>, which: &Which) -> rusqlite::Result<Option<(Row, Job)>> {
-    let from = format!("SELECT {}, j.payload FROM jobs j JOIN lanes l ON l.lane = j.lane", rows::COLUMNS);
-    let read = |row: &SqlRow<'_>| rows::job(row, true, false);
+/// A job as it is now, with its payload, whose size the index has to know.
+pub(super) fn read(tx: &Tx<'_>, which: &Which) -> rusqlite::Result<Option<(Row, Job)>> {
+    let select = rows::select(With { payload: true, result: false });
     match which {
         Which::Id(id) => {
-            let sql = format!("{from} WHERE j.id = ?1");
-            tx.conn.prepare_cached(&sql)?.query_row([id.as_bytes()], read).optional()
+            let sql = format!("{select} WHERE j.id = ?1");
+            tx.conn.prepare_cached(&sql)?.query_row([id.as_bytes()], rows::with_lane).optional()
         }
         Which::Ticket { vendor, ticket } => {
-            let sql = format!("{from} WHERE j.ticket = ?1 AND l.vendor = ?2 ORDER BY j.n DESC LIMIT 1");
-            tx.conn.prepare_cached(&sql)?.query_row((ticket, &**vendor), read).optional()
+            let sql = format!("{select} WHERE j.ticket = ?1 AND l.vendor = ?2 ORDER BY j.n DESC LIMIT 1");
+            tx.conn.prepare_cached(&sql)?.query_row((ticket, &**vendor), rows::with_lane).optional()
         }
     }
 }
@@ -116,10 +130,10 @@ fn read(tx: &Tx<'_>, which: &Which) -> rusqlite::Result<Option<(Row, Job)>> {
 /// Frees the jobs of leases that have lapsed, with an attempt number that shuts their old holders out; those whose call is on record end.
 pub(super) struct Reclaim {
     now: Nanos,
-    freed: Vec<(Row, Job)>,
+    freed: Vec<(JobId, u32)>,
     /// As they were, and as they ended.
     lost: Vec<(Row, Job, Job)>,
-    /// Nobody can have these.
+    /// They cannot be ended, and nobody may call them again.
     unreadable: Vec<(JobId, u32)>,
     reply: oneshot::Sender<Result<usize, StoreError>>,
 }
@@ -130,16 +144,17 @@ impl Reclaim {
     }
 
     fn free(&mut self, tx: &Tx<'_>, id: JobId, attempt: u32) -> rusqlite::Result<()> {
-        if let Some(called_at) = mark::take(tx, id, attempt)? {
+        if let Some(called_at) = mark::called_at(tx, id, attempt)? {
+            // Last: where the job cannot be read, its record keeps others from calling after the next start.
             self.lost.extend(lose(tx, id, attempt, called_at)?);
-            return Ok(());
+            return mark::take(tx, id, attempt);
         }
         let freed = tx
             .conn
             .prepare_cached("UPDATE jobs SET attempt = ?2 WHERE id = ?1 AND status < 2 AND attempt < ?2")?
             .execute((id.as_bytes(), attempt))?;
-        if let (1, Some(found)) = (freed, read(tx, &Which::Id(id))?) {
-            self.freed.push(found);
+        if freed == 1 {
+            self.freed.push((id, attempt));
         }
         Ok(())
     }
@@ -153,7 +168,7 @@ impl Write for Reclaim {
         let lapsed: Vec<(JobId, u32)> = tx.shared.index().lapsed(self.now);
         for (id, attempt) in lapsed {
             match self.free(tx, id, attempt) {
-                Err(error) if matches!(explain(&error), StoreError::Corrupt(_)) => {
+                Err(error) if rows::is_unreadable(&error) => {
                     tracing::error!(job = %id, %error, "it cannot be read, and is left alone until the next start");
                     self.unreadable.push((id, attempt));
                 }
@@ -167,19 +182,21 @@ impl Write for Reclaim {
         let freed = self.freed.len() + self.lost.len();
         if outcome.is_ok() {
             for (id, attempt) in self.unreadable {
-                after.index.unlease(id, Some(attempt));
+                after.index.keep(id, attempt);
             }
             for (row, was, job) in self.lost {
                 tracing::warn!(job = %job.id, attempt = job.attempt, "its worker died or hung in a call that is made at most once");
                 after.index.unlease(job.id, Some(job.attempt));
-                reindex(after, row, &was, job);
+                reindex(after, row, &was, &job);
             }
-            for (row, job) in self.freed {
-                tracing::warn!(job = %job.id, attempt = job.attempt, "its worker held the job for too long; it is free again");
-                after.index.unlease(job.id, Some(job.attempt));
-                after.ring(&job.lane.vendor);
+            for (id, attempt) in self.freed {
+                let Some(mut held) = after.index.unlease(id, Some(attempt)) else { continue };
+                tracing::warn!(job = %id, attempt, "its worker held the job for too long; it is free again");
                 let now = after.now;
-                after.index.put(row, job, now);
+                held.entry.attempt = attempt;
+                if let Some(vendor) = after.index.put_back(&held, now) {
+                    after.ring(&vendor);
+                }
             }
         }
         let _ = self.reply.send(outcome.map(|()| freed));

@@ -1,7 +1,7 @@
-//! What dispatch needs of the table, in bounded memory: the first jobs of each lane, leases, and counts.
+//! What dispatch needs of the table, in bounded memory: the keys of the first jobs of each lane, leases, and counts.
 //!
 //! Never the truth: it is rebuilt from the table at start, changed only after a commit (leases excepted, which are only here),
-//! and refilled from the table lane by lane. One process owns the file, so nobody else changes the table.
+//! and refilled from the table lane by lane. One process owns the file, so nobody else changes the table. Never holds a payload.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -10,17 +10,19 @@ use std::{
 
 use super::{
     counts::{Counts, Wants},
+    leases::Held,
     rounds::{Filed, LaneState, VendorState, file, next_priority, pass_cost},
-    shelf::{Place, Shelf, weight},
+    shelf::{Entry, Place},
+    steady::{Now, Steady},
 };
 use crate::{
-    clock::{Nanos, Time},
-    job::{Job, JobId, Lane, Stage},
-    store::{Backlog, Claim, Lease, Ready},
+    clock::{Clock, Nanos, Time},
+    job::{Job, JobId, Lane, Priority, Stage},
+    store::{Backlog, Claim, Ready},
 };
 
-/// All jobs in memory together, about; beyond it jobs wait in the table.
-const MOST_BYTES: usize = 48 << 20;
+/// Bytes of payload that one claim reads at most; one job is always taken.
+const MOST_CLAIMED: usize = 4 << 20;
 
 /// A lane's number in the table.
 pub(super) type LaneId = i64;
@@ -32,8 +34,7 @@ pub(super) struct Index {
     pub(super) vendor_ids: HashMap<Arc<str>, usize>,
     pub(super) leases: HashMap<JobId, Held>,
     pub(super) counts: Counts,
-    /// Bytes of all jobs in memory, about.
-    bytes: usize,
+    steady: Steady,
     /// Lanes of which nothing is in memory and something in the table, and that nobody has asked for: no claim would come by.
     unread: BTreeSet<LaneId>,
     /// The same, but the last reading failed: it waits for `retry_readings`.
@@ -44,13 +45,11 @@ pub(super) struct Index {
     pub(super) next_alarm: Option<i64>,
 }
 
-/// A lease: who holds which row until when.
-pub(super) struct Held {
-    pub(super) row: Row,
-    vendor: usize,
-    attempt: u32,
-    /// On the timeline that never steps: a wall clock that is set forward takes no lease away.
-    until: Nanos,
+/// A job that has just been leased and is still to be read.
+pub(super) struct Claimed {
+    pub(super) entry: Entry,
+    pub(super) stage: Stage,
+    pub(super) lane: Lane,
 }
 
 /// A job's row number and lane: what the table calls it.
@@ -69,59 +68,76 @@ pub(super) struct Refill {
 }
 
 impl Index {
-    /// A lane that may have jobs in the table that have not been read.
-    pub(super) fn add_unread_lane(&mut self, id: LaneId, lane: &Lane) {
+    /// Which moment it is. When the clock was set, what waits for a time of day waits anew.
+    pub(super) fn now(&mut self, clock: &Clock) -> Now {
+        let (now, is_set) = self.steady.look(clock);
+        if is_set {
+            for (id, lane) in &mut self.lanes {
+                if lane.calls.retime(&self.steady) {
+                    let vendor = &mut self.vendors[lane.vendor];
+                    file(*id, lane, vendor, now.steady);
+                }
+            }
+        }
+        now
+    }
+
+    /// A lane that has jobs in the table that have not been read.
+    pub(super) fn add_unread(&mut self, id: LaneId, lane: &Lane, stage: Stage) {
         let vendor = self.vendor_id(&lane.vendor);
-        let unread = LaneState { calls: Shelf::unread(), polls: Shelf::unread(), ..LaneState::empty(vendor, lane) };
-        self.lanes.insert(id, unread);
+        self.lanes.entry(id).or_insert_with(|| LaneState::empty(vendor, lane)).shelf(stage).unread();
         self.unread.insert(id);
     }
 
-    fn vendor_id(&mut self, name: &Arc<str>) -> usize {
+    pub(super) fn vendor_id(&mut self, name: &Arc<str>) -> usize {
         if let Some(id) = self.vendor_ids.get(name) {
             return *id;
         }
         let id = self.vendors.len();
         self.vendor_ids.insert(name.clone(), id);
-        self.vendors.push(VendorState::default());
+        self.vendors.push(VendorState { name: name.clone(), ..VendorState::default() });
         id
     }
 
-    /// A job that wants to go has been stored, or has been given back.
-    pub(super) fn put(&mut self, row: Row, job: Job, now: Time) {
-        let full = self.bytes > MOST_BYTES;
-        let vendor = self.vendor_id(&job.lane.vendor);
+    /// A job that wants to go has been stored.
+    pub(super) fn put(&mut self, row: Row, job: &Job, now: Now) {
+        self.put_new(row.lane, &job.lane, job.stage, Entry::of(row.n, job), now);
+    }
+
+    pub(super) fn put_new(&mut self, id: LaneId, lane: &Lane, stage: Stage, entry: Entry, now: Now) {
+        let entry = entry.timed(&self.steady, now);
+        self.put_entry(id, lane, stage, entry, now);
+    }
+
+    /// The same for a job that was here before, and waits as it did.
+    pub(super) fn put_entry(&mut self, id: LaneId, lane: &Lane, stage: Stage, entry: Entry, now: Now) {
+        let vendor = self.vendor_id(&lane.vendor);
         // A lane that is not known has nothing in the table: either it is new, or it was forgotten when it was empty.
-        let state = self.lanes.entry(row.lane).or_insert_with(|| LaneState::empty(vendor, &job.lane));
-        let vendor = &mut self.vendors[vendor];
-        let shelf = state.shelf(job.stage);
-        let before = shelf.bytes();
-        shelf.put((job.due_at.0, row.n), job, full);
-        self.bytes = self.bytes + shelf.bytes() - before;
-        file(row.lane, state, vendor, now.0);
+        let state = self.lanes.entry(id).or_insert_with(|| LaneState::empty(vendor, lane));
+        state.shelf(stage).put(entry.timed_again(&self.steady));
+        file(id, state, &mut self.vendors[vendor], now.steady);
     }
 
-    /// Takes a job off its shelf, if it is there, so that nobody can claim it; says for which attempt it is leased, if it is.
-    pub(super) fn withdraw(&mut self, row: Row, job: &Job) -> Option<u32> {
-        if let Some(held) = self.leases.get(&job.id) {
-            return Some(held.attempt);
-        }
-        self.remove(row, job.stage, job.due_at);
-        None
+    /// The same for one that was leased; gives the vendor.
+    pub(super) fn put_back(&mut self, held: &Held, now: Now) -> Option<Arc<str>> {
+        // The lane of a leased job is never forgotten.
+        let (state, vendor) = lane_and_vendor(&mut self.lanes, &mut self.vendors, held.lane)?;
+        state.shelf(held.stage).put(held.entry.timed_again(&self.steady));
+        file(held.lane, state, vendor, now.steady);
+        Some(vendor.name.clone())
     }
 
-    /// A job that may be on a shelf no longer wants to go.
-    pub(super) fn remove(&mut self, row: Row, stage: Stage, due_at: Time) {
-        let Some((state, vendor)) = lane_and_vendor(&mut self.lanes, &mut self.vendors, row.lane) else { return };
+    /// Takes a job off its shelf, if it is there: it no longer wants to go, or nobody may claim it for now.
+    pub(super) fn remove(&mut self, row: Row, stage: Stage) -> Option<Entry> {
+        let (state, vendor) = lane_and_vendor(&mut self.lanes, &mut self.vendors, row.lane)?;
         let shelf = state.shelf(stage);
-        let before = shelf.bytes();
-        shelf.remove((due_at.0, row.n));
-        self.bytes = self.bytes + shelf.bytes() - before;
+        let removed = shelf.remove(row.n);
         if shelf.is_drained() {
             self.unread.insert(row.lane);
         }
         // The lane's next job can only be later than before; if that is due, the next claim will see it.
         file(row.lane, state, vendor, i64::MIN);
+        removed
     }
 
     /// Moves `jobs` of a lane in the counts from one stage and due time to another; `None` is before birth and after the end.
@@ -139,105 +155,82 @@ impl Index {
     }
 
     /// Leases due jobs of a vendor: a lane's polls before its calls, by priority share and in turn between tenants.
-    pub(super) fn claim(&mut self, claim: &Claim, until: Nanos) -> Vec<Lease> {
+    pub(super) fn claim(&mut self, claim: &Claim, until: Nanos, now: Now) -> Vec<Claimed> {
         let Some(vendor_id) = self.vendor_ids.get(&claim.vendor).copied() else { return Vec::new() };
-        self.wake_lanes(vendor_id, claim.now.0);
-        let mut leases = Vec::with_capacity(claim.most.min(256));
-        let mut calls_left = claim.calls;
+        self.wake_lanes(vendor_id, now.steady);
+        let mut claimed = Vec::with_capacity(claim.most.min(256));
+        let (mut calls_left, mut bytes_left) = (claim.calls, MOST_CLAIMED);
         // Lanes that have only calls while none may be made keep their turn.
         let mut passed_over = Vec::new();
-        while leases.len() < claim.most {
+        while claimed.len() < claim.most {
             let vendor = &mut self.vendors[vendor_id];
             let Some(priority) = next_priority(vendor) else { break };
             let Some(lane) = vendor.rounds[priority].pop_front() else { break };
-            match self.take(lane, calls_left > 0, claim, until) {
+            match self.take(lane, calls_left > 0, bytes_left, until, now) {
                 Taken::OnlyCalls => {
                     passed_over.push((priority, lane));
                     continue;
                 }
+                Taken::TooLarge => {
+                    self.vendors[vendor_id].rounds[priority].push_front(lane);
+                    break;
+                }
                 Taken::Nothing => {}
-                Taken::Job(lease) => {
+                Taken::Job { entry, stage, tenant } => {
                     self.vendors[vendor_id].passes[priority] += pass_cost(priority);
-                    if lease.job.stage == Stage::Call {
+                    if stage == Stage::Call {
                         calls_left -= 1;
                     }
-                    leases.push(*lease);
+                    // A job that is larger than all that may be read goes alone.
+                    bytes_left = bytes_left.saturating_sub(entry.bytes as usize);
+                    let lane = Lane { vendor: claim.vendor.clone(), priority: Priority::ALL[priority], tenant };
+                    claimed.push(Claimed { entry, stage, lane });
                 }
             }
             if let Some((state, vendor)) = lane_and_vendor(&mut self.lanes, &mut self.vendors, lane) {
                 state.filed = Filed::InTurn;
-                file(lane, state, vendor, claim.now.0);
+                file(lane, state, vendor, now.steady);
             }
         }
         let vendor = &mut self.vendors[vendor_id];
         passed_over.into_iter().rev().for_each(|(priority, lane)| vendor.rounds[priority].push_front(lane));
-        vendor.leased += leases.len() as u64;
-        leases
+        vendor.leased += claimed.len() as u64;
+        claimed
     }
 
-    fn take(&mut self, lane: LaneId, calls_too: bool, claim: &Claim, until: Nanos) -> Taken {
-        let Some(state) = self.lanes.get_mut(&lane).filter(|state| state.rests_until <= claim.now.0) else {
+    fn take(&mut self, lane: LaneId, calls_too: bool, bytes_left: usize, until: Nanos, now: Now) -> Taken {
+        let Some(state) = self.lanes.get_mut(&lane).filter(|state| state.rests_until <= now.steady) else {
             return Taken::Nothing;
         };
-        let before = state.bytes();
-        let mut taken = state.polls.take_due(claim.now.0);
-        if taken.is_none() {
-            if !calls_too && state.calls.first_due().is_some_and(|due| due <= claim.now.0) {
-                return Taken::OnlyCalls;
-            }
-            taken = state.calls.take_due(claim.now.0);
+        let stage = if state.polls.due(now.steady).is_some() { Stage::Poll } else { Stage::Call };
+        let shelf = state.shelf(stage);
+        let Some(entry) = shelf.due(now.steady).copied() else { return Taken::Nothing };
+        if stage == Stage::Call && !calls_too {
+            return Taken::OnlyCalls;
         }
-        let Some(((_, n), job)) = taken else { return Taken::Nothing };
-        self.bytes = self.bytes + state.bytes() - before;
-        let attempt = job.attempt + 1;
-        self.leases.insert(job.id, Held { row: Row { n, lane }, vendor: state.vendor, attempt, until });
-        Taken::Job(Box::new(Lease { job, attempt, called_at: None, until }))
-    }
-
-    /// Leases a job that is on no shelf.
-    pub(super) fn lease(&mut self, id: JobId, row: Row, vendor: &str, attempt: u32, until: Nanos) {
-        let vendor = self.vendor_id(&vendor.into());
-        self.vendors[vendor].leased += 1;
-        self.leases.insert(id, Held { row, vendor, attempt, until });
-    }
-
-    /// Ends a lease, if it is still the one of this attempt (of any attempt with `None`).
-    pub(super) fn unlease(&mut self, id: JobId, attempt: Option<u32>) -> Option<Row> {
-        self.leases.get(&id).filter(|held| attempt.is_none_or(|attempt| attempt == held.attempt))?;
-        let held = self.leases.remove(&id)?;
-        let leased = &mut self.vendors[held.vendor].leased;
-        *leased = leased.saturating_sub(1);
-        Some(held.row)
-    }
-
-    pub(super) fn is_leased(&self, id: JobId) -> bool {
-        self.leases.contains_key(&id)
-    }
-
-    /// The lane of a leased job.
-    pub(super) fn leased_lane(&self, id: JobId) -> Option<LaneId> {
-        self.leases.get(&id).map(|held| held.row.lane)
-    }
-
-    /// Leases that have lapsed, with the attempt each is for.
-    pub(super) fn lapsed(&self, now: Nanos) -> Vec<(JobId, u32)> {
-        self.leases.iter().filter(|(_, held)| held.until <= now).map(|(id, held)| (*id, held.attempt)).collect()
+        if entry.bytes as usize > bytes_left && bytes_left < MOST_CLAIMED {
+            return Taken::TooLarge;
+        }
+        shelf.pop();
+        let (vendor, tenant) = (state.vendor, state.tenant.clone());
+        self.leases.insert(entry.id, Held::new(lane, entry, stage, vendor, until));
+        Taken::Job { entry, stage, tenant }
     }
 
     /// Lets a lane rest: its tenant may not call before then.
-    pub(super) fn rest(&mut self, lane: LaneId, until: Time, now: Time) {
+    pub(super) fn rest(&mut self, lane: LaneId, until: Time, now: Now) {
         let Some((state, vendor)) = lane_and_vendor(&mut self.lanes, &mut self.vendors, lane) else { return };
-        state.rests_until = state.rests_until.max(until.0);
-        file(lane, state, vendor, now.0);
+        state.rests_until = state.rests_until.max(self.steady.of(until));
+        file(lane, state, vendor, now.steady);
     }
 
     /// Lets no lane of a vendor rest any longer.
-    pub(super) fn wake(&mut self, vendor: &str, now: Time) {
+    pub(super) fn wake(&mut self, vendor: &str, now: Now) {
         let Some(vendor_id) = self.vendor_ids.get(vendor).copied() else { return };
         for (lane, state) in &mut self.lanes {
-            if state.vendor == vendor_id && state.rests_until > now.0 {
+            if state.vendor == vendor_id && state.rests_until > now.steady {
                 state.rests_until = i64::MIN;
-                file(*lane, state, &mut self.vendors[vendor_id], now.0);
+                file(*lane, state, &mut self.vendors[vendor_id], now.steady);
             }
         }
     }
@@ -285,51 +278,38 @@ impl Index {
         !self.unread.is_empty()
     }
 
-    /// As much is in memory as may be.
-    pub(super) fn is_full(&self) -> bool {
-        self.bytes > MOST_BYTES
-    }
-
-    /// Takes in what was read from the table.
-    pub(super) fn refill(&mut self, refill: Refill, rows: Vec<(Place, Job)>, more: bool, now: Time) {
-        let Some((state, vendor)) = lane_and_vendor(&mut self.lanes, &mut self.vendors, refill.lane) else { return };
-        let before = state.bytes();
-        let (mut free, mut reaches, mut more) = (Vec::new(), None, more);
-        let mut bytes = self.bytes;
-        for (place, job) in rows {
-            // With the memory full a lane keeps one job, so that its turn comes.
-            if bytes > MOST_BYTES && !free.is_empty() {
-                more = true;
-                break;
-            }
-            reaches = Some(place);
-            // A leased job's row still says that it wants to go; it must not go twice.
-            if !self.leases.contains_key(&job.id) {
-                bytes += weight(&job);
-                free.push((place, job));
-            }
-        }
+    /// Takes in what was read from the table; gives the vendor whose lane it is.
+    pub(super) fn refill(
+        &mut self,
+        refill: Refill,
+        rows: Vec<Entry>,
+        reaches: Option<Place>,
+        now: Now,
+    ) -> Option<Arc<str>> {
+        let (state, vendor) = lane_and_vendor(&mut self.lanes, &mut self.vendors, refill.lane)?;
+        // A leased job's row still says that it wants to go; it must not go twice.
+        let free = rows.into_iter().filter(|entry| !self.leases.contains_key(&entry.id));
         let shelf = state.shelf(refill.stage);
-        shelf.refill(refill.from, free, reaches.filter(|_| more));
+        shelf.refill(refill.from, free.map(|entry| entry.timed(&self.steady, now)), reaches);
         if shelf.is_drained() {
             self.unread.insert(refill.lane);
         }
-        self.bytes = self.bytes + state.bytes() - before;
-        file(refill.lane, state, vendor, now.0);
+        file(refill.lane, state, vendor, now.steady);
+        Some(vendor.name.clone())
     }
 
-    pub(super) fn ready(&self, vendor: &str, now: Time) -> Ready {
+    pub(super) fn ready(&self, vendor: &str, now: Now) -> Ready {
         let Some(state) = self.vendor_ids.get(vendor).map(|id| &self.vendors[*id]) else { return Ready::default() };
         let has_due = state.rounds.iter().any(|round| !round.is_empty());
-        let next_due = if has_due { Some(now) } else { state.asleep.first().map(|(at, _)| Time(*at)) };
-        let next_poll = state.polls.first().map(|(at, _)| Time(*at));
-        Ready { next_due, next_poll, open: state.open }
+        let first = |lanes: &BTreeSet<(i64, LaneId)>| lanes.first().map(|(at, _)| self.steady.wall(*at));
+        let next_due = if has_due { Some(now.wall) } else { first(&state.asleep) };
+        Ready { next_due, next_poll: first(&state.polls), open: state.open }
     }
 
-    pub(super) fn backlog(&self, vendor: &str, now: Time) -> Backlog {
+    pub(super) fn backlog(&self, vendor: &str, now: Now) -> Backlog {
         let Some(state) = self.vendor_ids.get(vendor).map(|id| &self.vendors[*id]) else { return Backlog::default() };
         let due = state.rounds.iter().flatten().filter_map(|lane| self.lanes.get(lane)?.first_due());
-        let oldest_due = due.min().map(Time).filter(|due| *due <= now);
+        let oldest_due = due.min().filter(|due| *due <= now.steady).map(|due| self.steady.wall(due));
         let waiting = state.waiting.saturating_sub(state.leased);
         Backlog { waiting, leased: state.leased, open: state.open, oldest_due }
     }
@@ -350,17 +330,29 @@ impl Index {
 
     /// Forgets lanes with nothing in them, so that tenants that come and go do not pile up.
     pub(super) fn forget_idle_lanes(&mut self) {
-        let held: HashSet<LaneId> = self.leases.values().map(|held| held.row.lane).collect();
+        let held: HashSet<LaneId> = self.leases.values().map(|held| held.lane).collect();
+        let mut had_turns = false;
         self.lanes.retain(|id, state| {
-            let empty = state.calls.is_empty() && state.polls.is_empty() && state.filed == Filed::Nowhere;
-            !empty || held.contains(id)
+            let is_empty = state.calls.is_empty() && state.polls.is_empty() && !held.contains(id);
+            had_turns |= is_empty && state.filed == Filed::InRound;
+            !is_empty
         });
+        // The number may be given to a lane of another vendor.
+        for round in self.vendors.iter_mut().flat_map(|vendor| &mut vendor.rounds).filter(|_| had_turns) {
+            round.retain(|lane| self.lanes.contains_key(lane));
+        }
     }
 }
 
 enum Taken {
-    Job(Box<Lease>),
+    Job {
+        entry: Entry,
+        stage: Stage,
+        tenant: Arc<str>,
+    },
     OnlyCalls,
+    /// More than the claim may still read.
+    TooLarge,
     Nothing,
 }
 
@@ -376,53 +368,45 @@ fn lane_and_vendor<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::job::{Priority, Status};
+    use super::{super::counts::Counted, *};
 
-    fn job(lane: &Lane, payload: &bytes::Bytes, n: u8) -> Job {
-        Job {
-            id: JobId::from_bytes([n; 16]),
-            lane: lane.clone(),
-            payload: payload.clone(),
-            status: Status::Pending,
-            stage: Stage::Call,
-            due_at: Time(0),
-            answer_by: None,
-            deadline: None,
-            tags: Vec::new(),
-            run: 0,
-            tries: 0,
-            attempt: 0,
-            ticket: None,
-            result: None,
-            failure: None,
-            updated_at: Time(0),
-            finished_at: None,
+    fn lane(i: i64) -> Lane {
+        Lane { vendor: "v".into(), priority: Priority::Normal, tenant: i.to_string().into() }
+    }
+
+    fn index_of(lanes: i64, bytes: usize) -> (Index, Now) {
+        let (mut index, clock) = (Index::default(), Clock::manual(Time(0)));
+        let now = index.now(&clock);
+        for n in 0..lanes {
+            let id = JobId::from_bytes(u128::try_from(n).unwrap().to_be_bytes());
+            index.recount(n, &lane(n), None, Some((Stage::Call, Time(0))), 1);
+            index.put_new(n, &lane(n), Stage::Call, Entry::new((0, n), id, Time(0), bytes, 0), now);
         }
+        (index, now)
     }
 
     #[test]
-    fn readings_keep_to_the_bound_on_memory_and_every_lane_keeps_a_job() {
-        let (mut index, payload) = (Index::default(), bytes::Bytes::from(vec![b'1'; 1 << 20]));
-        let lane = |i: i64| Lane { vendor: "v".into(), priority: Priority::Normal, tenant: i.to_string().into() };
-        for i in 0..60 {
-            index.add_unread_lane(i, &lane(i));
+    fn a_tenant_with_one_job_costs_little_more_than_half_a_kilobyte_whatever_its_payload() {
+        let (index, _) = index_of(1000, 1 << 20);
+        // Two maps that are full to between 7/16 and 7/8, and what lies on the heap: the entry, the piece of the histogram, the name twice.
+        let slots = size_of::<(LaneId, LaneState)>() + size_of::<(LaneId, Counted)>();
+        let on_heap = size_of::<Entry>() + 16 + 40 + 2 * 40;
+        let each = slots * 3 / 2 + on_heap;
+        assert!(each < 700, "{each} bytes");
+        assert!(index.lanes.values().all(|lane| lane.calls.room() == 1 && lane.polls.room() == 0), "no room to spare");
+    }
+
+    #[test]
+    fn a_claim_reads_a_bounded_number_of_bytes_and_every_tenant_has_its_turn() {
+        let (mut index, now) = index_of(256, 1 << 20);
+        let lease = std::time::Duration::from_secs(1);
+        let claim = Claim { vendor: "v".into(), most: 256, calls: 256, now: now.wall, lease };
+        let mut tenants = HashSet::new();
+        for turn in 1..=64 {
+            tenants.extend(index.claim(&claim, Nanos::MAX, now).into_iter().map(|claimed| claimed.lane.tenant));
+            assert_eq!(tenants.len(), turn * 4);
         }
-        let wanted = index.wanted_by_nobody(100);
-        assert_eq!(wanted.len(), 120, "calls and polls of each");
-        for refill in wanted {
-            let i = refill.lane;
-            let rows: Vec<_> = (0..4).map(|k| ((0, i * 4 + k), job(&lane(i), &payload, (i * 4 + k) as u8))).collect();
-            let rows = if refill.stage == Stage::Call { rows } else { Vec::new() };
-            index.refill(refill, rows, false, Time(0));
-        }
-        assert!(index.is_full());
-        // 48 MiB, and a job for each lane that came too late.
-        assert!(index.bytes < (48 + 1 + 48) << 20, "{} bytes", index.bytes);
-        let claim =
-            Claim { vendor: "v".into(), most: 60, calls: 60, now: Time(0), lease: std::time::Duration::from_secs(1) };
-        let tenants: HashSet<_> =
-            index.claim(&claim, Nanos::MAX).into_iter().map(|lease| lease.job.lane.tenant.clone()).collect();
-        assert_eq!(tenants.len(), 60);
+        let (mut index, now) = index_of(2, MOST_CLAIMED + 1);
+        assert_eq!([1, 1, 0].map(|_| index.claim(&claim, Nanos::MAX, now).len()), [1, 1, 0], "too large, and alone");
     }
 }

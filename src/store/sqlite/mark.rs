@@ -8,11 +8,13 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use super::{
-    index::{Index, Row},
+    index::Index,
+    steady::Now,
+    upkeep::entry,
     writer::{After, Tx, Write},
 };
 use crate::{
-    clock::{Nanos, Time, nanos},
+    clock::{Clock, Time, nanos},
     job::JobId,
     store::{Lease, StoreError},
 };
@@ -58,6 +60,7 @@ impl Write for Mark {
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
         let Mark { leases, now, held, reply } = *self;
         if let Err(error) = outcome {
+            let now = after.now;
             give_back(&mut after.index, leases.into_iter().map(|lease| (lease, None)), now);
             let _ = reply.send(Err(error));
             return;
@@ -81,7 +84,7 @@ impl Unmark {
 
 impl Write for Unmark {
     fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        self.leases.iter().try_for_each(|(lease, _)| take(tx, lease.job.id, lease.attempt).map(drop))
+        self.leases.iter().try_for_each(|(lease, _)| take(tx, lease.job.id, lease.attempt))
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
@@ -100,38 +103,46 @@ impl Write for Unmark {
 }
 
 /// Puts the jobs of leases back on their shelves. With a time, their lane rests until then.
-pub(super) fn give_back(index: &mut Index, leases: impl Iterator<Item = (Lease, Option<Time>)>, now: Time) {
+pub(super) fn give_back(index: &mut Index, leases: impl Iterator<Item = (Lease, Option<Time>)>, now: Now) {
     for (lease, rest_until) in leases {
-        let Some(row) = index.unlease(lease.job.id, Some(lease.attempt)) else { continue };
+        let Some(held) = index.unlease(lease.job.id, Some(lease.attempt)) else { continue };
         if let Some(until) = rest_until {
-            index.rest(row.lane, until, now);
+            index.rest(held.lane, until, now);
         }
-        index.put(row, lease.job, now);
+        index.put_back(&held, now);
     }
 }
 
-/// Takes the record of an attempt's call away; says since when it was there, if it was.
-pub(super) fn take(tx: &Tx<'_>, id: JobId, attempt: u32) -> rusqlite::Result<Option<Time>> {
+/// Since when the call of an attempt is on record, if it is.
+pub(super) fn called_at(tx: &Tx<'_>, id: JobId, attempt: u32) -> rusqlite::Result<Option<Time>> {
     tx.conn
-        .prepare_cached("DELETE FROM called WHERE id = ?1 AND attempt = ?2 RETURNING called_at")?
+        .prepare_cached("SELECT called_at FROM called WHERE id = ?1 AND attempt = ?2")?
         .query_row((id.as_bytes(), attempt), |row| row.get(0).map(Time))
         .optional()
 }
 
+/// Takes the record of an attempt's call away, if there is one.
+pub(super) fn take(tx: &Tx<'_>, id: JobId, attempt: u32) -> rusqlite::Result<()> {
+    tx.conn.prepare_cached("DELETE FROM called WHERE id = ?1 AND attempt = ?2")?.execute((id.as_bytes(), attempt))?;
+    Ok(())
+}
+
 /// At start: nobody is known to hold these jobs, and nobody may call them again. They are leased for a while, and then reclaimed.
-pub(super) fn restore(conn: &Connection, index: &mut Index, now: Nanos) -> rusqlite::Result<()> {
+pub(super) fn restore(conn: &Connection, index: &mut Index, clock: &Clock) -> rusqlite::Result<()> {
     const LIVE: &str = "j.status < 2 AND j.attempt < c.attempt";
     conn.execute(
         &format!("DELETE FROM called AS c WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = c.id AND {LIVE})"),
         [],
     )?;
-    let sql = "SELECT c.id, c.attempt, j.n, j.lane, l.vendor FROM called c JOIN jobs j ON j.id = c.id JOIN lanes l ON l.lane = j.lane";
-    let mut called = conn.prepare(sql)?;
+    let until = clock.nanos().saturating_add(nanos(STILL_CALLED));
+    let mut called = conn.prepare(
+        "SELECT j.due_at, j.n, j.id, j.updated_at, length(j.payload), c.attempt - 1, j.lane, l.vendor
+         FROM called c JOIN jobs j ON j.id = c.id JOIN lanes l ON l.lane = j.lane",
+    )?;
     let mut found = called.query([])?;
     while let Some(row) = found.next()? {
-        let (id, attempt, vendor): (_, _, String) = (JobId::from_bytes(row.get(0)?), row.get(1)?, row.get(4)?);
-        let row = Row { n: row.get(2)?, lane: row.get(3)? };
-        index.lease(id, row, &vendor, attempt, now.saturating_add(nanos(STILL_CALLED)));
+        let (lane, vendor, place) = (row.get(6)?, row.get::<_, String>(7)?, (row.get(0)?, row.get(1)?));
+        index.lease(lane, entry(row, place)?, &vendor, until);
     }
     Ok(())
 }

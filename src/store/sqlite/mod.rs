@@ -3,9 +3,9 @@
 //! Never writes but through the one writer thread, and never answers before the commit.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -14,6 +14,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
     amend::{Amend, Reclaim},
+    file::OurFile,
+    index::Claimed,
     mark::{Mark, Unmark, give_back},
     queue::{Settle, Submit},
     read::Readers,
@@ -25,7 +27,7 @@ use super::{
     Unsettled, Which, With, signals::Signals,
 };
 use crate::{
-    clock::{Clock, Time, nanos},
+    clock::{Clock, Nanos, Time, nanos},
     job::lifecycle::Change,
     job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, turn::Lanes},
 };
@@ -34,7 +36,9 @@ mod amend;
 mod book;
 mod calls;
 mod counts;
+mod file;
 mod index;
+mod leases;
 mod mark;
 mod queue;
 mod read;
@@ -42,20 +46,26 @@ mod rounds;
 mod rows;
 mod shelf;
 mod standing;
+mod steady;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 mod writer;
 
 /// The schema, one step a version: `PRAGMA user_version` says how many have been made.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../../../migrations/0001_jobs.sql"),
     include_str!("../../../migrations/0002_live_limits.sql"),
     include_str!("../../../migrations/0003_calls.sql"),
     include_str!("../../../migrations/0004_called.sql"),
+    include_str!("../../../migrations/0005_idle_lanes.sql"),
     include_str!("../../../migrations/0006_limits_on_record.sql"),
 ]; // in their order: each is made once
 
 /// Idempotency keys are kept this long.
-const KEYS_KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+const KEYS_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Whether the file is still there is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Why the store could not be opened: a sentence for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -79,13 +89,13 @@ pub struct Sqlite {
     /// Gone once the store is closing.
     requests: Mutex<Option<mpsc::Sender<Box<dyn Write>>>>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
-    failed: watch::Receiver<Option<String>>,
+    /// Why nothing more can be stored, once that is so.
+    failed: watch::Sender<Option<String>>,
     max_waiting: u64,
     /// Where the next slice of pruning begins.
     prune_from: Mutex<i64>,
     reckoned: standing::Reckoned,
-    /// Keeps other processes out until the store is closed.
-    lock: File,
+    file: OurFile,
 }
 
 impl Sqlite {
@@ -99,24 +109,27 @@ impl Sqlite {
         if rusqlite::version_number() < 3_051_003 {
             return Err(OpenError::OldSqlite(rusqlite::version()));
         }
-        let lock = lock_file(path)?;
+        let mut file = OurFile::take(path)?;
         let explain = |why| OpenError::Sqlite(path.to_owned(), why);
-        let conn = Connection::open(path).map_err(explain)?;
+        let conn = Connection::open(&file.path).map_err(explain)?;
         migrate(&conn, path)?;
+        file.has_a_log();
         let (mut index, next_n) = standing::read_index(&conn).map_err(explain)?;
-        mark::restore(&conn, &mut index, clock.nanos()).map_err(explain)?;
+        mark::restore(&conn, &mut index, &clock).map_err(explain)?;
         let signals = Signals::new(vendors);
         for (vendor, jobs) in index.jobs_by_vendor().filter(|(vendor, _)| signals.bell(vendor).is_none()) {
             tracing::warn!(%vendor, jobs, "jobs wait for a vendor that is not in the config; they stay until it is back, or are cancelled");
         }
         let shared = Arc::new(Shared::new(index, clock, signals));
         let (requests, queue) = mpsc::channel(writer::MOST_QUEUED);
-        let (failing, failed) = watch::channel(None);
-        let writer = Writer { conn, shared: Arc::clone(&shared), requests: queue, next_n, failed: failing.clone() };
+        let failed = watch::Sender::new(None);
+        let writer = Writer { conn, shared: Arc::clone(&shared), requests: queue, next_n, failed: failed.clone() };
+        let failing = failed.clone();
         let run = move || {
             // Nobody writes any more, and the index may be half-changed: the process has to end, not to linger.
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run())).is_err() {
-                failing.send_replace(Some("its writer panicked, which is a bug".into()));
+                let why = "its writer panicked, which is a bug; start again; what was acknowledged is safe";
+                failing.send_replace(Some(why.into()));
             }
         };
         let thread = std::thread::Builder::new()
@@ -125,18 +138,43 @@ impl Sqlite {
             .map_err(|why| OpenError::File(path.to_owned(), why))?;
         Ok(Sqlite {
             shared,
-            readers: Arc::new(Readers::new(path)),
+            readers: Arc::new(Readers::new(&file.path)),
             requests: Mutex::new(Some(requests)),
             writer: Mutex::new(Some(thread)),
             failed,
             max_waiting,
             prune_from: Mutex::new(0),
             reckoned: standing::Reckoned::default(),
-            lock,
+            file,
         })
     }
 
+    /// Reads what has been leased, on a connection beside the writer. Of those that are not handed out the leases end.
+    fn read(&self, claimed: Vec<Claimed>, until: Nanos) -> Result<Vec<Lease>, StoreError> {
+        if claimed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let entries: Vec<_> = claimed.iter().map(|claimed| claimed.entry).collect();
+        let read = self.readers.look(|conn| read::leased(conn, claimed, until));
+        let is_gone = |lease: &Option<Lease>| lease.is_none();
+        if read.as_ref().map_or(true, |leases| leases.iter().any(is_gone)) {
+            let (mut index, now) = self.shared.index_now();
+            for (i, entry) in entries.iter().enumerate() {
+                let is_held = read.as_ref().is_ok_and(|leases| leases[i].is_some());
+                let ended = if is_held { None } else { index.unlease(entry.id, Some(entry.attempt.saturating_add(1))) };
+                // What has gone needs no place any more; what could not be looked at does.
+                if let (Some(held), Err(_)) = (ended, &read) {
+                    index.put_back(&held, now);
+                }
+            }
+        }
+        Ok(read?.into_iter().flatten().collect())
+    }
+
     fn requests(&self) -> Result<mpsc::Sender<Box<dyn Write>>, StoreError> {
+        if let Some(why) = &*self.failed.borrow() {
+            return Err(StoreError::Unavailable(why.clone()));
+        }
         let requests = self.requests.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         requests.clone().ok_or_else(|| StoreError::Unavailable("the store is closed".into()))
     }
@@ -154,17 +192,17 @@ impl Store for Sqlite {
 
     async fn claim(&self, claim: &Claim) -> Result<Vec<Lease>, StoreError> {
         let requests = self.requests()?;
-        let (leases, wanted) = {
-            let mut index = self.shared.index();
-            let until = self.shared.clock.nanos().saturating_add(nanos(claim.lease));
-            let leases = index.claim(claim, until);
+        let until = self.shared.clock.nanos().saturating_add(nanos(claim.lease));
+        let (claimed, wanted) = {
+            let (mut index, now) = self.shared.index_now();
+            let claimed = index.claim(claim, until, now);
             let lanes: std::collections::BTreeSet<_> =
-                leases.iter().filter_map(|lease| index.leased_lane(lease.job.id)).collect();
+                claimed.iter().filter_map(|claimed| index.leased_lane(claimed.entry.id)).collect();
             let wanted = index.wanted(lanes);
-            (leases, wanted)
+            (claimed, wanted)
         };
         ask_refills(&requests, &self.shared, wanted);
-        Ok(leases)
+        self.read(claimed, until)
     }
 
     async fn mark(&self, leases: Vec<Lease>) -> Result<Vec<Lease>, StoreError> {
@@ -173,9 +211,11 @@ impl Store for Sqlite {
     }
 
     async fn release(&self, leases: Vec<(Lease, Option<Time>)>) {
-        let now = self.shared.clock.now();
         let (marked, free): (Vec<_>, Vec<_>) = leases.into_iter().partition(|(lease, _)| lease.called_at.is_some());
-        give_back(&mut self.shared.index(), free.into_iter(), now);
+        {
+            let (mut index, now) = self.shared.index_now();
+            give_back(&mut index, free.into_iter(), now);
+        }
         if let (false, Ok(requests)) = (marked.is_empty(), self.requests()) {
             // A store that is closed has no leases.
             let _ = ask(&requests, |reply| Unmark::boxed(marked, reply)).await;
@@ -183,8 +223,8 @@ impl Store for Sqlite {
     }
 
     async fn wake(&self, vendor: &str) -> Result<(), StoreError> {
-        let now = self.shared.clock.now();
-        self.shared.index().wake(vendor, now);
+        let (mut index, now) = self.shared.index_now();
+        index.wake(vendor, now);
         Ok(())
     }
 
@@ -215,10 +255,7 @@ impl Store for Sqlite {
         // Through the writer, so that no alarm is set between reading the next one and noting it.
         let shared = Arc::clone(&self.shared);
         let read = move |conn: &Connection| {
-            let jobs = conn
-                .prepare_cached("SELECT id FROM jobs WHERE alarm_at <= ?1 ORDER BY alarm_at LIMIT ?2")?
-                .query_map((now.0, most), |row| Ok(JobId::from_bytes(row.get(0)?)))?
-                .collect::<rusqlite::Result<Vec<_>>>()?;
+            let jobs = upkeep::overdue(conn, now, most)?;
             let min = |sql, after: i64| conn.prepare_cached(sql)?.query_row([after], |row| row.get(0));
             // The first of all, for those that are overdue and still will be: whoever asks next is to look.
             shared.index().next_alarm = min("SELECT min(alarm_at) FROM jobs WHERE alarm_at >= ?1", i64::MIN)?;
@@ -260,20 +297,22 @@ impl Store for Sqlite {
 
     async fn prune(&self, before: Time) -> Result<bool, StoreError> {
         let from = *self.prune_from.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let keys_before = Time(self.shared.clock.now().0 - KEYS_KEPT.as_millis() as i64);
+        // By the clock that says the earlier time, as jobs are.
+        let now = self.shared.clock.now().min(self.shared.clock.unset());
+        let keys_before = Time(now.0.saturating_sub(KEYS_KEPT.as_millis() as i64));
         let slice = ask(&self.requests()?, |reply| Prune::boxed(before, keys_before, from, reply)).await??;
         *self.prune_from.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = slice.next.unwrap_or(0);
-        Ok(slice.next.is_some() || slice.more_keys)
+        Ok(slice.next.is_some() || slice.more_besides)
     }
 
     async fn ready(&self, vendor: &str) -> Result<Ready, StoreError> {
-        let now = self.shared.clock.now();
-        Ok(self.shared.index().ready(vendor, now))
+        let (index, now) = self.shared.index_now();
+        Ok(index.ready(vendor, now))
     }
 
     async fn backlog(&self, vendor: &str) -> Backlog {
-        let now = self.shared.clock.now();
-        self.shared.index().backlog(vendor, now)
+        let (index, now) = self.shared.index_now();
+        index.backlog(vendor, now)
     }
 
     async fn lanes(&self, vendor: &str, due_by: Time) -> Result<Option<Arc<Lanes>>, StoreError> {
@@ -289,11 +328,33 @@ impl Store for Sqlite {
         &self.shared.signals
     }
 
+    async fn check(&self) -> Result<(), StoreError> {
+        self.find(JobId::MIN, With::NEITHER).await?;
+        let Some(why) = self.shared.refusing().clone() else { return Ok(()) };
+        // Whether that is still so shows at the next write, which whoever sends no jobs to a store that refuses them does not make.
+        if let Ok(requests) = self.requests()
+            && requests.capacity() == writer::MOST_QUEUED
+        {
+            let (unheard, _) = oneshot::channel();
+            // A queue that has filled meanwhile has writes enough.
+            let _ = requests.try_send(Do::boxed(upkeep::write_something, unheard));
+        }
+        Err(StoreError::Unavailable(why))
+    }
+
     async fn failed(&self) -> String {
-        let mut failed = self.failed.clone();
-        match failed.wait_for(Option::is_some).await.map(|why| why.clone()) {
-            Ok(why) => why.unwrap_or_default(),
-            Err(_) => std::future::pending().await, // Closed in good order.
+        let mut failed = self.failed.subscribe();
+        loop {
+            let look_at = self.shared.clock.next_beat(LOOK_EVERY);
+            let is_told = failed.wait_for(Option::is_some);
+            tokio::select! {
+                // The sender is ours, so the wait ends only by a reason.
+                why = is_told => return why.ok().and_then(|why| why.clone()).unwrap_or_default(),
+                () = self.shared.clock.sleep_until(look_at) => {}
+            }
+            if let Some(why) = self.file.is_gone() {
+                self.failed.send_replace(Some(why));
+            }
         }
     }
 
@@ -305,26 +366,7 @@ impl Store for Sqlite {
             // How it ended is known by then, see `failed`.
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
-        // Now, and not when the last copy of the handle is gone: a child process that is just being started has one too.
-        if let Err(error) = self.lock.unlock() {
-            tracing::warn!(%error, "the store's file could not be let go; it is when this process ends");
-        }
-    }
-}
-
-/// Takes the file for this process, by a lock on a file beside it that the operating system lets go of when the process dies.
-fn lock_file(path: &Path) -> Result<File, OpenError> {
-    let explain = |why| OpenError::File(path.to_owned(), why);
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(explain)?;
-    }
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".lock");
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&beside).map_err(explain)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
-        Err(TryLockError::Error(why)) => Err(explain(why)),
+        self.file.let_go();
     }
 }
 
@@ -357,61 +399,4 @@ fn migrate(conn: &Connection, path: &Path) -> Result<(), OpenError> {
 /// usable (`IS NOT NULL` in its condition is enough), which is at every settle and every read.
 fn keep_plans(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::job::{Lane, Priority, Stage};
-
-    #[tokio::test]
-    async fn a_writer_that_panics_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Sqlite::open(&folder.path().join("jobs.db"), Clock::system(), ["v".into()], 100).unwrap();
-        let panics = |_: &Connection| -> rusqlite::Result<()> { panic!("on purpose") };
-        let asked = ask(&store.requests().unwrap(), |reply| Do::boxed(panics, reply)).await;
-        assert!(matches!(asked, Err(StoreError::Unavailable(_))));
-        assert!(store.failed().await.contains("panicked"));
-        store.close().await;
-    }
-
-    #[tokio::test]
-    async fn a_full_disk_refuses_jobs_and_takes_them_again_when_there_is_room() {
-        let folder = tempfile::tempdir().unwrap();
-        let clock = Clock::manual(Time(0));
-        let store = Sqlite::open(&folder.path().join("jobs.db"), clock, ["v".into()], 100).unwrap();
-        // The pages that the file may have are what a disk has left; only the writer's own connection can be told.
-        let most_pages = async |pages: u32| {
-            let set = move |conn: &Connection| conn.execute_batch(&format!("PRAGMA max_page_count = {pages}"));
-            ask(&store.requests().unwrap(), |reply| Do::boxed(set, reply)).await.unwrap().unwrap();
-        };
-        let ids = crate::job::JobIds::new();
-        let submit = async || {
-            let lane = Lane { vendor: "v".into(), priority: Priority::Normal, tenant: "t".into() };
-            let payload = vec![b'1'; 100_000].into();
-            let (id, due_at) = (ids.next(Time(0)), Time(0));
-            let job = NewJob { id, lane, payload, due_at, deadline: None, tags: Vec::new(), idempotency: None };
-            store.submit(vec![job]).await
-        };
-        submit().await.unwrap();
-        most_pages(100).await;
-        let mut taken = 1;
-        let refused = loop {
-            match submit().await {
-                Ok(_) => taken += 1,
-                Err(why) => break why,
-            }
-        };
-        assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
-        assert!(taken < 10);
-        assert_eq!(store.backlog("v").await.waiting, taken, "what was refused is not counted");
-        most_pages(100_000).await;
-        submit().await.unwrap();
-        let claim =
-            Claim { vendor: "v".into(), most: 100, calls: 100, now: Time(0), lease: std::time::Duration::from_secs(1) };
-        let leases = store.claim(&claim).await.unwrap();
-        assert_eq!(leases.len() as u64, taken + 1);
-        assert!(leases.iter().all(|lease| lease.job.stage == Stage::Call));
-        store.close().await;
-    }
 }

@@ -6,14 +6,16 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 use tokio::sync::oneshot;
 
 use super::{
+    amend::read,
     index::Row,
     mark, rows,
+    shelf::Entry,
     writer::{After, Tx, Write},
 };
 use crate::{
     clock::Time,
     job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, Stage, Status, lifecycle::Change},
-    store::{Lease, Settled, StoreError, Submitted, Unsettled},
+    store::{Lease, Settled, StoreError, Submitted, Unsettled, Which},
 };
 
 /// Stores new jobs.
@@ -63,8 +65,9 @@ impl Write for Submit {
                 after.alarm(deadline.at);
             }
             after.index.recount(row.lane, &job.lane, None, Some((Stage::Call, job.due_at)), 1);
+            let entry = Entry::new((job.due_at.0, row.n), job.id, self.now, job.payload.len(), 0);
             let now = after.now;
-            after.index.put(row, stored(job, self.now), now);
+            after.index.put_new(row.lane, &job.lane, Stage::Call, entry, now);
         }
         // A caller that has gone away does not mind.
         let _ = self.reply.send(Ok(self.outcomes.into_iter().map(|(outcome, _)| outcome).collect()));
@@ -99,9 +102,11 @@ pub(super) fn recall(conn: &Connection, tenant: &str, key: &Idempotency) -> rusq
 }
 
 fn insert(tx: &mut Tx<'_>, job: &NewJob, now: Time) -> rusqlite::Result<Row> {
-    let lane = tx.lane(&job.lane)?;
     let n = tx.next_n();
-    let within = job.deadline.and_then(|deadline| deadline.within).map(|within| within.as_millis() as u64);
+    let lane = tx.lane(&job.lane, n)?;
+    // Longer than there is time, as its moment is, is as long as there is.
+    let within = job.deadline.and_then(|deadline| deadline.within);
+    let within = within.map(|within| i64::try_from(within.as_millis()).unwrap_or(i64::MAX));
     tx.conn
         .prepare_cached(
             "INSERT INTO jobs (n, id, lane, status, stage, due_at, alarm_at, deadline_at, deadline_within, updated_at, tags, payload)
@@ -121,29 +126,6 @@ fn insert(tx: &mut Tx<'_>, job: &NewJob, now: Time) -> rusqlite::Result<Row> {
     Ok(Row { n, lane })
 }
 
-/// A new job as it is once stored.
-fn stored(job: NewJob, now: Time) -> Job {
-    Job {
-        id: job.id,
-        lane: job.lane,
-        payload: job.payload,
-        status: Status::Pending,
-        stage: Stage::Call,
-        due_at: job.due_at,
-        answer_by: None,
-        deadline: job.deadline,
-        tags: job.tags,
-        run: 0,
-        tries: 0,
-        attempt: 0,
-        ticket: None,
-        result: None,
-        failure: None,
-        updated_at: now,
-        finished_at: None,
-    }
-}
-
 /// Stores what an attempt made of its job.
 pub(super) struct Settle {
     lease: Box<Lease>,
@@ -159,8 +141,8 @@ enum Took {
     Nothing,
     /// The change: the job is now this.
     Change(Box<Job>),
-    /// Data from a stale lease, and where the job was by then.
-    StaleData(Row, Stage, Time),
+    /// Data from a stale lease, and what the job was by then.
+    StaleData(Row, Box<Job>),
 }
 
 impl Settle {
@@ -189,11 +171,13 @@ impl Write for Settle {
         if update(tx, &job, Some(&history), Fence::NotEndedBefore(self.lease.attempt))? {
             self.took = Took::Change(Box::new(job));
         } else if job.status == Status::Complete
-            && let Some((row, stage, due_at)) = place(tx, id)?
+            && let Some((row, was)) = read(tx, &Which::Id(id))?.filter(|(_, was)| !was.status.has_ended())
         {
+            // Others have changed it meanwhile: the data is all that is taken.
+            let job = self.change.apply(&was, self.lease.attempt, self.now);
             let history = with_attempt(attempts_so_far(tx, id)?, &self.attempt);
             update(tx, &job, Some(&history), Fence::NotEnded)?;
-            self.took = Took::StaleData(row, stage, due_at);
+            self.took = Took::StaleData(row, Box::new(was));
         } else {
             put_on_record(tx, &self.lease, &self.attempt)?;
         }
@@ -203,23 +187,25 @@ impl Write for Settle {
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
         let Settle { lease, change, attempt, took, reply, .. } = *self;
         if let Err(why) = outcome {
+            // The vendor has done its work, and whoever holds the outcome tries again.
+            after.index.keep(lease.job.id, lease.attempt);
             let _ = reply.send(Err(Unsettled { lease, change, attempt, why }));
             return;
         }
         let id = lease.job.id;
-        let row = after.index.unlease(id, Some(lease.attempt));
-        let settled = match (took, row) {
-            (Took::Nothing, _) => Settled::TooLate,
-            (Took::Change(job), row) => {
-                if let Some(row) = row {
-                    reindex(after, row, &lease.job, *job);
+        let held = after.index.unlease(id, Some(lease.attempt));
+        let settled = match took {
+            Took::Nothing => Settled::TooLate,
+            Took::Change(job) => {
+                if let Some(held) = held {
+                    reindex(after, held.row(), &lease.job, &job);
                 }
                 Settled::Stored
             }
-            (Took::StaleData(row, stage, due_at), _) => {
+            Took::StaleData(row, was) => {
                 after.index.unlease(id, None);
-                after.index.remove(row, stage, due_at);
-                after.index.recount(row.lane, &lease.job.lane, Some((stage, due_at)), None, 1);
+                after.index.remove(row, was.stage);
+                after.index.recount(row.lane, &lease.job.lane, Some((was.stage, was.due_at)), None, 1);
                 after.ring(&lease.job.lane.vendor);
                 after.has_ended(id);
                 Settled::Stored
@@ -252,17 +238,6 @@ pub(super) fn attempts_so_far(tx: &Tx<'_>, id: JobId) -> rusqlite::Result<Attemp
 pub(super) fn with_attempt(mut attempts: Attempts, attempt: &Attempt) -> Vec<u8> {
     attempts.push(attempt.clone());
     rows::to_json(&attempts)
-}
-
-/// Where a job that has not ended is in the index.
-fn place(tx: &Tx<'_>, id: JobId) -> rusqlite::Result<Option<(Row, Stage, Time)>> {
-    tx.conn
-        .prepare_cached("SELECT n, lane, stage, due_at FROM jobs WHERE id = ?1 AND status < 2")?
-        .query_row([id.as_bytes()], |row| {
-            let row_id = Row { n: row.get(0)?, lane: row.get(1)? };
-            Ok((row_id, rows::stage(row.get(2)?)?, Time(row.get(3)?)))
-        })
-        .optional()
 }
 
 /// Which rows an update may touch.
@@ -312,9 +287,9 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
 }
 
 /// Brings the index up to date after a job that was not on a shelf has been changed.
-pub(super) fn reindex(after: &mut After<'_>, row: Row, was: &Job, job: Job) {
+pub(super) fn reindex(after: &mut After<'_>, row: Row, was: &Job, job: &Job) {
     let wants = |job: &Job| job.live_stage().map(|stage| (stage, job.due_at));
-    after.index.recount(row.lane, &job.lane, wants(was), wants(&job), 1);
+    after.index.recount(row.lane, &job.lane, wants(was), wants(job), 1);
     if let Some(at) = job.alarm_at() {
         after.alarm(at);
     }

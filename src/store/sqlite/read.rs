@@ -10,10 +10,11 @@ use std::{
 use rusqlite::{Connection, OpenFlags, OptionalExtension, named_params};
 use tokio::sync::Semaphore;
 
-use super::{rows, writer::Shared};
+use super::{index::Claimed, rows, writer::Shared};
 use crate::{
+    clock::Nanos,
     job::{Attempts, Job, JobId, Status},
-    store::{Filter, Page, StoreError, With},
+    store::{Filter, Lease, Page, StoreError, With},
 };
 
 /// Rows that one page of a list looks at, at most.
@@ -84,26 +85,36 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
 
 /// A read that failed, as its caller understands it.
 pub(super) fn explain(error: &rusqlite::Error) -> StoreError {
-    match error {
-        rusqlite::Error::FromSqlConversionFailure(..)
-        | rusqlite::Error::IntegralValueOutOfRange(..)
-        | rusqlite::Error::InvalidColumnType(..) => StoreError::Corrupt(error.to_string()),
-        _ => StoreError::Unavailable(error.to_string()),
+    if rows::is_unreadable(error) {
+        return StoreError::Corrupt(error.to_string());
     }
+    StoreError::Unavailable(error.to_string())
 }
 
 pub(super) fn find(conn: &Connection, id: JobId, with: With) -> rusqlite::Result<Option<Job>> {
-    let mut sql = format!("SELECT {}", rows::COLUMNS);
-    if with.payload {
-        sql.push_str(", j.payload");
+    let sql = format!("{} WHERE j.id = ?1", rows::select(with));
+    conn.prepare_cached(&sql)?.query_row([id.as_bytes()], |row| Ok(rows::with_lane(row)?.1)).optional()
+}
+
+/// Reads jobs that have just been leased, as they are now: all that is needed to call. Whoever has changed one meanwhile has ended its
+/// lease; that one is nothing, and so is one that cannot be read.
+pub(super) fn leased(conn: &Connection, claimed: Vec<Claimed>, until: Nanos) -> rusqlite::Result<Vec<Option<Lease>>> {
+    // One look at the table for all.
+    let tx = conn.unchecked_transaction()?;
+    let mut leases = Vec::with_capacity(claimed.len());
+    {
+        let sql = format!("SELECT {} FROM jobs j WHERE j.n = ?1", rows::columns(With { payload: true, result: false }));
+        let mut statement = tx.prepare_cached(&sql)?;
+        for Claimed { entry, stage, lane } in claimed {
+            let n = entry.place.1;
+            let found = statement.query_row([n], |row| Ok(rows::job(row, lane)?.1)).optional();
+            let is_same = |job: &Job| job.attempt == entry.attempt && job.live_stage() == Some(stage);
+            let job = rows::told_if_unreadable(n, found)?.flatten().filter(is_same);
+            leases.push(job.map(|job| Lease { attempt: job.attempt.saturating_add(1), job, called_at: None, until }));
+        }
     }
-    if with.result {
-        sql.push_str(", j.result");
-    }
-    sql.push_str(" FROM jobs j JOIN lanes l ON l.lane = j.lane WHERE j.id = ?1");
-    conn.prepare_cached(&sql)?
-        .query_row([id.as_bytes()], |row| Ok(rows::job(row, with.payload, with.result)?.1))
-        .optional()
+    tx.commit()?;
+    Ok(leases)
 }
 
 pub(super) fn attempts(conn: &Connection, id: JobId) -> rusqlite::Result<Option<Attempts>> {
@@ -117,10 +128,8 @@ pub(super) fn attempts(conn: &Connection, id: JobId) -> rusqlite::Result<Option<
 /// Looks at a bounded number of jobs from the newest on, and keeps those that match.
 /// A leased job's row still says `pending`, so the status is compared here and not in SQL.
 pub(super) fn list(conn: &Connection, filter: &Filter, shared: &Shared) -> rusqlite::Result<Page> {
-    let sql = format!(
-        "SELECT {} FROM jobs j JOIN lanes l ON l.lane = j.lane WHERE j.id < :below AND j.id >= :from ORDER BY j.id DESC LIMIT :most",
-        rows::COLUMNS
-    );
+    let select = rows::select(With::NEITHER);
+    let sql = format!("{select} WHERE j.id < :below AND j.id >= :from ORDER BY j.id DESC LIMIT :most");
     let last = JobId::from_bytes([0xff; 16]);
     let created_before = filter.created_before.map(JobId::first_at);
     let below = [filter.before, created_before].into_iter().flatten().min().unwrap_or(last);
@@ -135,8 +144,8 @@ pub(super) fn list(conn: &Connection, filter: &Filter, shared: &Shared) -> rusql
     let mut page = Page::default();
     let (mut examined, mut last_id) = (0, None);
     while let Some(row) = found.next()? {
-        let (_, job) = rows::job(row, false, false)?;
         examined += 1;
+        let Some((_, job)) = rows::told_if_unreadable(row.get(0)?, rows::with_lane(row))? else { continue };
         last_id = Some(job.id);
         let job = overlay(job, shared);
         if filter.matches(&job) {

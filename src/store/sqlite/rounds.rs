@@ -2,7 +2,10 @@
 //!
 //! Never looks into the table; what a lane has in memory is in its shelves.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use super::{index::LaneId, shelf::Shelf};
 use crate::job::{Lane, Priority, Stage, turn};
@@ -11,9 +14,10 @@ use crate::job::{Lane, Priority, Stage, turn};
 pub(super) struct LaneState {
     pub(super) vendor: usize,
     pub(super) priority: usize,
+    pub(super) tenant: Arc<str>,
     pub(super) calls: Shelf,
     pub(super) polls: Shelf,
-    /// Its tenant is over its own limit until then.
+    /// Its tenant is over its own limit until then. All times here are in the index's steady time.
     pub(super) rests_until: i64,
     pub(super) filed: Filed,
     /// Where its polls are filed with its vendor.
@@ -33,6 +37,7 @@ pub(super) enum Filed {
 /// A vendor's lanes, and how many of its jobs are where.
 #[derive(Default)]
 pub(super) struct VendorState {
+    pub(super) name: Arc<str>,
     /// For each priority, the lanes that have something due, in turn.
     pub(super) rounds: [VecDeque<LaneId>; 3],
     /// Stride scheduling (Waldspurger and Weihl 1995): the priority with the smallest pass goes next and pays for its turn.
@@ -51,6 +56,7 @@ impl LaneState {
         LaneState {
             vendor,
             priority: lane.priority as usize,
+            tenant: lane.tenant.clone(),
             calls: Shelf::default(),
             polls: Shelf::default(),
             rests_until: i64::MIN,
@@ -61,10 +67,6 @@ impl LaneState {
 
     pub(super) fn shelf(&mut self, stage: Stage) -> &mut Shelf {
         if stage == Stage::Poll { &mut self.polls } else { &mut self.calls }
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.calls.bytes() + self.polls.bytes()
     }
 
     pub(super) fn first_due(&self) -> Option<i64> {

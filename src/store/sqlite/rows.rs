@@ -11,13 +11,29 @@ use super::index::Row;
 use crate::{
     clock::Time,
     job::{Attempts, Deadline, Failure, FailureCode, Job, JobId, Lane, Priority, Stage, Status},
+    store::With,
 };
 
-/// The columns that [`job`] reads, from `jobs j JOIN lanes l`. Payload and result come after them, if at all.
-pub(super) const COLUMNS: &str = "j.n, j.lane, l.vendor, l.priority, l.tenant, j.id, j.status, j.stage, j.due_at, j.answer_by, \
-     j.deadline_at, j.deadline_within, j.run, j.tries, j.attempt, j.updated_at, j.finished_at, j.failure_code, j.failure, \
-     j.ticket, j.tags";
-const FIRST_BLOB: usize = 21;
+/// The columns that [`job`] reads, from `jobs j`. Of payload and result, what is not wanted is read as nothing.
+pub(super) fn columns(with: With) -> String {
+    format!(
+        "j.n, j.lane, j.id, j.status, j.stage, j.due_at, j.answer_by, j.deadline_at, j.deadline_within, j.run, j.tries, j.attempt, \
+         j.updated_at, j.finished_at, j.failure_code, j.failure, j.ticket, j.tags, {}, {}",
+        if with.payload { "j.payload" } else { "NULL" },
+        if with.result { "j.result" } else { "NULL" }
+    )
+}
+
+/// The statement up to its condition that reads jobs with their lanes, for [`with_lane`].
+pub(super) fn select(with: With) -> String {
+    format!("SELECT {}, l.vendor, l.priority, l.tenant FROM jobs j JOIN lanes l ON l.lane = j.lane", columns(with))
+}
+
+/// Reads a job and its lane.
+pub(super) fn with_lane(row: &SqlRow<'_>) -> rusqlite::Result<(Row, Job)> {
+    let lane = Lane { vendor: arc(row, 20)?, priority: one_of(row, 21, &Priority::ALL)?, tenant: arc(row, 22)? };
+    job(row, lane)
+}
 
 /// The stage number of a job that has ended.
 pub(super) const ENDED: u8 = 3;
@@ -32,41 +48,55 @@ pub(super) fn stage(number: u8) -> rusqlite::Result<Stage> {
     }
 }
 
-/// Reads a job; `payload` and `result` say whether those columns were asked for (in this order, after [`COLUMNS`]).
-pub(super) fn job(row: &SqlRow<'_>, payload: bool, result: bool) -> rusqlite::Result<(Row, Job)> {
-    let lane = Lane { vendor: arc(row, 2)?, priority: one_of(row, 3, &Priority::ALL)?, tenant: arc(row, 4)? };
-    let deadline_at: Option<i64> = row.get(10)?;
-    let within: Option<u64> = row.get(11)?;
-    let failure_code: Option<String> = row.get(17)?;
-    let tags: Option<String> = row.get(20)?;
-    let blob = |wanted: bool, column: usize| -> rusqlite::Result<Option<Bytes>> {
-        if wanted { Ok(row.get::<_, Option<Vec<u8>>>(column)?.map(Bytes::from)) } else { Ok(None) }
-    };
+/// Reads a job whose lane is known.
+pub(super) fn job(row: &SqlRow<'_>, lane: Lane) -> rusqlite::Result<(Row, Job)> {
+    let deadline_at: Option<i64> = row.get(7)?;
+    let within: Option<u64> = row.get(8)?;
+    let failure_code: Option<String> = row.get(14)?;
+    let tags: Option<String> = row.get(17)?;
+    let blob = |column: usize| Ok::<_, rusqlite::Error>(row.get::<_, Option<Vec<u8>>>(column)?.map(Bytes::from));
     let job = Job {
-        id: JobId::from_bytes(row.get(5)?),
+        id: JobId::from_bytes(row.get(2)?),
         lane,
-        payload: blob(payload, FIRST_BLOB)?.unwrap_or_default(),
-        status: one_of(row, 6, &Status::ALL)?,
-        stage: stage(row.get(7)?)?,
-        due_at: Time(row.get(8)?),
-        answer_by: row.get::<_, Option<i64>>(9)?.map(Time),
+        payload: blob(18)?.unwrap_or_default(),
+        status: one_of(row, 3, &Status::ALL)?,
+        stage: stage(row.get(4)?)?,
+        due_at: Time(row.get(5)?),
+        answer_by: row.get::<_, Option<i64>>(6)?.map(Time),
         deadline: deadline_at.map(|at| Deadline { at: Time(at), within: within.map(Duration::from_millis) }),
-        tags: tags.map(|json| from_json(json.as_bytes(), 20)).transpose()?.unwrap_or_default(),
-        run: row.get(12)?,
-        tries: row.get(13)?,
-        attempt: row.get(14)?,
-        ticket: row.get(19)?,
-        result: blob(result, FIRST_BLOB + usize::from(payload))?,
+        tags: tags.map(|json| from_json(json.as_bytes(), 17)).transpose()?.unwrap_or_default(),
+        run: row.get(9)?,
+        tries: row.get(10)?,
+        attempt: row.get(11)?,
+        ticket: row.get(16)?,
+        result: blob(19)?,
         failure: match failure_code {
             Some(code) => {
-                Some(Failure { code: FailureCode::from_text(&code).ok_or_else(|| bad(17))?, message: row.get(18)? })
+                Some(Failure { code: FailureCode::from_text(&code).ok_or_else(|| bad(14))?, message: row.get(15)? })
             }
             None => None,
         },
-        updated_at: Time(row.get(15)?),
-        finished_at: row.get::<_, Option<i64>>(16)?.map(Time),
+        updated_at: Time(row.get(12)?),
+        finished_at: row.get::<_, Option<i64>>(13)?.map(Time),
     };
     Ok((Row { n: row.get(0)?, lane: row.get(1)? }, job))
+}
+
+/// What was read, or nothing where it cannot be understood, which is told: one bad row must not hide others.
+pub(super) fn told_if_unreadable<T>(n: i64, read: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_unreadable(&error) => {
+            tracing::error!(row = n, %error, "a job cannot be read, and is left as it is");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn is_unreadable(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+    matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..))
 }
 
 pub(super) fn attempts(json: Option<Vec<u8>>) -> rusqlite::Result<Attempts> {

@@ -1,13 +1,17 @@
-//! A bounded piece of one lane in memory: its first jobs in order, and how far that reaches into the table.
+//! A bounded piece of one lane in memory: the keys of its first jobs in order, and how far that reaches into the table.
 //!
-//! The invariant: every job of the lane that wants to go and lies at or before `reaches` is here, unless it is leased;
-//! what lies beyond is only in the table. With `reaches` unset, everything is here.
+//! Never holds a payload. The invariant: every job of the lane that wants to go and lies at or before `reaches` is here, unless it is leased
+//! or cannot be read; what lies beyond is only in the table. With `reaches` unset, everything is here.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
-use crate::job::Job;
+use super::steady::{Now, Steady};
+use crate::{
+    clock::Time,
+    job::{Job, JobId},
+};
 
-/// A job's place in its lane: due time, then arrival.
+/// A job's place in its lane, as the table has it: due time, then arrival.
 pub(super) type Place = (i64, i64);
 
 /// Jobs of a shelf at most; more wait in the table.
@@ -15,79 +19,159 @@ pub(super) const MOST: usize = 2048;
 /// A shelf with fewer than this asks for more, if the table has more.
 const FEW: usize = 512;
 
+/// What is in memory of a job that waits; the rest is read when it is claimed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) place: Place,
+    pub(super) id: JobId,
+    /// When its row was written last.
+    pub(super) set_at: Time,
+    /// Of its payload.
+    pub(super) bytes: u32,
+    /// All attempts so far: the fence.
+    pub(super) attempt: u32,
+    /// When it may go, in the index's steady time.
+    due: i64,
+}
+
+impl Entry {
+    pub(super) fn new(place: Place, id: JobId, set_at: Time, bytes: usize, attempt: u32) -> Entry {
+        Entry { place, id, set_at, bytes: u32::try_from(bytes).unwrap_or(u32::MAX), attempt, due: place.0 }
+    }
+
+    pub(super) fn of(n: i64, job: &Job) -> Entry {
+        Entry::new((job.due_at.0, n), job.id, job.updated_at, job.payload.len(), job.attempt)
+    }
+
+    /// It was accepted for a time that the caller named. Everything else waits for so long, or for nothing.
+    fn waits_for_wall(&self) -> bool {
+        self.attempt == 0 && self.place.0 > self.set_at.0
+    }
+
+    /// Says when it may go. What was stored by a clock that was ahead of where it is now waits as long as was meant then.
+    pub(super) fn timed(self, steady: &Steady, now: Now) -> Entry {
+        let due = steady.of(Time(self.place.0));
+        let was_ahead = self.set_at > now.wall && !self.waits_for_wall();
+        let wait = self.place.0.saturating_sub(self.set_at.0).max(0);
+        Entry { due: if was_ahead { due.min(now.steady.saturating_add(wait)) } else { due }, ..self }
+    }
+
+    /// The clock may have been set since this was timed: what waits for a time of day is due at another moment then.
+    pub(super) fn timed_again(self, steady: &Steady) -> Entry {
+        if self.waits_for_wall() { Entry { due: steady.of(Time(self.place.0)), ..self } } else { self }
+    }
+
+    fn turn(&self) -> (i64, i64) {
+        (self.due, self.place.1)
+    }
+}
+
 /// The first jobs of a lane (for calls, or for polls).
 #[derive(Default)]
 pub(super) struct Shelf {
-    /// Boxed, because a node of the tree has room for eleven, and most lanes have one.
-    jobs: BTreeMap<Place, Box<Job>>,
+    /// By their turn, which is their place unless the clock was set.
+    jobs: VecDeque<Entry>,
     reaches: Option<Place>,
     pub(super) refilling: bool,
-    bytes: usize,
 }
 
 impl Shelf {
-    /// A shelf of which nothing is known yet: all of it is in the table.
-    pub(super) fn unread() -> Shelf {
-        Shelf { reaches: Some((i64::MIN, i64::MIN)), ..Shelf::default() }
+    /// All of it is in the table.
+    pub(super) fn unread(&mut self) {
+        self.reaches = Some((i64::MIN, i64::MIN));
     }
 
-    /// Puts a job in its place, if that lies within reach; keeps the shelf within `MOST`, and out of memory when `full`.
-    pub(super) fn put(&mut self, place: Place, job: Job, full: bool) {
-        if self.reaches.is_some_and(|reaches| place > reaches) {
+    /// Puts a job in its turn, if its place lies within reach; keeps the shelf within `MOST`.
+    pub(super) fn put(&mut self, entry: Entry) {
+        if self.reaches.is_some_and(|reaches| entry.place > reaches) {
             return;
         }
-        self.bytes += weight(&job);
-        if let Some(old) = self.jobs.insert(place, Box::new(job)) {
-            self.bytes -= weight(&old);
-        }
-        if self.jobs.len() > MOST || (full && self.jobs.len() > 1) {
-            self.drop_last();
+        self.insert(entry);
+        if self.jobs.len() > MOST {
+            self.leave_last_to_the_table();
         }
     }
 
-    fn drop_last(&mut self) {
-        if let Some((_, job)) = self.jobs.pop_last() {
-            self.bytes -= weight(&job);
+    fn insert(&mut self, entry: Entry) {
+        if self.jobs.is_empty() {
+            self.jobs.reserve_exact(1); // Most lanes have one job.
         }
-        self.reaches = Some(self.jobs.last_key_value().map_or((i64::MIN, i64::MIN), |(place, _)| *place));
+        let at = self.jobs.partition_point(|other| other.turn() < entry.turn());
+        self.jobs.insert(at, entry);
+    }
+
+    fn leave_last_to_the_table(&mut self) {
+        let last = self.jobs.iter().enumerate().max_by_key(|(_, entry)| entry.place).map(|(at, _)| at);
+        last.and_then(|at| self.jobs.remove(at));
+        self.reaches = self.jobs.iter().map(|entry| entry.place).max();
     }
 
     /// Takes in what the table had beyond `from`, up to `reaches`; to the end of the lane with `None`.
-    pub(super) fn refill(&mut self, from: Place, rows: Vec<(Place, Job)>, reaches: Option<Place>) {
+    pub(super) fn refill(&mut self, from: Place, rows: impl Iterator<Item = Entry>, reaches: Option<Place>) {
         self.refilling = false;
         if self.reaches != Some(from) {
-            return; // Jobs were dropped from the end meanwhile: the rows would leave a gap.
+            return; // Jobs were left to the table meanwhile: the rows would leave a gap.
         }
         self.reaches = reaches;
-        for (place, job) in rows {
-            self.bytes += weight(&job);
-            self.jobs.insert(place, Box::new(job));
+        rows.for_each(|entry| self.insert(entry));
+    }
+
+    /// The first job, if it is due.
+    pub(super) fn due(&self, now: i64) -> Option<&Entry> {
+        self.jobs.front().filter(|first| first.due <= now)
+    }
+
+    /// Takes the first job.
+    pub(super) fn pop(&mut self) -> Option<Entry> {
+        let first = self.jobs.pop_front();
+        self.give_back_memory();
+        first
+    }
+
+    pub(super) fn remove(&mut self, n: i64) -> Option<Entry> {
+        let removed = self.jobs.remove(self.position(n)?);
+        self.give_back_memory();
+        removed
+    }
+
+    fn position(&self, n: i64) -> Option<usize> {
+        self.jobs.iter().position(|entry| entry.place.1 == n)
+    }
+
+    /// A lane that was long for a while does not keep the room for it.
+    fn give_back_memory(&mut self) {
+        if self.jobs.capacity() > 64 && self.jobs.len() < self.jobs.capacity() / 4 {
+            self.jobs.shrink_to(self.jobs.len() * 2);
         }
     }
 
-    /// Takes the first job if it is due.
-    pub(super) fn take_due(&mut self, now: i64) -> Option<(Place, Job)> {
-        let first = self.jobs.first_entry().filter(|first| first.key().0 <= now)?;
-        let (place, job) = first.remove_entry();
-        self.bytes -= weight(&job);
-        Some((place, *job))
+    /// How many jobs come before this one, if it is here.
+    pub(super) fn before(&self, n: i64) -> Option<usize> {
+        self.position(n)
     }
 
-    pub(super) fn remove(&mut self, place: Place) {
-        if let Some(job) = self.jobs.remove(&place) {
-            self.bytes -= weight(&job);
-        }
-    }
-
-    /// How many jobs come before this place, if it lies within reach.
-    pub(super) fn before(&self, place: Place) -> Option<usize> {
-        let is_here = self.reaches.is_none_or(|reaches| place <= reaches);
-        is_here.then(|| self.jobs.range(..place).count())
+    /// How many jobs are due, if all of those are here.
+    pub(super) fn all_due(&self, now: Now) -> Option<usize> {
+        let is_here = self.reaches.is_none_or(|reaches| reaches.0 > now.wall.0);
+        is_here.then(|| self.jobs.partition_point(|entry| entry.due <= now.steady))
     }
 
     /// When the first job in memory is due.
     pub(super) fn first_due(&self) -> Option<i64> {
-        self.jobs.first_key_value().map(|(place, _)| place.0)
+        self.jobs.front().map(|first| first.due)
+    }
+
+    /// The clock was set: those that wait for a time of day are due at another moment. Says whether there are any.
+    pub(super) fn retime(&mut self, steady: &Steady) -> bool {
+        let mut any = false;
+        for entry in self.jobs.iter_mut().filter(|entry| entry.waits_for_wall()) {
+            *entry = entry.timed_again(steady);
+            any = true;
+        }
+        if any {
+            self.jobs.make_contiguous().sort_unstable_by_key(Entry::turn);
+        }
+        any
     }
 
     /// Where to read on in the table, if it is time to.
@@ -104,13 +188,9 @@ impl Shelf {
         self.jobs.is_empty() && self.reaches.is_none()
     }
 
-    /// Bytes held, about.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Jobs that memory is taken for.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.jobs.capacity()
     }
-}
-
-/// What a job in memory costs, about: its payload and its own fields.
-pub(super) fn weight(job: &Job) -> usize {
-    job.payload.len() + 512
 }

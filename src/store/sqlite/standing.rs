@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 use super::{
     index::{Index, LaneId, Row},
     rows,
+    steady::Now,
     writer::Shared,
 };
 use crate::{
@@ -64,7 +65,7 @@ impl Index {
         let turns: HashMap<LaneId, u32> = turns.collect();
         let mut leased: HashMap<LaneId, u64> = HashMap::new();
         for held in self.leases.values() {
-            *leased.entry(held.row.lane).or_default() += 1;
+            *leased.entry(held.lane).or_default() += 1;
         }
         let mut lanes = Lanes { lanes: HashMap::new(), paid: state.passes, last_due: None };
         for (id, counted) in self.counts.of_vendor(vendor) {
@@ -78,15 +79,13 @@ impl Index {
     }
 
     /// Jobs of a lane before this call, if that lies within what is in memory.
-    fn on_shelf(&self, row: Row, due_at: Time, now: Time) -> Option<u64> {
+    fn on_shelf(&self, row: Row, now: Now) -> Option<u64> {
         let state = self.lanes.get(&row.lane)?;
-        let calls = state.calls.before((due_at.0, row.n))?;
-        let polls = state.polls.before((now.0.saturating_add(1), i64::MIN))?;
-        Some((calls + polls) as u64)
+        Some((state.calls.before(row.n)? + state.polls.all_due(now)?) as u64)
     }
 
     fn leased_of(&self, lane: LaneId) -> u64 {
-        self.leases.values().filter(|held| held.row.lane == lane).count() as u64
+        self.leases.values().filter(|held| held.lane == lane).count() as u64
     }
 }
 
@@ -101,16 +100,15 @@ pub(super) fn ahead(conn: &Connection, id: JobId, shared: &Shared) -> rusqlite::
         })
         .optional()?;
     let Some((row, due_at, vendor)) = found else { return Ok(None) };
-    let now = shared.clock.now();
     let (around, polls, leased) = {
-        let index = shared.index();
+        let (index, now) = shared.index_now();
         if index.is_leased(id) {
             return Ok(None);
         }
-        if let Some(ahead) = index.on_shelf(row, due_at, now) {
+        if let Some(ahead) = index.on_shelf(row, now) {
             return Ok(Some(ahead));
         }
-        let Some((around, polls)) = index.counts.around(row.lane, &vendor, due_at, now) else { return Ok(None) };
+        let Some((around, polls)) = index.counts.around(row.lane, &vendor, due_at, now.wall) else { return Ok(None) };
         (around, polls, index.leased_of(row.lane))
     };
     let counted = count(conn, row, due_at, Time(i64::MIN))?;
@@ -172,12 +170,13 @@ pub(super) fn read_index(conn: &Connection) -> rusqlite::Result<(Index, i64)> {
             None => {
                 let priority = Priority::ALL.get(row.get::<_, usize>(2)?).copied().unwrap_or_default();
                 let (vendor, tenant): (String, String) = (row.get(1)?, row.get(3)?);
-                let lane = Lane { vendor: vendor.into(), priority, tenant: tenant.into() };
-                index.add_unread_lane(id, &lane);
-                lane
+                Lane { vendor: vendor.into(), priority, tenant: tenant.into() }
             }
         };
         let (stage, second): (Stage, i64) = (rows::stage(row.get(4)?)?, row.get(6)?);
+        if stage != Stage::Await {
+            index.add_unread(id, &lane, stage);
+        }
         index.recount(id, &lane, None, Some((stage, Time(second.saturating_mul(1000)))), row.get(5)?);
         last = Some((id, lane));
     }

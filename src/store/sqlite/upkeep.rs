@@ -2,62 +2,50 @@
 //!
 //! Never changes a job.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use super::{
-    index::Refill,
+    index::{LaneId, Refill},
     rows,
-    shelf::{MOST, Place},
+    shelf::{Entry, MOST, Place},
     writer::{After, Tx, Write},
 };
-use crate::{clock::Time, job::Job, store::StoreError};
-
-/// Bytes of payload that one reading brings at most; one job is always read.
-const MOST_BYTES: usize = 4 << 20;
-
-/// Rows that one reading brings while the memory for jobs is full.
-const MOST_WHEN_FULL: usize = 8;
+use crate::{
+    clock::Time,
+    job::JobId,
+    store::{StoreError, With},
+};
 
 /// Reads the next jobs of a lane into the index. It goes through the writer, so that no insert falls between reading and taking in.
 pub(super) struct ReadLane {
     refill: Refill,
-    rows: Vec<(Place, Job)>,
-    more: bool,
+    rows: Vec<Entry>,
+    /// How far it has read; nothing when that is to the end.
+    reaches: Option<Place>,
 }
 
 impl ReadLane {
     pub(super) fn new(refill: Refill) -> ReadLane {
-        ReadLane { refill, rows: Vec::new(), more: false }
+        ReadLane { refill, rows: Vec::new(), reaches: None }
     }
 }
 
 impl Write for ReadLane {
     fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
+        const SQL: &str = "SELECT due_at, n, id, updated_at, length(payload), attempt FROM jobs
+             WHERE lane = ?1 AND stage = ?2 AND stage < 2 AND (due_at, n) > (?3, ?4) ORDER BY due_at, n LIMIT ?5";
+        const MOST_READ: usize = MOST / 2;
         self.rows.clear();
-        let sql = format!(
-            "SELECT {}, j.payload FROM jobs j JOIN lanes l ON l.lane = j.lane
-             WHERE j.lane = ?1 AND j.stage = ?2 AND j.stage < 2 AND (j.due_at, j.n) > (?3, ?4)
-             ORDER BY j.due_at, j.n LIMIT ?5",
-            rows::COLUMNS
-        );
         let Refill { lane, stage, from } = self.refill;
-        // With the memory full only the first is kept, and read past those that are leased.
-        let most = if tx.shared.index().is_full() { MOST_WHEN_FULL } else { MOST / 2 };
-        let mut statement = tx.conn.prepare_cached(&sql)?;
-        let mut found = statement.query((lane, stage as u8, from.0, from.1, most))?;
-        let mut bytes = 0;
-        self.more = false;
+        let mut statement = tx.conn.prepare_cached(SQL)?;
+        let mut found = statement.query((lane, stage as u8, from.0, from.1, MOST_READ))?;
+        let (mut read, mut last) = (0, from);
         while let Some(row) = found.next()? {
-            let (row, job) = rows::job(row, true, false)?;
-            bytes += job.payload.len();
-            self.rows.push(((job.due_at.0, row.n), job));
-            if bytes > MOST_BYTES {
-                self.more = true;
-                break;
-            }
+            (read, last) = (read + 1, (row.get(0)?, row.get(1)?));
+            self.rows.extend(rows::told_if_unreadable(last.1, entry(row, last))?);
         }
-        self.more |= self.rows.len() == most;
+        self.reaches = (read == MOST_READ).then_some(last);
         Ok(())
     }
 
@@ -65,13 +53,17 @@ impl Write for ReadLane {
         if outcome.is_err() {
             return after.index.could_not_refill(self.refill);
         }
-        if let Some((_, job)) = self.rows.first() {
-            let vendor = job.lane.vendor.clone();
+        let (has_jobs, now) = (!self.rows.is_empty(), after.now);
+        let vendor = after.index.refill(self.refill, self.rows, self.reaches, now);
+        if let Some(vendor) = vendor.filter(|_| has_jobs) {
             after.ring(&vendor);
         }
-        let now = after.now;
-        after.index.refill(self.refill, self.rows, self.more, now);
     }
+}
+
+/// The key of a job, from the third column on: its id, when it was written, the size of its payload, and its attempts.
+pub(super) fn entry(row: &rusqlite::Row<'_>, place: Place) -> rusqlite::Result<Entry> {
+    Ok(Entry::new(place, JobId::from_bytes(row.get(2)?), Time(row.get(3)?), row.get(4)?, row.get(5)?))
 }
 
 /// Deletes jobs that ended before a time, walking the table in order of arrival, a slice at a time.
@@ -89,8 +81,8 @@ pub(super) struct Prune {
 pub(super) struct Pruned {
     /// Where the next slice of jobs begins; `None` at the end of what is old enough.
     pub(super) next: Option<i64>,
-    /// Idempotency keys are left that are old enough.
-    pub(super) more_keys: bool,
+    /// Idempotency keys are left that are old enough, or lanes without jobs.
+    pub(super) more_besides: bool,
 }
 
 impl Prune {
@@ -110,7 +102,7 @@ impl Prune {
 impl Write for Prune {
     fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
         // A job that was created after `before` cannot have ended before it, and ids begin with the time of creation.
-        let newest = crate::job::JobId::first_at(self.before);
+        let newest = JobId::first_at(self.before);
         let last: Option<i64> = tx
             .conn
             .prepare_cached(
@@ -129,14 +121,75 @@ impl Write for Prune {
                    (SELECT tenant, key FROM idempotency WHERE created_at < ?1 ORDER BY created_at LIMIT ?2)",
             )?
             .execute((self.keys_before.0, Self::SLICE))?;
-        self.slice = Pruned { next: last, more_keys: keys == Self::SLICE };
+        tx.shared.index().forget_idle_lanes();
+        let lanes = drop_idle_lanes(tx)?;
+        self.slice = Pruned { next: last, more_besides: keys == Self::SLICE || lanes == Self::SLICE };
         Ok(())
     }
 
-    fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
-        after.index.forget_idle_lanes();
+    fn finish(self: Box<Self>, outcome: Result<(), StoreError>, _after: &mut After<'_>) {
         let _ = self.reply.send(outcome.map(|()| self.slice));
     }
+}
+
+/// Deletes a slice of the lanes that have no jobs; says how many there were. The rows of a lane's jobs are not looked for, which would need one
+/// more index of all jobs: a lane whose last job came before the oldest that is left has none. A few that stay for long do not keep all others.
+fn drop_idle_lanes(tx: &mut Tx<'_>) -> rusqlite::Result<usize> {
+    const OLDEST: usize = 1000;
+    let conn = tx.conn;
+    let oldest: Option<i64> = conn
+        .prepare_cached("SELECT n FROM jobs ORDER BY n LIMIT 1 OFFSET ?1")?
+        .query_row([OLDEST], |row| row.get(0))
+        .optional()?;
+    let idle: Vec<LaneId> = conn
+        .prepare_cached(
+            "SELECT lane FROM lanes WHERE last_n < ?1 AND lane NOT IN (SELECT lane FROM jobs ORDER BY n LIMIT ?2)
+             ORDER BY last_n LIMIT ?3",
+        )?
+        .query_map((oldest.unwrap_or(i64::MAX), OLDEST, Prune::SLICE), |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut delete = conn.prepare_cached("DELETE FROM lanes WHERE lane = ?1")?;
+    let mut deleted = 0;
+    for lane in &idle {
+        // The number may be given to another lane, so the index must not know it by its old name.
+        if !tx.shared.index().lanes.contains_key(lane) {
+            deleted += delete.execute([lane])?;
+        }
+    }
+    drop(delete);
+    tx.forget_lanes(deleted);
+    Ok(deleted)
+}
+
+/// Jobs whose alarm has gone off. One that cannot be read would go off for ever, and stand before others: it is told once and has none any more.
+pub(super) fn overdue(conn: &Connection, now: Time, most: usize) -> rusqlite::Result<Vec<JobId>> {
+    let sql = format!("{} WHERE j.alarm_at <= ?1 ORDER BY j.alarm_at", rows::select(With::NEITHER));
+    let (mut jobs, mut unreadable) = (Vec::new(), Vec::new());
+    let mut statement = conn.prepare_cached(&sql)?;
+    let mut found = statement.query([now.0])?;
+    while jobs.len() < most
+        && let Some(row) = found.next()?
+    {
+        let n = row.get(0)?;
+        match rows::told_if_unreadable(n, rows::with_lane(row))? {
+            Some((_, job)) => jobs.push(job.id),
+            None => unreadable.push(n),
+        }
+    }
+    for n in unreadable {
+        conn.execute("UPDATE jobs SET alarm_at = NULL WHERE n = ?1", [n])?;
+    }
+    Ok(jobs)
+}
+
+/// Writes a few pages, to see whether that can be done.
+pub(super) fn write_something(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute(
+        "INSERT INTO settings (name, value) VALUES ('written to see whether it can be', zeroblob(16384))
+         ON CONFLICT DO UPDATE SET value = excluded.value",
+        [],
+    )?;
+    Ok(())
 }
 
 /// A few statements that belong to no job.

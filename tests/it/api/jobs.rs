@@ -19,6 +19,7 @@ on_every_backend!(
     the_same_key_and_body_give_the_same_job,
     a_job_waits_for_its_time,
     a_job_past_its_deadline_expires_and_is_not_called,
+    a_deadline_beyond_all_time_is_one_that_never_comes,
     a_deadline_before_the_job_may_begin_is_infeasible,
     a_cancelled_job_is_not_called,
     a_failed_job_can_be_replayed,
@@ -162,6 +163,26 @@ async fn a_job_past_its_deadline_expires_and_is_not_called(backend: Backend) {
     assert_eq!(again.status, 202, "{}", again.text);
     app.run_until_idle().await;
     assert_eq!(app.status(&id).await, "complete", "a duration deadline starts anew");
+    app.stop().await;
+}
+
+async fn a_deadline_beyond_all_time_is_one_that_never_comes(backend: Backend) {
+    let mut app = TestApp::start(backend).await;
+    let mut ids = Vec::new();
+    for long in ["18446744073709551615ms", "213503982334d", "9223372036854775808ms"] {
+        ids.push(app.submit_with(&format!(r#"{{"payload": 1, "vendor": "sync", "deadline": "{long}"}}"#)).await);
+        let batch = format!(
+            r#"[{{"payload": 1, "vendor": "sync", "deadline": "{long}"}}, {{"payload": 2, "vendor": "sync"}}]"#
+        );
+        let answer = app.post("/jobs/batch", batch).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["accepted"]), (202, &json!(2)), "{}", answer.text);
+    }
+    assert_eq!(app.post(&format!("/jobs/{}/cancel", ids[0]), "").await.status, 200);
+    assert_eq!(app.post(&format!("/jobs/{}/replay", ids[0]), "").await.status, 202);
+    app.run_until_idle().await;
+    for id in &ids {
+        assert_eq!(app.status(id).await, "complete");
+    }
     app.stop().await;
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use fetchgate::{
     clock::Time,
     job::{
-        Failure, FailureCode, Job, JobId, Priority, Status, lifecycle,
+        Deadline, Failure, FailureCode, Job, JobId, Priority, Status, lifecycle,
         lifecycle::{Change, Next},
     },
     store::{Amended, Lease, Settled, Which},
@@ -20,6 +20,7 @@ on_every_backend!(
     a_lapsed_lease_is_free_for_others_and_its_holder_is_shut_out,
     data_from_a_stale_lease_is_taken_while_the_job_has_not_ended,
     data_from_a_stale_lease_keeps_the_attempts_that_came_after_it,
+    data_from_an_earlier_run_leaves_the_run_the_tries_and_the_deadline_of_the_one_after_it,
     a_lease_that_has_lapsed_is_good_until_somebody_reclaims_it,
     a_cancel_during_the_call_wins,
     a_released_job_keeps_its_place_and_its_attempts,
@@ -91,6 +92,23 @@ async fn data_from_a_stale_lease_keeps_the_attempts_that_came_after_it(backend: 
     let attempts: Vec<u32> = t.store.attempts(id).await.unwrap().unwrap().iter().map(|attempt| attempt.n).collect();
     assert_eq!(attempts, [2, 1], "in the order in which they were settled");
     assert!(t.claim_all("v").await.is_empty());
+}
+
+async fn data_from_an_earlier_run_leaves_the_run_the_tries_and_the_deadline_of_the_one_after_it(backend: Backend) {
+    let t = TestStore::open(backend).await;
+    let mut job = t.job("v", Priority::Normal, "t");
+    let within = Duration::from_secs(60);
+    job.deadline = Some(Deadline { at: t.now().plus(within), within: Some(within) });
+    let id = t.submit_all(vec![job]).await[0];
+    let stale = t.claim_one().await;
+    t.store.amend(Which::Id(id), t.now(), Box::new(lifecycle::cancel)).await.unwrap();
+    t.advance(Duration::from_secs(10));
+    let now = t.now();
+    t.store.amend(Which::Id(id), now, Box::new(move |job: &_| lifecycle::replay(job, now))).await.unwrap();
+    assert_eq!(t.settle(stale, complete()).await, Settled::Stored, "the vendor was paid for it");
+    let job = t.find(id).await;
+    assert_eq!((job.status, job.run, job.attempt), (Status::Complete, 1, 1));
+    assert_eq!(job.deadline.map(|deadline| deadline.at), Some(now.plus(within)));
 }
 
 async fn a_lease_that_has_lapsed_is_good_until_somebody_reclaims_it(backend: Backend) {

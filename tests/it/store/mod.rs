@@ -22,7 +22,9 @@ use crate::support::{Backend, START, database, servers};
 
 /// Whoever waits for work is woken for it.
 mod bells;
-/// Files that cannot be used, disks that are full.
+/// Clocks that are set while jobs wait.
+mod clocks;
+/// Files that cannot be used, rows that cannot be read, disks that are full.
 mod damage;
 /// Who holds a job, and what a stale holder may still do.
 mod leases;

@@ -7,7 +7,7 @@ use std::{
 
 use fastrand::Rng;
 use fetchgate::{
-    clock::Time,
+    clock::{Nanos, Time, nanos},
     job::{Idempotency, Job, JobId, NewJob, Priority, Stage, Status, lifecycle, lifecycle::Next},
     store::{Amended, Lease, Settled, Submitted, Which},
 };
@@ -17,6 +17,27 @@ use crate::{on_every_backend, support::Backend};
 
 on_every_backend!(random_histories_agree_with_the_model, random_histories_of_a_long_lane_agree_with_the_model);
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_histories_in_which_the_clock_is_set_agree_with_the_model() {
+    for seed in 10..16 {
+        let mut world = World::new(Backend::Sqlite, seed, 400).await;
+        world.sets_the_clock = true;
+        world.run(700).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_histories_of_hundreds_of_tenants_agree_with_the_model() {
+    for sets_the_clock in [false, true] {
+        let mut world = World::new(Backend::Sqlite, 20, 2_000).await;
+        (world.tenants, world.sets_the_clock) = (300, sets_the_clock);
+        for _ in 0..4 {
+            world.submit(200).await;
+        }
+        world.run(500).await;
+    }
+}
+
 /// A job as it should be.
 #[derive(Debug, Clone)]
 struct Model {
@@ -24,14 +45,25 @@ struct Model {
     status: Status,
     stage: Stage,
     due_at: Time,
+    /// When it was written last.
+    set_at: Time,
+    /// When it may go, by the timeline.
+    free_at: Nanos,
     /// The store's attempt number.
     attempt: u32,
-    /// The attempt of the lease that holds, and until when.
-    lease: Option<(u32, Time)>,
+    /// The attempt of the lease that holds, and until when, by the timeline.
+    lease: Option<(u32, Nanos)>,
     /// Its call is on record.
     called: bool,
     /// How often it was lost since its last step.
     lapses: u32,
+}
+
+/// One moment by both clocks.
+type Now = (Time, Nanos);
+
+fn millis(ms: i64) -> Nanos {
+    ms * 1_000_000
 }
 
 /// The store of many processes gives a job up that was lost so often.
@@ -51,7 +83,25 @@ impl Model {
         if self.status == Status::Pending && self.lease.is_some() { Status::Processing } else { self.status }
     }
 
-    fn become_(&mut self, next: &Next, attempt: u32, now: Time) {
+    /// It has a `not_before`, and has not been tried: it waits for a time of day.
+    fn waits_for_wall(&self) -> bool {
+        self.attempt == 0 && self.due_at > self.set_at
+    }
+
+    fn is_due(&self, (wall, timeline): Now) -> bool {
+        if self.waits_for_wall() { self.due_at <= wall } else { self.free_at <= timeline }
+    }
+
+    /// Another process reads it from the table, by the wall clock as it is then.
+    fn is_read_anew(&mut self, (wall, timeline): Now) {
+        let by_wall = self.due_at.0 - wall.0;
+        let wait = if self.set_at > wall { by_wall.min((self.due_at.0 - self.set_at.0).max(0)) } else { by_wall };
+        self.free_at = timeline + millis(wait);
+    }
+
+    fn become_(&mut self, next: &Next, attempt: u32, now: Now) {
+        let (now, timeline) = now;
+        (self.set_at, self.free_at) = (now, timeline);
         self.attempt = self.attempt.max(attempt);
         (self.lease, self.called, self.lapses) = (None, false, 0);
         match next {
@@ -64,6 +114,7 @@ impl Model {
             Next::Await { .. } => (self.status, self.stage, self.due_at) = (Status::Processing, Stage::Await, now),
             ended => self.status = ended.end().expect("the others are ends"),
         }
+        self.free_at += millis(self.due_at.0 - now.0);
     }
 }
 
@@ -76,6 +127,8 @@ struct World {
     held: Vec<Lease>,
     keys: BTreeMap<u32, JobId>,
     most_jobs: usize,
+    tenants: u32,
+    sets_the_clock: bool,
 }
 
 async fn random_histories_agree_with_the_model(backend: Backend) {
@@ -96,7 +149,7 @@ impl World {
     async fn new(backend: Backend, seed: u64, most_jobs: usize) -> World {
         let t = TestStore::open(backend).await;
         let (jobs, ids, held, keys) = (BTreeMap::new(), Vec::new(), Vec::new(), BTreeMap::new());
-        World { t, rng: Rng::with_seed(seed), jobs, ids, held, keys, most_jobs }
+        World { t, rng: Rng::with_seed(seed), jobs, ids, held, keys, most_jobs, tenants: 3, sets_the_clock: false }
     }
 
     async fn run(mut self, steps: usize) {
@@ -121,6 +174,23 @@ impl World {
         self.t.now()
     }
 
+    fn both(&self) -> Now {
+        (self.t.now(), self.t.clock.nanos())
+    }
+
+    /// Forward or back, by a moment or by a day; at times it is set right at once.
+    fn set_the_clock(&mut self) {
+        let most = *self.rng.choice(&[500, 60_000, 86_400_000]).unwrap();
+        let by = self.rng.i64(-most..=most);
+        // Less than this is not noticed, nor need it be.
+        let by = by + by.signum() * 200;
+        self.t.clock.step(millis(by));
+        if self.rng.u8(..3) == 0 {
+            self.t.advance(Duration::from_millis(self.rng.u64(..3000)));
+            self.t.clock.step(millis(-by));
+        }
+    }
+
     async fn step(&mut self) {
         match self.rng.u8(..100) {
             0..15 if self.jobs.len() < self.most_jobs => {
@@ -132,6 +202,7 @@ impl World {
             60..65 => self.mark().await,
             65..70 => self.release().await,
             70..82 => self.amend().await,
+            82..85 if self.sets_the_clock => self.set_the_clock(),
             82..92 => self.t.advance(Duration::from_millis(self.rng.u64(..4000))),
             92..96 => self.reclaim().await,
             96..99 => self.t.quiet().await,
@@ -142,9 +213,9 @@ impl World {
     async fn submit(&mut self, n: usize) {
         let mut jobs = Vec::new();
         for _ in 0..n {
-            let (vendor, tenant) = (self.rng.usize(..2), self.rng.u8(..3));
+            let (vendor, tenant) = (self.rng.usize(..2), self.rng.u32(..self.tenants));
             let mut job = self.t.job(VENDORS[vendor], *self.rng.choice(&Priority::ALL).unwrap(), &format!("t{tenant}"));
-            if self.most_jobs > 1000 {
+            if self.most_jobs > 10_000 {
                 job.lane = self.t.job("v", Priority::Normal, "t").lane;
             }
             if self.rng.bool() {
@@ -168,6 +239,8 @@ impl World {
                 status: Status::Pending,
                 stage: Stage::Call,
                 due_at: job.due_at,
+                set_at: self.now(),
+                free_at: self.both().1,
                 attempt: 0,
                 lease: None,
                 called: false,
@@ -196,13 +269,16 @@ impl World {
     }
 
     fn take(&mut self, leases: Vec<Lease>, vendor: usize) {
-        let now = self.now();
+        let now = self.both();
         for lease in leases {
             let model = self.jobs.get_mut(&lease.job.id).expect("no job is invented");
             assert!(model.lease.is_none(), "leased twice at once: {model:?}");
-            assert!(model.wants_to_go() && model.due_at <= now && model.vendor == vendor, "{model:?} at {now:?}");
+            assert!(model.wants_to_go() && model.is_due(now) && model.vendor == vendor, "{model:?} at {now:?}");
             assert_eq!((lease.job.stage, lease.attempt), (model.stage, model.attempt + 1));
-            model.lease = Some((lease.attempt, now.plus(LEASE)));
+            if model.waits_for_wall() {
+                model.free_at = now.1; // It has waited.
+            }
+            model.lease = Some((lease.attempt, now.1 + nanos(LEASE)));
             self.held.push(lease);
         }
     }
@@ -226,7 +302,7 @@ impl World {
 
     async fn settle(&mut self) {
         let Some(lease) = self.any_lease() else { return };
-        let (id, attempt, next, now) = (lease.job.id, lease.attempt, self.any_next(), self.now());
+        let (id, attempt, next, now) = (lease.job.id, lease.attempt, self.any_next(), self.both());
         let settled = self.t.settle(lease, next.clone()).await;
         let model = self.jobs.get_mut(&id).expect("known");
         let holds = model.attempt < attempt;
@@ -246,8 +322,9 @@ impl World {
         let (id, attempt) = (lease.job.id, lease.attempt);
         let marked = self.t.store.mark(vec![lease]).await.expect("the store works");
         let model = self.jobs.get_mut(&id).expect("known");
-        model.called |= !model.ended() && model.attempt < attempt;
-        assert_eq!(marked.len() == 1, model.called, "{model:?} by {attempt}");
+        let holds = !model.ended() && model.attempt < attempt;
+        assert_eq!(marked.len() == 1, holds, "{model:?} by {attempt}");
+        model.called |= holds;
         self.held.extend(marked);
     }
 
@@ -274,6 +351,7 @@ impl World {
         let which = self.rng.usize(..3);
         let decide = decisions[which];
         let amended = self.t.store.amend(Which::Id(id), now, Box::new(move |job| decide(job, now))).await;
+        let both = self.both();
         let model = self.jobs.get_mut(&id).expect("known");
         let next = match which {
             0 => (!model.ended()).then_some(Next::Cancelled),
@@ -286,7 +364,7 @@ impl World {
         match (amended.expect("the store works"), next) {
             (Amended::Changed(_), Some(next)) => {
                 let attempt = model.lease.map_or(0, |(attempt, _)| attempt);
-                model.become_(&next, attempt, now);
+                model.become_(&next, attempt, both);
             }
             (Amended::Left(_), None) => {}
             other => panic!("{model:?}: {other:?}"),
@@ -294,7 +372,7 @@ impl World {
     }
 
     async fn reclaim(&mut self) {
-        let now = self.now();
+        let now = self.t.clock.nanos();
         let mut freed = 0;
         for model in self.jobs.values_mut() {
             if let Some((attempt, _)) = model.lease.filter(|(_, until)| *until <= now) {
@@ -314,13 +392,18 @@ impl World {
     /// The process ends; those that held leases end with it. Where a call is on record the lease stays.
     async fn restart(&mut self) {
         self.t.restart().await;
+        // What is read by another clock than this moment's waits from then on.
+        for _ in 0..=self.tenants / 30 {
+            self.t.quiet().await;
+        }
         self.held.clear();
-        let (backend, soon) = (self.t.backend, self.now().plus(Duration::from_secs(30)));
+        let (backend, now) = (self.t.backend, self.both());
         for model in self.jobs.values_mut() {
             model.lease = model.lease.filter(|_| model.called);
             if let (Backend::Sqlite, Some((_, until))) = (backend, &mut model.lease) {
-                *until = soon;
+                *until = now.1 + millis(30_000);
             }
+            model.is_read_anew(now);
         }
     }
 
@@ -346,17 +429,18 @@ impl World {
     }
 
     async fn check_all_that_is_due_can_be_claimed(&mut self) {
-        let now = self.now();
+        let now = self.both();
         for (vendor, name) in VENDORS.iter().enumerate() {
             let free = |model: &Model| {
-                model.vendor == vendor && model.wants_to_go() && model.lease.is_none() && model.due_at <= now
+                model.vendor == vendor && model.wants_to_go() && model.lease.is_none() && model.is_due(now)
             };
             let expected: BTreeSet<JobId> =
                 self.jobs.iter().filter(|(_, model)| free(model)).map(|(id, _)| *id).collect();
             let leases = self.t.claim_all(name).await;
             let claimed: BTreeSet<JobId> = leases.iter().map(|lease| lease.job.id).collect();
-            if let Some(id) = expected.symmetric_difference(&claimed).next() {
-                panic!("{:?}, of which the store has {:?}", self.jobs[id], self.t.find(*id).await);
+            if let Some(odd) = claimed.symmetric_difference(&expected).next() {
+                let side = if expected.contains(odd) { "not claimed" } else { "claimed" };
+                panic!("{side} at {now:?}: {:?}, of which the store has {:?}", self.jobs[odd], self.t.find(*odd).await);
             }
             self.take(leases, vendor);
         }
@@ -366,9 +450,13 @@ impl World {
     async fn finish(mut self) {
         self.held.clear();
         self.t.advance(LEASE + Duration::from_secs(20));
+        // Those with a time of day wait for it, however far it is by now.
+        let last = self.jobs.values().filter(|model| model.wants_to_go()).map(|model| model.due_at).max();
+        let ahead = last.map_or(0, |last| last.0 - self.now().0).max(0);
+        self.t.advance(Duration::from_millis(ahead.unsigned_abs()));
         self.reclaim().await;
         self.check_all_that_is_due_can_be_claimed().await;
-        let (held, now) = (std::mem::take(&mut self.held), self.now());
+        let (held, now) = (std::mem::take(&mut self.held), self.both());
         for lease in &held {
             self.jobs.get_mut(&lease.job.id).expect("known").become_(&complete(), lease.attempt, now);
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fetchgate::{
     clock::Time,
-    job::{Idempotency, JobId, NewJob, Priority},
+    job::{Idempotency, JobId, NewJob, Priority, lifecycle::Next},
     store::{Submitted, With, signals::Signals},
 };
 
@@ -177,4 +177,43 @@ async fn overdue_tells_what_is_due_and_when_the_next_is(backend: Backend) {
     t.restart().await;
     let later = t.store.overdue(t.now(), 10).await.unwrap();
     assert_eq!((later.jobs.len(), later.next_at), (0, Some(twenty)));
+}
+
+#[tokio::test]
+async fn tenants_without_jobs_leave_nothing_behind() {
+    let mut t = TestStore::open(Backend::Sqlite).await;
+    let lanes = |t: &TestStore| {
+        let conn = rusqlite::Connection::open(t.path()).expect("it can be opened");
+        conn.query_row("SELECT count(*) FROM lanes", [], |row| row.get::<_, usize>(0)).expect("a number")
+    };
+    // One job stays from long ago, one waits for a callback, and one ended a moment ago.
+    let old = t.submit().await;
+    let awaited = t.submit_all(vec![t.job("v", Priority::Normal, "awaits")]).await[0];
+    let of_many = t.submit_all((0..3000).map(|i| t.job("w", Priority::Normal, &format!("t{i}"))).collect()).await;
+    for lease in t.claim_all("w").await {
+        t.settle(lease, complete()).await;
+    }
+    for lease in t.claim_all("v").await.into_iter().filter(|lease| lease.job.id == awaited) {
+        let answer_by = t.now().plus(DAY * 30);
+        t.settle(lease, Next::Await { answer_by }).await;
+    }
+    assert_eq!(lanes(&t), 3002);
+    t.advance(DAY);
+    let late = t.submit_all(vec![t.job("w", Priority::Normal, "late")]).await[0];
+    for lease in t.claim_all("w").await {
+        t.settle(lease, complete()).await;
+    }
+    let before = t.now();
+    for _ in 0..10 {
+        t.prune_all(before).await;
+    }
+    assert!(!t.exists(of_many[0]).await && t.exists(late).await);
+    assert_eq!(lanes(&t), 3, "those that have a job");
+    // Tenants that come back are as new ones, also where a lane's number is used again.
+    t.submit_all((0..50).map(|i| t.job("w", Priority::Low, &format!("new{i}"))).collect()).await;
+    t.submit_all((0..50).map(|i| t.job("w", Priority::Normal, &format!("t{i}"))).collect()).await;
+    t.restart().await;
+    t.quiet().await;
+    assert_eq!(t.claim_all("w").await.len(), 100);
+    assert_eq!((t.claim_all("v").await.len(), t.find(old).await.id), (1, old));
 }

@@ -473,6 +473,11 @@ impl TestApp {
         self.run_janitor().await;
     }
 
+    /// The file of the embedded store.
+    pub(crate) fn store_path(&self) -> std::path::PathBuf {
+        self.folder.path().join("jobs.db")
+    }
+
     /// How often a vendor was called.
     pub(crate) fn calls(&self, name: &str) -> usize {
         self.vendors.arrivals(name).len()
