@@ -22,6 +22,8 @@ use crate::support::{Backend, START, database, servers};
 
 /// Whoever waits for work is woken for it.
 mod bells;
+/// Clocks that are set while jobs are held.
+mod clocks;
 /// Files that cannot be used, disks that are full.
 mod damage;
 /// Who holds a job, and what a stale holder may still do.
@@ -166,6 +168,14 @@ impl TestStore {
             }
             all.extend(leases);
         }
+    }
+
+    /// Time passes until all that is held now has lapsed, and this process reclaims it; says how many jobs that has freed. A process knows
+    /// how long something has been held from when it looked before.
+    async fn lapse(&self) -> usize {
+        self.store.reclaim().await.expect("the store works");
+        self.advance(LEASE);
+        self.store.reclaim().await.expect("the store works")
     }
 
     async fn settle(&self, lease: Lease, next: Next) -> Settled {

@@ -26,7 +26,7 @@ struct Model {
     due_at: Time,
     /// The store's attempt number.
     attempt: u32,
-    /// The attempt of the lease that holds, and until when.
+    /// The attempt of the lease that holds, and until when (see `until`).
     lease: Option<(u32, Time)>,
     /// Its call is on record.
     called: bool,
@@ -36,6 +36,8 @@ struct Model {
 
 /// The store of many processes gives a job up that was lost so often.
 const MOST_LAPSES: u32 = 5;
+/// A lease that nobody has seen yet does not lapse.
+const NEVER: Time = Time(i64::MAX);
 
 impl Model {
     fn ended(&self) -> bool {
@@ -196,13 +198,13 @@ impl World {
     }
 
     fn take(&mut self, leases: Vec<Lease>, vendor: usize) {
-        let now = self.now();
+        let (now, until) = (self.now(), self.until());
         for lease in leases {
             let model = self.jobs.get_mut(&lease.job.id).expect("no job is invented");
             assert!(model.lease.is_none(), "leased twice at once: {model:?}");
             assert!(model.wants_to_go() && model.due_at <= now && model.vendor == vendor, "{model:?} at {now:?}");
             assert_eq!((lease.job.stage, lease.attempt), (model.stage, model.attempt + 1));
-            model.lease = Some((lease.attempt, now.plus(LEASE)));
+            model.lease = Some((lease.attempt, until));
             self.held.push(lease);
         }
     }
@@ -293,6 +295,14 @@ impl World {
         }
     }
 
+    /// Until when what is claimed now is held. With many machines a process knows that from when it looks for the first time.
+    fn until(&self) -> Time {
+        match self.t.backend {
+            Backend::Sqlite => self.now().plus(LEASE),
+            Backend::RedisMongo => NEVER,
+        }
+    }
+
     async fn reclaim(&mut self) {
         let now = self.now();
         let mut freed = 0;
@@ -309,18 +319,21 @@ impl World {
             }
         }
         assert_eq!(self.t.store.reclaim().await.expect("the store works"), freed);
+        let unseen =
+            self.jobs.values_mut().filter_map(|model| model.lease.as_mut()).filter(|(_, until)| *until == NEVER);
+        unseen.for_each(|(_, until)| *until = now.plus(LEASE));
     }
 
     /// The process ends; those that held leases end with it. Where a call is on record the lease stays.
     async fn restart(&mut self) {
         self.t.restart().await;
         self.held.clear();
-        let (backend, soon) = (self.t.backend, self.now().plus(Duration::from_secs(30)));
+        let until = match self.t.backend {
+            Backend::Sqlite => self.now().plus(Duration::from_secs(30)),
+            Backend::RedisMongo => NEVER,
+        };
         for model in self.jobs.values_mut() {
-            model.lease = model.lease.filter(|_| model.called);
-            if let (Backend::Sqlite, Some((_, until))) = (backend, &mut model.lease) {
-                *until = soon;
-            }
+            model.lease = model.lease.filter(|_| model.called).map(|(attempt, _)| (attempt, until));
         }
     }
 
@@ -365,6 +378,7 @@ impl World {
     /// Everything that still wants to go goes, and every job is where the model says.
     async fn finish(mut self) {
         self.held.clear();
+        self.reclaim().await;
         self.t.advance(LEASE + Duration::from_secs(20));
         self.reclaim().await;
         self.check_all_that_is_due_can_be_claimed().await;
