@@ -212,7 +212,8 @@ pub trait Store: Send + Sync {
     /// Up to `most` jobs whose deadline or time to answer has passed.
     async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError>;
 
-    /// Makes jobs whose lease has lapsed free for other workers, or ends them if their call is on record; says how many. Leases run on the timeline that never steps.
+    /// Makes jobs whose lease has lapsed free for other workers, or ends them if their call is on record; says how many. Leases run on the timeline that never
+    /// steps. Where there are many processes each knows how long a job has been held from when it was asked this first.
     async fn reclaim(&self) -> Result<usize, StoreError>;
 
     async fn find(&self, id: JobId, with: With) -> Result<Option<Job>, StoreError>;

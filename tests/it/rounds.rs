@@ -280,6 +280,7 @@ async fn a_job_that_was_reclaimed_while_its_round_waited_is_not_called_twice(bac
     {
         let mut turn = pin!(dispatcher.tick());
         turn_until(&mut turn, "the job is leased", || slow.reserving.load(Ordering::Relaxed) == 1).await;
+        assert_eq!(app.app.store.reclaim().await.expect("the store works"), 0, "it is held");
         app.advance(Duration::from_secs(20)).await;
         app.run_for(Duration::from_secs(1)).await;
         assert_eq!((&*app.status(&id).await, app.calls("one")), ("complete", 1), "by another dispatcher");

@@ -86,7 +86,10 @@ async fn a_tenant_that_had_to_rest_is_served_again_and_holds_up_nobody(backend: 
 async fn lease_all(app: &TestApp) -> usize {
     let lease = Duration::from_secs(20);
     let claim = Claim { vendor: "v".into(), most: 256, calls: 256, now: app.clock.now(), lease };
-    app.app.store.claim(&claim).await.expect("the store works").len()
+    let leased = app.app.store.claim(&claim).await.expect("the store works").len();
+    // Somebody has seen that they are held.
+    assert_eq!(app.app.store.reclaim().await.expect("the store works"), 0);
+    leased
 }
 
 async fn a_job_that_cannot_be_read_stops_no_other_s_deadline_and_no_reclaim(backend: Backend) {

@@ -202,7 +202,7 @@ impl Core {
         Ok((leases, is_all))
     }
 
-    async fn give_back(&self, vendor: &VendorWork, entries: Vec<Entry>) {
+    pub(super) async fn give_back(&self, vendor: &VendorWork, entries: Vec<Entry>) {
         self.hand_back(vendor, entries.into_iter().map(|entry| (entry, Arc::from(""), None)).collect()).await;
     }
 

@@ -110,9 +110,20 @@ impl Core {
 
     /// Says that these are held, and everything that is when it turns out that the index is a new one.
     async fn say_held(&self, vendor: &VendorWork, held: Vec<Entry>) -> Result<(), StoreError> {
-        let (epoch, names) = self.index.hold(vendor, &held).await?;
-        self.holds.rename(&held, &names);
+        let epoch = self.enter(vendor, &held).await?;
         self.note_epoch(vendor, &epoch).await
+    }
+
+    /// Tells the index that these are held; gives its epoch. What was settled or given back meanwhile is let go there too: whoever did that
+    /// could not know that it is in a new index.
+    async fn enter(&self, vendor: &VendorWork, held: &[Entry]) -> Result<String, StoreError> {
+        let (epoch, names) = self.index.hold(vendor, held).await?;
+        self.holds.rename(held, &names);
+        let gone = self.holds.gone(held, &names);
+        if !gone.is_empty() {
+            self.give_back(vendor, gone).await;
+        }
+        Ok(epoch)
     }
 
     /// Takes note of which index a vendor has. In a new one, what this process holds has to be entered.
@@ -127,8 +138,7 @@ impl Core {
         let held = self.holds.of(&vendor.name, false);
         tracing::warn!(vendor = %vendor.name, held = held.len(), "the index in Redis was lost; it is filled again from MongoDB");
         for slice in held.chunks(500) {
-            let (_, names) = self.index.hold(vendor, slice).await?;
-            self.holds.rename(slice, &names);
+            self.enter(vendor, slice).await?;
         }
         // Not before all of it is entered, or nobody would try again.
         lock(&self.epochs).insert(vendor.name.clone(), epoch.to_owned());

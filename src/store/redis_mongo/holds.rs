@@ -106,6 +106,14 @@ impl Holds {
         of.map(|hold| hold.entry.clone()).collect()
     }
 
+    /// Of entries that were entered anew, under these names, those that nobody here holds any more.
+    pub(super) fn gone(&self, entries: &[Entry], names: &[String]) -> Vec<Entry> {
+        let anew = entries.iter().zip(names).filter(|(_, name)| !name.is_empty());
+        let anew = anew.map(|(entry, name)| Entry { name: name.clone(), ..entry.clone() });
+        let held: HashSet<Entry> = self.all().values().map(|hold| hold.entry.clone()).collect();
+        anew.filter(|entry| !held.contains(entry)).collect()
+    }
+
     /// Entries that were entered anew have new names.
     pub(super) fn rename(&self, entries: &[Entry], names: &[String]) {
         let renamed: HashMap<&Entry, &String> =
@@ -118,5 +126,30 @@ impl Holds {
                 hold.entry.name.clone_from(name);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::words::Line, *};
+
+    #[test]
+    fn what_was_let_go_while_it_was_entered_anew_is_known() {
+        let holds = Holds::default();
+        let entry = |number: u8, name: &str| Entry {
+            line: Line(1),
+            name: name.to_owned(),
+            id: JobId::from_slice(&[number; 16]).expect("sixteen bytes"),
+        };
+        let held = [1, 2, 3].map(|number| entry(number, "old"));
+        for entry in held.clone() {
+            let (key, vendor, attempts) = ((entry.id, 1), "v".into(), Attempts::default());
+            holds.all().insert(key, Hold { vendor, entry, version: 0, attempts, settling: false, called: false });
+        }
+        // The first is settled while the index is told of all of them, and has two of them anew.
+        holds.all().remove(&(held[0].id, 1));
+        let names = ["new".to_owned(), "new".to_owned(), String::new()];
+        holds.rename(&held, &names);
+        assert_eq!(holds.gone(&held, &names), [entry(1, "new")]);
     }
 }

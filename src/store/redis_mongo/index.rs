@@ -6,9 +6,12 @@ use std::{sync::Arc, time::Duration};
 
 use redis::{FromRedisValue, Script, ScriptInvocation};
 
-use super::words::{
-    Amendment, Channel, Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, Look, More, Read, Stats, Turn,
-    VendorWork, Wanted,
+use super::{
+    patience::Patience,
+    words::{
+        Amendment, Channel, Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, Look, More, Read, Stats, Turn,
+        VendorWork, Wanted,
+    },
 };
 use crate::{
     clock::{Clock, Time},
@@ -17,8 +20,6 @@ use crate::{
     store::StoreError,
 };
 
-/// How long a new index stays shut: workers that live say what they hold, a few times a second.
-const SHUT: Duration = Duration::from_secs(3);
 /// Tenants that nobody knows of are looked for this often.
 pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// And after a look that took long, no later than this.
@@ -30,6 +31,7 @@ pub(super) struct Index {
     /// This process, among the consumers of the streams.
     consumer: String,
     clock: Clock,
+    patience: Patience,
     pub(super) scripts: Scripts,
 }
 
@@ -78,7 +80,8 @@ impl Index {
             turn: lua!("turn.lua"),
             wake: lua!("wake.lua"),
         };
-        Index { redis, database: database.to_owned(), consumer: consumer.to_owned(), clock, scripts }
+        let (database, consumer, patience) = (database.to_owned(), consumer.to_owned(), Patience::default());
+        Index { redis, database, consumer, clock, patience, scripts }
     }
 
     pub(super) fn channel(&self, channel: Channel) -> String {
@@ -108,10 +111,6 @@ impl Index {
             Err(StoreError::Unavailable(why)) if why.contains("NOGROUP") || why.contains("WRONGTYPE") => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    fn injected(&self) -> u8 {
-        u8::from(self.clock.injected().is_some())
     }
 
     /// Jobs that MongoDB has want to go.
@@ -145,19 +144,21 @@ impl Index {
     /// Nothing when the index is lost.
     pub(super) async fn look(&self, vendor: &VendorWork) -> Result<Option<Look>, StoreError> {
         let mut call = self.on(&self.scripts.look, vendor);
-        call.arg(ms(SWEEP_EVERY)).arg(ms(LONGEST_PAUSE));
+        call.arg(ms(SWEEP_EVERY)).arg(ms(LONGEST_PAUSE)).arg(self.patience.may_open(vendor, self.clock.nanos()));
         let Some(found) = self.run::<Vec<String>>(&call).await? else { return Ok(None) };
+        let Some(epoch) = found.first().filter(|epoch| !epoch.is_empty()) else { return Ok(None) };
+        let opens = self.clock.now().plus(self.patience.saw(vendor, epoch, self.clock.nanos()));
         let number = |i: usize| found.get(i).and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
+        let is_open = number(1) == 1;
         let time = |i: usize| Some(Time(number(i))).filter(|at| at.0 >= 0);
         Ok(Some(Look {
-            epoch: found.first().cloned().unwrap_or_default(),
-            sweep: number(1) == 1,
-            calls_held: number(2).unsigned_abs(),
-            claimed: number(3),
-            next_call: time(4),
-            next_poll: time(5),
-        })
-        .filter(|look| !look.epoch.is_empty()))
+            epoch: epoch.clone(),
+            sweep: number(2) == 1,
+            calls_held: number(3).unsigned_abs(),
+            claimed: number(4),
+            next_call: if is_open { time(5) } else { Some(opens) },
+            next_poll: if is_open { time(6) } else { Some(opens).filter(|_| vendor.polls) },
+        }))
     }
 
     /// Takes entries. `claimed`: how many calls had ever been claimed when `calls` was reckoned, if others may claim meanwhile.
@@ -169,7 +170,7 @@ impl Index {
         claimed: Option<i64>,
     ) -> Result<Option<Claimed>, StoreError> {
         let mut call = self.on(&self.scripts.claim, vendor);
-        call.arg(vendor.depth).arg(most).arg(calls).arg(&self.consumer).arg(self.injected()).arg(claimed.unwrap_or(-1));
+        call.arg(vendor.depth).arg(most).arg(calls).arg(&self.consumer).arg(claimed.unwrap_or(-1));
         let Some(found) = self.run::<Vec<Vec<u8>>>(&call).await? else { return Ok(None) };
         let mut found = found.into_iter();
         let epoch = text(found.next());
@@ -260,25 +261,30 @@ impl Index {
         self.run::<i64>(&self.on(&self.scripts.wake, vendor)).await.map(drop)
     }
 
-    /// Takes over entries that were held for longer than the vendor's lease.
+    /// Takes over entries that were held for longer than the vendor's lease, as far as this process has seen.
     pub(super) async fn lapsed(&self, vendor: &VendorWork) -> Result<Vec<Entry>, StoreError> {
+        let (epoch, look) = self.patience.lapsed(vendor, self.clock.nanos());
         let mut call = self.on(&self.scripts.lapsed, vendor);
-        call.arg(&self.consumer).arg(ms(vendor.lease)).arg(self.injected());
-        entries(self.run::<Vec<Vec<u8>>>(&call).await?.unwrap_or_default().into_iter())
+        call.arg(&self.consumer).arg(epoch).arg(look);
+        let mut found = self.run::<Vec<Vec<u8>>>(&call).await?.unwrap_or_default().into_iter();
+        let (epoch, number) = (text(found.next()), text(found.next()).parse().unwrap_or(0));
+        if !epoch.is_empty() {
+            self.patience.looked(vendor, &epoch, number, self.clock.nanos());
+        }
+        entries(found)
     }
 
     /// Opens a new index where it is lost, or a part of it; says whether it was. `at_once`: nobody can hold anything, there has never been a job.
     pub(super) async fn open(&self, vendor: &VendorWork, name: &str, at_once: bool) -> Result<bool, StoreError> {
         let mut call = self.on(&self.scripts.open, vendor);
-        let open_at = if at_once { self.clock.now() } else { self.clock.now().plus(SHUT) };
-        call.arg(name).arg(open_at.0).arg(u8::from(at_once));
+        call.arg(name).arg(u8::from(at_once));
         Ok(self.redis.run::<i64>(&call).await? == 1)
     }
 
     /// Says that these are still held. Gives the epoch, and new names of those that had to be entered anew.
     pub(super) async fn hold(&self, vendor: &VendorWork, held: &[Entry]) -> Result<(String, Vec<String>), StoreError> {
         let mut call = self.on(&self.scripts.hold, vendor);
-        call.arg(&self.consumer).arg(self.injected());
+        call.arg(&self.consumer);
         for entry in held {
             call.arg(entry.line.0).arg(&entry.name).arg(entry.id.as_bytes());
         }

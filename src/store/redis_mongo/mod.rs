@@ -40,6 +40,7 @@ mod index;
 mod lanes;
 mod mark;
 mod mongo;
+mod patience;
 mod read;
 mod refill;
 mod settle;

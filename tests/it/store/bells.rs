@@ -36,6 +36,7 @@ async fn a_job_that_is_reclaimed_rings(backend: Backend) {
     let t = TestStore::open(backend).await;
     t.submit().await;
     drop(t.claim_one().await);
+    assert_eq!(t.store.reclaim().await.unwrap(), 0);
     t.advance(LEASE);
     let bell = bell(&t).await;
     assert_eq!(t.store.reclaim().await.unwrap(), 1);
@@ -89,8 +90,7 @@ async fn data_from_a_stale_lease_leaves_room_and_rings(backend: Backend) {
     let lease = t.claim_one().await;
     t.settle(lease, Next::Poll { due_at: t.now(), answer_by: t.now().plus(LEASE * 9) }).await;
     let stale = t.claim_one().await;
-    t.advance(LEASE);
-    assert_eq!(t.store.reclaim().await.unwrap(), 1);
+    assert_eq!(t.lapse().await, 1);
     let bell = bell(&t).await;
     assert_eq!(t.settle(stale, complete()).await, Settled::Stored);
     assert_rings(&bell).await;

@@ -53,8 +53,7 @@ async fn a_lapsed_lease_is_free_for_others_and_its_holder_is_shut_out(backend: B
     let t = TestStore::open(backend).await;
     let id = t.submit().await;
     let stale = t.claim_one().await;
-    t.advance(LEASE);
-    assert_eq!(t.store.reclaim().await.unwrap(), 1);
+    assert_eq!(t.lapse().await, 1);
     let fresh = t.claim_one().await;
     assert_eq!((stale.attempt, fresh.attempt), (1, 2));
     assert_eq!(t.settle(stale, failed()).await, Settled::TooLate);
@@ -68,8 +67,7 @@ async fn data_from_a_stale_lease_is_taken_while_the_job_has_not_ended(backend: B
     let t = TestStore::open(backend).await;
     let id = t.submit().await;
     let stale = t.claim_one().await;
-    t.advance(LEASE);
-    t.store.reclaim().await.unwrap();
+    t.lapse().await;
     let fresh = t.claim_one().await;
     assert_eq!(t.settle(stale, complete()).await, Settled::Stored, "the vendor was paid for it");
     assert_eq!(t.find(id).await.result.as_deref(), Some(&b"1"[..]));
@@ -84,8 +82,7 @@ async fn data_from_a_stale_lease_keeps_the_attempts_that_came_after_it(backend: 
     let t = TestStore::open(backend).await;
     let id = t.submit().await;
     let stale = t.claim_one().await;
-    t.advance(LEASE);
-    t.store.reclaim().await.unwrap();
+    t.lapse().await;
     let fresh = t.claim_one().await;
     t.settle(fresh, Next::Call { due_at: t.now() }).await;
     t.settle(stale, complete()).await;
@@ -115,6 +112,7 @@ async fn a_lease_that_has_lapsed_is_good_until_somebody_reclaims_it(backend: Bac
     let t = TestStore::open(backend).await;
     let id = t.submit().await;
     let lease = t.claim_one().await;
+    assert_eq!(t.store.reclaim().await.unwrap(), 0);
     t.advance(LEASE * 2);
     assert_eq!(t.settle(lease, complete()).await, Settled::Stored);
     assert_eq!(t.store.reclaim().await.unwrap(), 0);
@@ -196,8 +194,7 @@ async fn a_lapsed_lease_whose_call_is_on_record_ends_its_job(backend: Backend) {
     let id = t.submit().await;
     let lease = claim_and_mark(&t).await;
     assert_eq!((t.status(id).await, t.store.backlog("v").await.leased), (Status::Processing, 1));
-    t.advance(LEASE);
-    assert_eq!(t.store.reclaim().await.unwrap(), 1);
+    assert_eq!(t.lapse().await, 1);
     assert_lost(&t, id).await;
     assert_eq!(t.settle(lease, complete()).await, Settled::TooLate);
 }
@@ -223,8 +220,7 @@ async fn a_released_lease_has_no_call_on_record(backend: Backend) {
     t.quiet().await;
     let lease = t.claim_one().await;
     assert_eq!((lease.job.id, lease.attempt), (id, 1));
-    t.advance(LEASE);
-    assert_eq!(t.store.reclaim().await.unwrap(), 1);
+    assert_eq!(t.lapse().await, 1);
     assert_eq!(t.claim_one().await.attempt, 2, "it may be called");
 }
 
@@ -237,8 +233,7 @@ async fn the_call_of_a_job_that_has_ended_is_not_put_on_record(backend: Backend)
     let marked = t.store.mark(leases).await.unwrap();
     assert_eq!(marked.len(), 2);
     assert!(marked.iter().all(|lease| lease.job.id != cancelled && lease.called_at == Some(t.now())));
-    t.advance(LEASE);
-    assert_eq!(t.store.reclaim().await.unwrap(), 2);
+    assert_eq!(t.lapse().await, 2);
     assert_eq!(t.status(cancelled).await, Status::Cancelled);
 }
 

@@ -38,6 +38,8 @@ mod older;
 mod order;
 /// What several processes do to each other, and servers to them.
 mod processes;
+/// Redis' clock is set while jobs are held.
+mod redis_clock;
 /// Several processes on the same servers.
 mod site;
 /// Jobs so large that they do not fit, alone or together.
@@ -168,6 +170,14 @@ impl TestStore {
             }
             all.extend(leases);
         }
+    }
+
+    /// Time passes until all that is held now has lapsed, and this process reclaims it; says how many jobs that has freed. A process knows
+    /// how long something has been held from when it looked before.
+    async fn lapse(&self) -> usize {
+        self.store.reclaim().await.expect("the store works");
+        self.advance(LEASE);
+        self.store.reclaim().await.expect("the store works")
     }
 
     async fn settle(&self, lease: Lease, next: Next) -> Settled {

@@ -51,7 +51,7 @@ struct Model {
     free_at: Nanos,
     /// The store's attempt number.
     attempt: u32,
-    /// The attempt of the lease that holds, and until when, by the timeline.
+    /// The attempt of the lease that holds, and until when, by the timeline (see `until`).
     lease: Option<(u32, Nanos)>,
     /// Its call is on record.
     called: bool,
@@ -68,6 +68,8 @@ fn millis(ms: i64) -> Nanos {
 
 /// The store of many processes gives a job up that was lost so often.
 const MOST_LAPSES: u32 = 5;
+/// A lease that nobody has seen yet does not lapse.
+const NEVER: Nanos = Nanos::MAX;
 
 impl Model {
     fn ended(&self) -> bool {
@@ -269,7 +271,7 @@ impl World {
     }
 
     fn take(&mut self, leases: Vec<Lease>, vendor: usize) {
-        let now = self.both();
+        let (now, until) = (self.both(), self.until());
         for lease in leases {
             let model = self.jobs.get_mut(&lease.job.id).expect("no job is invented");
             assert!(model.lease.is_none(), "leased twice at once: {model:?}");
@@ -278,7 +280,7 @@ impl World {
             if model.waits_for_wall() {
                 model.free_at = now.1; // It has waited.
             }
-            model.lease = Some((lease.attempt, now.1 + nanos(LEASE)));
+            model.lease = Some((lease.attempt, until));
             self.held.push(lease);
         }
     }
@@ -371,6 +373,14 @@ impl World {
         }
     }
 
+    /// Until when what is claimed now is held. With many machines a process knows that from when it looks for the first time.
+    fn until(&self) -> Nanos {
+        match self.t.backend {
+            Backend::Sqlite => self.t.clock.nanos() + nanos(LEASE),
+            Backend::RedisMongo => NEVER,
+        }
+    }
+
     async fn reclaim(&mut self) {
         let now = self.t.clock.nanos();
         let mut freed = 0;
@@ -387,6 +397,9 @@ impl World {
             }
         }
         assert_eq!(self.t.store.reclaim().await.expect("the store works"), freed);
+        let unseen =
+            self.jobs.values_mut().filter_map(|model| model.lease.as_mut()).filter(|(_, until)| *until == NEVER);
+        unseen.for_each(|(_, until)| *until = now + nanos(LEASE));
     }
 
     /// The process ends; those that held leases end with it. Where a call is on record the lease stays.
@@ -397,12 +410,13 @@ impl World {
             self.t.quiet().await;
         }
         self.held.clear();
-        let (backend, now) = (self.t.backend, self.both());
+        let now = self.both();
+        let until = match self.t.backend {
+            Backend::Sqlite => now.1 + millis(30_000),
+            Backend::RedisMongo => NEVER,
+        };
         for model in self.jobs.values_mut() {
-            model.lease = model.lease.filter(|_| model.called);
-            if let (Backend::Sqlite, Some((_, until))) = (backend, &mut model.lease) {
-                *until = now.1 + millis(30_000);
-            }
+            model.lease = model.lease.filter(|_| model.called).map(|(attempt, _)| (attempt, until));
             model.is_read_anew(now);
         }
     }
@@ -449,6 +463,7 @@ impl World {
     /// Everything that still wants to go goes, and every job is where the model says.
     async fn finish(mut self) {
         self.held.clear();
+        self.reclaim().await;
         self.t.advance(LEASE + Duration::from_secs(20));
         // Those with a time of day wait for it, however far it is by now.
         let last = self.jobs.values().filter(|model| model.wants_to_go()).map(|model| model.due_at).max();

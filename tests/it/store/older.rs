@@ -38,6 +38,7 @@ async fn what_was_settled_since_does_not_lapse_and_what_is_held_still_keeps_its_
     let (a, b) = (site.process().await, site.process().await);
     submit(&a, 2).await;
     let (mut held, kept) = (a.claim("v", 1).await, a.claim("v", 1).await);
+    assert_eq!(b.store.reclaim().await.unwrap(), 0);
     site.save();
     let settled = held.remove(0);
     let id = settled.job.id;

@@ -51,8 +51,7 @@ async fn a_call_on_record_is_made_by_nobody_else_though_the_index_forgot_its_hol
     site.lose_the_index().await;
     site.recover(&[&b]).await;
     assert!(b.claim_all("v").await.is_empty(), "it may have been called");
-    site.clock.advance(LEASE);
-    assert_eq!(b.store.reclaim().await.unwrap(), 1);
+    assert_eq!(b.lapse().await, 1);
     let job = b.find(id).await;
     assert_eq!((job.status, job.failure.map(|why| why.code)), (Status::Failed, Some(FailureCode::UnknownOutcome)));
 }
@@ -223,10 +222,10 @@ async fn a_sweep_that_took_long_is_not_followed_by_another_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_waits_for_a_sweep_that_mongodb_does_not_answer() {
-    let mut site = Site::with_own_mongo();
+    let site = Site::with_own_mongo();
     let a = site.process_for(vec![work("v")], &Clock::system()).await;
     a.submit().await;
-    site.own_mongo().freeze();
+    site.mongo().freeze();
     wait_until("it is frozen", LONG, async || {
         tokio::time::timeout(Duration::from_millis(200), a.store.attempts(JobId::MIN)).await.is_err().then_some(())
     })
@@ -235,7 +234,7 @@ async fn nobody_waits_for_a_sweep_that_mongodb_does_not_answer() {
     let ready = a.store.ready("v").await.expect("what Redis knows is enough");
     assert!(ready.next_due.is_some(), "there is a job");
     assert_ne!(site.ask::<String>(&["HGET", ":state", "sweep_at"]).await, "0", "no sweep was asked for");
-    site.own_mongo().thaw();
+    site.mongo().thaw();
     assert_eq!(wait_until("MongoDB is back", LONG, async || a.claim("v", 1).await.pop()).await.attempt, 1);
 }
 

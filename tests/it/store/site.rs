@@ -45,6 +45,11 @@ impl Site {
         Site::on(Some(Server::redis_of_snapshots()), None)
     }
 
+    /// The clock of its Redis is set by the test.
+    pub(super) fn with_a_clock_of_redis() -> Site {
+        Site::on(Some(Server::redis_with_a_clock()), None)
+    }
+
     pub(super) fn with_own_mongo() -> Site {
         Site::on(None, Some(Server::mongo()))
     }
@@ -59,8 +64,9 @@ impl Site {
         self.redis.as_ref().unwrap_or_else(|| servers::redis())
     }
 
-    pub(super) fn own_mongo(&mut self) -> &mut Server {
-        self.mongo.as_mut().expect("a MongoDB of its own")
+    /// Its own, for those who harm it.
+    pub(super) fn mongo(&self) -> &Server {
+        self.mongo.as_ref().expect("a MongoDB of its own")
     }
 
     /// One more process.

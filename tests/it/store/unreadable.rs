@@ -8,7 +8,7 @@ use fetchgate::{
 };
 use mongodb::bson::{Binary, Bson, Document, doc, spec::BinarySubtype};
 
-use super::{LEASE, TestStore, complete, site::Site};
+use super::{TestStore, complete, site::Site};
 use crate::support::servers;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -48,8 +48,7 @@ async fn leases_of_others_are_reclaimed() {
     let ids = submit(&a, 4).await;
     assert_eq!(a.claim("v", 4).await.len(), 4);
     make_unreadable(&site, &ids[..2]).await;
-    site.clock.advance(LEASE);
-    assert_eq!(b.store.reclaim().await.unwrap(), 2);
+    assert_eq!(b.lapse().await, 2);
     let free: BTreeSet<JobId> = b.claim_all("v").await.into_iter().map(|lease| lease.job.id).collect();
     assert_eq!(free, ids[2..].iter().copied().collect());
 }

@@ -20,6 +20,8 @@ use std::{
 use fetchgate::redis_link::{Redis, RedisUrl};
 use tempfile::TempDir;
 
+/// What the files of a clock are called that a test sets.
+const CLOCK: &str = "clock";
 /// How long a server may take to listen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -63,6 +65,27 @@ impl Server {
     pub(crate) fn redis_of_snapshots() -> Server {
         let saved = ["--appendonly", "no", "--save", "", "--maxmemory-policy", "noeviction"];
         Server::new("redis-server", &["--bind", "127.0.0.1"], &saved, "--dir")
+    }
+
+    /// A Redis whose clock a test sets.
+    pub(crate) fn redis_with_a_clock() -> Server {
+        let preload = format!("LD_PRELOAD=./{CLOCK}.so");
+        let kept = ["--appendonly", "no", "--save", "", "--maxmemory-policy", "noeviction"];
+        let prepare = |folder: &Path| {
+            let source = folder.join(CLOCK).with_extension("c");
+            std::fs::write(&source, include_str!("clock.c")).expect("written");
+            let library = source.with_extension("so");
+            let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status();
+            assert!(built.expect("a C compiler").success(), "the clock cannot be built");
+        };
+        Server::with_files("env", &[&preload, "redis-server", "--bind", "127.0.0.1"], &kept, "--dir", prepare)
+    }
+
+    /// From here on its clock is so many seconds ahead of the machine's, or (negative) behind.
+    pub(crate) fn set_clock(&self, ahead: i64) {
+        let (new, file) = (self.folder.path().join("new"), self.folder.path().join(CLOCK));
+        std::fs::write(&new, ahead.to_ne_bytes()).expect("written");
+        std::fs::rename(new, file).expect("in its place");
     }
 
     pub(crate) fn mongo() -> Server {

@@ -4,7 +4,7 @@
 even_when_full()
 local now, depth = tonumber(ARGV[1]), tonumber(ARGV[3])
 count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7])
-local name, open_at = epoch()
+local name, is_open = epoch()
 if not name then return 0 end
 local rung = ARGV[8] == '1'
 for i = 9, #ARGV, 4 do
@@ -12,7 +12,7 @@ for i = 9, #ARGV, 4 do
   local line, entry = place(id)
   if entry then remove(line, {{entry, id}}) end
   if due_at >= 0 then
-    local straight, tell = enqueue(next_line, ARGV[i + 2], due_at, now, open_at, depth - waiting(next_line))
+    local straight, tell = enqueue(next_line, ARGV[i + 2], due_at, now, is_open, depth - waiting(next_line))
     if straight then add(next_line, {id}) end
     rung = rung or tell
   end

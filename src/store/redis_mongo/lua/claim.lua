@@ -1,23 +1,23 @@
 -- Gives a worker entries: polls before calls within a priority, priorities by stride (16 : 4 : 1), those given back first.
--- ARGV: now, lines, depth, most, calls, consumer, injected (1: leases begin at `now`, not by Redis' clock), claimed (-1, or how many calls had
--- ever been claimed when `calls` was reckoned: those claimed since count against it).
+-- ARGV: now, lines, depth, most, calls, consumer, claimed (-1, or how many calls had ever been claimed when `calls` was reckoned: those
+-- claimed since count against it).
 -- Gives: epoch, how many lines are low while tenants have something due in MongoDB, then for each entry: line, entry, id.
 even_when_full()
 local now, lines, depth = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local most, calls, consumer = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-local name, open_at = epoch_of_this_run()
+local name, is_open = epoch_of_this_run()
 if not name then return {'', '0'} end
 local here, free = {}, {}
 for line = 0, 5 do
   here[line], free[line] = 0, 0
-  if line < lines and open_at <= now then
+  if line < lines and is_open then
     wake(line, now)
     here[line], free[line] = waiting(line)
   end
 end
 calls = math.min(calls, most)
-if tonumber(ARGV[8]) >= 0 then
-  calls = math.max(0, calls - (tonumber(redis.call('HGET', state, 'claimed') or 0) - tonumber(ARGV[8])))
+if tonumber(ARGV[7]) >= 0 then
+  calls = math.max(0, calls - (tonumber(redis.call('HGET', state, 'claimed') or 0) - tonumber(ARGV[7])))
 end
 
 -- Whose turn it is: the priority that has spent the least goes next and pays the inverse of its share.
@@ -74,15 +74,15 @@ for line = 0, lines - 1 do
     for _, entry in ipairs(read and read[1][2] or {}) do entries[#entries + 1] = entry end
   end
   entries = ours(line, entries)
-  if ARGV[7] == '1' and #entries > 0 then
-    local claim = {'XCLAIM', stream, GROUP, consumer, '0'}
-    for _, entry in ipairs(entries) do claim[#claim + 1] = entry[1] end
-    for _, word in ipairs({'TIME', number(now), 'JUSTID'}) do claim[#claim + 1] = word end
-    redis.call(unpack(claim))
+  local names, notes = {}, {}
+  for _, entry in ipairs(entries) do
+    names[#names + 1] = entry[1]
+    notes[#notes + 1], notes[#notes + 2] = entry[2][2], held_at(line, entry[1], consumer)
   end
-  local notes = {}
-  for _, entry in ipairs(entries) do notes[#notes + 1], notes[#notes + 2] = entry[2][2], held_at(line, entry[1], consumer) end
-  if #notes > 0 then redis.call('HSET', index, unpack(notes)) end
+  if #names > 0 then
+    hold(line, names, consumer)
+    redis.call('HSET', index, unpack(notes))
+  end
   taken[line] = entries
   if line < 3 then claimed = claimed + #entries end
 end

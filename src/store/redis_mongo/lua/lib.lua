@@ -8,8 +8,8 @@
 --   :<line>:resting  tenants over their own limit, until when (ms)
 -- Of the vendor:
 --   :index   the ids in its streams and where: '-<line> <entry>' is free, '+<line> <entry> <worker>' is held
---   :state   epoch (a name for this index), run (of Redis, in which it was opened), open_at (nothing is added or claimed before), sweep_at,
---            turn, spent, claimed
+--   :state   epoch (a name for this index), run (of Redis, in which it was opened), is_open (1: before, nothing is added or claimed), looks
+--            (for leases that have lapsed, so far), sweep_at, turn, spent, claimed
 --   :counts  how many jobs are where: waiting, open, live
 --   :lanes   how many jobs wait in which lane and when they are due: '<line> <piece> <tenant>', a piece being so many seconds (state: width);
 --            wrong until all that was there before is counted (state: counted)
@@ -44,17 +44,10 @@ local function is_low(left, depth)
   return left < math.min(depth / 2, FEW)
 end
 
--- The epoch and when the index opens; nothing when the index was lost. A stream that has gone alone raises NOGROUP where it is used.
+-- The epoch and whether the index is open; nothing when the index was lost. A stream that has gone alone raises NOGROUP where it is used.
 local function epoch()
-  local found = redis.call('HMGET', state, 'epoch', 'open_at')
-  if not found[1] then return nil end
-  local now, open_at = tonumber(ARGV[1]), tonumber(found[2])
-  -- Nobody shuts an index for so long: a clock is wrong. It is shut again, by ours.
-  if open_at > now + 10000 then
-    open_at = now + 3000
-    redis.call('HSET', state, 'open_at', number(open_at))
-  end
-  return found[1], open_at
+  local name, is_open = unpack(redis.call('HMGET', state, 'epoch', 'is_open'))
+  if name and is_open then return name, is_open == '1' end
 end
 
 -- Changes when Redis restarts and when a replica takes over.
@@ -119,6 +112,18 @@ end
 
 local function held_at(line, entry, worker)
   return '+' .. line .. ' ' .. entry .. ' ' .. worker
+end
+
+-- Since when an entry is held, it says itself: as its time of delivery it has the number of the last look for leases that have lapsed, in
+-- seconds, so that a script may take a while between two readings of the clock. Clocks are set, looks only become more.
+local LOOK = 1000
+
+-- Entries of a line are a worker's from now on, or still.
+local function hold(line, entries, worker)
+  local claim = {'XCLAIM', of(line, 'jobs'), GROUP, worker, '0'}
+  for _, entry in ipairs(entries) do claim[#claim + 1] = entry end
+  for _, word in ipairs({'TIME', number(redis.call('HGET', state, 'looks') * LOOK), 'JUSTID'}) do claim[#claim + 1] = word end
+  redis.call(unpack(claim))
 end
 
 -- The line and the entry that a place in the index names.
@@ -213,7 +218,7 @@ local free_lanes = {} -- of those asked about in this call: whether a job may go
 
 -- A job that wants to go: straight into the stream if there is room and its tenant has nothing waiting before it, else its tenant takes
 -- its turn and it is read from MongoDB when that comes. Gives whether it is to be added to the stream, and whether somebody has to be told.
-local function enqueue(line, tenant, due_at, now, open_at, room)
+local function enqueue(line, tenant, due_at, now, is_open, room)
   if due_at > now then
     local first = redis.call('ZRANGE', of(line, 'asleep'), 0, 0, 'WITHSCORES')
     sleep(line, tenant, number(due_at))
@@ -224,7 +229,7 @@ local function enqueue(line, tenant, due_at, now, open_at, room)
     free_lanes[lane] = not (rests(line, tenant, now)
       or redis.call('ZSCORE', of(line, 'due'), tenant) or redis.call('ZSCORE', of(line, 'reading'), tenant))
   end
-  if open_at > now or room <= 0 or not free_lanes[lane] then
+  if not is_open or room <= 0 or not free_lanes[lane] then
     free_lanes[lane] = false
     return false, take_turn(line, tenant)
   end

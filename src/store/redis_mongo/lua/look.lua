@@ -1,15 +1,20 @@
 -- Whether a vendor has something to do, and when.
--- ARGV: now, lines, sweep_every (ms), longest_pause (ms: a sweep that took long may put off the next by so much).
--- Gives: epoch, sweep (1: the asker is to look for tenants that nobody knows of), calls held by all workers, calls ever claimed, when the
--- next call and the next poll are due (ms; -1: none).
+-- ARGV: now, lines, sweep_every (ms), longest_pause (ms: a sweep that took long may put off the next by so much), epoch (this index has
+-- been shut for long enough, as far as the asker has seen: it opens).
+-- Gives: epoch, is_open (1), sweep (1: the asker is to look for tenants that nobody knows of), calls held by all workers, calls ever
+-- claimed, when the next call and the next poll are due (ms; -1: none; while the index is shut nobody knows).
 even_when_full()
 local now, lines = tonumber(ARGV[1]), tonumber(ARGV[2])
-local name, open_at = epoch_of_this_run()
-if not name then return {'', '0', '0', '0', '-1', '-1'} end
+local name, is_open = epoch_of_this_run()
+if not name then return {''} end
+if not is_open and name == ARGV[5] then
+  redis.call('HSET', state, 'is_open', '1')
+  is_open = true
+end
 local sweep = 0
 local sweep_at = tonumber(redis.call('HGET', state, 'sweep_at') or 0)
 -- A time that lies further away than it can was set by a clock that is wrong.
-if open_at <= now and (sweep_at <= now or sweep_at > now + 2 * tonumber(ARGV[4])) then
+if is_open and (sweep_at <= now or sweep_at > now + 2 * tonumber(ARGV[4])) then
   redis.call('HSET', state, 'sweep_at', number(now + tonumber(ARGV[3])))
   sweep = 1
 end
@@ -18,9 +23,7 @@ for line = 0, lines - 1 do
   local kind, soonest = line < 3 and 1 or 2, -1
   local here, _, held = waiting(line)
   if line < 3 then calls_held = calls_held + held end
-  if open_at > now then
-    soonest = open_at
-  elseif here > 0 or redis.call('ZCARD', of(line, 'due')) > 0 then
+  if here > 0 or redis.call('ZCARD', of(line, 'due')) > 0 then
     soonest = now
   else
     for _, what in ipairs({'asleep', 'reading'}) do
@@ -31,5 +34,5 @@ for line = 0, lines - 1 do
   end
   if soonest ~= -1 and (next_at[kind] == -1 or soonest < next_at[kind]) then next_at[kind] = soonest end
 end
-return {name, tostring(sweep), tostring(calls_held), redis.call('HGET', state, 'claimed') or '0',
+return {name, is_open and '1' or '0', tostring(sweep), tostring(calls_held), redis.call('HGET', state, 'claimed') or '0',
   number(next_at[1]), number(next_at[2])}

@@ -1,5 +1,5 @@
--- A new index, empty, where there was none, only a part of one, or one of another run of Redis. It opens after a while, in which workers that live say what they hold.
--- ARGV: now, lines, a name for it, open_at, counted (1: there has never been a job, so all of them are counted).
+-- A new index, empty, where there was none, only a part of one, or one of another run of Redis. It opens after a while (see look.lua), in which workers that live say what they hold.
+-- ARGV: now, lines, a name for it, at once (1: there is no job that anybody could hold. It opens now, and all jobs are counted).
 local lines = tonumber(ARGV[2])
 local function is(key, kind)
   local found = redis.call('TYPE', key).ok
@@ -20,5 +20,5 @@ for line = 0, lines - 1 do
   -- From the first entry on, whatever has been added meanwhile.
   redis.call('XGROUP', 'CREATE', of(line, 'jobs'), GROUP, '0', 'MKSTREAM')
 end
-redis.call('HSET', state, 'epoch', ARGV[3], 'run', run_id(), 'open_at', ARGV[4], 'sweep_at', '0', 'counted', ARGV[5])
+redis.call('HSET', state, 'epoch', ARGV[3], 'run', run_id(), 'is_open', ARGV[4], 'looks', '1', 'sweep_at', '0', 'counted', ARGV[4])
 return 1

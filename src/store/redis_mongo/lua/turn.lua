@@ -3,8 +3,8 @@
 -- Gives: epoch, how many jobs wait, then for each: line, tenant, how many to add, how many ids of the line are in its stream already.
 even_when_full()
 local now, lines, depth = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local name, open_at = epoch()
-if not name or open_at > now then return {name or ''} end
+local name, is_open = epoch()
+if not is_open then return {name or ''} end
 local MOST, PATIENCE = 16, 5000
 local answer = {name, redis.call('HGET', counts, 'waiting') or '0'}
 for line = 0, lines - 1 do
