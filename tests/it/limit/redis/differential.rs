@@ -88,8 +88,9 @@ impl Pair {
                 continue;
             }
             limit.calls = base + self.random.u64(5..most);
-            if let Shape::Bucket { burst } = &mut limit.shape {
-                *burst = self.random.u64(2..=limit.calls);
+            // Another burst is another count: it begins with the calls on record, of which the two have not the same.
+            if let Shape::Bucket { burst } = limit.shape {
+                limit.calls = limit.calls.max(burst);
             }
         }
         println!("at {}: {:#?}", self.scene.clock.nanos(), self.scene.limits);
