@@ -58,7 +58,7 @@ impl State {
         ahead: Nanos,
         now: Nanos,
         clock: &Clock,
-    ) -> Vec<(String, (Arc<str>, Time, u64))> {
+    ) -> Vec<(String, Changes)> {
         self.calendars_ahead = ahead;
         let is_step = ahead.saturating_sub(before).abs() >= CALENDAR_STEP;
         let before = if is_step { before } else { ahead };
@@ -66,13 +66,11 @@ impl State {
             count.believe(before);
             count.step(ahead, now);
         });
-        let mut moved = Vec::new();
-        for ledger in &mut self.ledgers {
+        let step = |ledger: &mut Ledger| {
             ledger.ahead = before;
-            let changes = ledger.step(ahead, now, clock);
-            moved.extend(changes.into_iter().map(|change| (ledger.count.clone(), change)));
-        }
-        moved
+            (ledger.count.clone(), ledger.step(ahead, now, clock))
+        };
+        self.ledgers.iter_mut().map(step).collect()
     }
 
     /// Calendars go by the new time from here on. Gives what to write, by count.

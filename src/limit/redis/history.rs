@@ -53,11 +53,19 @@ impl Terms {
             let ledger = self.ledgers.iter().find(|ledger| ledger.count == count);
             forgotten_before(begin.at.saturating_add(begin.ahead), ledger.map_or(0, |ledger| ledger.memory))
         };
-        let charge = |(count, (tenant, ends_at, calls)): (String, (Arc<str>, Time, u64))| Charge {
-            forget: forget(&count),
-            spend: Spend { pool: pool.to_owned(), count, tenant: tenant.to_string(), ends_at, calls },
-        };
-        let charges: Vec<Charge> = moved.into_iter().map(charge).collect();
+        let mut charges = Vec::new();
+        for (count, changes) in moved {
+            charges.extend(changes.into_iter().map(|(tenant, ends_at, calls)| Charge {
+                forget: forget(&count),
+                spend: Spend {
+                    pool: pool.to_owned(),
+                    count: count.clone(),
+                    tenant: tenant.to_string(),
+                    ends_at,
+                    calls,
+                },
+            }));
+        }
         spends.extend(charges.iter().map(|charge| charge.spend.clone()));
         let short = state.counts.iter().filter(|count| is_short(count));
         let gate = short.map(|count| count.earliest(opened)).max().unwrap_or(opened).max(opened);

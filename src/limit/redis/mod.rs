@@ -24,7 +24,7 @@ use async_trait::async_trait;
 use tokio::task::JoinSet;
 
 use self::{
-    call::{Call, Heard, Line, Paid, Raw, Step},
+    call::{Call, Heard, History, Line, Paid, Raw, Step},
     history::{Begin, Record, clock_ahead, note_clock},
     places::Places,
     pool::{Pool, Terms, forgotten_before},
@@ -85,6 +85,17 @@ struct Scripts {
     reserve: Script,
     look: Script,
     usage: Script,
+}
+
+/// What a script has answered that does not have all it needs: times in microseconds.
+struct Cold {
+    redis: i64,
+    since_asked: i64,
+    /// How far Redis' clock is ahead of the pool's timeline, and was when the epoch began.
+    ahead: i64,
+    settled: i64,
+    /// This process knew nothing of the time before.
+    is_new: bool,
 }
 
 /// What is asked of a script, beside what every call carries.
@@ -213,29 +224,41 @@ impl Shared {
                 pool.note(&heard, &epoch);
                 return Ok(heard);
             }
-            token = answered;
             let [since, settled] = *due else { return Err(unreadable()) };
-            let spends = self.book.spends(self.forgotten_before(redis)).await?;
-            let in_book = if is_new { clock_ahead(&pool.name, &spends) } else { ahead };
-            pool.adopt(ahead, in_book);
+            let record = (state == "changed").then(|| Record::new(since, &texts));
             let now = self.clock.nanos();
-            let since_asked = now.saturating_sub(before).div_euclid(MICRO);
-            let adopted = (redis + ahead - in_book + since_asked, String::new(), in_book);
-            let (latest, _, ahead) = pool.expected(now).unwrap_or(adopted);
-            let begin = Begin { at: latest, ahead_before: settled, ahead, now };
-            history = Some(match state.as_str() {
-                "changed" => terms.changed(&pool.name, &spends, begin, &numbers, &Record::new(since, &texts)),
-                _ => {
-                    let begin = Begin { at: latest + HORIZON_MICROS, ..begin };
-                    let (history, charges) = terms.anew(&pool.name, &spends, begin, &self.clock);
-                    if !charges.is_empty() {
-                        self.book.charge(charges).await?;
-                    }
-                    history
-                }
-            });
+            let cold =
+                Cold { redis, since_asked: now.saturating_sub(before).div_euclid(MICRO), ahead, settled, is_new };
+            (token, history) = (answered, Some(self.history(pool, terms, &cold, &numbers, record).await?));
         }
         Err(StoreError::Unavailable("the limiter's state in Redis is lost again and again".into()))
+    }
+
+    /// What the limits that are missing in Redis begin with. `record`: the permits of an epoch that goes on.
+    async fn history(
+        &self,
+        pool: &Pool,
+        terms: &Terms,
+        cold: &Cold,
+        missing: &[i64],
+        record: Option<Record>,
+    ) -> Result<History, StoreError> {
+        let spends = self.book.spends(self.forgotten_before(cold.redis)).await?;
+        let in_book = if cold.is_new { clock_ahead(&pool.name, &spends) } else { cold.ahead };
+        pool.adopt(cold.ahead, in_book);
+        let now = self.clock.nanos();
+        let adopted = (cold.redis + cold.ahead - in_book + cold.since_asked, String::new(), in_book);
+        let (at, _, ahead) = pool.expected(now).unwrap_or(adopted);
+        let begin = Begin { at, ahead_before: cold.settled, ahead, now };
+        if let Some(record) = record {
+            return Ok(terms.changed(&pool.name, &spends, begin, missing, &record));
+        }
+        let begin = Begin { at: at + HORIZON_MICROS, ..begin };
+        let (history, charges) = terms.anew(&pool.name, &spends, begin, &self.clock);
+        if !charges.is_empty() {
+            self.book.charge(charges).await?;
+        }
+        Ok(history)
     }
 
     /// A step of Redis' clock that Redis is to be told of. The book has it first, where it has calls by that time.
