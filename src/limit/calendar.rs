@@ -2,7 +2,7 @@
 //!
 //! Pure, like [`rule`](super::rule): the time zone's own table is the only thing it reads.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use jiff::{Timestamp, ToSpan, Zoned};
 
@@ -64,13 +64,27 @@ pub(super) fn touched(per: &Per, periods: &VecDeque<Period>, at: Nanos) -> [Opti
     [before.then(|| find(per, periods, own.start - 1)), Some(own), after.then(|| find(per, periods, own.end))]
 }
 
-/// Calls of other periods that may have been made in the one that holds `now`, when the clock has just been set by `by`: of all that overlap
-/// with it if the old time was wrong by as much.
-pub(super) fn carried(per: &Per, periods: &VecDeque<Period>, by: Nanos, now: Nanos) -> u64 {
-    let (start, end) = period_at(per, now);
-    let overlaps =
-        |p: &&Period| p.start != start && p.start.saturating_add(by) < end && p.end.saturating_add(by) > start;
-    periods.iter().filter(overlaps).map(|p| p.calls).sum()
+/// What periods count when the clock has just been set by `by`, and shows `now`: beside their own calls those of all that they may have been
+/// part of, as nobody knows which time was the right one.
+pub(super) fn moved(per: &Per, periods: &VecDeque<Period>, by: Nanos, now: Nanos) -> Vec<Period> {
+    let mut found: BTreeMap<Nanos, Period> = BTreeMap::new();
+    for old in periods.iter().filter(|old| old.calls > 0) {
+        // None of its calls lies ahead.
+        let (from, to) = (old.start.saturating_add(by), old.end.saturating_add(by).min(now.saturating_add(1)));
+        if from >= to {
+            continue;
+        }
+        let touched = [period_at(per, from), period_at(per, to - 1)];
+        let both = if touched[0] == touched[1] { &touched[..1] } else { &touched[..] };
+        for (start, end) in both.iter().copied() {
+            let own = || periods.iter().find(|own| own.start == start).map_or(0, |own| own.calls);
+            let period = found.entry(start).or_insert_with(|| Period { start, end, calls: own() });
+            if old.start != start {
+                period.calls = period.calls.saturating_add(old.calls);
+            }
+        }
+    }
+    found.into_values().collect()
 }
 
 /// The period that holds `at`, with what is known of it.

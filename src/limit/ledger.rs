@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Key, Limit, Per,
-    calendar::{Period, SKEW, carried, period_at},
+    calendar::{Period, SKEW, moved, period_at},
     rule::Count,
     state::SECOND,
     tenants::MAX_TENANTS,
@@ -195,19 +195,17 @@ impl Ledger {
             return changes;
         }
         let (per, wall) = (self.per.clone(), now.saturating_add(to));
-        let end = period_at(&per, wall).1;
         let tenants: Vec<Arc<str>> = self.accounts.keys().cloned().collect();
         for tenant in tenants {
             let periods = self.accounts[&tenant].iter().map(|sub| {
                 let (start, end) = period_at(&per, sub.end.saturating_sub(1));
                 Period { start, end, calls: sub.used }
             });
-            let carried = carried(&per, &periods.collect(), by, wall);
-            if carried > 0 {
-                let sub = self.open_sub(&tenant, end, clock);
-                sub.used = sub.used.saturating_add(carried);
+            for period in moved(&per, &periods.collect(), by, wall) {
+                let sub = self.open_sub(&tenant, period.end, clock);
+                sub.used = sub.used.max(period.calls);
                 sub.charged = sub.charged.max(sub.used);
-                changes.push((tenant, sub.ends_at, sub.charged));
+                changes.push((tenant.clone(), sub.ends_at, sub.charged));
             }
         }
         changes

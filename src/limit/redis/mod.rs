@@ -90,7 +90,8 @@ struct Scripts {
 /// What a script has answered that does not have all it needs: times in microseconds.
 struct Cold {
     redis: i64,
-    since_asked: i64,
+    /// On our own timeline.
+    asked_at: Nanos,
     /// How far Redis' clock is ahead of the pool's timeline, and was when the epoch began.
     ahead: i64,
     settled: i64,
@@ -226,9 +227,7 @@ impl Shared {
             }
             let [since, settled] = *due else { return Err(unreadable()) };
             let record = (state == "changed").then(|| Record::new(since, &texts));
-            let now = self.clock.nanos();
-            let cold =
-                Cold { redis, since_asked: now.saturating_sub(before).div_euclid(MICRO), ahead, settled, is_new };
+            let cold = Cold { redis, asked_at: before, ahead, settled, is_new };
             (token, history) = (answered, Some(self.history(pool, terms, &cold, &numbers, record).await?));
         }
         Err(StoreError::Unavailable("the limiter's state in Redis is lost again and again".into()))
@@ -247,7 +246,8 @@ impl Shared {
         let in_book = if cold.is_new { clock_ahead(&pool.name, &spends) } else { cold.ahead };
         pool.adopt(cold.ahead, in_book);
         let now = self.clock.nanos();
-        let adopted = (cold.redis + cold.ahead - in_book + cold.since_asked, String::new(), in_book);
+        let since = now.saturating_sub(cold.asked_at).div_euclid(MICRO);
+        let adopted = (cold.redis + cold.ahead - in_book + since, String::new(), in_book);
         let (at, _, ahead) = pool.expected(now).unwrap_or(adopted);
         let begin = Begin { at, ahead_before: cold.settled, ahead, now };
         if let Some(record) = record {

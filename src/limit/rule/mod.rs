@@ -288,15 +288,13 @@ impl Count {
         calls.for_each(|at| self.charge(at));
     }
 
-    /// The same where the times of the calls are not known: the period of now counts all those of periods that it may have been part of, as
-    /// nobody knows which time was the right one.
+    /// The same where the times of the calls are not known (see [`calendar::moved`]).
     pub(super) fn step(&mut self, to: Nanos, now: Nanos) {
         let State::Calendar { per, periods, ahead } = &mut self.state else { return };
         let by = to.saturating_sub(*ahead);
         *ahead = to;
-        let carried = calendar::carried(per, periods, by, now.saturating_add(to));
-        if carried > 0 {
-            calendar::remember(per, periods, now.saturating_add(to)).calls += carried;
+        for moved in calendar::moved(per, periods, by, now.saturating_add(to)) {
+            calendar::remember(per, periods, moved.start).calls = moved.calls;
         }
     }
 

@@ -351,8 +351,8 @@ fn a_burst_that_one_limit_allowed_counts_under_the_one_that_takes_its_place() {
             let mut calls = Vec::new();
             backlog(&local, &mut calls, clock.nanos() + 3 * SECOND).await;
             let phases = [
-                Phase { from: Nanos::MIN, limits: vec![from.clone()] },
-                Phase { from: clock.nanos(), limits: vec![to.clone()] },
+                Phase { from: Nanos::MIN, left: Nanos::MIN, limits: vec![from.clone()] },
+                Phase { from: clock.nanos(), left: clock.nanos(), limits: vec![to.clone()] },
             ];
             let before = vec![Before { limits: vec![from.clone()], until: clock.now() }];
             let local = if by_restart {

@@ -243,6 +243,8 @@ pub(crate) fn most_in_any_period(times: &[Nanos], per: &Per) -> usize {
 #[derive(Debug, Clone)]
 pub(crate) struct Phase {
     pub(crate) from: Nanos,
+    /// Calls of before may still arrive until then.
+    pub(crate) left: Nanos,
     pub(crate) limits: Vec<Limit>,
 }
 
@@ -264,7 +266,7 @@ impl Phase {
 /// since `right_from`.
 pub(crate) fn breaches_through(calls: &[Call], phases: &[Phase], ahead: Nanos, right_from: Nanos) -> Vec<String> {
     let mut found = Vec::new();
-    let until = |i: usize| phases.get(i + 1).map_or(Nanos::MAX, |next| next.from);
+    let until = |i: usize| phases.get(i + 1).map_or(Nanos::MAX, |next| next.left);
     for limit in phases.iter().flat_map(|phase| &phase.limits) {
         let mut groups: BTreeMap<&str, Vec<Nanos>> = BTreeMap::new();
         for call in calls {
@@ -295,7 +297,11 @@ pub(crate) fn breaches_through(calls: &[Call], phases: &[Phase], ahead: Nanos, r
             for (i, at) in times.iter().enumerate() {
                 let seen = times[i..].iter().take_while(|other| **other < at + period).count() as u64;
                 let in_force = (0..phases.len()).filter(|p| phases[*p].from < at + period && until(*p) > *at);
-                let most = in_force.map(|p| phases[p].allows(period, limit.key)).max().unwrap_or(0);
+                let in_force: Vec<&Phase> = in_force.map(|p| &phases[p]).collect();
+                let bounds = in_force.iter().map(|phase| phase.allows(period, limit.key));
+                // A day and a window of a day know nothing of each other: each is held in its own time.
+                let has_calendar = in_force.iter().any(|phase| phase.limits.iter().any(|l| l.shape == Shape::Calendar));
+                let most = if has_calendar { bounds.fold(0, u64::saturating_add) } else { bounds.max().unwrap_or(0) };
                 if seen > most {
                     found.push(format!("{limit:?} {who:?}: {seen} of {most} from {at}"));
                     break;

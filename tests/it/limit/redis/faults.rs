@@ -38,7 +38,7 @@ enum Also {
 impl Storm {
     async fn new(mut random: fastrand::Rng) -> Storm {
         let scene = Scene::new(&limits(&mut random));
-        let phases = vec![Phase { from: Nanos::MIN, limits: scene.limits.clone() }];
+        let phases = vec![Phase { from: Nanos::MIN, left: Nanos::MIN, limits: scene.limits.clone() }];
         let processes = (0..3).map(|_| scene.process()).collect();
         let (held, fired) = Default::default();
         Storm { scene, processes, held, fired, phases, ahead: 0, right_from: Nanos::MIN, random }
@@ -80,9 +80,9 @@ impl Storm {
             process.set_limits("acme", self.scene.limits.clone()).await.unwrap();
         }
         let arrived = self.fired.iter().map(|call| call.arrived + 1).max().unwrap_or(0);
-        let from = self.settled().max(arrived);
-        self.say(&format!("from {from}: {:?}", self.scene.limits));
-        self.phases.push(Phase { from, limits: self.scene.limits.clone() });
+        let left = self.settled().max(arrived);
+        self.say(&format!("until {left}: {:?}", self.scene.limits));
+        self.phases.push(Phase { from: self.scene.clock.nanos(), left, limits: self.scene.limits.clone() });
     }
 
     async fn step(&mut self, also: Also) {
@@ -322,7 +322,7 @@ fn no_window_holds_more_than_n_when_the_clock_of_redis_is_set() {
         for by_ms in [400, -400, 40, 25_000, -25_000, 70_000, 86_400_000, -86_400_000] {
             let limits = [limit.clone()];
             let calls = run_io(backlog_over_a_step(&limits, by_ms * MS, 60));
-            let phases = [Phase { from: Nanos::MIN, limits: limits.to_vec() }];
+            let phases = [Phase { from: Nanos::MIN, left: Nanos::MIN, limits: limits.to_vec() }];
             let found = match limit.per {
                 Per::Rolling(_) => breaches(&calls, &limits),
                 _ => breaches_through(&calls, &phases, by_ms * MS, Nanos::MIN),
