@@ -207,8 +207,7 @@ impl World {
 
     async fn step(&mut self, op: Op) {
         // Of the calls of a process that ended only their calendar periods are known: that is for one step, not for several.
-        let ends = matches!(op, Op::Crash { .. } | Op::Stop);
-        if ends && self.right_from > Nanos::MIN {
+        if matches!(op, Op::Crash { .. } | Op::Stop) && self.right_from > Nanos::MIN {
             return;
         }
         match op {
