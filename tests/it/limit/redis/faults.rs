@@ -201,8 +201,8 @@ fn no_window_ever_holds_more_than_n_whatever_happens() {
 }
 
 fn storms_with(also: Also) {
-    let first: u64 =
-        std::env::var("FETCHGATE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    // The same histories each time; others with FETCHGATE_SEED.
+    let first: u64 = std::env::var("FETCHGATE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(33_000);
     for seed in first..first.saturating_add(60) {
         println!("FETCHGATE_SEED={seed}"); // shown when the test fails
         run_io(async {
