@@ -6,9 +6,9 @@ COPY . .
 # The caches are no part of the image; what is copied out of them is.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --workspace --bins \
+    cargo build --profile dist --locked --workspace --bins \
     && mkdir /out \
-    && cp target/release/fetchgate target/release/mock-vendors /out/
+    && cp target/dist/fetchgate target/dist/mock-vendors /out/
 
 FROM debian:bookworm-slim
 # Vendors, Redis and MongoDB over TLS are checked against the machine's certificates.

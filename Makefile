@@ -22,7 +22,7 @@ compose-test: ## compose.yaml for real, on a local Docker engine; not part of CI
 	scripts/with-servers docker/compose-test
 
 bench: ## what Fetchgate costs on this machine, as tables; ARGS=--write puts them into docs/, ARGS=--quick takes a minute
-	scripts/with-servers cargo bench --workspace --locked --bench throughput -- $(ARGS)
+	scripts/with-servers cargo bench --profile dist --workspace --locked --bench throughput -- $(ARGS)
 
 load: ## k6 against both backends: latency, and whether anything was lost or any limit broken; ARGS=--write puts it into docs/
 	scripts/with-servers load/run $(ARGS)
