@@ -23,7 +23,7 @@ use super::{
     Unsettled, Which, With, signals::Signals,
 };
 use crate::{
-    clock::{Clock, Time},
+    clock::{Clock, Time, nanos},
     job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, lifecycle::Change, turn::Lanes},
     redis_link::Redis,
 };
@@ -227,8 +227,13 @@ impl Store for RedisMongo {
             submits.send(submit::Request { jobs, reply }).await.map_err(|_| group::closed())?;
             answer.await.unwrap_or_else(|_| Err(group::closed()))
         };
-        let late = || StoreError::Unavailable("MongoDB does not answer".into());
-        tokio::time::timeout(within, submitted).await.unwrap_or_else(|_| Err(late()))
+        let clock = &self.core.clock;
+        tokio::select! {
+            submitted = submitted => submitted,
+            () = clock.sleep_until(clock.nanos() + nanos(within)) => {
+                Err(StoreError::Unavailable("MongoDB does not answer".into()))
+            }
+        }
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Vec<Lease>, StoreError> {

@@ -141,6 +141,16 @@ impl Server {
     /// Stops it in its tracks: connections stay open and nobody answers.
     pub(crate) fn freeze(&self) {
         self.signal("STOP");
+        // A signal that was sent is not yet one that has arrived.
+        let has_stopped = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+            stat.rsplit(") ").next().expect("its state").starts_with('T')
+        };
+        let since = Instant::now();
+        while !has_stopped() {
+            assert!(since.elapsed() < PATIENCE, "it does not stop");
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) fn thaw(&self) {
