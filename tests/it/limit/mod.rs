@@ -298,6 +298,10 @@ pub(crate) fn breaches_through(calls: &[Call], phases: &[Phase], ahead: Nanos, r
                 let seen = times[i..].iter().take_while(|other| **other < at + period).count() as u64;
                 let in_force = (0..phases.len()).filter(|p| phases[*p].from < at + period && until(*p) > *at);
                 let in_force: Vec<&Phase> = in_force.map(|p| &phases[p]).collect();
+                // Nobody counts in windows of a length that no limit has then.
+                if !in_force.iter().any(|phase| phase.limits.contains(limit)) {
+                    continue;
+                }
                 let bounds = in_force.iter().map(|phase| phase.allows(period, limit.key));
                 // A day and a window of a day know nothing of each other: each is held in its own time.
                 let has_calendar = in_force.iter().any(|phase| phase.limits.iter().any(|l| l.shape == Shape::Calendar));

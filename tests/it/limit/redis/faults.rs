@@ -183,10 +183,14 @@ fn limits(random: &mut fastrand::Rng) -> Vec<Limit> {
     (0..random.usize(1..4)).map(|_| one(random)).collect()
 }
 
+/// Other histories each time, or the same again with FETCHGATE_SEED.
+fn first_seed() -> u64 {
+    std::env::var("FETCHGATE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..))
+}
+
 #[test]
 fn no_window_ever_holds_more_than_n_whatever_happens() {
-    let first: u64 =
-        std::env::var("FETCHGATE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let first = first_seed();
     for seed in first..first.saturating_add(60) {
         println!("FETCHGATE_SEED={seed}"); // shown when the test fails
         run_io(async {
@@ -201,8 +205,7 @@ fn no_window_ever_holds_more_than_n_whatever_happens() {
 }
 
 fn storms_with(also: Also) {
-    // The same histories each time; others with FETCHGATE_SEED.
-    let first: u64 = std::env::var("FETCHGATE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(33_000);
+    let first = first_seed();
     for seed in first..first.saturating_add(60) {
         println!("FETCHGATE_SEED={seed}"); // shown when the test fails
         run_io(async {
