@@ -28,6 +28,10 @@ const MOST_PERIODS: usize = 64;
 /// Changes that are looked back at.
 const MOST_FORMERS: usize = 8;
 
+/// Calls that former limits allowed may lie so much later than their change: permits are for times up to half a second ahead, and another
+/// process may learn of a change a second later.
+const OUTLASTS: Nanos = 1_500 * MS;
+
 /// Limits that were in force before those of now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Before {
@@ -122,16 +126,19 @@ impl Past<'_> {
                 break;
             }
             let begun = self.formers.get(i + 1).map_or(Nanos::MIN, |older| older.until);
-            let span = (begun.max(from), known_since.min(former.until));
+            // Both limits may have allowed the calls around a change: each is asked about them.
+            let span = (begun.max(from), self.recorded_since.min(former.until.saturating_add(OUTLASTS)));
             let bounds = former.limits.iter().filter(|limit| limit.key == Key::Vendor || self.tenant.is_some());
             let bounds = bounds.map(|limit| self.bound(limit, span, most));
             let Some(fewest) = bounds.min_by_key(|calls| calls.iter().map(|(_, n)| *n).fold(0, u64::saturating_add))
             else {
-                return (span.1, calls);
+                known_since = span.1;
+                break;
             };
-            calls.splice(0..0, fewest);
-            known_since = begun;
+            calls.extend(fewest);
+            known_since = known_since.min(begun);
         }
+        calls.sort_unstable();
         (if self.formers.is_empty() { Nanos::MIN } else { known_since }, calls)
     }
 

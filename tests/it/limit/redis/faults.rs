@@ -74,6 +74,7 @@ impl Storm {
 
     /// One of the limits is another from here on, in all processes.
     async fn change(&mut self) {
+        self.scene.before.insert(0, Before { limits: self.scene.limits.clone(), until: self.scene.clock.now() });
         let i = self.random.usize(0..self.scene.limits.len());
         self.scene.limits[i] = limits(&mut self.random).remove(0);
         for process in &self.processes {
@@ -229,6 +230,31 @@ fn no_window_ever_holds_more_than_n_whatever_is_done_to_the_clock_of_redis() {
 #[test]
 fn a_window_holds_what_the_loosest_of_its_limits_allows_whatever_is_changed() {
     storms_with(Also::Changes);
+}
+
+#[test]
+fn calls_that_were_dated_past_a_change_count_when_redis_has_lost_them() {
+    run_io(async {
+        let long = |secs| limit(20, Duration::from_secs(secs), Shape::Window);
+        let scene = Scene::new(&[long(45), paced(30)]);
+        let limiter = scene.warm().await;
+        let before = reserve(&limiter, &scene.clock, 13).await;
+        assert_eq!(before.len(), 13);
+        let slow = limit(2, Duration::from_secs(9), Shape::Paced);
+        limiter.set_limits("acme", vec![slow]).await.unwrap();
+        advance(&scene.clock, 2 * SECOND);
+        scene.flush();
+        limiter.outlook("acme", 0, 1).await.unwrap();
+        limiter.set_limits("acme", vec![long(46)]).await.unwrap();
+        let mut after = Vec::new();
+        while scene.clock.nanos() < before[0].at + 45 * SECOND {
+            let until = scene.in_ms(500);
+            after.extend(permits(limiter.reserve("acme", &wishes("t", 20), until).await.unwrap()));
+            advance(&scene.clock, SECOND);
+        }
+        let after = after.iter().filter(|permit| permit.at < before[0].at + 45 * SECOND).count();
+        assert!((1..=20 - before.len()).contains(&after), "{after} more than {}", before.len());
+    });
 }
 
 #[test]

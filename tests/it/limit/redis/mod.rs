@@ -20,6 +20,10 @@ use crate::support::servers;
 /// One process's limiter for the pool and vendor `acme`.
 fn process(redis: &Redis, prefix: &str, limits: &[Limit], clock: &Clock, book: &Arc<MemoryBook>) -> RedisLimiter {
     let pool = PoolLimits { pool: "acme".into(), limits: limits.to_vec(), before: Vec::new() };
+    process_for(redis, prefix, pool, clock, book)
+}
+
+fn process_for(redis: &Redis, prefix: &str, pool: PoolLimits, clock: &Clock, book: &Arc<MemoryBook>) -> RedisLimiter {
     let timeouts = HashMap::from([("acme".into(), Duration::from_secs(5))]);
     RedisLimiter::open(redis.clone(), prefix, vec![pool], timeouts, clock.clone(), book.clone())
 }
@@ -38,6 +42,8 @@ pub(super) struct Scene {
     redis: Redis,
     prefix: String,
     limits: Vec<Limit>,
+    /// The limits of before, the newest first, as a process that begins reads them in the store.
+    before: Vec<Before>,
     pub(super) clock: Clock,
     book: Arc<MemoryBook>,
 }
@@ -48,13 +54,15 @@ impl Scene {
             redis: servers::redis().link(),
             prefix: servers::prefix(),
             limits: limits.to_vec(),
+            before: Vec::new(),
             clock: Clock::manual(START),
             book: shared_book(),
         }
     }
 
     fn process(&self) -> RedisLimiter {
-        process(&self.redis, &self.prefix, &self.limits, &self.clock, &self.book)
+        let pool = PoolLimits { pool: "acme".into(), limits: self.limits.clone(), before: self.before.clone() };
+        process_for(&self.redis, &self.prefix, pool, &self.clock, &self.book)
     }
 
     /// A process after the cold start is over.
