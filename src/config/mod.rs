@@ -8,6 +8,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
+    job::retry::Retry,
     json::Pointer,
     limit::{PoolLimits, breaker::Terms},
     redis_link::RedisUrl,
@@ -198,15 +199,6 @@ pub struct Match {
 pub struct RateHeaders {
     pub remaining: hyper::header::HeaderName,
     pub reset: hyper::header::HeaderName,
-}
-
-/// Exponential backoff with full jitter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retry {
-    /// Calls that count, the first included; at least 1.
-    pub attempts: u32,
-    pub first: Duration,
-    pub max: Duration,
 }
 
 /// Text that is never shown: not in logs, not in errors, not in `{:?}`.

@@ -12,12 +12,13 @@ use toml::Spanned;
 use url::Url;
 
 use super::{
-    Kind, Match, RateHeaders, Retry, Secret, Vendor, breaker,
+    Kind, Match, RateHeaders, Secret, Vendor, breaker,
     check::{Check, Filled, LONGEST, quoted_key, shown},
     error::nearest,
     kind, limits, raw,
 };
 use crate::{
+    job::retry::Retry,
     limit::{Limit, PoolLimits},
     vendor::{
         clean::Clean,
