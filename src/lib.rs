@@ -15,6 +15,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod book;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -29,6 +30,7 @@ pub mod roles;
 pub mod service;
 pub mod shutdown;
 pub mod store;
+pub mod store_error;
 pub mod telemetry;
 pub mod vendor;
 pub mod worker;

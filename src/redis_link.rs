@@ -19,7 +19,7 @@ use redis::{
 };
 use tokio::time::timeout;
 
-use crate::{clock::Clock, store::StoreError};
+use crate::{clock::Clock, store_error::StoreError};
 
 /// Redis answers within this time, or the command has failed.
 const ANSWER: Duration = Duration::from_secs(2);

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{self, App, Feasibility, server},
     audit::Audit,
+    book::Book,
     clock::Clock,
     config::{self, Config, Kind, StoreAt},
     in_force::{FOLLOW_DEAF, FOLLOW_EVERY, InForce},
@@ -27,7 +28,6 @@ use crate::{
     shutdown::Shutdown,
     store::{
         Store,
-        book::Book,
         calls::CallLog,
         redis_mongo::{RedisMongo, VendorWork},
         sqlite::Sqlite,

@@ -4,8 +4,7 @@
 
 use async_trait::async_trait;
 
-use super::StoreError;
-use crate::clock::Time;
+use crate::{clock::Time, store_error::StoreError};
 
 /// Calls charged to one limit in one sub-window of its period.
 #[derive(Debug, Clone, PartialEq, Eq)]
