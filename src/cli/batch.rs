@@ -15,9 +15,10 @@ use super::{
     Failure, Output,
     client::{Call, NDJSON, Problem, Service},
     print,
-    submit::MAX_JOB,
 };
 
+/// The service takes 2 MiB for a whole job.
+pub(super) const MAX_JOB: usize = 2 << 20;
 /// Jobs in one request. The service takes five times as many, but its answer has to fit into what we read
 /// even if it finds a lot wrong with each of them.
 const MAX_JOBS: usize = 2000;

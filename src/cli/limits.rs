@@ -54,7 +54,7 @@ pub(super) async fn run(args: LimitsArgs) -> Result<(), Failure> {
     let path = format!("/vendors/{}/limits", segment(&args.name));
     let shown = service.call(Call::get(&path)).await?;
     if args.set.is_empty() && !args.clear {
-        return print::answer(&shown, args.talk.output, view);
+        return print::answer(shown.json(), args.talk.output, view);
     }
     // What somebody else has laid meanwhile is not changed unseen.
     let seen: InForce = shown.read()?;
@@ -65,7 +65,7 @@ pub(super) async fn run(args: LimitsArgs) -> Result<(), Failure> {
         (Method::PUT, Some((JSON, json!({ "limits": args.set }).to_string().into())))
     };
     let answer = service.call(Call { method, body, if_match, ..Call::get(path) }).await?;
-    print::answer(&answer, args.talk.output, view)
+    print::answer(answer.json(), args.talk.output, view)
 }
 
 /// Reads the value of `--set`: a text, or a table as in the config.

@@ -13,14 +13,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Failure, batch,
+    Failure,
+    batch::{self, MAX_JOB},
     client::{self, Call, JSON, JobState, Service, Talk},
-    jobs, print,
+    print,
 };
 use crate::{job::Priority, json};
-
-/// The service takes 2 MiB for a whole job.
-pub(super) const MAX_JOB: usize = 2 << 20;
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).args(["payload", "payload_file", "batch"]))]
@@ -96,12 +94,12 @@ pub(super) async fn run(args: &SubmitArgs) -> Result<(), Failure> {
     let answer = service.call(call).await?;
     let id = answer.read::<Accepted>()?.request_id;
     let Some(wait) = args.wait else {
-        return print::answer(&answer, args.talk.output, |_| Ok(id));
+        return print::answer(answer.json(), args.talk.output, |_| Ok(id));
     };
     let waited = service.job(&id, false, wait).await;
     let job =
         waited.map_err(|failure| failure.context(format!("job {id} is accepted, but it could not be waited for")))?;
-    jobs::show(&job, args.talk.output)?;
+    print::job(job.json(), args.talk.output)?;
     job.read::<JobState>()?.verdict()
 }
 

@@ -137,7 +137,7 @@ impl AuditArgs {
 
 async fn ask(talk: &Talk, call: Call<'_>, view: fn(&RawValue) -> Result<String, Failure>) -> Result<(), Failure> {
     let answer = Service::at(&talk.target)?.call(call).await?;
-    print::answer(&answer, talk.output, view)
+    print::answer(answer.json(), talk.output, view)
 }
 
 /// The vendors in the answer to `GET /vendors`, or the one of `GET /vendors/{name}`.

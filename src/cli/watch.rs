@@ -50,7 +50,7 @@ pub(super) async fn run(args: &WatchArgs) -> Result<(), Failure> {
             };
             backlog.bar.finish_and_clear();
             if let Some(known) = &backlog.known {
-                print::answer(known, output, |_| Ok(summary(&waiting(known)?)))?;
+                print::answer(known.json(), output, |_| Ok(summary(&waiting(known)?)))?;
             }
             outcome
         }
@@ -67,7 +67,7 @@ async fn follow(service: &Service, id: &str, output: Output) -> Result<(), Failu
         let job: JobState = answer.read()?;
         let stands = (job.status, job.blocked_on.clone());
         if seen.as_ref() != Some(&stands) {
-            print::answer(&answer, output, |_| Ok(change(&clock.now().rfc3339(), &job)))?;
+            print::answer(answer.json(), output, |_| Ok(change(&clock.now().rfc3339(), &job)))?;
             seen = Some(stands);
         }
         if job.status.has_ended() {
