@@ -89,6 +89,43 @@ impl fmt::Display for Place {
     }
 }
 
+/// How the value at this path looks.
+pub(super) fn form(path: &str) -> &'static str {
+    // What is inside has the names of other things: vendors.NAME.breaker.open, say.
+    if path.split('.').nth(2) == Some("breaker") {
+        return r#"{ failed = 0.9, calls = 20, within = "30s", open = "10s" }"#;
+    }
+    let name = path.rsplit('.').next().unwrap_or(path);
+    match name.split('[').next().unwrap_or(name) {
+        "listen" => r#""127.0.0.1:8000""#,
+        "public_url" => r#""http://127.0.0.1:8000""#,
+        "url" => r#""https://vendor.example/path""#,
+        "kind" => r#""sync", "webhook" or "polling""#,
+        "limits" => r#"limits such as ["50/s", { calls = 2000, per = "1m" }], or [] if there are none"#,
+        "timeout" | "grace" | "deadline" | "answer_within" | "every" | "first" | "max" | "guard" => {
+            r#"a duration such as "10s""#
+        }
+        "retention" => r#"a duration such as "7d""#,
+        "per" => r#"a duration such as "1m", or "day" or "month""#,
+        "retry" => r#"{ attempts = 5, first = "200ms", max = "1m" }"#,
+        "webhook" => r#"{ verify = "none" }, say"#,
+        "polling" => r#"{ ticket = "/id", url = "...", every = "2s", done = { at = "/state", is = ["done"] } }"#,
+        "done" | "failed" => r#"{ at = "/status", is = ["..."] }"#,
+        "is" => r#"an array of texts such as ["done"]"#,
+        "clean" => r#"{ trim = true, drop_null = true, redact = ["/ssn"] }"#,
+        "redact" => r#"an array of JSON pointers such as ["/ssn"]"#,
+        "headers" => r#"{ name = "value" }"#,
+        "ticket" | "at" | "result" | "request_id" | "ticket_in_callback" => r#"a JSON pointer such as "/id""#,
+        "calls" | "burst" | "attempts" | "open" | "concurrency" | "max_waiting" => "a whole number such as 10",
+        "rate_headers" => r#"{ remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#,
+        "remaining" | "reset" => r#"a header's name such as "X-Calls-Left""#,
+        "trim" | "drop_null" | "allow_open" | "at_most_once" => "true or false",
+        "server" | "ops" | "auth" | "store" | "queue" | "capacity" => "its keys under a [table] of this name",
+        "vendors" => "a table for each vendor: [vendors.name]",
+        _ => "...",
+    }
+}
+
 /// The candidate that was probably meant, if one is close: at most two letters off, and no more than half the word.
 pub(super) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     if word.len() > 64 {

@@ -6,9 +6,9 @@
 use std::{io::Read as _, path::Path};
 
 use super::{
-    Config, check,
+    Config,
     error::{ConfigError, Place, Problem},
-    read,
+    read, root,
     source::{Env, layered},
 };
 
@@ -49,8 +49,8 @@ pub fn parse(
 
 fn parse_with(text: &str, name: &str, env: &Env) -> Result<Config, ConfigError> {
     let (layers, sources) = layered(text, name, env)?;
-    let root = read::read(layers, &sources)?;
-    check::check(&root, &sources, env)
+    let raw = read::read(layers, &sources)?;
+    root::check(&raw, &sources, env)
 }
 
 fn read_file(path: &Path) -> Result<String, std::io::Error> {

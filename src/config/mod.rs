@@ -1,7 +1,7 @@
 //! The configuration, checked: what the rest of the service reads. Every value here is usable as it stands.
 //!
 //! How a text becomes a [`Config`]: `load` finds it, `source` lays the environment over it and the example's defaults under it, `read` turns
-//! it into what may be written (`raw`), and `check` (with `store`, `vendor`, `kind`, `limits`) into what may be relied on. Faults are a [`ConfigError`].
+//! it into what may be written (`raw`), and `root` (with `store`, `vendor`, `kind`, `limits`, each by means of `check`) into what may be relied on. Faults are a [`ConfigError`].
 //!
 //! Nothing here talks to the outside: whether a vendor, a port or the store is there is found out later.
 
@@ -26,6 +26,7 @@ mod live;
 mod load;
 mod raw;
 mod read;
+mod root;
 mod source;
 mod store;
 mod vendor;
