@@ -8,8 +8,10 @@ use std::{
     time::Duration,
 };
 
+use toml::Spanned;
+
 use super::{
-    duration,
+    Match, duration,
     error::{Problem, form},
     fill, raw,
     source::{Env, Sources},
@@ -37,6 +39,19 @@ pub(super) struct Filled {
     pub(super) span: Range<usize>,
     /// Whether something was filled in: then messages about `text` may hold a secret.
     pub(super) is_filled: bool,
+}
+
+/// A vendor as it was written, and where.
+pub(super) struct Whole<'a> {
+    pub(super) key: &'a str,
+    pub(super) raw: &'a raw::Vendor,
+    pub(super) span: Range<usize>,
+}
+
+impl Whole<'_> {
+    pub(super) fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.key)
+    }
 }
 
 impl<'a> Check<'a> {
@@ -124,6 +139,45 @@ impl<'a> Check<'a> {
         }
         address
     }
+}
+
+/// `Some(None)` when nothing was written, `None` when what was written is wrong.
+pub(super) fn optional<R, T>(raw: Option<&R>, check: impl FnOnce(&R) -> Option<T>) -> Option<Option<T>> {
+    match raw {
+        Some(raw) => check(raw).map(Some),
+        None => Some(None),
+    }
+}
+
+pub(super) fn required<T>(cx: &mut Check<'_>, whole: &Whole<'_>, name: &str, mend: &str) -> Option<T> {
+    cx.problem(&whole.key(name), &whole.span, "this key is required", mend);
+    None
+}
+
+pub(super) fn matching(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Match>) -> Option<Match> {
+    let mend = r#"Write { at = "/status", is = ["..."] }"#;
+    let at = match &raw.get_ref().at {
+        Some(at) => cx.pointer(&format!("{key}.at"), at),
+        None => {
+            cx.problem(&format!("{key}.at"), &raw.span(), "this key is required", mend);
+            None
+        }
+    };
+    let is_key = format!("{key}.is");
+    let Some(is) = &raw.get_ref().is else {
+        cx.problem(&is_key, &raw.span(), "this key is required", mend);
+        return None;
+    };
+    if !(1..=64).contains(&is.get_ref().len()) {
+        cx.problem(&is_key, &is.span(), "this names no value, or over 64", mend);
+        return None;
+    }
+    let texts = is.get_ref().iter().enumerate().map(|(i, item)| {
+        let text = Spanned::new(item.span(), item.get_ref().0.clone());
+        cx.text(&format!("{is_key}[{i}]"), &text).map(|text| text.text)
+    });
+    let texts: Vec<Option<String>> = texts.collect();
+    Some(Match { at: at?, is: texts.into_iter().collect::<Option<_>>()? })
 }
 
 /// A text as it was written, in quotes, not too long.

@@ -29,6 +29,7 @@ mod read;
 mod root;
 mod source;
 mod store;
+mod templates;
 mod vendor;
 
 pub use duration::{parse as parse_duration, write as write_duration};
