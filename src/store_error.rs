@@ -5,10 +5,10 @@
 /// What a caller of the store can do about its error.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// Try again later: the store cannot be reached, is full, or is stopping. Nothing was stored, or it is not known.
-    #[error("the store is not available: {0}")]
+    /// Try again later: the store cannot be reached, is full, or is stopping. Nothing was stored, or that is not known.
+    #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    /// What is stored cannot be understood: a bug or a damaged file.
-    #[error("the store holds something unreadable: {0}")]
+    /// What is stored cannot be read: a bug or a damaged file.
+    #[error("stored data cannot be read: {0}")]
     Corrupt(String),
 }

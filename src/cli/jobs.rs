@@ -17,9 +17,9 @@ use super::{
 };
 use crate::job::Status;
 
-/// What the service gives in one page at most.
+/// Jobs in one page of the service at most.
 const MAX_PAGE: usize = 500;
-/// Rows that are laid out together: what is kept in memory of a long list.
+/// Rows that are printed as one table: a bound on the memory for a long list.
 const ROWS: usize = 500;
 
 #[derive(Debug, Subcommand)]
@@ -154,7 +154,7 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
         print_rows(rows)?;
     }
     if args.talk.output == Output::Table {
-        // Not on stdout, which holds jobs and nothing else.
+        // Not on stdout, where only jobs go.
         if found == 0 {
             eprintln!("no job fits");
         } else if cursor.is_some() {

@@ -1,6 +1,6 @@
-//! What commands write: lines, tables, key/value views, and JSON laid out for people.
+//! The output of commands: lines, tables, key/value views, and indented JSON.
 //!
-//! Never re-encodes JSON, so no digit of a number is lost; never lets text from outside move the cursor of a terminal.
+//! Never re-encodes JSON, so no digit of a number is lost. Never prints control characters that come from outside.
 
 use std::{borrow::Cow, fmt::Write as _, io::Write as _};
 
@@ -50,7 +50,7 @@ pub(super) fn verbatim(json: &RawValue) -> Cow<'_, str> {
     if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ").into() } else { text.into() }
 }
 
-/// An object's members, one a line and aligned, in the order in which they came; without those that are shown `apart`.
+/// An object's members in their order, one on each line, aligned; without those of `apart`.
 pub(super) fn fields(object: &RawValue, apart: &[&str]) -> String {
     let mut members = json::members(object).unwrap_or_default();
     members.retain(|(name, _)| !apart.contains(&&**name));

@@ -20,10 +20,10 @@ use crate::json::Pointer;
 
 /// No time in a configuration is longer.
 pub(super) const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
-/// Faults noted; more help nobody.
+/// Faults that are kept at most.
 const MOST_PROBLEMS: usize = 200;
 
-/// What checks share: where values stand, what fills them in, what has been found.
+/// What checks share: the places of values, the environment, and the faults found so far.
 pub(super) struct Check<'a> {
     pub(super) sources: &'a Sources<'a>,
     env: &'a Env,
@@ -66,13 +66,13 @@ impl<'a> Check<'a> {
 
     pub(super) fn problem(&mut self, key: &str, span: &Range<usize>, what: impl Into<String>, mend: impl Into<String>) {
         if self.problems.len() >= MOST_PROBLEMS {
-            return; // finding the line of each reads the file from its start
+            return; // to find the line of each, the file is read from its start
         }
         let place = self.sources.place(span);
         self.problems.push(Problem { key: key.to_owned(), place, what: what.into(), mend: mend.into() });
     }
 
-    /// Where a value stands, for a message about another one.
+    /// The place of a value, for a message about another one.
     pub(super) fn place(&self, span: &Range<usize>) -> String {
         self.sources.place(span).to_string()
     }

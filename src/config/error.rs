@@ -1,6 +1,6 @@
-//! What is wrong with a configuration, for the person who has to mend it: the key, where it stands, what is wrong, what to do.
+//! Errors of a configuration, for the person who has to fix it: the key, its place, what is wrong, what to do.
 //!
-//! Never holds a secret: values are repeated as they were written, before `${NAME}` is filled in, and not at all where a secret belongs.
+//! Never has a secret in it: values are shown as they were written, before `${NAME}` is filled in, and not at all where a secret belongs.
 
 use std::fmt;
 
@@ -37,7 +37,7 @@ pub enum Place {
 const SHOWN: usize = 20;
 
 impl ConfigError {
-    /// Put in the order of the lines, so that the first is the first to mend.
+    /// In the order of the lines.
     pub(super) fn new(mut problems: Vec<Problem>) -> ConfigError {
         problems.sort_by(|a, b| (&a.place, &a.key).cmp(&(&b.place, &b.key)));
         problems.dedup();
@@ -89,9 +89,9 @@ impl fmt::Display for Place {
     }
 }
 
-/// How the value at this path looks.
+/// An example of a value for the key at this path.
 pub(super) fn form(path: &str) -> &'static str {
-    // What is inside has the names of other things: vendors.NAME.breaker.open, say.
+    // Keys inside a breaker have names that mean something else elsewhere: vendors.NAME.breaker.open.
     if path.split('.').nth(2) == Some("breaker") {
         return r#"{ failed = 0.9, calls = 20, within = "30s", open = "10s" }"#;
     }
@@ -126,10 +126,10 @@ pub(super) fn form(path: &str) -> &'static str {
     }
 }
 
-/// The candidate that was probably meant, if one is close: at most two letters off, and no more than half the word.
+/// The candidate that was probably meant, if one is close: at most two letters differ, and no more than half of the word.
 pub(super) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     if word.len() > 64 {
-        return None; // nobody mistypes that much, and the comparison is quadratic
+        return None; // no typing error is that long, and the comparison is quadratic
     }
     let ranked = candidates.iter().map(|candidate| (distance(word, candidate), *candidate));
     let (off, best) = ranked.min_by_key(|(off, _)| *off)?;

@@ -1,6 +1,6 @@
-//! From one table to the raw configuration; whatever does not fit its type becomes a problem with the key's whole path.
+//! Turns one table into the raw configuration. A value of the wrong type becomes a problem with the key's whole path.
 //!
-//! Never repeats a value: serde's messages quote texts, and a text may be a secret in the wrong place.
+//! Never shows a value: serde's messages quote texts, and a text may be a secret in the wrong place.
 
 use std::{borrow::Cow, fmt::Write as _, ops::Range};
 
@@ -16,10 +16,10 @@ use super::{
     source::{Layers, Sources},
 };
 
-/// Problems of this kind found in one go; each costs one more reading of the whole table.
+/// Problems of this kind that are reported at once; each costs one more reading of the whole table.
 const MOST: usize = 20;
 
-/// Reads the layers. A value that does not fit is noted and taken out, which uncovers its default, so that one go finds them all.
+/// Reads the layers. A value of the wrong type is noted and removed, so that its default is used and the other problems are found too.
 pub(super) fn read<'a>(layers: Layers<'a>, sources: &Sources<'a>) -> Result<Root, ConfigError> {
     let Layers { mut table, defaults } = layers;
     let mut problems = Vec::new();
@@ -62,7 +62,7 @@ enum Fault {
 
 impl Fault {
     fn of(message: &str) -> Fault {
-        // The known keys are our own words and stand last; the unknown one may contain anything.
+        // The known keys are our own words and come last; the unknown one may contain anything.
         let (head, tail) = message.rsplit_once(", expected ").unwrap_or((message, ""));
         if let Some(rest) = head.strip_prefix("unknown field `") {
             let key = rest.strip_suffix('`').unwrap_or(rest).to_owned();
@@ -100,7 +100,7 @@ impl Fault {
             Fault::WrongType { found, wanted } => {
                 let form = form(&key);
                 let mend = if form == "..." { format!("Write {wanted}") } else { format!("Write {form}") };
-                (format!("{found} stands where {wanted} belongs"), mend)
+                (format!("expected {wanted}, found {found}"), mend)
             }
             Fault::Other => ("this cannot be read".to_owned(), "Compare it with fetchgate.example.toml".to_owned()),
         };
@@ -124,7 +124,7 @@ fn found_type(found: &str) -> &'static str {
 fn wanted_type(wanted: &str) -> &'static str {
     match wanted {
         "a string" => "a text in quotes",
-        "u64" | "u32" | "usize" => "a whole number, 0 or more,",
+        "u64" | "u32" | "usize" => "a whole number that is not negative",
         "f64" => "a number",
         "a boolean" => "true or false",
         "a sequence" => "an array",
@@ -133,7 +133,7 @@ fn wanted_type(wanted: &str) -> &'static str {
     }
 }
 
-/// The key that was probably meant; else the table where a key of this name has its place; else the keys there are.
+/// What to do about an unknown key: the key that was probably meant, or the table where a key of this name belongs, or the known keys.
 fn mend_unknown(parent: &str, name: &str, known: &[&str]) -> String {
     if let Some(near) = nearest(name, known) {
         return format!("Did you mean {near}?");
@@ -186,7 +186,7 @@ fn locate_in(value: &Spanned<DeValue<'_>>, span: &Range<usize>, unknown: Option<
     }
 }
 
-/// The table or array that holds the last step of a path.
+/// The value at a path.
 fn value_at<'t, 'a>(table: &'t mut DeTable<'a>, path: &[Step]) -> Option<&'t mut Spanned<DeValue<'a>>> {
     let (Step::Key(first), rest) = path.split_first()? else { return None };
     let first = table.get_mut(first.as_str())?;
@@ -197,7 +197,7 @@ fn value_at<'t, 'a>(table: &'t mut DeTable<'a>, path: &[Step]) -> Option<&'t mut
     })
 }
 
-/// Takes a value out; an array's element becomes unreadable, not shorter, so that the others keep their index.
+/// Removes a value; for an element of an array the whole array.
 fn remove(table: &mut DeTable<'_>, path: &[Step]) -> bool {
     match path.split_last() {
         None => false,
@@ -210,7 +210,7 @@ fn remove(table: &mut DeTable<'_>, path: &[Step]) -> bool {
     }
 }
 
-/// Gives a value from the environment back its text, where a text is wanted and it looked like something else.
+/// If a text is wanted and the value of a variable looked like something else, makes it a text again.
 fn retext<'a>(table: &mut DeTable<'a>, path: &[Step], sources: &Sources<'a>) -> bool {
     let Some(value) = value_at(table, path) else { return false };
     match sources.variable_text(&value.span()) {
