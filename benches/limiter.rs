@@ -10,9 +10,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fetchgate::{
+    book::Book,
     clock::{Clock, Nanos, Time, nanos},
     limit::{Answer, Key, Limit, Limiter, Per, PoolLimits, Shape, local::Local, redis::RedisLimiter},
-    store::{book::Book, sqlite::Sqlite},
+    store::sqlite::Sqlite,
 };
 use servers::Server;
 use tempfile::TempDir;

@@ -1,7 +1,7 @@
 //! The only place that reads a clock: wall time for jobs, and a timeline that never steps for limits.
 //!
-//! Never decides anything. Tests hold a [`Clock::manual`] and move it; production code cannot tell the difference. Its hands move apart as
-//! real clocks do: [`Clock::step`] sets wall time, [`Clock::step_server`] the clock of a server, and the timeline stays.
+//! Never decides anything. Tests use a [`Clock::manual`] and move it; other code cannot see the difference. Its times can differ, as those of
+//! real clocks do: [`Clock::step`] sets wall time, [`Clock::step_server`] the clock of a server, and the timeline does not change.
 
 use std::{
     sync::Arc,
@@ -16,13 +16,13 @@ use tokio::sync::watch;
 pub struct Time(pub i64);
 
 impl Time {
-    /// This moment moved by `by`, held at the end of time instead of overflowing.
+    /// This moment plus `by`; the largest time instead of an overflow.
     #[must_use]
     pub fn plus(self, by: Duration) -> Time {
         Time(self.0.saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// How long from `earlier` until this moment; nothing when that lies in the future.
+    /// The time from `earlier` to this moment; zero if `earlier` is later.
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -39,11 +39,11 @@ impl Serialize for Time {
     }
 }
 
-/// A point on the limiter's timeline: nanoseconds since the Unix epoch as this process first read it,
-/// then carried on by the monotonic clock. It never steps, so two readings differ by the time that truly passed.
+/// A point on the limiter's timeline: it begins with the wall time that this process first read, in nanoseconds since the Unix epoch, and
+/// goes on with the monotonic clock. It never steps, so two readings differ by the time that really passed.
 pub type Nanos = i64;
 
-/// Nanoseconds in a duration, held at the maximum (292 years).
+/// Nanoseconds in a duration, at most the maximum (292 years).
 pub fn nanos(d: Duration) -> Nanos {
     Nanos::try_from(d.as_nanos()).unwrap_or(Nanos::MAX)
 }
@@ -75,7 +75,7 @@ impl Clock {
         Clock(Arc::new(Kind::System { started: Instant::now(), epoch_ns: nanos(wall) }))
     }
 
-    /// A clock that stands still at `start` until it is moved.
+    /// A clock that stops at `start` until it is moved.
     pub fn manual(start: Time) -> Clock {
         let hands = Hands { timeline: start.0.saturating_mul(1_000_000), wall_ahead: 0, server_ahead: 0 };
         Clock(Arc::new(Kind::Manual(watch::Sender::new(hands))))
@@ -104,7 +104,7 @@ impl Clock {
         }
     }
 
-    /// Wall time as it would be if nobody had set it since this process first read it.
+    /// Wall time without the steps since this process first read it.
     pub fn unset(&self) -> Time {
         Time(self.nanos().div_euclid(1_000_000))
     }
@@ -113,7 +113,7 @@ impl Clock {
     pub fn both(&self) -> (Time, Nanos) {
         const CLOSE: Nanos = 1_000_000;
         let mut before = self.nanos();
-        // A thread that was put aside between two readings reads again.
+        // If the thread was interrupted between the two readings, it reads again.
         for _ in 0..3 {
             let (wall, after) = (self.now(), self.nanos());
             if after - before < CLOSE {
@@ -124,8 +124,8 @@ impl Clock {
         (self.now(), before)
     }
 
-    /// The server's hand of a manual clock: what a server that has a clock of its own should take for the time, so that a test moves it too.
-    /// Nothing by the machine's clock.
+    /// The server's time of a manual clock: what a server should use as its time, so that a test moves that too. Nothing for the machine's
+    /// clock.
     pub fn injected(&self) -> Option<Nanos> {
         match &*self.0 {
             Kind::System { .. } => None,
@@ -147,8 +147,8 @@ impl Clock {
         Time(self.now().0.saturating_add(at.saturating_sub(self.nanos()).div_euclid(1_000_000)))
     }
 
-    /// The next of the moments, `every` apart, at which this process does what it does regularly. They are the same for all that it does,
-    /// so that an idle process is woken once for all of it, and other ones for each process.
+    /// The next moment for periodic work of this period. All periodic work of a process happens at the same moments, so that an idle process
+    /// wakes up only once for all of it; different processes have different moments.
     pub fn next_beat(&self, every: Duration) -> Nanos {
         let first = match &*self.0 {
             Kind::System { epoch_ns, .. } => *epoch_ns,

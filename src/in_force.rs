@@ -9,13 +9,11 @@ use std::{
 };
 
 use crate::{
+    book::{Book, Filed, LimitsOnRecord, LiveLimits},
     clock::{Clock, Nanos, Time},
     config::{parse_known_limits, parse_known_pools, write_limits, write_pools},
     limit::{Before, Key, Limit, Limiter, PoolLimits},
-    store::{
-        StoreError,
-        book::{Book, Filed, LimitsOnRecord, LiveLimits},
-    },
+    store::StoreError,
 };
 
 /// How often a process says that it lives, and looks for itself what others have changed: messages say so at once, and may be lost.

@@ -1,6 +1,6 @@
-//! What the process asks of the kernel before its first thread starts, so that no thread is held up later for as long as a guard.
+//! Settings of the kernel for this process, made before its first thread starts, so that no thread is later delayed for as long as a guard.
 //!
-//! Never fails: what a kernel does not know or does not allow stays as it was.
+//! Never fails: a setting that the kernel does not know or does not allow is left as it is.
 
 use std::io::stdin;
 
@@ -10,11 +10,12 @@ use rustix::{
     thread::disable_transparent_huge_pages,
 };
 
-/// Open files and connections that find their room ready; more are possible, and each doubling then takes its time.
+/// Open files and connections for which the table has room from the start; more are possible, but then the table has to grow.
 const DESCRIPTORS: u64 = 16_384;
 
-/// No huge pages, whose first touch zeroes 2 MiB (decision 10); as many open files as may be asked for; and a table for them that is
-/// large from the beginning, because in a process with threads each doubling waits for all cores, 8 to 16 ms long (decision 11).
+/// Three settings: no huge pages, because the first touch of one zeroes 2 MiB (decision 10); as many open files as the process is allowed;
+/// and a table of open files that is large from the start, because in a process with threads each growth waits for all cores, 8 to 16 ms
+/// (decision 11).
 pub fn avoid_stalls() {
     let _ = disable_transparent_huge_pages(true);
     let limit = getrlimit(Resource::Nofile);

@@ -4,17 +4,19 @@
 //!
 //! - [`api`]: HTTP in. A submission is checked, stored, and answered with an id.
 //! - [`job`]: the words and the rules, without I/O: what a job is, and what each step makes of it.
-//! - [`store`]: where jobs live; [`store::sqlite`] keeps them in one file.
+//! - [`store`]: where jobs live; [`store::sqlite`] keeps them in one file, [`store::redis_mongo`] in MongoDB and Redis.
 //! - [`worker`]: jobs out. One dispatcher for each vendor, one attempt for each call.
 //! - [`limit`]: may we call this vendor, and when?
 //! - [`audit`]: what was really sent, and whether the limits were kept.
 //! - [`vendor`]: how to talk to vendors, and what their replies mean.
 //!
-//! Around them: [`config`], [`in_force`] (which limits hold), [`service`] (the wiring), [`roles`], [`clock`], [`kernel`], [`telemetry`], [`shutdown`] and [`cli`].
-//! `ARCHITECTURE.md` follows one job through the functions.
+//! Below them: [`book`] (what is durable besides jobs), [`store_error`], [`redis_link`], [`json`] and [`clock`].
+//! Around them: [`config`], [`in_force`] (which limits are in force), [`pauses`], [`service`] (the wiring), [`roles`], [`kernel`], [`telemetry`],
+//! [`shutdown`] and [`cli`]. `ARCHITECTURE.md` follows one job through the code.
 
 pub mod api;
 pub mod audit;
+pub mod book;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -29,6 +31,7 @@ pub mod roles;
 pub mod service;
 pub mod shutdown;
 pub mod store;
+pub mod store_error;
 pub mod telemetry;
 pub mod vendor;
 pub mod worker;

@@ -8,11 +8,9 @@ use std::{
 };
 
 use crate::{
+    book::{Book, Pause},
     clock::Time,
-    store::{
-        StoreError,
-        book::{Book, Pause},
-    },
+    store::StoreError,
 };
 
 pub struct Pauses {

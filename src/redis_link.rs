@@ -1,4 +1,4 @@
-//! The link to Redis: one shared connection for scripts, one for listening. The only module that knows how Redis is reached.
+//! The connections to Redis: one that scripts share, and one for each subscription. The only module that knows how Redis is reached.
 //!
 //! Never retries a command by itself (a script may have run although its answer was lost) and never waits without a bound.
 
@@ -19,17 +19,17 @@ use redis::{
 };
 use tokio::time::timeout;
 
-use crate::{clock::Clock, store::StoreError};
+use crate::{clock::Clock, store_error::StoreError};
 
 /// Redis answers within this time, or the command has failed.
 const ANSWER: Duration = Duration::from_secs(2);
 const CONNECT: Duration = Duration::from_secs(1);
-/// After a connection could not be made, the next is tried no sooner; whoever asks before is told at once.
+/// The time between two tries to connect. In between, commands fail at once with the last error.
 const CONNECT_PAUSE: Duration = Duration::from_millis(250);
 /// The oldest Redis whose commands we use (`ZADD LT`, `XAUTOCLAIM`).
 const OLDEST: (u32, u32) = (6, 2);
-/// What to tell of a Redis that is replicated and takes writes without its replicas.
-const TWO_MASTERS: &str = "a master that is cut off from its replicas goes on giving permits beside the one that replaces it, so limits may be broken while both are there: \
+/// The warning for a Redis that has replicas and accepts writes without them.
+const TWO_MASTERS: &str = "a master that is cut off from its replicas goes on giving permits after another one has replaced it, so limits may be broken: \
     set min-replicas-to-write to at least 1 on every node, and min-replicas-max-lag to less than the time after which a master is replaced";
 
 /// Where Redis is, checked: one node, Sentinels that know the master, or a Cluster.
@@ -57,7 +57,7 @@ impl std::fmt::Debug for RedisUrl {
 impl RedisUrl {
     /// Reads `redis://[user:password@]host:port/db`, the same as `rediss://` (TLS), and with several hosts
     /// `redis+sentinel://host,host/master[/db]` and `redis+cluster://host,host` (with TLS `rediss+…`).
-    /// The error is a sentence that never repeats the URL: it may hold a password.
+    /// The error is a sentence that never shows the URL, because it may have a password in it.
     pub fn parse(text: &str) -> Result<RedisUrl, &'static str> {
         const FORM: &str = "this is not a Redis URL";
         let (scheme, rest) = text.split_once("://").ok_or(FORM)?;
@@ -67,7 +67,7 @@ impl RedisUrl {
         }
         let node = |url: String| -> Result<ConnectionInfo, &'static str> {
             let info = url.into_connection_info().map_err(|_| FORM)?;
-            // Small requests and answers in turn: waiting to fill a packet only delays them.
+            // Requests and answers are small: waiting to fill a packet would only delay them.
             Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
         };
         if kind.is_empty() {
@@ -103,7 +103,7 @@ pub struct Redis(Arc<Shared>);
 struct Shared {
     url: RedisUrl,
     link: Mutex<Option<(u64, Link)>>,
-    /// Held by the one that connects; what the last try came to, when, and how many there were.
+    /// Locked while somebody connects: the outcome and time of the last try, and the number of tries.
     connecting: tokio::sync::Mutex<Tries>,
 }
 
@@ -113,18 +113,18 @@ struct Tries {
     failed: Option<(Instant, StoreError)>,
 }
 
-/// One connection, pipelining the commands of everybody.
+/// One connection, which pipelines the commands of all tasks.
 #[derive(Clone)]
 enum Link {
     Node(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
-/// What a listener hears.
+/// What a subscriber gets.
 pub enum Heard<'a> {
-    /// Listening from now on; what was said before may have been missed.
+    /// Subscribed from now on; earlier messages may have been missed.
     Connected,
-    /// Nothing is heard from now on, until connected again.
+    /// The connection is lost: no messages until the next [`Heard::Connected`].
     Lost,
     Message {
         channel: &'a str,
@@ -151,13 +151,13 @@ impl Redis {
         self.look_at(which, answer)
     }
 
-    /// Whether Redis is there and answers us.
+    /// Whether Redis can be reached and answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.command(&redis::cmd("PING")).await
     }
 
-    /// Listens to channels for ever. What is missed while the connection is away is missed: [`Heard::Connected`] says so.
-    /// `ask_every`: so often it asks whether anybody is there, unless it just heard something: a connection can die without a word.
+    /// Subscribes to channels for ever. Messages that come while the connection is lost are missed; [`Heard::Connected`] marks such a gap.
+    /// `ask_every`: after so much silence it sends a ping, because a connection can die without any sign.
     pub async fn listen(
         &self,
         channels: &[String],
@@ -170,14 +170,14 @@ impl Redis {
                 heard(Heard::Connected);
                 let why = hear(pubsub, clock, ask_every, &mut heard).await;
                 heard(Heard::Lost);
-                tracing::warn!(why, "the listener's connection to Redis is gone; another is made");
+                tracing::warn!(why, "the subscription to Redis is lost; connecting again");
             }
             tokio::time::sleep(CONNECT_PAUSE).await;
         }
     }
 
-    /// Looks whether Redis is one that we can work with; a sentence for the operator when it is not. What may break a limit some day, and
-    /// is no reason not to start, comes as a sentence too.
+    /// Whether this Redis can be used; the error is a sentence for the operator. A setting that may some day break a limit, but is no reason
+    /// not to start, is returned as a warning.
     pub async fn check(&self) -> Result<Option<&'static str>, String> {
         let info = self.info().await.map_err(|error| match error {
             StoreError::Unavailable(why) | StoreError::Corrupt(why) => why,
@@ -192,10 +192,10 @@ impl Redis {
         let policy = said("maxmemory_policy").unwrap_or("");
         if policy != "noeviction" && !policy.is_empty() {
             return Err(format!(
-                "Redis may throw our keys away (maxmemory-policy is {policy}): run CONFIG SET maxmemory-policy noeviction, and put it into redis.conf"
+                "Redis may evict our keys (maxmemory-policy is {policy}): run CONFIG SET maxmemory-policy noeviction, and put it into redis.conf"
             ));
         }
-        // A Redis tells how many replicas are good only when it needs some for its writes.
+        // INFO has this field only if min-replicas-to-write is set.
         let needs_replicas = said("min_slaves_good_slaves").is_some();
         let is_alone = said("role") == Some("master") && said("connected_slaves") == Some("0");
         Ok(match self.0.url.kind {
@@ -205,7 +205,7 @@ impl Redis {
         })
     }
 
-    /// What one node says of itself: a Cluster would answer for all of them.
+    /// INFO of one node: through a Cluster connection all nodes would answer.
     async fn info(&self) -> Result<String, StoreError> {
         let asked = async {
             let mut node = self.client().await?.get_multiplexed_async_connection().await?;
@@ -282,7 +282,7 @@ impl Redis {
         Ok(pubsub)
     }
 
-    /// Takes an answer as it is; one that says that the connection is of no more use has the next command make another.
+    /// Returns an answer as it is. After an error of the connection, the next command makes a new one.
     fn look_at<T>(
         &self,
         which: u64,
@@ -313,7 +313,7 @@ impl Redis {
     }
 }
 
-/// Passes on what is said until the connection breaks; says why it did.
+/// Passes messages on until the connection breaks; returns the reason.
 async fn hear(pubsub: PubSub, clock: &Clock, ask_every: Duration, heard: &mut impl FnMut(Heard<'_>)) -> String {
     let (mut sink, mut messages) = pubsub.split();
     loop {
@@ -327,7 +327,7 @@ async fn hear(pubsub: PubSub, clock: &Clock, ask_every: Duration, heard: &mut im
             Err(_) => match timeout(ANSWER, sink.ping::<Value>()).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return error.category().into(),
-                Err(_) => return "nobody answers".into(),
+                Err(_) => return "a ping was not answered".into(),
             },
         }
     }
@@ -337,7 +337,7 @@ fn no_answer() -> RedisError {
     (redis::ErrorKind::Io, "no answer in time").into()
 }
 
-/// What went wrong, without what was sent: that may hold a password.
+/// What went wrong, without what was sent, because that may have a password in it.
 fn explain(error: &RedisError) -> StoreError {
     let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
     let what = match (io, error.detail()) {

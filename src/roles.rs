@@ -1,12 +1,12 @@
 //! What a process does: takes requests, calls vendors, or both.
 //!
-//! Never says how; [`service`](crate::service) builds the parts that a role needs.
+//! Never builds anything: [`service`](crate::service) builds the parts that a role needs.
 
-/// The roles of one process. There is none without a role.
+/// The roles of one process, at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Roles {
     Both,
-    /// Takes jobs, answers for them and receives callbacks.
+    /// Accepts jobs, answers questions about them and receives callbacks.
     Api,
     /// Calls vendors. Never binds the API's port.
     Worker,

@@ -1,4 +1,4 @@
-//! The wiring: from a checked config to running parts, and back to silence. Tests wire the same parts the same way.
+//! The wiring: builds all parts from a checked config, runs them and stops them. Tests wire the same parts the same way.
 //!
 //! Never reads the environment and never decides a default: the config is complete.
 
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{self, App, Feasibility, server},
     audit::Audit,
+    book::Book,
     clock::Clock,
     config::{self, Config, Kind, StoreAt},
     in_force::{FOLLOW_DEAF, FOLLOW_EVERY, InForce},
@@ -27,7 +28,6 @@ use crate::{
     shutdown::Shutdown,
     store::{
         Store,
-        book::Book,
         calls::CallLog,
         redis_mongo::{RedisMongo, VendorWork},
         sqlite::Sqlite,
@@ -37,7 +37,7 @@ use crate::{
     worker::{Context, Pool},
 };
 
-/// Streams of a vendor hold about half a second of its rate, within these bounds.
+/// A stream has room for about half a second of its vendor's rate, within these bounds.
 const DEEPEST: u64 = 2048;
 const SHALLOWEST: u64 = 16;
 
@@ -102,17 +102,17 @@ impl Service {
         Ok(Service { app, pool: Pool::new(&cx), store, limiter, breakers })
     }
 
-    /// The parts, for those who turn the loops themselves: tests, on a clock of their own.
+    /// The parts, for tests, which run the loops themselves on their own clock.
     pub fn into_parts(self) -> (Arc<App>, Pool) {
         (self.app, self.pool)
     }
 
-    /// Does what its roles say until told to stop; returns when everything has ended and is on disk.
+    /// Runs the roles of this process until it is stopped; returns when everything has ended and is on disk.
     pub async fn run(self, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
         let Service { app, pool, store, limiter, breakers } = self;
         let (roles, limits) = (app.roles, app.limits.clone());
         let mut tasks = JoinSet::new();
-        // The API outlives the workers, so that callbacks and waiting callers are served while calls finish.
+        // The API stops after the workers, so that callbacks and waiting callers are served while calls finish.
         let api_stop = CancellationToken::new();
         if let Some(api) = listeners.api {
             tasks.spawn(server::serve(api, api::router(app.clone()), api_stop.clone()));
@@ -132,9 +132,9 @@ impl Service {
         };
         let broken = tokio::select! {
             ended = working => {
-                ended.err().map(|why| format!("a part of the worker cannot go on: {why}, which is a bug; start again; what was acknowledged is safe"))
+                ended.err().map(|why| format!("a part of the worker has failed: {why}. This is a bug: report it and start again; no accepted job is lost"))
             }
-            why = store.failed() => Some(format!("the store cannot go on: {why}")),
+            why = store.failed() => Some(format!("the store has failed: {why}")),
         };
         shutdown.stop.cancel();
         store.signals().dismiss_waiters();
@@ -146,19 +146,21 @@ impl Service {
         }
         tasks.shutdown().await;
         breakers.stop().await;
-        let handed_back = limiter.stop().await;
+        let returned = limiter.stop().await;
         if let Err(error) = limits.leave().await {
-            tracing::debug!(%error, "the other processes take this one for alive a little longer");
+            tracing::debug!(%error, "this process could not sign off: its limits count for some seconds longer");
         }
         store.close().await;
         if let Some(why) = broken {
             anyhow::bail!(why);
         }
-        handed_back.context("the limiter could not hand back what it had charged ahead; a little capacity is lost")
+        returned
+            .context("the limiter could not return the permits that it had charged ahead; a little capacity is lost")
     }
 }
 
-/// Learns what other processes pause, resume and limit, as soon as they say so, and wakes the dispatchers that have waited for that.
+/// Follows the pauses and limits that other processes set: reads the book when a change is announced and at regular times, and wakes the
+/// dispatchers that are concerned.
 async fn follow_book(app: Arc<App>, stop: CancellationToken) {
     let signals = app.store.signals();
     loop {
@@ -168,12 +170,12 @@ async fn follow_book(app: Arc<App>, stop: CancellationToken) {
             () = signals.book().notified() => {}
             () = stop.cancelled() => return,
         }
-        // Side by side: an idle process is woken as seldom as can be.
+        // At the same time, so that an idle process wakes up only once.
         let (pauses, limits) = tokio::join!(app.pauses.refresh(), app.limits.follow(&*app.limiter));
         match pauses {
             Ok(changed) => changed.iter().for_each(|vendor| signals.ring(vendor)),
-            // The store tells of its own troubles; until it is back the pauses are as they were.
-            Err(error) => tracing::debug!(%error, "what is paused could not be read"),
+            // The store logs its own failures. Until it is back, the known pauses stay.
+            Err(error) => tracing::debug!(%error, "the pauses could not be read"),
         }
         match limits {
             Ok(changed) => {
@@ -181,12 +183,12 @@ async fn follow_book(app: Arc<App>, stop: CancellationToken) {
                     app.wake_pool(pool).await;
                 }
             }
-            Err(error) => tracing::debug!(%error, "which limits are in force could not be read"),
+            Err(error) => tracing::debug!(%error, "the limits in force could not be read"),
         }
     }
 }
 
-/// What differs between one machine and many. Everything else sees only the traits.
+/// The parts that differ between one machine and many. Everything else sees only the traits.
 struct Backend {
     store: Arc<dyn Store>,
     book: Arc<dyn Book>,

@@ -1,11 +1,13 @@
-//! Signals into tokens: the first asks to stop, the second (or the end of the grace period) insists.
+//! Turns signals into tokens: the first signal means stop, the second (or the end of the grace period) means abort.
+//!
+//! Never ends a task itself: whoever owns it watches the tokens.
 
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// `stop`: take nothing new, finish what runs. `abort`: drop what runs.
+/// `stop`: accept nothing new, finish what runs. `abort`: drop what runs.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     pub stop: CancellationToken,
@@ -23,7 +25,7 @@ impl Shutdown {
         let mut terminate = signal(SignalKind::terminate())?;
         tokio::select! {
             () = next(&mut interrupt, &mut terminate) => {
-                tracing::info!(?grace, "stopping: finishing what runs; a second signal stops at once");
+                tracing::info!(grace_secs = grace.as_secs_f64(), "stopping: finishing what runs; a second signal stops at once");
             }
             () = self.stop.cancelled() => {}
         }

@@ -24,7 +24,7 @@ use crate::job::Status;
 pub fn start_logs() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second call, in a test binary say, leaves the first in force.
+    // A second call, for example in a test binary, changes nothing.
     let _ = if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
         logs.with_target(false).try_init()
     } else {
@@ -50,7 +50,7 @@ struct ByRoute {
     status: u16,
 }
 
-/// What is counted for one vendor: handles, resolved once.
+/// The metrics of one vendor: handles that are resolved once.
 #[derive(Clone)]
 pub struct VendorMetrics {
     /// Jobs accepted.
@@ -59,21 +59,21 @@ pub struct VendorMetrics {
     pub calls: Counter,
     /// Replies 429, and 503 with Retry-After.
     pub throttled: Counter,
-    /// Of these, 429 of vendors whose limits we keep.
+    /// Those of them that were a 429 although every configured limit was kept.
     pub throttled_unexplained: Counter,
-    /// Calls beyond a limit by our own books: stays 0.
+    /// Calls beyond a limit, found by the audit: stays 0.
     pub breaches: Counter,
     pub permits_granted: Counter,
-    /// Permits given back before their time.
+    /// Permits returned before their time.
     pub permits_unused: Counter,
-    /// Permits missed because the worker woke too late, or because the gate closed over them.
+    /// Permits missed because the worker woke up too late, or because the pool's gate closed before their time.
     pub permits_late: Counter,
-    /// Times that work was there and no permit.
+    /// How often work had to wait for a permit.
     pub limit_waits: Counter,
     pub callbacks_accepted: Counter,
     /// Callbacks for jobs that had ended.
     pub callbacks_ignored: Counter,
-    /// Callbacks that were not believed, or not understood.
+    /// Callbacks with a wrong signature, or that could not be read.
     pub callbacks_refused: Counter,
     pub in_flight: Gauge,
     /// 0 closed, 1 half open, 2 open.
@@ -81,7 +81,7 @@ pub struct VendorMetrics {
     pub waiting: Gauge,
     pub oldest_waiting_seconds: Gauge<f64, AtomicU64>,
     latency: Histogram,
-    /// A mean in which the newest calls weigh most, in microseconds; 0 before the first.
+    /// A moving average in microseconds; 0 before the first call.
     recent_latency: Arc<AtomicU64>,
     ended: [Counter; 4],
 }
@@ -97,12 +97,12 @@ impl VendorMetrics {
         self.latency.observe(took.as_secs_f64());
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
         let before = self.recent_latency.load(Ordering::Relaxed);
-        // One that is lost to another at the same moment is missed by nobody.
+        // If two calls end at the same moment, one of them may be left out: that does no harm.
         let mean = if before == 0 { took } else { before - before / 16 + took / 16 };
         self.recent_latency.store(mean.max(1), Ordering::Relaxed);
     }
 
-    /// How long calls lasted of late; nothing when this process has made none.
+    /// How long recent calls lasted; nothing if this process has made none.
     pub fn recent_latency(&self) -> Option<Duration> {
         Some(self.recent_latency.load(Ordering::Relaxed)).filter(|mean| *mean > 0).map(Duration::from_micros)
     }
@@ -137,7 +137,7 @@ impl Metrics {
         Metrics { registry, vendors, http_requests, http_latency, store_latency, store_errors }
     }
 
-    /// The handles of a vendor; nothing for one that is not configured.
+    /// The handles of a vendor; nothing if it is not in the config.
     pub fn vendor(&self, name: &str) -> Option<&VendorMetrics> {
         self.vendors.get(name)
     }
@@ -152,7 +152,7 @@ impl Metrics {
         self.http_latency.observe(took.as_secs_f64());
     }
 
-    /// Times a write to the store, and counts it if it failed.
+    /// Measures how long a write to the store takes, and counts it if it fails.
     pub async fn timed<T, E>(&self, write: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         let started = Instant::now();
         let outcome = write.await;
@@ -176,7 +176,7 @@ fn latency() -> Histogram {
     Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
 }
 
-/// Registers what is counted by vendor, and resolves the handles of each.
+/// Registers the metrics of vendors, and resolves the handles of each.
 fn register_vendors(
     registry: &mut Registry,
     names: impl IntoIterator<Item = Arc<str>>,
@@ -188,16 +188,16 @@ fn register_vendors(
     };
     let accepted = counter("jobs_accepted", "Jobs accepted");
     let calls = counter("vendor_calls", "Calls and polls sent to the vendor");
-    let throttled = counter("vendor_throttled", "Replies by which the vendor asked us to slow down");
+    let throttled = counter("vendor_throttled", "Replies 429, and 503 with Retry-After");
     let unexplained = counter("vendor_throttled_unexplained", "Replies 429 although every configured limit was kept");
-    let breaches = counter("limit_breaches", "Calls beyond a limit by our own books; must stay 0");
+    let breaches = counter("limit_breaches", "Calls beyond a limit, found by the audit; must stay 0");
     let granted = counter("permits_granted", "Permits given by the limiter");
-    let unused = counter("permits_unused", "Permits given back before their time");
-    let late = counter("permits_late", "Permits missed: woken too late, or the gate closed over them");
-    let limit_waits = counter("limit_waits", "Times that work had to wait for a limit");
+    let unused = counter("permits_unused", "Permits returned before their time");
+    let late = counter("permits_late", "Permits missed: the worker woke up too late, or the vendor said to slow down");
+    let limit_waits = counter("limit_waits", "How often work had to wait for a limit");
     let callbacks_accepted = counter("callbacks_accepted", "Callbacks that ended a job");
     let callbacks_ignored = counter("callbacks_ignored", "Callbacks for jobs that had ended");
-    let callbacks_refused = counter("callbacks_refused", "Callbacks that were not believed or not understood");
+    let callbacks_refused = counter("callbacks_refused", "Callbacks with a wrong signature, or that could not be read");
     let in_flight = Family::<ByVendor, Gauge>::default();
     registry.register("in_flight", "HTTP calls in flight", in_flight.clone());
     let breaker_state = Family::<ByVendor, Gauge>::default();

@@ -1,6 +1,6 @@
-//! `GET /vendors/{name}/audit`: what was really sent to a vendor's pool, and the worst window of it.
+//! `GET /vendors/{name}/audit`: which calls were really sent to a vendor's pool, and their worst window.
 //!
-//! Never looks at more calls than a request can wait for: who asks about a busy pool says since when.
+//! Never reads more calls than a request can wait for: for a busy pool, the caller has to say `since` when.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,10 +32,10 @@ use crate::{
     vendor::Vendor,
 };
 
-/// The longest window: what is on record reaches no further back.
+/// The longest window: calls are not recorded for longer.
 const LONGEST: Duration = Duration::from_secs(62 * 86_400);
 
-/// One window length, and what it was held against.
+/// One length of window, and the limit that it was compared with.
 #[derive(Serialize)]
 struct WindowView {
     calls: u64,
@@ -63,14 +63,14 @@ struct LimitView {
     worst_ever_at: Option<Time>,
 }
 
-/// What was counted for a vendor, by all processes.
+/// Counts of one vendor, over all processes.
 pub(super) struct Counted {
     pub(super) calls: u64,
     pub(super) throttled: u64,
     pub(super) breaches: u64,
 }
 
-/// The calls of [since, until) on record.
+/// The recorded calls in [since, until).
 struct Range {
     since: i64,
     until: i64,
@@ -92,7 +92,7 @@ pub(super) async fn audit(
     }
     let micros = |at: Time| at.0.saturating_mul(1000);
     let range = Range { since: since.map_or(0, micros), until: until.map_or(i64::MAX, micros) };
-    // What this process has sent is known to the millisecond; other processes write theirs once a second.
+    // The calls of this process are stored now; other processes store theirs once a second.
     app.audit.write().await?;
     match window {
         Some(window) => of_window(&app, vendor, window, range).await,
@@ -119,7 +119,7 @@ async fn of_limits(app: &App, vendor: &Vendor, range: Range) -> Result<Response,
     let view = |limit: &Limit| {
         let found = court.finding(&limit.count());
         let ever = marks.get(&limit.count()).map_or((0, None), |mark| (mark.worst, mark.worst_at));
-        // The running judge is some seconds behind.
+        // The judge is some seconds behind.
         let (worst_ever, at) = if found.worst > ever.0 { (found.worst, found.worst_at) } else { ever };
         LimitView {
             id: limit.id.clone(),
@@ -132,12 +132,12 @@ async fn of_limits(app: &App, vendor: &Vendor, range: Range) -> Result<Response,
             worst_ever_at: at.map(|at| Time(at.div_euclid(1000))),
         }
     };
-    // Those of limits that are no longer in force count too.
+    // Breaches of limits that are no longer in force count too.
     let breaches = court.findings().map(|(_, _, found)| found.breaches).sum();
     Ok(dto::json(StatusCode::OK, &PoolView { calls, breaches, limits: limits.iter().map(view).collect() }))
 }
 
-/// What the running judge has found, and the limits as they have changed up to now.
+/// What the judge has found, and the changes of limits up to now.
 async fn on_record(app: &App, vendor: &Vendor) -> Result<Findings, StoreError> {
     let pool = &vendor.config.pool;
     let (mut found, judged_to) = findings(&*app.audit.log, pool).await?;
@@ -149,8 +149,9 @@ async fn on_record(app: &App, vendor: &Vendor) -> Result<Findings, StoreError> {
 async fn look(app: &App, vendor: &Vendor, range: Range, court: &mut Court) -> Result<u64, ApiError> {
     let reader = Reader::new(app.audit.log.clone(), vendor.config.pool.clone(), range.since, range.until);
     examine(reader, court).await?.ok_or_else(|| {
-        let detail =
-            format!("more than {MOST_EXAMINED} calls were sent in this time; ask about less with since and until");
+        let detail = format!(
+            "more than {MOST_EXAMINED} calls were sent in this time; ask for a shorter time with since and until"
+        );
         ApiError::unprocessable("too_many_calls", detail)
     })
 }
@@ -163,7 +164,7 @@ fn read_window(text: &str) -> Result<Duration, ApiError> {
     Ok(window)
 }
 
-/// What was counted for a vendor since the store was made; by this process alone, while the store is away.
+/// Counts of one vendor since the store was made; only those of this process while the store is unavailable.
 pub(super) async fn counted(app: &App, vendor: &Vendor) -> Counted {
     let counted = async {
         app.audit.write().await?;
@@ -173,7 +174,7 @@ pub(super) async fn counted(app: &App, vendor: &Vendor) -> Counted {
         Ok::<_, StoreError>(Counted { calls: tally.calls, throttled: tally.throttled, breaches })
     };
     let own = |error: StoreError| {
-        tracing::debug!(%error, "what was counted for a vendor cannot be read");
+        tracing::debug!(%error, "the counts of a vendor cannot be read");
         let metrics = app.metrics.vendor(vendor.name());
         let own = |of: fn(&crate::telemetry::VendorMetrics) -> u64| metrics.map_or(0, of);
         let (calls, throttled) = (own(|metrics| metrics.calls.get()), own(|metrics| metrics.throttled.get()));

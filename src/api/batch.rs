@@ -31,7 +31,7 @@ const MAX_BATCH: usize = 64 << 20;
 const MAX_WAIT: Duration = Duration::from_secs(120);
 /// Jobs stored in one go.
 const SLICE: usize = 1000;
-/// Kibibytes that batches may take up while they are read, all together: four whole ones. A batch that stalls holds what it has sent.
+/// Kibibytes of memory for all batches that are being read: four whole ones. A batch that stalls keeps the memory for what it has sent.
 static MEMORY_KIB: Semaphore = Semaphore::const_new(4 * MAX_BATCH / 1024);
 
 /// One item: a job to store, or the problem with it.
@@ -88,7 +88,7 @@ async fn read_items(
                 )));
             }
             let item = read_item(app, &text, key.map(|key| format!("{key}#{}", items.len())));
-            // In an array the whole body is one JSON text: what is not JSON spoils all of it.
+            // An array is one JSON text: if one item is not JSON, the whole body is not.
             match item {
                 Err(error) if !splitter.by_line && serde_json::from_slice::<IgnoredAny>(&text).is_err() => {
                     return Err(error);
@@ -104,8 +104,7 @@ async fn read_items(
 }
 
 fn too_many_batches() -> ApiError {
-    let detail =
-        "as many batches are being read as there is memory for; nothing of this one is stored, send it again later";
+    let detail = "there is no memory for another batch now; nothing of this one was stored, send it again later";
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "over_capacity", detail).retry_after(1)
 }
 
@@ -178,11 +177,11 @@ fn respond(accepted: usize, answers: impl Iterator<Item = Result<String, ApiErro
     dto::json_response(StatusCode::ACCEPTED, body.into())
 }
 
-/// Cuts a body into the texts of its items, as the bytes arrive. It finds the ends only; what is inside is checked item by item.
+/// Cuts a body into the texts of its items, as the bytes arrive. It only finds where items end; their content is checked one by one.
 struct Splitter {
     buffer: BytesMut,
     by_line: bool,
-    /// Bytes of the buffer that have been looked at.
+    /// Bytes of the buffer that were already scanned.
     seen: usize,
     depth: usize,
     in_string: bool,

@@ -33,7 +33,7 @@ pub(super) const MAX_CALLBACK: usize = 8 << 20;
 /// A body has to arrive within this time.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// Bytes of a body that we refuse and still take, so that the caller gets to read why.
+/// Bytes of a refused body that are still read, so that the caller can read the answer.
 const MAX_REST: usize = 16 << 20;
 /// No longer than this for the rest of a refused body.
 const REST_WAIT: Duration = Duration::from_secs(5);
@@ -84,8 +84,8 @@ pub(super) fn too_slow() -> ApiError {
     ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
 }
 
-/// Takes what a handler left of the body before the answer goes out: a caller who is still sending when the connection closes
-/// sees a broken connection instead of the answer. Who sent `Expect` waits for our word, and may be answered at once.
+/// Reads what a handler left of the body before the answer goes out: a caller that is still sending when the connection closes
+/// sees a broken connection instead of the answer. A caller that sent `Expect` waits before it sends, and may be answered at once.
 pub(super) async fn take_rest(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() || request.headers().contains_key(header::EXPECT) {
         return next.run(request).await;
@@ -102,12 +102,12 @@ pub(super) async fn take_rest(request: Request, next: Next) -> Response {
             }
         }
     };
-    // Whoever is slower than this, or sends more, has been warned by the bounds in the description.
+    // A caller that is slower, or sends more, exceeds the bounds in the API's description.
     let _ = tokio::time::timeout(REST_WAIT, rest).await;
     response
 }
 
-/// A body that a handler reads, and of which somebody else can read the rest.
+/// A body that a handler reads, and whose rest can be read afterwards.
 #[derive(Clone)]
 struct SharedBody(Arc<Mutex<Body>>);
 
@@ -181,7 +181,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NoParams {
     }
 }
 
-/// The parameters of a query, each of which is taken out by name; what is left is an error.
+/// The parameters of a query. Each is taken out by its name; a parameter that is left is an error.
 pub(super) struct Params(Vec<(String, String)>);
 
 impl Params {
@@ -204,7 +204,7 @@ impl Params {
         self.take(name)?.map(|value| value.parse().map_err(|_| wrong(&value))).transpose()
     }
 
-    /// To be called last: names a parameter that nobody asked for.
+    /// To be called last: fails if there is a parameter that was not taken.
     pub(super) fn finish(self) -> Result<(), ApiError> {
         match self.0.first() {
             Some((name, _)) => Err(invalid_parameter(name, "is not a parameter of this path")),

@@ -1,6 +1,6 @@
-//! Vendors call us: a callback becomes the outcome of its job, whatever the job is doing, if nothing was faster.
+//! Callbacks of vendors: a callback decides the outcome of its job, in every state that has not ended.
 //!
-//! Never reads the store before the caller has proved who it is, and never says 200 before the outcome is durable.
+//! Never reads the store before the caller has proved who it is, and never answers 200 before the outcome is durable.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::{
     vendor::{Callback, NotBelieved, Vendor},
 };
 
-/// `POST /vendor-webhook/{vendor}/{token}`: the URL that we handed to the vendor for one job. The token is the proof.
+/// `POST /vendor-webhook/{vendor}/{token}`: the URL that the vendor got for one job. The token is the proof.
 pub(super) async fn for_one_job(
     State(app): State<Arc<App>>,
     Segments((vendor, token)): Segments<(String, String)>,
@@ -34,12 +34,12 @@ pub(super) async fn for_one_job(
         refused(&app, &vendor);
         return Err(bad_signature());
     };
-    // A vendor that has gone from the config can still finish what it accepted; it has lost only its rules for reading.
+    // The token of a vendor that was removed from the config is still valid, but its rules for reading are gone.
     let vendor = app.vendors.get(&vendor).ok_or_else(|| ApiError::unknown_vendor(&vendor))?;
     let raw = body::read(request, MAX_CALLBACK).await?;
     let outcome = vendor.read_callback(body::check_json(&raw)?);
     match amend(&app, vendor, Which::Id(id), Some(run), outcome).await? {
-        // Pruned since: it had ended, and the vendor has nothing to repeat.
+        // Unknown: the job had ended and was deleted, so the vendor need not repeat the callback.
         Amended::Unknown | Amended::Changed(_) | Amended::Left(_) => Ok(success()),
     }
 }
@@ -79,14 +79,14 @@ pub(super) async fn shared(
         Amended::Changed(job) | Amended::Left(job) if job.lane.vendor == *vendor.name() => Ok(success()),
         // The vendor may have called back before its own reply, which has the ticket, was stored.
         Amended::Unknown if by_ticket && app.store.backlog(vendor.name()).await.leased > 0 => {
-            let detail = "no job has this ticket yet, and a call is under way; send it again";
+            let detail = "no job has this ticket yet, but a call is in flight; send it again";
             Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unknown_job", detail).retry_after(1))
         }
         _ => Err(ApiError::unknown_job()),
     }
 }
 
-/// Lets the outcome decide the job, if it has not ended and is this vendor's.
+/// Ends the job with this outcome, if it has not ended and is this vendor's.
 async fn amend(
     app: &App,
     vendor: &Arc<Vendor>,
@@ -125,14 +125,14 @@ fn log_ignored(id: JobId, vendor: &str) {
 }
 
 fn refused(app: &App, vendor: &str) {
-    tracing::warn!(%vendor, "callback refused: its signature is not right");
+    tracing::warn!(%vendor, "callback refused: its token or signature is wrong");
     if let Some(metrics) = app.metrics.vendor(vendor) {
         metrics.callbacks_refused.inc();
     }
 }
 
 fn bad_signature() -> ApiError {
-    ApiError::new(StatusCode::UNAUTHORIZED, "bad_signature", "the callback's token or signature is not right")
+    ApiError::new(StatusCode::UNAUTHORIZED, "bad_signature", "the callback's token or signature is wrong")
 }
 
 fn success() -> Response {

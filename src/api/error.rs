@@ -1,6 +1,6 @@
-//! Everything that can go wrong in front of a caller, as `application/problem+json` (RFC 9457) with a stable code.
+//! All errors that callers get, as `application/problem+json` (RFC 9457) with a stable code.
 //!
-//! Never shows what is inside: no stack trace, no SQL, no secret. What is our fault is logged here, once.
+//! Never shows internals: no stack trace, no SQL, no secret. Errors of the service itself are logged here, once.
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -18,7 +18,7 @@ pub(crate) struct FieldError {
     pub(crate) detail: String,
 }
 
-/// A problem that a caller is told.
+/// An error as a caller gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApiError {
     status: StatusCode,
@@ -55,7 +55,7 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
     }
 
-    /// A body that is JSON and does not say what it should, with every place that is wrong.
+    /// A body that is JSON but not valid, with every place that is wrong.
     pub(crate) fn invalid_fields(errors: Vec<FieldError>) -> ApiError {
         let detail = errors.first().map_or_else(String::new, |first| format!("{}: {}", first.pointer, first.detail));
         ApiError { errors, ..Self::unprocessable("invalid_field", detail) }
@@ -77,7 +77,7 @@ impl ApiError {
     }
 
     pub(crate) fn over_capacity() -> ApiError {
-        let detail = "as many jobs wait as capacity.max_waiting allows; try again later";
+        let detail = "the number of jobs that have not ended has reached capacity.max_waiting; try again later";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "over_capacity", detail).retry_after(5)
     }
 
@@ -89,7 +89,7 @@ impl ApiError {
         ApiError { retry_after_secs: Some(secs), ..self }
     }
 
-    /// The deadline that could be met.
+    /// Adds the earliest deadline that can be met.
     pub(crate) fn earliest(self, at: Time) -> ApiError {
         ApiError { earliest: Some(at), ..self }
     }
@@ -114,7 +114,7 @@ impl From<StoreError> for ApiError {
         tracing::error!(%error, "a request failed");
         match error {
             StoreError::Unavailable(_) => {
-                let detail = "the store is not available; nothing was changed, or it is not known: send the same again later, with an Idempotency-Key";
+                let detail = "the store is unavailable, and it is not known whether anything was changed; send the same again later, with an Idempotency-Key";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail).retry_after(1)
             }
             StoreError::Corrupt(_) => Self::new(

@@ -1,6 +1,7 @@
-//! Deadlines that cannot be met: refused when they are submitted, with the time that could be.
+//! Refuses deadlines that cannot be met, at submit, and says the earliest deadline that can.
 //!
-//! Never refuses what could be met: only the jobs of its own lane count as before a job, and limits let calls go as soon as they ever can.
+//! Never refuses a deadline that could be met: only jobs of the same lane count as before a job, and calls are assumed to go as early as the
+//! limits can ever allow.
 
 use std::{
     collections::HashMap,
@@ -15,29 +16,29 @@ use crate::{
     limit::forecast,
 };
 
-/// What is known of a lane is good for this long; jobs that are submitted here meanwhile are counted.
+/// What is known of a lane is used for this long; jobs that are submitted here in that time are added.
 const GOOD_FOR: Nanos = 1_000_000_000;
-/// A job is not refused for less than this.
+/// A job is not refused if it would be late by less than this.
 const LEAST_MARGIN: Duration = Duration::from_millis(100);
-/// Lanes that something is known of at once.
+/// Lanes that are remembered at once.
 const MOST_LANES: usize = 10_000;
 
-/// What is known of the lanes with deadlines, so that not every submit has to ask.
+/// What is known of lanes with deadlines, so that not every submit has to ask the store.
 #[derive(Default)]
 pub struct Feasibility(Mutex<HashMap<Lane, Known>>);
 
 struct Known {
     at: Nanos,
-    /// Jobs that go before the next one to be submitted.
+    /// Jobs that are before the next one to be submitted.
     before: u64,
-    /// Nothing when the limiter cannot tell: then nothing is refused.
+    /// Nothing if the limiter does not know: then nothing is refused.
     limits: Option<Limits>,
 }
 
-/// Refuses a new job whose deadline passes before it could be called. One that came before under its key is not new.
+/// Refuses a new job whose deadline passes before it could be called. A job that was submitted before with the same key is not new.
 pub(super) async fn check(app: &App, job: &NewJob) -> Result<(), ApiError> {
     let known = &app.feasibility;
-    // One that may not begin yet has others before it by then than now.
+    // For a job that may not begin yet, the jobs before it now are not those before it then.
     let is_due = job.due_at <= app.clock.now();
     if let Some(deadline) = job.deadline.map(|deadline| deadline.at).filter(|_| is_due) {
         if !known.is_fresh(&job.lane, app.clock.nanos()) {
@@ -47,7 +48,7 @@ pub(super) async fn check(app: &App, job: &NewJob) -> Result<(), ApiError> {
         if let Some((before, earliest)) = known.earliest(app, &job.lane) {
             let now = app.clock.now();
             let wait = earliest.since(now);
-            // Some of those before it may be cancelled: only what is clearly too late is refused.
+            // Some of the jobs before it may be cancelled: only a deadline that is clearly too early is refused.
             let surely = now.plus(wait.saturating_sub((wait / 10).max(LEAST_MARGIN)));
             if surely > deadline && !came_before(app, job).await? {
                 return Err(infeasible(before, earliest));
@@ -73,7 +74,7 @@ impl Feasibility {
         lanes.insert(lane, known);
     }
 
-    /// How many jobs go before a new one of this lane, and the earliest that it could be called.
+    /// How many jobs are before a new one of this lane, and the earliest time at which it could be called.
     fn earliest(&self, app: &App, lane: &Lane) -> Option<(u64, Time)> {
         let lanes = self.lock();
         let known = lanes.get(lane)?;
@@ -82,7 +83,7 @@ impl Feasibility {
         Some((known.before, app.clock.time_at(at)))
     }
 
-    /// A panic elsewhere makes nothing of this wrong.
+    /// A panic elsewhere leaves nothing here half done.
     fn lock(&self) -> MutexGuard<'_, HashMap<Lane, Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -98,7 +99,7 @@ async fn look(app: &App, lane: &Lane) -> Known {
     Known { at, before: lanes.map_or(0, |lanes| lanes.of(lane)), limits }
 }
 
-/// Whether this very job, or another, came under its key before.
+/// Whether a job was submitted with this key before.
 async fn came_before(app: &App, job: &NewJob) -> Result<bool, ApiError> {
     match &job.idempotency {
         Some(key) => Ok(app.store.recall(&job.lane.tenant, key).await?.is_some()),
@@ -108,7 +109,8 @@ async fn came_before(app: &App, job: &NewJob) -> Result<bool, ApiError> {
 
 fn infeasible(before: u64, earliest: Time) -> ApiError {
     let at = earliest.rfc3339();
-    let detail =
-        format!("cannot be met: with {before} jobs before it the vendor's limits let it be called at {at}, no sooner");
+    let detail = format!(
+        "cannot be met: {before} jobs are before it, so the vendor's limits allow its call at {at} at the earliest"
+    );
     ApiError::field("infeasible", "/deadline", detail).earliest(earliest)
 }

@@ -1,6 +1,6 @@
-//! Is the process alive, can it work, what does it count, and how is it used.
+//! Probes, metrics and the API's documentation.
 //!
-//! Never needs a key: what is here says nothing about jobs.
+//! Never needs a key: nothing here is about single jobs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use tokio::time::error::Elapsed;
 use super::{App, OPENAPI, dto};
 use crate::store::StoreError;
 
-/// What has not answered within this time is as good as away.
+/// What does not answer within this time counts as unavailable.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// `GET /livez`
@@ -26,10 +26,10 @@ pub(super) async fn live() -> Response {
     dto::json(StatusCode::OK, &serde_json::json!({ "status": "alive" }))
 }
 
-/// `GET /readyz`, `GET /health`: `503` when this process can do nothing of what it is for.
+/// `GET /readyz`, `GET /health`: `503` if this process can do none of its work.
 ///
-/// With Redis away jobs are still accepted (the truth is in the store), so a process with role api goes on taking requests:
-/// a load balancer that took it out would turn a delay into an outage.
+/// Without Redis jobs are still accepted (the truth is in the store), so a process with role api stays ready: if a load balancer took it
+/// out, a delay would become an outage.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     let (store, queue) = tokio::join!(store(&app), queue(&app));
     let is_well = |check: &Option<String>| check.is_none();
@@ -56,7 +56,7 @@ struct Readiness {
     checks: Checks,
 }
 
-/// What this process can do now; what belongs to another role is left out.
+/// What this process can do now. The work of other roles is left out.
 #[derive(Serialize)]
 struct Can {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,8 +83,8 @@ async fn queue(app: &App) -> Option<Option<String>> {
     Some(wrong(tokio::time::timeout(MAX_WAIT, queue.ping()).await))
 }
 
-fn wrong<T>(look: Result<Result<T, StoreError>, Elapsed>) -> Option<String> {
-    match look {
+fn wrong<T>(outcome: Result<Result<T, StoreError>, Elapsed>) -> Option<String> {
+    match outcome {
         Ok(Ok(_)) => None,
         Ok(Err(StoreError::Unavailable(why) | StoreError::Corrupt(why))) => Some(why),
         Err(_) => Some("does not answer".to_owned()),

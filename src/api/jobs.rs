@@ -71,11 +71,11 @@ pub(super) async fn submit(State(app): State<Arc<App>>, _: NoParams, request: Re
 }
 
 pub(super) fn key_reused() -> ApiError {
-    let detail = "this Idempotency-Key came before with another body; use a new key for a new job";
+    let detail = "this Idempotency-Key was used before with another body; use a new key for a new job";
     ApiError::unprocessable("idempotency_key_reused", detail)
 }
 
-/// `Prefer: wait=N` (RFC 7240), clamped; what cannot be read is ignored, as a preference may be.
+/// `Prefer: wait=N` (RFC 7240), clamped. A preference that cannot be read is ignored, as the RFC allows.
 fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
     let prefers = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     let wait = prefers.flat_map(|value| value.split([',', ';'])).find_map(|preference| {
@@ -85,7 +85,7 @@ fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
     wait.map(|secs| Duration::from_secs(secs).min(MAX_WAIT))
 }
 
-/// A number of seconds; one too large to hold is as good as the largest.
+/// A number of seconds; one that is too large becomes the largest.
 fn read_seconds(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| text.parse().unwrap_or(u64::MAX))
@@ -93,7 +93,7 @@ fn read_seconds(text: &str) -> Option<u64> {
 
 /// The job once it has ended, or as it is when the time is up.
 async fn wait_until_ended(app: &App, id: JobId, wait: Duration, with: With) -> Result<Option<Job>, ApiError> {
-    // Registered before looking, so an end between the two is not missed.
+    // Registered before the job is read, so that an end between the two is not missed.
     let waiter = app.store.signals().wait_for(id);
     let job = app.store.find(id, with).await?;
     let (Some(found), Some(mut waiter)) = (&job, waiter) else { return Ok(job) };

@@ -1,6 +1,6 @@
-//! The limits of a vendor's pool, as they are in force: shown, laid live over the file's, and put back.
+//! The limits in force of a vendor's pool: shown, replaced by live limits, and restored to those of the file.
 //!
-//! Never decides what a limit may be: the config's checks do.
+//! Never decides what a limit may be: the checks of the config do.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ pub(super) async fn find(
 }
 
 /// `PUT /vendors/{name}/limits`, with `If-Match` and `{"limits": ["50/s"]}`.
-pub(super) async fn lay(
+pub(super) async fn set(
     State(app): State<Arc<App>>,
     _: NoParams,
     Segments(name): Segments<String>,
@@ -68,14 +68,14 @@ pub(super) async fn lay(
     }
     let limits = read(&raw)?;
     let Some(expected) = expected(&headers) else {
-        let detail = "send If-Match with the ETag of GET, or If-Match: * for whatever is in force";
+        let detail = "send If-Match with the ETag of GET, or If-Match: * to replace whatever is in force";
         return Err(ApiError::new(StatusCode::PRECONDITION_REQUIRED, "precondition_required", detail));
     };
     change(&app, vendor, &expected, Some(&limits)).await
 }
 
-/// `DELETE /vendors/{name}/limits`: the file's are in force again.
-pub(super) async fn put_back(
+/// `DELETE /vendors/{name}/limits`: the limits of the file are in force again.
+pub(super) async fn clear(
     State(app): State<Arc<App>>,
     _: NoParams,
     Segments(name): Segments<String>,
@@ -93,7 +93,7 @@ async fn change(
 ) -> Result<Response, ApiError> {
     let pool = &vendor.config.pool;
     if !app.limits.lay(&*app.limiter, pool, expected, limits).await? {
-        let detail = "the limits have been changed since they were read; read them again and decide anew";
+        let detail = "the limits were changed since you read them; read them again and decide anew";
         return Err(ApiError::new(StatusCode::PRECONDITION_FAILED, "version_mismatch", detail));
     }
     app.wake_pool(pool).await;
@@ -108,7 +108,7 @@ fn read(raw: &[u8]) -> Result<Vec<Limit>, ApiError> {
     parse_limits(body.limits.get()).map_err(errors)
 }
 
-/// What `If-Match` says. A tag that is none of ours matches nothing.
+/// The versions in `If-Match`. A tag that Fetchgate did not issue matches nothing.
 fn expected(headers: &HeaderMap) -> Option<Expected> {
     let values = headers.get_all(header::IF_MATCH).iter().filter_map(|value| value.to_str().ok());
     let tags: Vec<&str> = values.flat_map(|value| value.split(',')).map(str::trim).collect();

@@ -1,6 +1,6 @@
-//! `GET /jobs`: finding jobs by what they are, page by page.
+//! `GET /jobs`: lists jobs by vendor, status, tenant, tag and time, page by page.
 //!
-//! Never counts all jobs: a page examines a bounded number of them, and may be short.
+//! Never counts all jobs: a page reads a bounded number of them, and may be short.
 
 use std::sync::Arc;
 
@@ -63,6 +63,6 @@ pub(super) fn read_time(params: &mut Params, name: &str) -> Result<Option<Time>,
 fn read_cursor(text: &str) -> Result<JobId, ApiError> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
     let invalid =
-        || ApiError::unprocessable("invalid_cursor", "the cursor is not one that we gave out; start again without");
+        || ApiError::unprocessable("invalid_cursor", "this cursor was not issued here; start again without one");
     bytes.map(JobId::from_bytes).ok_or_else(invalid)
 }

@@ -46,7 +46,7 @@ mod vendors;
 
 pub use self::feasible::Feasibility;
 
-/// The API's description, OpenAPI 3.1. A test holds the routes and every answer to it.
+/// The API's description, OpenAPI 3.1. Tests compare the routes and every answer with it.
 pub const OPENAPI: &str = include_str!("../../docs/api/openapi.json");
 
 /// What every handler needs. Built once.
@@ -64,16 +64,16 @@ pub struct App {
     pub default_vendor: Option<Arc<str>>,
     pub roles: Roles,
     pub feasibility: Feasibility,
-    /// Redis, where the store needs it: `readyz` looks whether it is there.
+    /// Redis, if the store needs it: `readyz` checks whether it can be reached.
     pub queue: Option<Redis>,
 }
 
 impl App {
-    /// Lets the dispatchers of a pool, and tenants that were over their limit, see at once that its limits are others.
+    /// Wakes the dispatchers of a pool, and its tenants that were over their limit, after its limits have changed.
     pub async fn wake_pool(&self, pool: &str) {
         for vendor in self.vendors.iter().filter(|vendor| *vendor.config.pool == *pool) {
             if let Err(error) = self.store.wake(vendor.name()).await {
-                tracing::warn!(vendor = %vendor.name(), %error, "tenants that were over their limit rest as long as that one said");
+                tracing::warn!(vendor = %vendor.name(), %error, "the limits have changed, but tenants that were over the old limit wait as long as it said");
             }
             self.store.signals().ring(vendor.name());
         }
@@ -94,7 +94,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/vendor-webhook/{vendor}/{token}", post(callbacks::for_one_job))
         .route("/vendors", get(vendors::list))
         .route("/vendors/{name}", get(vendors::find))
-        .route("/vendors/{name}/limits", get(limits::find).put(limits::lay).delete(limits::put_back))
+        .route("/vendors/{name}/limits", get(limits::find).put(limits::set).delete(limits::clear))
         .route("/vendors/{name}/audit", get(audit::audit))
         .route("/vendors/{name}/pause", post(vendors::pause))
         .route("/vendors/{name}/resume", post(vendors::resume))
@@ -108,7 +108,7 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// What every process answers on `ops.listen`, and all that one without the API does.
+/// What every process answers on `ops.listen`; a process without the API answers nothing else.
 pub fn operations_router(app: Arc<App>) -> Router {
     operations().fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(app)
 }
@@ -130,11 +130,11 @@ async fn unknown_path() -> ApiError {
 }
 
 async fn wrong_method() -> ApiError {
-    let detail = "this path does not take this method; the Allow header lists those it takes";
+    let detail = "this path does not accept this method; the Allow header lists those that it accepts";
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
 
-/// What goes around every handler: the answer is counted under its route, never under the path as sent, and the whole body is taken.
+/// Runs around every handler: counts the answer under its route (never under the path as sent) and reads the rest of the body.
 async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();

@@ -1,6 +1,6 @@
-//! The listening side: accepts connections, bounds them, and ends them in good order.
+//! The listening side: accepts connections, bounds their number, and lets requests finish at the end.
 //!
-//! axum's own `serve` has no timer, so a client that never finishes its headers would hold a connection for ever; this has one.
+//! Never waits for ever for the head of a request: axum's own `serve` has no time-out for it, so a client could keep a connection open.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,24 +25,24 @@ use super::error::ApiError;
 const MAX_CONNECTIONS: usize = 10_000;
 /// A request's head has to arrive within this time, and so does the next request on a connection that is kept alive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long accepting rests when the process has run out of something, files say.
+/// How long to wait after a connection could not be accepted, for example because there are too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
-/// Serves until `stop`, then lets every request under way finish.
+/// Serves until `stop`, then lets every request in flight finish.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             accepted = async {
-                let place = places.clone().acquire_owned().await;
-                listener.accept().await.map(|(stream, _)| (stream, place))
+                let slot = slots.clone().acquire_owned().await;
+                listener.accept().await.map(|(stream, _)| (stream, slot))
             } => accepted,
         };
-        let (stream, place) = match accepted {
+        let (stream, slot) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -50,7 +50,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
                 continue;
             }
         };
-        // Small answers go out at once. A connection that has gone already shows when it is read.
+        // Small answers go out at once. If the connection is closed already, reading it will show that.
         let _ = stream.set_nodelay(true);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -59,9 +59,9 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
         let connection = graceful.watch(connection);
         connections.spawn(async move {
-            // What goes wrong on a connection is the client's to see; there is nobody here to tell.
+            // Errors of a connection are visible to its client; there is nothing to do here.
             let _ = connection.await;
-            drop(place);
+            drop(slot);
         });
     }
     drop(listener);

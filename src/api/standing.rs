@@ -1,6 +1,6 @@
-//! Why a job waits, where it stands and when it is expected to be called; when all that waits for a vendor will have been.
+//! Why a job waits, its position and when it is expected to be called; and when the backlog of a vendor will be gone.
 //!
-//! Never fails a request: what cannot be told is left out. Other vendors of the same pool may take permits; nobody can know which.
+//! Never fails a request: what is not known is left out. The times assume that no other vendor of the pool takes permits.
 
 use super::{App, error::ApiError};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     vendor::Vendor,
 };
 
-/// What keeps a job from going on, and until when, as far as that is known.
+/// Why a job waits, and until when, as far as that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WhyWaiting {
     pub(super) blocked_on: String,
@@ -23,7 +23,7 @@ pub(super) struct WhyWaiting {
     pub(super) eta: Option<Time>,
 }
 
-/// What keeps a job from going on, where it stands, and when it is expected to be called.
+/// Why a job waits, its position, and when it is expected to be called.
 pub(super) async fn why_waiting(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError> {
     let Some(mut why) = blocked_on(app, job).await? else { return Ok(None) };
     if let (Stage::Call, Status::Pending, Some(vendor)) = (job.stage, job.status, app.vendors.get(&job.lane.vendor))
@@ -35,7 +35,7 @@ pub(super) async fn why_waiting(app: &App, job: &Job) -> Result<Option<WhyWaitin
     Ok(Some(why))
 }
 
-/// What keeps a job from going on: the first that holds.
+/// The first reason that applies.
 async fn blocked_on(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError> {
     if job.status.has_ended() || (job.status == Status::Processing && job.stage == Stage::Call) {
         return Ok(None);
@@ -46,10 +46,10 @@ async fn blocked_on(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError
         Ok(Some(WhyWaiting { blocked_on, eligible_at, position: None, eta: None }))
     };
     let now = app.clock.now();
-    // A job without not_before waits for nothing, also when the clock was set back since.
+    // A job without not_before does not wait for a time, even if the clock was set back since it was submitted.
     let is_due = job.due_at <= now || (job.attempt == 0 && job.due_at <= job.updated_at);
     if job.stage == Stage::Await {
-        // Others are in that stage only while they are called at most once.
+        // Jobs of other vendors are in this stage only during a call that is made at most once.
         return if matches!(vendor.config.kind, Kind::Webhook(_)) {
             because("awaiting_callback", None)
         } else {
@@ -65,7 +65,7 @@ async fn blocked_on(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError
     match app.breakers.look(vendor.name()).await {
         Standing::Closed => {}
         Standing::Open { until } => return because("breaker", Some(app.clock.time_at(until).max(job.due_at))),
-        // When the probe is back, which nobody knows.
+        // It depends on the probe, so there is no time.
         Standing::HalfOpen => return because("breaker", None),
     }
     if !is_due {
@@ -76,10 +76,10 @@ async fn blocked_on(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError
     let eligible_at = Some(app.clock.time_at(next_at).max(now));
     match by {
         Some(Blocker::Limit(id)) => because(&format!("limit:{id}"), eligible_at),
-        // The vendor's own wish, by Retry-After.
+        // The vendor sent Retry-After.
         Some(Blocker::Gate) => because("retry_backoff", eligible_at),
         None => {
-            // What the workers of all processes hold, which only the store knows.
+            // The leases of all processes, which only the store knows.
             let leased = app.store.backlog(vendor.name()).await.leased;
             let full = leased >= vendor.config.concurrency as u64;
             because(if full { "concurrency" } else { "queue" }, None)
@@ -87,7 +87,7 @@ async fn blocked_on(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError
     }
 }
 
-/// A waiting job's place among those of its vendor, from 1, and how many of its own lane go before it.
+/// A job's position among the waiting jobs of its vendor, from 1, and how many jobs of its own lane are before it.
 async fn position(app: &App, job: &Job) -> Option<(u64, u64)> {
     let in_lane = app.store.ahead(job).await.ok()??;
     let lanes = app.store.lanes(&job.lane.vendor, job.due_at.max(app.clock.now())).await.ok()??;
@@ -102,7 +102,7 @@ async fn eta(app: &App, vendor: &Vendor, job: &Job, position: u64, in_lane: u64)
     Some(app.clock.time_at(at).max(job.due_at))
 }
 
-/// When all that waits for a vendor now will have been called; nothing when nothing waits, or it cannot be told.
+/// When all jobs that wait for a vendor now will have been called; nothing if none waits, or if it is not known.
 pub(super) async fn drain_eta(app: &App, vendor: &Vendor, backlog: &Backlog, usage: &[Usage]) -> Option<Time> {
     if backlog.waiting == 0 {
         return None;
@@ -116,7 +116,7 @@ pub(super) async fn drain_eta(app: &App, vendor: &Vendor, backlog: &Backlog, usa
     Some(last_due.map_or(at, |due| due.max(at)))
 }
 
-/// When calls to a vendor may begin, limits aside: now, or when its pause ends. Nobody knows that of one without an end.
+/// When calls to a vendor may begin, apart from its limits: now, or when its pause ends; nothing if the pause has no end.
 fn begin(app: &App, vendor: &Vendor) -> Option<Nanos> {
     let now = app.clock.nanos();
     match app.pauses.get(vendor.name(), app.clock.now()) {
@@ -125,23 +125,23 @@ fn begin(app: &App, vendor: &Vendor) -> Option<Nanos> {
     }
 }
 
-/// When the n-th call is expected if calls last as long as of late and no more than the vendor's concurrency are in flight.
+/// When the n-th call is expected if calls last as long as recent ones, with no more than the vendor's concurrency in flight.
 fn by_concurrency(app: &App, vendor: &Vendor, from: Nanos, n: u64) -> Nanos {
     let latency = app.metrics.vendor(vendor.name()).and_then(|metrics| metrics.recent_latency()).unwrap_or_default();
     let before = n.saturating_sub(1) / vendor.config.concurrency as u64;
     from.saturating_add(nanos(latency).saturating_mul(i64::try_from(before).unwrap_or(i64::MAX)))
 }
 
-/// The limits of a pool as a tenant meets them now.
+/// The limits of a pool as they are now for one tenant.
 pub(super) struct Limits {
     shared: Vec<Usage>,
-    /// Its own, each as if nothing were used when it may call next.
+    /// The tenant's own, each as if unused at the time of the tenant's next call.
     own: Vec<Usage>,
     next_at: Nanos,
 }
 
 impl Limits {
-    /// Nothing when the limiter cannot tell.
+    /// Nothing if the limiter does not know.
     pub(super) async fn of(app: &App, vendor: &Vendor, tenant: &std::sync::Arc<str>) -> Option<Limits> {
         let pool = &vendor.config.pool;
         let outlook = app.limiter.outlook(pool, app.clock.nanos(), 1).await.ok()?;
@@ -154,7 +154,7 @@ impl Limits {
         Some(Limits { shared, own, next_at: outlook.next_at })
     }
 
-    /// When the n-th call could go, which is the tenant's own so-manieth, if none goes before `from`.
+    /// When the n-th call of the pool could go, which is call number `of_tenant` of the tenant, if none goes before `from`.
     pub(super) fn when(
         &self,
         from: Nanos,

@@ -1,6 +1,6 @@
-//! What a caller submits, checked: a body becomes a job that can be stored, or the list of what is wrong with it.
+//! Checks what a caller submits: a body becomes a job that can be stored, or a list of everything that is wrong.
 //!
-//! Never looks into the payload, except for what the vendor's templates need from it.
+//! Never reads the payload, except for the values that the vendor's templates use.
 
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ pub(super) fn parse(app: &App, body: &RawValue) -> Result<NewJob, ApiError> {
             errors.push(FieldError { pointer: format!("/{name}"), detail });
         }
         if errors.len() == 32 {
-            break; // Enough to mend.
+            break; // Enough to fix at once.
         }
     }
     let Some(payload) = fields.payload else {
@@ -77,7 +77,8 @@ pub(super) fn parse(app: &App, body: &RawValue) -> Result<NewJob, ApiError> {
     let default_deadline = vendor.config.deadline.map(|within| Deadline { at: now.plus(within), within: Some(within) });
     let (due_at, deadline) = (fields.not_before.map_or(now, |at| at.max(now)), fields.deadline.or(default_deadline));
     if deadline.is_some_and(|deadline| deadline.at <= due_at) {
-        let detail = format!("cannot be met: not_before lets the job begin at {}, no sooner", due_at.rfc3339());
+        let detail =
+            format!("cannot be met: because of not_before the job begins at {} at the earliest", due_at.rfc3339());
         return Err(ApiError::field("infeasible", "/deadline", detail).earliest(due_at));
     }
     let tenant: Arc<str> = fields.tenant.map_or_else(|| Arc::from("default"), Arc::from);
@@ -141,7 +142,7 @@ fn read_moment(value: &RawValue, now: Time) -> Result<(Time, Option<std::time::D
 fn read_deadline(value: &RawValue, now: Time) -> Result<Deadline, String> {
     let (at, within) = read_moment(value, now)?;
     if at <= now {
-        return Err("lies in the past: the job could not be done in time".into());
+        return Err("is in the past".into());
     }
     Ok(Deadline { at, within })
 }

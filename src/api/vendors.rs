@@ -1,4 +1,4 @@
-//! Vendors as people see them: limits and how much of them is used, what waits, and pausing.
+//! Vendors as people see them: their limits and the use of these, their backlog, and pauses.
 //!
 //! Never changes a limit (see `limits`).
 
@@ -126,7 +126,7 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
     let drain_eta = standing::drain_eta(app, vendor, &backlog, &usage).await;
     let pause = app.pauses.get(vendor.name(), now);
     let counted = audit::counted(app, vendor).await;
-    // With a queue there are other processes, whose calls are known by the leases.
+    // With a queue there may be other processes; their calls are counted by their leases.
     let in_flight = match app.metrics.vendor(vendor.name()) {
         Some(metrics) if app.queue.is_none() => metrics.in_flight.get(),
         _ => i64::try_from(backlog.leased).unwrap_or(i64::MAX),

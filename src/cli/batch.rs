@@ -1,6 +1,6 @@
 //! `jobs submit --batch`: a file of jobs, one JSON object a line, of any length.
 //!
-//! Never holds more than one request of the file in memory, and never stops at a job that is rejected.
+//! Never has more than one request of the file in memory, and never stops at a job that is rejected.
 
 use std::{
     io::{self, BufRead, BufReader, Read},
@@ -15,20 +15,21 @@ use super::{
     Failure, Output,
     client::{Call, NDJSON, Problem, Service},
     print,
-    submit::MAX_JOB,
 };
 
-/// Jobs in one request. The service takes five times as many, but its answer has to fit into what we read
-/// even if it finds a lot wrong with each of them.
+/// Bytes of one job at most: the service accepts 2 MiB.
+pub(super) const MAX_JOB: usize = 2 << 20;
+/// Jobs in one request. The service accepts five times as many, but its answer must not be larger than what this command reads,
+/// even if it lists many errors for each job.
 const MAX_JOBS: usize = 2000;
-/// Bytes in one request; the service takes 64 MiB.
+/// Bytes in one request; the service accepts 64 MiB.
 const MAX_BYTES: usize = 60 << 20;
-/// What the service is given for reading a large request over a slow line.
+/// Extra time for a large request over a slow line.
 const SLOW_LINE: Duration = Duration::from_secs(120);
-/// Rejected jobs that are named one by one.
+/// Rejected jobs that are printed one by one.
 const MAX_NAMED: u64 = 20;
 
-/// What has become of the jobs so far.
+/// How many jobs were accepted and rejected so far.
 #[derive(Default)]
 struct Tally {
     accepted: u64,
@@ -94,7 +95,7 @@ pub(super) async fn run(
     }
 }
 
-/// Each request has a key of its own. That of the first is the key as given: so a small file is the batch that curl would send.
+/// Each request has its own key. The first one has the key as given, so a small file is the same batch as one sent with curl.
 fn chunk_key(key: Option<&str>, n: u64) -> Option<String> {
     key.map(|key| if n == 1 { key.to_owned() } else { format!("{key}.{n}") })
 }
@@ -141,7 +142,7 @@ impl Tally {
 /// The file, line by line.
 struct Lines {
     from: BufReader<Box<dyn Read>>,
-    /// That of the line read last, from 1.
+    /// The number of the line that was read last, from 1.
     number: u64,
 }
 
@@ -151,12 +152,12 @@ struct Chunk {
     text: Vec<u8>,
     /// The numbers of the lines in `text`.
     lines: Vec<u64>,
-    /// The numbers of the lines that no request can carry.
+    /// The numbers of the lines that are too long for any request.
     too_long: Vec<u64>,
 }
 
 impl Lines {
-    /// The next lines, without the blank ones; none at the end of the file.
+    /// The next lines without blank ones; empty at the end of the file.
     fn chunk(&mut self) -> io::Result<Chunk> {
         let mut chunk = Chunk::default();
         while chunk.lines.len() + chunk.too_long.len() < MAX_JOBS && chunk.text.len() + MAX_JOB < MAX_BYTES {

@@ -1,6 +1,6 @@
-//! A running service, over HTTP: where it is, one call at a time, and what its answers mean for a command.
+//! A running service, over HTTP: where it is, one request at a time, and what its answers mean for a command.
 //!
-//! Never sends anything twice: whether a call can be repeated is for the command to know.
+//! Never sends anything twice: only the command knows whether a request can be repeated.
 
 use std::{fmt, time::Duration};
 
@@ -28,15 +28,15 @@ use crate::{
     },
 };
 
-/// How long a service may take to answer, besides the time it was asked to wait.
+/// How long a service may take to answer, in addition to the time of a long poll.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What one long poll asks for: below what proxies on the way put up with.
+/// The time of one long poll: shorter than the time-outs of usual proxies.
 const LONG_POLL: Duration = Duration::from_secs(30);
-/// The least time between two looks at a job, should the service not hold the answer.
+/// The least time between two requests for a job, in case the service answers a long poll at once.
 const REST: Duration = Duration::from_millis(250);
 /// The longest that `--wait` takes: a hundred days.
 const MAX_WAIT: Duration = Duration::from_secs(8_640_000);
-/// What of a path's segment stays as it is.
+/// Characters of a path's segment that are not escaped.
 const SEGMENT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 pub(super) const JSON: &str = "application/json";
@@ -55,7 +55,7 @@ impl Target {
     pub(super) const DEFAULT: &str = "http://127.0.0.1:8000";
 }
 
-/// What all commands to a running service take.
+/// Arguments of all commands that use a running service.
 #[derive(Debug, Args)]
 pub(super) struct Talk {
     #[command(flatten)]
@@ -65,7 +65,7 @@ pub(super) struct Talk {
     pub(super) output: Output,
 }
 
-/// A service that commands talk to, over one connection as long as that is good.
+/// A service, used over one connection as long as that works.
 pub(super) struct Service {
     client: Client,
     origin: Origin,
@@ -75,14 +75,14 @@ pub(super) struct Service {
 /// One request.
 pub(super) struct Call<'a> {
     pub(super) method: Method,
-    /// Below the service's URL, with its query; what is not plain in it is percent-encoded.
+    /// Below the service's URL, with its query, percent-encoded.
     pub(super) path: String,
     /// The media type and the body.
     pub(super) body: Option<(&'static str, Bytes)>,
     pub(super) idempotency_key: Option<&'a str>,
     /// Only if this is still the version.
     pub(super) if_match: Option<String>,
-    /// How long the service is asked to hold its answer.
+    /// How long the service may wait before it answers (a long poll).
     pub(super) wait: Duration,
 }
 
@@ -103,7 +103,7 @@ impl Call<'_> {
     }
 }
 
-/// The body of an answer that says yes: JSON.
+/// The body of a successful answer: JSON.
 pub(super) struct Answer(Box<RawValue>);
 
 impl Answer {
@@ -142,7 +142,7 @@ pub(super) struct JobError {
 }
 
 impl JobState {
-    /// Where waiting for the end was asked for, the exit code says how it went.
+    /// The outcome for the exit code, for commands that wait for the end of a job.
     pub(super) fn verdict(&self) -> Result<(), Failure> {
         let JobState { request_id, status, .. } = self;
         let why = match (&self.error, &self.blocked_on) {
@@ -183,7 +183,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", print::shown(&self.detail), print::shown(&self.code))?;
         for FieldError { pointer, detail } in &self.errors {
-            // One wrong field is often all that the detail speaks of.
+            // If one field is wrong, the detail often says the same.
             let said = self.errors.len() == 1 && self.detail.contains(pointer) && self.detail.contains(detail);
             if !said {
                 write!(f, "\n  {}: {}", print::shown(pointer), print::shown(detail))?;
@@ -214,7 +214,7 @@ impl Service {
         Ok(Service { client: Client::new(), origin, url })
     }
 
-    /// Makes a call whose answer is to be a yes.
+    /// Makes a request; every answer but a success is an error.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Answer, Failure> {
         let reply = self.exchange(call).await?;
         if !reply.status.is_success() {
@@ -249,7 +249,7 @@ impl Service {
         }
     }
 
-    /// Makes a call and gives whatever is answered.
+    /// Makes a request and returns the reply, whatever its status.
     pub(super) async fn exchange(&self, call: Call<'_>) -> Result<Reply, Failure> {
         let patience = PATIENCE + call.wait;
         let request = self.request(call)?;
@@ -289,7 +289,7 @@ impl Service {
         Ok(request)
     }
 
-    /// No answer, or none that we can read.
+    /// The error if there is no answer, or none that can be read.
     fn silent(&self, error: &CallError, patience: Duration) -> Failure {
         let url = &self.url;
         Failure::Unreachable(match error {
@@ -299,14 +299,14 @@ impl Service {
                 ));
             }
             CallError::Unreachable(why) => anyhow!(
-                "no service can be reached at {url}: {why}\nStart one with `fetchgate dev`, or say where it is with --url or FETCHGATE_URL."
+                "no service can be reached at {url}: {why}\nStart one with `fetchgate dev`, or name its address with --url or FETCHGATE_URL."
             ),
             CallError::TimedOut => anyhow!(
-                "{url} did not answer within {}; it may still have done what was asked, so look before you ask again",
+                "{url} did not answer within {}; it may still have handled the request, so look before you repeat it",
                 write_duration(patience)
             ),
             other => anyhow!(
-                "{url} did not answer to the end: {other}\nIt may have done what was asked, so look before you ask again."
+                "{url} did not send its whole answer: {other}\nIt may have handled the request, so look before you repeat it."
             ),
         })
     }

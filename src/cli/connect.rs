@@ -1,6 +1,6 @@
-//! Is what the config names really there, and of use? For `check --connect`, and for `serve` before it starts.
+//! Checks that the servers of the config can be reached and used: for `check --connect`, and for `serve` before it starts.
 //!
-//! Leaves nothing behind and never shows a URI: it may hold a password.
+//! Leaves nothing behind and never shows a URI, because it may have a password in it.
 
 use std::{collections::BTreeMap, fs::OpenOptions, io, path::Path, time::Duration};
 
@@ -22,50 +22,50 @@ use crate::{
     vendor::{http::Origin, template::Template},
 };
 
-/// A server that has not answered within this time is as good as away.
+/// A server that does not answer within this time counts as unavailable.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// All questions to one MongoDB together.
+/// The time for all requests to one MongoDB together.
 const MONGO_PATIENCE: Duration = Duration::from_secs(10);
 /// The oldest MongoDB that is tested against.
 const OLDEST_MONGO: u32 = 6;
-/// Written to and emptied again, to see whether writes are acknowledged as we need them.
+/// A collection for a test write, which is deleted again: are writes acknowledged as Fetchgate needs it?
 const SCRATCH: &str = "connection_checks";
-/// Vendors reached for at once.
+/// Vendors that are connected to at the same time.
 const AT_ONCE: usize = 32;
 
-/// Reaches each dependency and says how it is. Vendors that cannot be reached are told and no failure: jobs for them would wait.
+/// Connects to each dependency and prints the outcome. A vendor that cannot be reached is no failure: its jobs would wait.
 pub(super) async fn check(config: &Config) -> Result<(), Failure> {
     let mut broken = Vec::new();
     println!();
-    let mut tell = |name: &str, outcome: Result<String, String>| match outcome {
+    let mut report = |name: &str, outcome: Result<String, String>| match outcome {
         Ok(how) => println!("{name}: ok, {how}"),
         Err(why) => broken.push(format!("{name}: {why}")),
     };
     match &config.store.at {
-        StoreAt::Sqlite(path) => tell("store", sqlite(path).map_err(|error| error.to_string())),
+        StoreAt::Sqlite(path) => report("store", sqlite(path).map_err(|error| error.to_string())),
         StoreAt::RedisMongo { mongo: uri, database, redis } => {
             let (store, queue) = tokio::join!(mongo(uri.reveal(), database), queue(redis));
-            tell("store", store);
-            tell("queue", queue);
+            report("store", store);
+            report("queue", queue);
         }
     }
     for (origin, outcome) in vendors(config).await {
         match outcome {
-            Ok(()) => println!("vendor {origin}: ok, it takes connections"),
+            Ok(()) => println!("vendor {origin}: ok, it accepts connections"),
             Err(why) => println!("vendor {origin}: cannot be reached now ({why}); its jobs would wait"),
         }
     }
     if broken.is_empty() { Ok(()) } else { Err(Failure::Unreachable(anyhow!(broken.join("\n")))) }
 }
 
-/// What has to be right before a process starts. Redis may be away: jobs are accepted without it, and workers wait for it.
+/// What has to be right before a process starts. Redis may be unavailable: jobs are accepted without it, and workers wait for it.
 pub(super) async fn before_start(config: &Config) -> Result<(), Failure> {
     let StoreAt::RedisMongo { mongo: uri, database, redis } = &config.store.at else { return Ok(()) };
     let (store, redis) = (mongo(uri.reveal(), database), Redis::new(redis.clone()));
-    let (store, is_there) = tokio::join!(store, redis.ping());
+    let (store, pinged) = tokio::join!(store, redis.ping());
     let version = store.map_err(|why| Failure::Unreachable(anyhow!("store: {why}")))?;
     tracing::info!("store: {version}");
-    match is_there {
+    match pinged {
         Ok(()) => {
             if let Some(why) = redis.check().await.map_err(|why| Failure::Unreachable(anyhow!("queue: {why}")))? {
                 tracing::warn!("queue: {why}");
@@ -73,7 +73,7 @@ pub(super) async fn before_start(config: &Config) -> Result<(), Failure> {
             Ok(())
         }
         Err(StoreError::Unavailable(why) | StoreError::Corrupt(why)) => {
-            tracing::warn!(why, "Redis is away: until it is there, jobs are accepted and no vendor is called");
+            tracing::warn!(why, "Redis is unavailable: accepting jobs, not calling vendors");
             Ok(())
         }
     }
@@ -81,17 +81,14 @@ pub(super) async fn before_start(config: &Config) -> Result<(), Failure> {
 
 async fn queue(url: &RedisUrl) -> Result<String, String> {
     let warning = Redis::new(url.clone()).check().await?;
-    Ok(format!(
-        "Redis keeps what it is given{}",
-        warning.map(|why| format!("\nqueue: WARNING, {why}")).unwrap_or_default()
-    ))
+    Ok(format!("Redis evicts no keys{}", warning.map(|why| format!("\nqueue: WARNING, {why}")).unwrap_or_default()))
 }
 
 /// Whether MongoDB answers, is new enough, and acknowledges writes that a majority has on disk.
 async fn mongo(uri: &str, database: &str) -> Result<String, String> {
     match timeout(MONGO_PATIENCE, ask_mongo(uri, database)).await {
         Ok(outcome) => outcome,
-        Err(_) => Err("MongoDB takes connections and does not answer".to_owned()),
+        Err(_) => Err("MongoDB accepts connections but does not answer".to_owned()),
     }
 }
 
@@ -120,12 +117,12 @@ async fn ask_mongo(uri: &str, database: &str) -> Result<String, String> {
     Ok(format!("MongoDB {version} acknowledges writes that a majority has on disk"))
 }
 
-/// The driver's sentence for what went wrong, or a shorter one where it would print all that it knows.
+/// What went wrong: the driver's sentence, or a shorter one where the driver's is very long.
 fn explain(error: &Error, hosts: &str) -> String {
     match &*error.kind {
         ErrorKind::ServerSelection { .. } => {
             format!(
-                "MongoDB cannot be reached at {hosts} (is it running, is the replica set's name right, has it a primary?)"
+                "MongoDB cannot be reached at {hosts} (is it running, is the name of the replica set right, does it have a primary?)"
             )
         }
         ErrorKind::Authentication { .. } => "MongoDB does not accept the user or the password".to_owned(),
@@ -134,22 +131,22 @@ fn explain(error: &Error, hosts: &str) -> String {
     }
 }
 
-/// Whether the file can be made or written. Folders that are missing are made by `serve`.
+/// Whether the file can be created or written. `serve` creates missing folders.
 fn sqlite(path: &Path) -> io::Result<String> {
-    let told = |error: io::Error, place: &Path| io::Error::new(error.kind(), format!("{}: {error}", place.display()));
+    let named = |error: io::Error, place: &Path| io::Error::new(error.kind(), format!("{}: {error}", place.display()));
     if path.exists() {
-        OpenOptions::new().append(true).open(path).map_err(|error| told(error, path))?;
+        OpenOptions::new().append(true).open(path).map_err(|error| named(error, path))?;
     }
     let folders =
         path.ancestors().skip(1).map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
     let folder = folders.into_iter().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     let probe = folder.join(format!(".fetchgate-check-{}", std::process::id()));
-    OpenOptions::new().write(true).create_new(true).open(&probe).map_err(|error| told(error, folder))?;
+    OpenOptions::new().write(true).create_new(true).open(&probe).map_err(|error| named(error, folder))?;
     std::fs::remove_file(&probe)?;
     Ok(format!("{} can be written", folder.display()))
 }
 
-/// Each place that vendors are called at, once.
+/// Connects once to each host and port of the vendors.
 async fn vendors(config: &Config) -> Vec<(String, Result<(), String>)> {
     let mut origins = BTreeMap::new();
     for vendor in &config.vendors {

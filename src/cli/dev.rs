@@ -1,4 +1,4 @@
-//! `dev`: the whole world with no config, for a first look and for trying things out.
+//! `dev`: the service, a store and mock vendors without a config, for a first look and for trying things out.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -40,13 +40,13 @@ pub(super) async fn run(args: DevArgs) -> Result<(), Failure> {
     let outcome = serve::run_until_stopped(service, Listeners { api: Some(api), ops: None }, &config).await;
     vendors.stop().await;
     if args.persist.is_none() {
-        // Left-overs in the temporary folder do no harm.
+        // If this fails, the temporary folder stays, which does no harm.
         let _ = std::fs::remove_dir_all(&temporary);
     }
     Ok(outcome?)
 }
 
-/// The config of `dev`: the three kinds of vendors, all mock.
+/// The config of `dev`: one mock vendor of each kind.
 fn world(listen: SocketAddr, store: &std::path::Path, vendors: &str) -> String {
     let reachable = SocketAddr::from(([127, 0, 0, 1], listen.port()));
     let public = if listen.ip().is_unspecified() { reachable } else { listen };
@@ -89,7 +89,7 @@ fn greet(listen: SocketAddr) {
     --data '{{"payload": {{"customer_id": 12345, "options": {{"priority": "high", "verify_address": true}}}}, "vendor": "sync"}}'
   curl http://{listen}/jobs/REQUEST_ID
 
-  Vendors: sync answers in the reply, async calls back, polling answers when asked again.
+  Vendors: sync answers in the reply, async calls back, polling answers when polled.
 "#
     );
 }

@@ -1,6 +1,6 @@
-//! `healthcheck`: is the process beside this command ready? For containers, whose config says where it answers.
+//! `healthcheck`: is the process of this container ready? The config says where it answers.
 //!
-//! Asks one question and never waits for the answer to change.
+//! Makes one request and never waits until a process becomes ready.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -21,10 +21,10 @@ use crate::config::{self, Config};
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
-    /// Where the service is; else where its config says: ops.listen, or server.listen when that is not set
+    /// Where the service is; by default where its config says: ops.listen, or server.listen if that is not set
     #[arg(long, value_name = "URL", env = "FETCHGATE_URL", hide_env_values = true)]
     url: Option<String>,
-    /// The config file of the service; else FETCHGATE_CONFIG, else ./fetchgate.toml, else http://127.0.0.1:8000 is asked
+    /// The config file of the service; else FETCHGATE_CONFIG, else ./fetchgate.toml; with none of them http://127.0.0.1:8000 is used
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -53,7 +53,7 @@ pub(super) async fn run(args: &HealthcheckArgs) -> Result<(), Failure> {
     Err(Failure::No(why))
 }
 
-/// Where a process with this config answers. Both roles answer on `ops.listen`, so nobody has to say which one is meant.
+/// Where a process with this config answers. Both roles answer on `ops.listen`, so the role need not be known.
 fn url_of(path: Option<&Path>) -> Result<String, Failure> {
     let is_named = path.is_some() || std::env::var_os("FETCHGATE_CONFIG").is_some_and(|path| !path.is_empty());
     if !is_named && !Path::new(config::HERE).exists() {
@@ -65,7 +65,7 @@ fn url_of(path: Option<&Path>) -> Result<String, Failure> {
 
 fn answers_at(config: &Config) -> SocketAddr {
     let mut address = config.ops_listen.unwrap_or(config.server.listen);
-    // One that listens everywhere is reached over loopback.
+    // A process that listens everywhere is reached over loopback.
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),

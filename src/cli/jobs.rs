@@ -7,20 +7,19 @@ use clap::{
     builder::{NonEmptyStringValueParser, PossibleValuesParser},
 };
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::{
     Failure, Output,
-    client::{self, Answer, Call, JobError, JobState, Service, Talk},
+    client::{self, Call, JobError, JobState, Service, Talk},
     print,
     submit::{self, SubmitArgs},
     watch::{self, WatchArgs},
 };
 use crate::job::Status;
 
-/// What the service gives in one page at most.
+/// Jobs in one page of the service at most.
 const MAX_PAGE: usize = 500;
-/// Rows that are laid out together: what is kept in memory of a long list.
+/// Rows that are printed as one table: a bound on the memory for a long list.
 const ROWS: usize = 500;
 
 #[derive(Debug, Subcommand)]
@@ -99,35 +98,14 @@ async fn get(args: &GetArgs) -> Result<(), Failure> {
     let OneJob { id, talk } = &args.job;
     let service = Service::at(&talk.target)?;
     let answer = service.job(id, args.payload, args.wait.unwrap_or_default()).await?;
-    show(&answer, talk.output)?;
+    print::job(answer.json(), talk.output)?;
     if args.wait.is_some() { answer.read::<JobState>()?.verdict() } else { Ok(()) }
 }
 
 async fn act(job: &OneJob, what: &str) -> Result<(), Failure> {
     let service = Service::at(&job.talk.target)?;
     let answer = service.call(Call::post(format!("/jobs/{}/{what}", client::segment(&job.id)))).await?;
-    show(&answer, job.talk.output)
-}
-
-/// Prints a whole job.
-pub(super) fn show(answer: &Answer, output: Output) -> Result<(), Failure> {
-    #[derive(Deserialize)]
-    struct Parts<'a> {
-        #[serde(borrow)]
-        payload: Option<&'a RawValue>,
-        #[serde(borrow)]
-        result: Option<&'a RawValue>,
-    }
-    print::answer(answer, output, |job| {
-        let parts: Parts<'_> = client::read(job)?;
-        let mut view = print::fields(job, &["payload", "result"]);
-        for (name, part) in [("payload", parts.payload), ("result", parts.result)] {
-            if let Some(part) = part {
-                view.push_str(&format!("\n\n{name}\n{}", print::pretty(part)));
-            }
-        }
-        Ok(view)
-    })
+    print::job(answer.json(), job.talk.output)
 }
 
 #[derive(Deserialize)]
@@ -176,7 +154,7 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
         print_rows(rows)?;
     }
     if args.talk.output == Output::Table {
-        // Not on stdout, which holds jobs and nothing else.
+        // Not on stdout, where only jobs go.
         if found == 0 {
             eprintln!("no job fits");
         } else if cursor.is_some() {

@@ -1,4 +1,4 @@
-//! `vendors limits`: shows the limits in force, lays others over the file's, and puts those back.
+//! `vendors limits`: shows the limits in force, sets live limits in place of those of the file, and removes them.
 //!
 //! Never decides what a limit may be: the service does.
 
@@ -19,10 +19,10 @@ pub(super) struct LimitsArgs {
     /// The vendor's name
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// Lays this limit over those of the file, and each further one given: 50/s, or { calls = 600, per = "1m", shape = "window" }
+    /// Replaces the limits of the file by this one; can be given more than once: 50/s, or { calls = 600, per = "1m", shape = "window" }
     #[arg(long, value_name = "LIMIT", value_parser = limit)]
     set: Vec<Value>,
-    /// Puts the limits of the file back in force
+    /// Removes live limits: those of the file are in force again
     #[arg(long, conflicts_with = "set")]
     clear: bool,
     #[command(flatten)]
@@ -54,9 +54,9 @@ pub(super) async fn run(args: LimitsArgs) -> Result<(), Failure> {
     let path = format!("/vendors/{}/limits", segment(&args.name));
     let shown = service.call(Call::get(&path)).await?;
     if args.set.is_empty() && !args.clear {
-        return print::answer(&shown, args.talk.output, view);
+        return print::answer(shown.json(), args.talk.output, view);
     }
-    // What somebody else has laid meanwhile is not changed unseen.
+    // A change that somebody else makes at the same time is not overwritten.
     let seen: InForce = shown.read()?;
     let if_match = Some(format!("\"{}\"", seen.version));
     let (method, body) = if args.clear {
@@ -65,7 +65,7 @@ pub(super) async fn run(args: LimitsArgs) -> Result<(), Failure> {
         (Method::PUT, Some((JSON, json!({ "limits": args.set }).to_string().into())))
     };
     let answer = service.call(Call { method, body, if_match, ..Call::get(path) }).await?;
-    print::answer(&answer, args.talk.output, view)
+    print::answer(answer.json(), args.talk.output, view)
 }
 
 /// Reads the value of `--set`: a text, or a table as in the config.
@@ -80,7 +80,7 @@ fn limit(text: &str) -> Result<Value, String> {
 fn view(answer: &RawValue) -> Result<String, Failure> {
     let InForce { source, since, limits, version } = client::read(answer)?;
     let said = match (&*source, since) {
-        ("live", Some(since)) => format!("laid live at {since}, version {version}"),
+        ("live", Some(since)) => format!("live since {since}, version {version}"),
         ("file", _) => format!("from the config file, version {version}"),
         _ => return Err(anyhow!("the answer is not what this version of fetchgate expects").into()),
     };

@@ -1,6 +1,6 @@
-//! The command line: one file for each group of commands. What it does to a service it does over HTTP, like anybody else.
+//! The command line: one file for each group of commands. It uses a running service over HTTP, like any other client.
 //!
-//! Never holds logic of its own: it reads arguments, calls, and prints.
+//! Never decides anything about jobs or vendors: it reads arguments, makes requests, and prints answers.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -29,7 +29,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The whole world with no config: the service, a store, and mock vendors to call
+    /// Runs everything without a config: the service, a store, and mock vendors to call
     Dev(dev::DevArgs),
     /// Runs the service from its config
     Serve(serve::ServeArgs),
@@ -81,7 +81,7 @@ enum Failure {
 }
 
 impl Failure {
-    /// Says what was being done.
+    /// Adds what the command was doing.
     fn context(self, what: String) -> Failure {
         match self {
             Failure::No(error) => Failure::No(error.context(what)),
@@ -109,7 +109,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let outcome = runtime.block_on(execute(cli.command));
     let (code, error) = match outcome {
         Ok(()) => return ExitCode::SUCCESS,
-        // Whoever reads the output has seen enough: `fetchgate jobs list --all | head`.
+        // The reader has closed the pipe: `fetchgate jobs list --all | head`.
         Err(Failure::No(error)) if is_broken_pipe(&error) => return ExitCode::SUCCESS,
         Err(Failure::No(error)) => (1, error),
         Err(Failure::Usage(error)) => (2, error),

@@ -1,6 +1,6 @@
-//! What commands write: lines, tables, key/value views, and JSON laid out for people.
+//! The output of commands: lines, tables, key/value views, and indented JSON.
 //!
-//! Never re-encodes JSON, so no digit of a number is lost; never lets text from outside move the cursor of a terminal.
+//! Never re-encodes JSON, so no digit of a number is lost. Never prints control characters that come from outside.
 
 use std::{borrow::Cow, fmt::Write as _, io::Write as _};
 
@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use comfy_table::{Table, presets};
 use serde_json::value::RawValue;
 
-use super::{Failure, Output, client::Answer};
+use super::{Failure, Output};
 use crate::json;
 
 /// One line, or several, on stdout.
@@ -18,14 +18,30 @@ pub(super) fn line(text: &str) -> Result<(), Failure> {
 }
 
 /// An answer: verbatim for programs, as `view` has it for people.
-pub(super) fn answer<F>(answer: &Answer, output: Output, view: F) -> Result<(), Failure>
+pub(super) fn answer<F>(json: &RawValue, output: Output, view: F) -> Result<(), Failure>
 where
     F: FnOnce(&RawValue) -> Result<String, Failure>,
 {
     match output {
-        Output::Json => line(&verbatim(answer.json())),
-        Output::Table => line(&view(answer.json())?),
+        Output::Json => line(&verbatim(json)),
+        Output::Table => line(&view(json)?),
     }
+}
+
+/// A whole job: its payload and its result below the rest.
+pub(super) fn job(json: &RawValue, output: Output) -> Result<(), Failure> {
+    const APART: [&str; 2] = ["payload", "result"];
+    answer(json, output, |job| {
+        let mut view = fields(job, &APART);
+        let members = json::members(job).unwrap_or_default();
+        for name in APART {
+            if let Some((_, part)) = members.iter().find(|(member, part)| *member == name && part.get() != "null") {
+                // Writing to a string cannot fail.
+                let _ = write!(view, "\n\n{name}\n{}", pretty(part));
+            }
+        }
+        Ok(view)
+    })
 }
 
 /// The JSON text on one line. A line break can only stand between two tokens, where a space means the same.
@@ -34,7 +50,7 @@ pub(super) fn verbatim(json: &RawValue) -> Cow<'_, str> {
     if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ").into() } else { text.into() }
 }
 
-/// An object's members, one a line and aligned, in the order in which they came; without those that are shown `apart`.
+/// An object's members in their order, one on each line, aligned; without those of `apart`.
 pub(super) fn fields(object: &RawValue, apart: &[&str]) -> String {
     let mut members = json::members(object).unwrap_or_default();
     members.retain(|(name, _)| !apart.contains(&&**name));

@@ -19,7 +19,7 @@ use crate::{
 pub(super) struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// What this process does; both unless told otherwise
+    /// What this process does; both by default
     #[arg(long, value_enum, value_delimiter = ',')]
     role: Vec<Role>,
 }
@@ -34,7 +34,7 @@ enum Role {
 pub(super) struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Reaches each dependency too: the store, Redis, the vendors
+    /// Also connects to the store, Redis and the vendors
     #[arg(long)]
     connect: bool,
 }
@@ -57,9 +57,9 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let listeners = listeners(&config, roles).await?;
     connect::before_start(&config).await?;
     let service = Service::build(&config, roles, Clock::system()).await?;
-    let address = |listener: &Option<TcpListener>| listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    let address = |listener: &Option<TcpListener>| Some(listener.as_ref()?.local_addr().ok()?.to_string());
     let (api, ops) = (address(&listeners.api), address(&listeners.ops));
-    tracing::info!(roles = ?roles.names(), ?api, ?ops, vendors = config.vendors.len(), "ready");
+    tracing::info!(roles = roles.names().join(","), api, ops, vendors = config.vendors.len(), "ready");
     Ok(run_until_stopped(service, listeners, &config).await?)
 }
 
@@ -72,7 +72,7 @@ async fn listeners(config: &Config, roles: Roles) -> anyhow::Result<Listeners> {
     match config.ops_listen {
         Some(address) => listeners.ops = Some(listen(address).await?),
         None if roles == Roles::Worker => {
-            tracing::warn!("ops.listen is not set: nobody can ask this worker whether it is ready");
+            tracing::warn!("ops.listen is not set: this worker answers no probes and shows no metrics");
         }
         None => {}
     }
@@ -87,7 +87,7 @@ pub(super) async fn run_until_stopped(service: Service, listeners: Listeners, co
     tokio::pin!(running, signals);
     tokio::select! {
         outcome = &mut running => return outcome,
-        listening = &mut signals => listening.context("signals cannot be listened to")?,
+        listening = &mut signals => listening.context("signals cannot be handled")?,
     }
     running.await
 }
@@ -134,7 +134,7 @@ fn show(config: &Config) {
                 Shape::Bucket { burst } => format!("bucket, burst {burst}"),
                 Shape::Calendar => "calendar".to_owned(),
             };
-            let whose = if limit.key == Key::Tenant { ", each tenant by itself" } else { "" };
+            let whose = if limit.key == Key::Tenant { ", each tenant separately" } else { "" };
             println!(
                 "  {}: {} calls {per}{whose} ({shape}, guard {})",
                 limit.id,

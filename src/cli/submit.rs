@@ -13,28 +13,26 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Failure, batch,
+    Failure,
+    batch::{self, MAX_JOB},
     client::{self, Call, JSON, JobState, Service, Talk},
-    jobs, print,
+    print,
 };
 use crate::{job::Priority, json};
-
-/// The service takes 2 MiB for a whole job.
-pub(super) const MAX_JOB: usize = 2 << 20;
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).args(["payload", "payload_file", "batch"]))]
 pub(super) struct SubmitArgs {
-    /// The vendor that is asked; may be left out if the service has a default_vendor
+    /// The vendor to call; may be left out if the service has a default_vendor
     #[arg(long, conflicts_with = "batch")]
     vendor: Option<String>,
-    /// What to ask the vendor: any JSON value, sent as it is written here
+    /// What the vendor gets: any JSON value, sent exactly as it is written here
     #[arg(long, value_name = "JSON")]
     payload: Option<String>,
     /// A file with the payload; - for stdin
     #[arg(long, value_name = "FILE")]
     payload_file: Option<PathBuf>,
-    /// A file of whole jobs, one JSON object a line, as POST /jobs takes them; - for stdin
+    /// A file of whole jobs, one JSON object on each line, as for POST /jobs; - for stdin
     #[arg(long, value_name = "FILE")]
     batch: Option<PathBuf>,
     /// Who goes first among the waiting jobs [default: normal]
@@ -52,7 +50,7 @@ pub(super) struct SubmitArgs {
     /// A word to find the job by; can be given more than once
     #[arg(long = "tag", value_name = "TAG", conflicts_with = "batch")]
     tags: Vec<String>,
-    /// With the same key and the same job again, no second job is made
+    /// If the same job was submitted with this key before, no second job is made
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     /// Waits up to this long for the job's end and prints the job; the exit code is 0 only if it is complete
@@ -96,17 +94,16 @@ pub(super) async fn run(args: &SubmitArgs) -> Result<(), Failure> {
     let answer = service.call(call).await?;
     let id = answer.read::<Accepted>()?.request_id;
     let Some(wait) = args.wait else {
-        return print::answer(&answer, args.talk.output, |_| Ok(id));
+        return print::answer(answer.json(), args.talk.output, |_| Ok(id));
     };
     let waited = service.job(&id, false, wait).await;
-    let job =
-        waited.map_err(|failure| failure.context(format!("job {id} is accepted, but it could not be waited for")))?;
-    jobs::show(&job, args.talk.output)?;
+    let job = waited.map_err(|failure| failure.context(format!("job {id} is accepted, but waiting for it failed")))?;
+    print::job(job.json(), args.talk.output)?;
     job.read::<JobState>()?.verdict()
 }
 
 fn body(args: &SubmitArgs, payload: &[u8]) -> Result<Vec<u8>, Failure> {
-    // Checked here, because text that is not one JSON value could turn into other fields of the job.
+    // Checked here, because text that is not one JSON value could add other fields to the job.
     let payload = json::check(payload).map_err(|fault| Failure::Usage(anyhow!("the payload is {fault}")))?;
     let submission = Submission {
         payload,

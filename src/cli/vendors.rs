@@ -1,5 +1,6 @@
-//! `vendors`: how each vendor is doing, how much of its limits is used and whether they were kept; pausing and resuming. Changing
-//! limits is in `limits`.
+//! `vendors`: the state of each vendor, the use of its limits and whether they were kept; pausing and resuming.
+//!
+//! Never changes limits (see `limits`).
 
 use std::time::Duration;
 
@@ -17,17 +18,17 @@ use crate::config::{parse_duration, write_duration};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VendorsCommand {
-    /// Lists the vendors: what waits for them and what was called
+    /// Lists the vendors, with their backlog and their calls
     List(Talk),
     /// Shows a vendor, and how much of each of its limits is used
     Show(OneVendor),
-    /// Makes no new call to a vendor until it is resumed; its jobs wait
+    /// Stops calls to a vendor until it is resumed; its jobs wait
     Pause(PauseArgs),
     /// Ends a pause
     Resume(OneVendor),
     /// Shows the limits in force, or changes them while everything runs
     Limits(LimitsArgs),
-    /// Shows what was really sent to a vendor, and the worst window of it
+    /// Shows the calls that were really sent to a vendor, and their worst window
     Audit(AuditArgs),
 }
 
@@ -44,7 +45,7 @@ pub(super) struct OneVendor {
 pub(super) struct PauseArgs {
     #[command(flatten)]
     vendor: OneVendor,
-    /// Resumes it by itself after this long; else it stays paused until somebody resumes it
+    /// Ends the pause after this time; without it the vendor stays paused until it is resumed
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     length: Option<Duration>,
 }
@@ -53,7 +54,7 @@ pub(super) struct PauseArgs {
 pub(super) struct AuditArgs {
     #[command(flatten)]
     vendor: OneVendor,
-    /// Looks at windows of this length; else at each limit with its own period
+    /// Shows windows of this length; by default each limit with its own period
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     window: Option<Duration>,
     /// Only calls sent at this time or later
@@ -137,7 +138,7 @@ impl AuditArgs {
 
 async fn ask(talk: &Talk, call: Call<'_>, view: fn(&RawValue) -> Result<String, Failure>) -> Result<(), Failure> {
     let answer = Service::at(&talk.target)?.call(call).await?;
-    print::answer(&answer, talk.output, view)
+    print::answer(answer.json(), talk.output, view)
 }
 
 /// The vendors in the answer to `GET /vendors`, or the one of `GET /vendors/{name}`.

@@ -1,6 +1,6 @@
-//! `jobs watch`: one job until it ends, or what is waiting until nothing is.
+//! `jobs watch`: follows one job until it ends, or the backlog until no job waits.
 //!
-//! Never changes anything, so Ctrl-C may end it in the middle of a look.
+//! Never changes anything, so Ctrl-C may end it at any time.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{clock::Clock, job::Status};
 
-/// Between two looks at the vendors.
+/// Time between two requests for the vendors.
 const EVERY: Duration = Duration::from_millis(500);
-/// Between two looks at a job. Its end is seen at once, since the service holds its answer for so long.
+/// The long poll of a job. Its end is seen at once; other changes within this time.
 const LAP: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
@@ -50,7 +50,7 @@ pub(super) async fn run(args: &WatchArgs) -> Result<(), Failure> {
             };
             backlog.bar.finish_and_clear();
             if let Some(known) = &backlog.known {
-                print::answer(known, output, |_| Ok(summary(&waiting(known)?)))?;
+                print::answer(known.json(), output, |_| Ok(summary(&waiting(known)?)))?;
             }
             outcome
         }
@@ -67,7 +67,7 @@ async fn follow(service: &Service, id: &str, output: Output) -> Result<(), Failu
         let job: JobState = answer.read()?;
         let stands = (job.status, job.blocked_on.clone());
         if seen.as_ref() != Some(&stands) {
-            print::answer(&answer, output, |_| Ok(change(&clock.now().rfc3339(), &job)))?;
+            print::answer(answer.json(), output, |_| Ok(change(&clock.now().rfc3339(), &job)))?;
             seen = Some(stands);
         }
         if job.status.has_ended() {
@@ -94,7 +94,7 @@ fn change(now: &str, job: &JobState) -> String {
     line
 }
 
-/// What waits, as it was last seen.
+/// The backlog as it was last seen.
 struct Backlog {
     bar: ProgressBar,
     /// The most jobs that were seen waiting.
@@ -109,10 +109,10 @@ struct VendorState {
     paused: bool,
 }
 
-/// Looks until no job waits.
+/// Polls until no job waits.
 async fn drain(service: &Service, vendor: Option<&str>, backlog: &mut Backlog) -> Result<(), Failure> {
     let path = vendor.map_or_else(|| "/vendors".to_owned(), |name| format!("/vendors/{}", client::segment(name)));
-    let mut told = false;
+    let mut noted = false;
     loop {
         let answer = service.call(Call::get(&*path)).await?;
         let vendors = waiting(&answer)?;
@@ -126,12 +126,12 @@ async fn drain(service: &Service, vendor: Option<&str>, backlog: &mut Backlog) -
         backlog.bar.set_position(backlog.peak - left);
         backlog.bar.set_message(summary(&vendors));
         let paused = vendors.iter().find(|vendor| vendor.paused && vendor.waiting > 0);
-        if let (Some(paused), false) = (paused, told) {
+        if let (Some(paused), false) = (paused, noted) {
             let name = print::shown(&paused.name);
             let note =
                 format!("{name} is paused; its jobs wait until the pause ends, or `fetchgate vendors resume {name}`");
             backlog.bar.suspend(|| eprintln!("{note}"));
-            told = true;
+            noted = true;
         }
         tokio::time::sleep(EVERY).await;
     }

@@ -1,6 +1,6 @@
-//! A vendor's breaker: from the shares and times that people write to the terms of the rule.
+//! Checks the settings of a vendor's breaker.
 //!
-//! Never says when one opens (see `limit::breaker`).
+//! Never decides when a breaker opens (see `limit::breaker`).
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::limit::breaker::Terms;
 const LONGEST: Duration = Duration::from_secs(3600);
 const SHORTEST: Duration = Duration::from_millis(100);
 
-/// What a table that does not say everything means.
+/// The defaults of keys that are left out.
 const FAILED: f64 = 0.9;
 const CALLS: u64 = 20;
 const WITHIN: Duration = Duration::from_secs(30);
 const OPEN: Duration = Duration::from_secs(10);
 
-/// The terms, for a vendor whose calls may take so long.
+/// The settings of the breaker, for a vendor with this time-out.
 pub(super) fn breaker(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Breaker>, timeout: Duration) -> Option<Terms> {
     let raw = raw.get_ref();
     let failed = match &raw.failed {
@@ -31,7 +31,7 @@ pub(super) fn breaker(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Breaker>
     };
     let within = span(cx, &format!("{key}.within"), raw.within.as_ref(), WITHIN);
     let open = span(cx, &format!("{key}.open"), raw.open.as_ref(), OPEN);
-    // A share of one in a million is told apart; the check has seen to it that it is between 0 and 1.
+    // In millionths; `share` has made sure that it is between 0 and 1.
     let failed = (failed? * 1e6).round().max(1.0) as u64;
     Some(Terms { failed, calls: calls?, within: within?, open: open?, probe: timeout + BESIDE_A_CALL })
 }
@@ -41,7 +41,7 @@ fn share(cx: &mut Check<'_>, key: &str, raw: &Spanned<f64>) -> Option<f64> {
     if share > 0.0 && share <= 1.0 {
         return Some(share);
     }
-    cx.problem(key, &raw.span(), "this is no share of the calls", "Write a number over 0 and up to 1, such as 0.9");
+    cx.problem(key, &raw.span(), "this is not a share of the calls", "Write a number over 0 and up to 1, such as 0.9");
     None
 }
 

@@ -1,6 +1,6 @@
 //! Durations as people write them: `"250ms"`, `"30s"`, `"10m"`, `"2h"`, `"1d"`. The same form in the config, the API and the command line.
 //!
-//! Never decides whether a duration makes sense where it stands; zero is a duration too.
+//! Never decides whether a duration makes sense for its key; zero is a duration too.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     millis.map(Duration::from_millis).ok_or_else(|| format!("too long a time: write {FORM}"))
 }
 
-/// Writes a duration in the largest unit that keeps it exact; less than a millisecond counts as one.
+/// Writes a duration in the largest unit in which it is a whole number; a part of a millisecond counts as a whole one.
 pub fn write(duration: Duration) -> String {
     let millis = duration.as_nanos().div_ceil(1_000_000);
     if millis == 0 {

@@ -1,6 +1,6 @@
-//! What is wrong with a configuration, for the person who has to mend it: the key, where it stands, what is wrong, what to do.
+//! Errors of a configuration, for the person who has to fix it: the key, its place, what is wrong, what to do.
 //!
-//! Never holds a secret: values are repeated as they were written, before `${NAME}` is filled in, and not at all where a secret belongs.
+//! Never has a secret in it: values are shown as they were written, before `${NAME}` is filled in, and not at all where a secret belongs.
 
 use std::fmt;
 
@@ -37,7 +37,7 @@ pub enum Place {
 const SHOWN: usize = 20;
 
 impl ConfigError {
-    /// Put in the order of the lines, so that the first is the first to mend.
+    /// In the order of the lines.
     pub(super) fn new(mut problems: Vec<Problem>) -> ConfigError {
         problems.sort_by(|a, b| (&a.place, &a.key).cmp(&(&b.place, &b.key)));
         problems.dedup();
@@ -89,10 +89,47 @@ impl fmt::Display for Place {
     }
 }
 
-/// The candidate that was probably meant, if one is close: at most two letters off, and no more than half the word.
+/// An example of a value for the key at this path.
+pub(super) fn form(path: &str) -> &'static str {
+    // Keys inside a breaker have names that mean something else elsewhere: vendors.NAME.breaker.open.
+    if path.split('.').nth(2) == Some("breaker") {
+        return r#"{ failed = 0.9, calls = 20, within = "30s", open = "10s" }"#;
+    }
+    let name = path.rsplit('.').next().unwrap_or(path);
+    match name.split('[').next().unwrap_or(name) {
+        "listen" => r#""127.0.0.1:8000""#,
+        "public_url" => r#""http://127.0.0.1:8000""#,
+        "url" => r#""https://vendor.example/path""#,
+        "kind" => r#""sync", "webhook" or "polling""#,
+        "limits" => r#"limits such as ["50/s", { calls = 2000, per = "1m" }], or [] if there are none"#,
+        "timeout" | "grace" | "deadline" | "answer_within" | "every" | "first" | "max" | "guard" => {
+            r#"a duration such as "10s""#
+        }
+        "retention" => r#"a duration such as "7d""#,
+        "per" => r#"a duration such as "1m", or "day" or "month""#,
+        "retry" => r#"{ attempts = 5, first = "200ms", max = "1m" }"#,
+        "webhook" => r#"{ verify = "none" }, say"#,
+        "polling" => r#"{ ticket = "/id", url = "...", every = "2s", done = { at = "/state", is = ["done"] } }"#,
+        "done" | "failed" => r#"{ at = "/status", is = ["..."] }"#,
+        "is" => r#"an array of texts such as ["done"]"#,
+        "clean" => r#"{ trim = true, drop_null = true, redact = ["/ssn"] }"#,
+        "redact" => r#"an array of JSON pointers such as ["/ssn"]"#,
+        "headers" => r#"{ name = "value" }"#,
+        "ticket" | "at" | "result" | "request_id" | "ticket_in_callback" => r#"a JSON pointer such as "/id""#,
+        "calls" | "burst" | "attempts" | "open" | "concurrency" | "max_waiting" => "a whole number such as 10",
+        "rate_headers" => r#"{ remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#,
+        "remaining" | "reset" => r#"a header's name such as "X-Calls-Left""#,
+        "trim" | "drop_null" | "allow_open" | "at_most_once" => "true or false",
+        "server" | "ops" | "auth" | "store" | "queue" | "capacity" => "its keys under a [table] of this name",
+        "vendors" => "a table for each vendor: [vendors.name]",
+        _ => "...",
+    }
+}
+
+/// The candidate that was probably meant, if one is close: at most two letters differ, and no more than half of the word.
 pub(super) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     if word.len() > 64 {
-        return None; // nobody mistypes that much, and the comparison is quadratic
+        return None; // no typing error is that long, and the comparison is quadratic
     }
     let ranked = candidates.iter().map(|candidate| (distance(word, candidate), *candidate));
     let (off, best) = ranked.min_by_key(|(off, _)| *off)?;

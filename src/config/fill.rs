@@ -1,12 +1,12 @@
-//! `${NAME}` and `${file:/run/secrets/x}` inside texts become the variable's or the file's content; `$${` becomes a plain `${`.
+//! Replaces `${NAME}` and `${file:/run/secrets/x}` inside texts by the content of the variable or the file; `$${` becomes a plain `${`.
 //!
-//! Never fills twice: what comes out of a variable or a file is not looked at again. Never repeats a content in an error.
+//! Never fills in twice: the content of a variable or a file is not filled in again. Never shows a content in an error.
 
 use std::io::Read as _;
 
 use super::source::Env;
 
-/// A secret is short; a file that is not was named by mistake.
+/// A secret is short; a longer file was named by mistake.
 const MOST_BYTES: u64 = 64 * 1024;
 
 /// What is wrong, and the mend.
@@ -45,7 +45,7 @@ fn look_up(name: &str, env: &Env) -> Result<String, Complaint> {
     let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     if !is_name {
-        let what = "between ${ and } stands no name of an environment variable".to_owned();
+        let what = "between ${ and } there is no name of an environment variable".to_owned();
         return Err((what, "Write ${NAME} or ${file:/path}; a plain ${ is written $${".to_owned()));
     }
     match env.0.get(name) {
@@ -64,7 +64,7 @@ fn read_file(path: &str) -> Result<String, Complaint> {
             let mend = format!("Make {path} readable for this user, or name another file");
             Err((format!("file {path} cannot be read ({})", error.kind()), mend))
         }
-        Ok(_) if content.len() as u64 > MOST_BYTES => blame("is over 64 KiB", "Name a file that holds one secret"),
+        Ok(_) if content.len() as u64 > MOST_BYTES => blame("is over 64 KiB", "Name a file with one secret in it"),
         Ok(_) => {
             let trimmed = content.strip_suffix('\n').map_or(&*content, |rest| rest.strip_suffix('\r').unwrap_or(rest));
             if trimmed.is_empty() {

@@ -7,10 +7,10 @@ use url::{Host, Url};
 
 use super::{
     Kind, Polling, Secret, Verify, Webhook,
-    check::{Check, LONGEST},
+    check::{Check, LONGEST, Whole, matching, optional, required},
     error::nearest,
     raw,
-    vendor::{Whole, matching, optional, required, url_template},
+    templates::url_template,
 };
 use crate::{
     json::Pointer,

@@ -1,6 +1,6 @@
-//! The limits of a pool as they are written, `"50/s"` or a table, turned into the limiter's own.
+//! Checks the limits of a pool, written as `"50/s"` or as a table.
 //!
-//! Never accepts a contradiction, and warns where a limit could be used better. The arithmetic itself is `limit::rule`'s.
+//! Never accepts a contradiction, and warns if much of a limit cannot be used. The arithmetic of limits is in `limit::rule`.
 
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 
@@ -12,17 +12,17 @@ use super::{
 };
 use crate::limit::{Key, Limit, Per, Shape};
 
-/// Limits of one pool; each costs memory and time at every call.
+/// Limits of one pool at most; each costs memory and time at every call.
 const MOST: usize = 16;
 const MOST_CALLS: u64 = 1_000_000_000;
-/// Shorter windows drown in the network's jitter.
+/// In shorter windows the network's jitter would be larger than the period.
 const SHORTEST: Duration = Duration::from_millis(10);
-/// Up to this period calls are spread evenly unless the config says otherwise.
+/// Up to this period calls are spread evenly by default.
 const PACED_UP_TO: Duration = Duration::from_secs(10);
-/// What our own lateness and the network's jitter have to fit into, at least.
+/// The least time that covers our own lateness and the network's jitter.
 const SHORTEST_GUARD: Duration = Duration::from_millis(3);
 
-/// A limit may lose this share of its calls to guard and burst before somebody should know.
+/// If guard and burst cost more than this share of a limit's calls, there is a warning.
 const TOLERATED_COST: f64 = 0.01;
 
 /// Checks all limits of one vendor, each under its key; `None` if any of them is wrong.
@@ -53,7 +53,7 @@ pub(super) fn limits(cx: &mut Check<'_>, key: &str, raw: &raw::Limits) -> Option
 
 const SHORT_FORM: &str = r#"Write "50/s", "2000/m", "100/h", "20000/d" or "10/5s""#;
 
-/// `calls/per`, with a unit alone for one of it.
+/// `calls/per`; a unit without a number means one of it.
 fn short(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Limit> {
     let text = cx.text(key, raw)?;
     let mut wrong = |why: &str, mend: &str| {
@@ -69,7 +69,7 @@ fn short(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Limit> {
         return wrong("calendars need a table", mend);
     }
     if calls.is_empty() || !calls.bytes().all(|b| b.is_ascii_digit()) {
-        return wrong("before the slash stands no whole number", SHORT_FORM);
+        return wrong("there is no whole number before the slash", SHORT_FORM);
     }
     let calls = match calls.parse() {
         Ok(0) => return wrong("no calls at all", "Allow at least 1 call, or remove the vendor"),
@@ -78,7 +78,7 @@ fn short(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Limit> {
     };
     let one = if matches!(per, "s" | "m" | "h" | "d") { "1" } else { "" };
     let Ok(period) = duration::parse(&format!("{one}{per}")) else {
-        return wrong("after the slash stands no period", SHORT_FORM);
+        return wrong("there is no period after the slash", SHORT_FORM);
     };
     if !(SHORTEST..=LONGEST).contains(&period) {
         return wrong("the period is too short or too long", "Write a period from 10ms to 3650d");
@@ -224,7 +224,7 @@ fn guard(cx: &mut Check<'_>, key: &str, raw: &raw::Text, length: Duration) -> Op
             cx.problem(key, &text.span, what, mend);
             None
         }
-        // A timer is late by a millisecond as a rule. A guard that cannot cover that would let every permit lapse.
+        // A timer is usually a millisecond late. With a guard that does not cover that, every permit would be missed.
         Ok(guard) if guard < SHORTEST_GUARD => {
             let what = format!("the guard {} does not cover our own timer", text.shown);
             let mend = format!("Write {:?} or more, or remove it", duration::write(SHORTEST_GUARD));
@@ -285,7 +285,7 @@ fn length(per: &Per) -> Duration {
     }
 }
 
-/// A longer guard and a burst are paid for with calls: (N - b + 1) / N of T / (T + g) is left.
+/// A longer guard and a burst cost calls: (N - b + 1) / N of T / (T + g) is left.
 fn warn_of_cost(cx: &mut Check<'_>, key: &str, limit: &Limit) {
     let period = length(&limit.per);
     let kept_by_guard = period.as_secs_f64() / (period + limit.guard).as_secs_f64();

@@ -1,6 +1,6 @@
 //! Limits as the API and the book write them: JSON of the form that the config file has, read by the same checks.
 //!
-//! Never fills anything in: `${NAME}` in what somebody sends is a text like any other.
+//! Never fills anything in: a `${NAME}` from outside stays as it is.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::{Problem, duration, parse};
 use crate::limit::{Key, Limit, Per, Shape};
 
-/// One limit in full, as the config would have it.
+/// One limit in full, in the form of the config.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Written {
     pub id: Arc<str>,
@@ -75,14 +75,14 @@ pub fn parse_limits(json: &str) -> Result<Vec<Limit>, Vec<(String, String)>> {
         return Err(whole(r#"must be an array such as ["50/s", {"calls": 2000, "per": "1m"}], or [] for no limits"#));
     }
     keep_dollars(&mut entries);
-    // A vendor that has these limits and nothing else to complain about.
+    // A valid vendor with these limits, so that every problem is one of the limits.
     let text = format!("[vendors.v]\nkind = \"sync\"\nurl = \"http://127.0.0.1\"\nlimits = {entries}\n");
     let config = parse(&text, "limits", std::iter::empty());
     let config = config.map_err(|error| error.problems().iter().map(pointed).collect::<Vec<_>>())?;
     Ok(config.pools.into_iter().flat_map(|pool| pool.limits).collect())
 }
 
-/// Reads what can be read of limits that a newer version may have written; the second is how many could not.
+/// Reads limits that a newer version may have written; also says how many could not be read.
 pub fn parse_known_limits(json: &str) -> (Vec<Limit>, usize) {
     let Ok(entries) = serde_json::from_str::<Vec<Box<RawValue>>>(json) else { return (Vec::new(), 1) };
     let read: Vec<_> = entries.iter().map(|entry| parse_limits(&format!("[{entry}]"))).collect();
@@ -90,7 +90,7 @@ pub fn parse_known_limits(json: &str) -> (Vec<Limit>, usize) {
     (read.into_iter().flatten().flatten().collect(), unknown)
 }
 
-/// The limits of many pools from a JSON object, as far as they can be read; the second is how many could not.
+/// Reads the limits of many pools from a JSON object, as far as possible; also says how many could not be read.
 pub fn parse_known_pools(json: &str) -> (BTreeMap<String, Vec<Limit>>, usize) {
     let Ok(pools) = serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(json) else { return (BTreeMap::new(), 1) };
     let mut unknown = 0;

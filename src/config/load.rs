@@ -1,4 +1,4 @@
-//! Finds the config file and reads it; `parse` does the same with a text.
+//! Finds and reads the config file; `parse` reads a text instead.
 //!
 //! The only place here that touches the process: its environment is read by [`environment`], its files by [`load`]
 //! (and those that `${file:...}` names).
@@ -6,18 +6,18 @@
 use std::{io::Read as _, path::Path};
 
 use super::{
-    Config, check,
+    Config,
     error::{ConfigError, Place, Problem},
-    read,
+    read, root,
     source::{Env, layered},
 };
 
-/// Where the config is looked for when nobody says where it is.
+/// Where the config is if it is not named.
 pub const HERE: &str = "fetchgate.toml";
 /// A configuration of ten thousand vendors fits; a log file named by mistake does not.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
 
-/// This process's variables; those that are not UTF-8 are as good as not set.
+/// The variables of this process; those that are not UTF-8 count as not set.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
@@ -49,8 +49,8 @@ pub fn parse(
 
 fn parse_with(text: &str, name: &str, env: &Env) -> Result<Config, ConfigError> {
     let (layers, sources) = layered(text, name, env)?;
-    let root = read::read(layers, &sources)?;
-    check::check(&root, &sources, env)
+    let raw = read::read(layers, &sources)?;
+    root::check(&raw, &sources, env)
 }
 
 fn read_file(path: &Path) -> Result<String, std::io::Error> {

@@ -1,13 +1,14 @@
 //! The configuration, checked: what the rest of the service reads. Every value here is usable as it stands.
 //!
-//! How a text becomes a [`Config`]: `load` finds it, `source` lays the environment over it and the example's defaults under it, `read` turns
-//! it into what may be written (`raw`), and `check` (with `store`, `vendor`, `kind`, `limits`) into what may be relied on. Faults are a [`ConfigError`].
+//! How a text becomes a [`Config`]: `load` finds it, `source` adds the environment's overrides and the example's defaults, `read` turns
+//! it into what may be written (`raw`), and `root` (with `store`, `vendor`, `kind`, `limits`, each by means of `check`) into what may be relied on. Faults are a [`ConfigError`].
 //!
-//! Nothing here talks to the outside: whether a vendor, a port or the store is there is found out later.
+//! Nothing here connects to anything: whether a vendor, a port or the store can be reached is found out later.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
+    job::retry::Retry,
     json::Pointer,
     limit::{PoolLimits, breaker::Terms},
     redis_link::RedisUrl,
@@ -25,8 +26,10 @@ mod live;
 mod load;
 mod raw;
 mod read;
+mod root;
 mod source;
 mod store;
+mod templates;
 mod vendor;
 
 pub use duration::{parse as parse_duration, write as write_duration};
@@ -40,7 +43,7 @@ pub use source::EXAMPLE;
 pub struct Config {
     pub default_vendor: Option<Arc<str>>,
     pub server: Server,
-    /// Where a process answers livez, readyz and metrics besides the API's port.
+    /// A second port, for livez, readyz and metrics.
     pub ops_listen: Option<SocketAddr>,
     pub store: Store,
     pub capacity: Capacity,
@@ -48,21 +51,21 @@ pub struct Config {
     pub vendors: Vec<Vendor>,
     /// Each pool once, with its limits; vendors name their pool.
     pub pools: Vec<PoolLimits>,
-    /// What a careful operator should know about a config that is valid (a guard that costs more than 1 %, say).
+    /// Warnings about a valid config (for example, a guard that costs more than 1 %).
     pub warnings: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
 pub struct Server {
     pub listen: SocketAddr,
-    /// What webhook vendors can reach: http or https, no query. See [`Server::public_base`].
+    /// How webhook vendors reach us: http or https, no query. See [`Server::public_base`].
     pub public_url: url::Url,
-    /// Signs callback tokens; when unset one is made and kept in the store.
+    /// Signs callback tokens; if unset, one is made and kept in the store.
     pub callback_secret: Option<Secret>,
 }
 
 impl Server {
-    /// The public URL without a slash at its end, to put a path behind.
+    /// The public URL without a slash at its end, so that a path can follow.
     pub fn public_base(&self) -> &str {
         self.public_url.as_str().trim_end_matches('/')
     }
@@ -75,14 +78,14 @@ pub struct Store {
     pub retention: Duration,
 }
 
-/// What jobs are kept in.
+/// Where jobs are kept.
 #[derive(Debug, Clone)]
 pub enum StoreAt {
     /// One process and its file.
     Sqlite(PathBuf),
     /// Many processes.
     RedisMongo {
-        /// A `mongodb://` or `mongodb+srv://` URI, which may hold a password.
+        /// A `mongodb://` or `mongodb+srv://` URI, which may have a password in it.
         mongo: Secret,
         /// Its database, which also names our keys in Redis.
         database: String,
@@ -92,9 +95,9 @@ pub enum StoreAt {
 
 #[derive(Debug, Clone)]
 pub struct Capacity {
-    /// Jobs that have not ended, in all; over it submits are answered 503.
+    /// The number of jobs that have not ended, at most; then submits are answered 503.
     pub max_waiting: u64,
-    /// How long a clean stop may take to finish what runs.
+    /// How long a clean stop may take.
     pub grace: Duration,
 }
 
@@ -115,30 +118,30 @@ pub struct Vendor {
     /// One call, connecting included.
     pub timeout: Duration,
     pub retry: Retry,
-    /// The whole job, for jobs that do not bring a deadline of their own.
+    /// The whole job, for jobs without their own deadline.
     pub deadline: Option<Duration>,
     /// How long the vendor may work after accepting.
     pub answer_within: Duration,
-    /// Accepted and unanswered at once.
+    /// Jobs that the vendor has accepted and not answered, at most.
     pub open: Option<u64>,
-    /// No submitting call is repeated that may have been done.
+    /// A submitting call that may have been done is not repeated.
     pub at_most_once: bool,
-    /// What the vendor calls the headers that say what is left of its limit, where these are not the usual ones.
+    /// The vendor's names of the headers that say what is left of its limit, if they are not the usual ones.
     pub rate_headers: Option<RateHeaders>,
     /// A failure inside a 2xx answer or a callback.
     pub failed: Option<Match>,
     pub clean: Clean,
-    /// When it is left alone because it fails.
+    /// When it is not called because most calls fail.
     pub breaker: Option<Terms>,
 }
 
-/// No permit lies further ahead of its job's claim: the longest horizon of a limiter.
+/// The longest horizon of a limiter: the most time between a job's claim and its permit.
 const HORIZON: Duration = Duration::from_millis(500);
-/// What a job's hold takes besides its call and the wait for its permit.
+/// The time of a lease beyond its call and the wait for its permit.
 const BESIDE_A_CALL: Duration = Duration::from_secs(5);
 
 impl Vendor {
-    /// How long a worker may hold a job: until its permit, for a call, and this much more for the limiter and the store.
+    /// How long a worker's lease of a job is: until its permit, for a call, and some more time for the limiter and the store.
     pub fn lease(&self) -> Duration {
         HORIZON + self.timeout + BESIDE_A_CALL
     }
@@ -155,7 +158,7 @@ pub enum Kind {
 #[derive(Debug, Clone)]
 pub struct Webhook {
     pub verify: Verify,
-    /// Where a callback on the shared URL names our job.
+    /// Where a callback on the shared URL has our job's id.
     pub request_id: Pointer,
     /// Where the result is; `None`: `/final_result`, then `/result`, then `/data`, then the whole body.
     pub result: Option<Pointer>,
@@ -170,7 +173,7 @@ pub struct Webhook {
 pub enum Verify {
     /// Not configured: the shared URL answers 403. The per-job URL always works, its token is the proof.
     Off,
-    /// `verify = "none"`, written out: anybody who reaches the URL is believed.
+    /// `verify = "none"`, written out: every callback is accepted.
     None,
     /// Standard Webhooks: HMAC-SHA256 with the secret's bytes (after `whsec_`, base64).
     StandardWebhooks(Secret),
@@ -198,15 +201,6 @@ pub struct Match {
 pub struct RateHeaders {
     pub remaining: hyper::header::HeaderName,
     pub reset: hyper::header::HeaderName,
-}
-
-/// Exponential backoff with full jitter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retry {
-    /// Calls that count, the first included; at least 1.
-    pub attempts: u32,
-    pub first: Duration,
-    pub max: Duration,
 }
 
 /// Text that is never shown: not in logs, not in errors, not in `{:?}`.

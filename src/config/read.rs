@@ -1,6 +1,6 @@
-//! From one table to the raw configuration; whatever does not fit its type becomes a problem with the key's whole path.
+//! Turns one table into the raw configuration. A value of the wrong type becomes a problem with the key's whole path.
 //!
-//! Never repeats a value: serde's messages quote texts, and a text may be a secret in the wrong place.
+//! Never shows a value: serde's messages quote texts, and a text may be a secret in the wrong place.
 
 use std::{borrow::Cow, fmt::Write as _, ops::Range};
 
@@ -11,15 +11,15 @@ use toml::{
 };
 
 use super::{
-    error::{ConfigError, Problem, nearest},
+    error::{ConfigError, Problem, form, nearest},
     raw::Root,
     source::{Layers, Sources},
 };
 
-/// Problems of this kind found in one go; each costs one more reading of the whole table.
+/// Problems of this kind that are reported at once; each costs one more reading of the whole table.
 const MOST: usize = 20;
 
-/// Reads the layers. A value that does not fit is noted and taken out, which uncovers its default, so that one go finds them all.
+/// Reads the layers. A value of the wrong type is noted and removed, so that its default is used and the other problems are found too.
 pub(super) fn read<'a>(layers: Layers<'a>, sources: &Sources<'a>) -> Result<Root, ConfigError> {
     let Layers { mut table, defaults } = layers;
     let mut problems = Vec::new();
@@ -62,7 +62,7 @@ enum Fault {
 
 impl Fault {
     fn of(message: &str) -> Fault {
-        // The known keys are our own words and stand last; the unknown one may contain anything.
+        // The known keys are our own words and come last; the unknown one may contain anything.
         let (head, tail) = message.rsplit_once(", expected ").unwrap_or((message, ""));
         if let Some(rest) = head.strip_prefix("unknown field `") {
             let key = rest.strip_suffix('`').unwrap_or(rest).to_owned();
@@ -100,7 +100,7 @@ impl Fault {
             Fault::WrongType { found, wanted } => {
                 let form = form(&key);
                 let mend = if form == "..." { format!("Write {wanted}") } else { format!("Write {form}") };
-                (format!("{found} stands where {wanted} belongs"), mend)
+                (format!("expected {wanted}, found {found}"), mend)
             }
             Fault::Other => ("this cannot be read".to_owned(), "Compare it with fetchgate.example.toml".to_owned()),
         };
@@ -124,7 +124,7 @@ fn found_type(found: &str) -> &'static str {
 fn wanted_type(wanted: &str) -> &'static str {
     match wanted {
         "a string" => "a text in quotes",
-        "u64" | "u32" | "usize" => "a whole number, 0 or more,",
+        "u64" | "u32" | "usize" => "a whole number that is not negative",
         "f64" => "a number",
         "a boolean" => "true or false",
         "a sequence" => "an array",
@@ -133,7 +133,7 @@ fn wanted_type(wanted: &str) -> &'static str {
     }
 }
 
-/// The key that was probably meant; else the table where a key of this name has its place; else the keys there are.
+/// What to do about an unknown key: the key that was probably meant, or the table where a key of this name belongs, or the known keys.
 fn mend_unknown(parent: &str, name: &str, known: &[&str]) -> String {
     if let Some(near) = nearest(name, known) {
         return format!("Did you mean {near}?");
@@ -149,43 +149,6 @@ fn mend_unknown(parent: &str, name: &str, known: &[&str]) -> String {
         return format!("It belongs in {}", if known.contains(&home) { format!("[{home}]") } else { home.to_owned() });
     }
     format!("Remove it; the keys here are {}", known.join(", "))
-}
-
-/// How the value at this path looks.
-pub(super) fn form(path: &str) -> &'static str {
-    // What is inside has the names of other things: vendors.NAME.breaker.open, say.
-    if path.split('.').nth(2) == Some("breaker") {
-        return r#"{ failed = 0.9, calls = 20, within = "30s", open = "10s" }"#;
-    }
-    let name = path.rsplit('.').next().unwrap_or(path);
-    match name.split('[').next().unwrap_or(name) {
-        "listen" => r#""127.0.0.1:8000""#,
-        "public_url" => r#""http://127.0.0.1:8000""#,
-        "url" => r#""https://vendor.example/path""#,
-        "kind" => r#""sync", "webhook" or "polling""#,
-        "limits" => r#"limits such as ["50/s", { calls = 2000, per = "1m" }], or [] if there are none"#,
-        "timeout" | "grace" | "deadline" | "answer_within" | "every" | "first" | "max" | "guard" => {
-            r#"a duration such as "10s""#
-        }
-        "retention" => r#"a duration such as "7d""#,
-        "per" => r#"a duration such as "1m", or "day" or "month""#,
-        "retry" => r#"{ attempts = 5, first = "200ms", max = "1m" }"#,
-        "webhook" => r#"{ verify = "none" }, say"#,
-        "polling" => r#"{ ticket = "/id", url = "...", every = "2s", done = { at = "/state", is = ["done"] } }"#,
-        "done" | "failed" => r#"{ at = "/status", is = ["..."] }"#,
-        "is" => r#"an array of texts such as ["done"]"#,
-        "clean" => r#"{ trim = true, drop_null = true, redact = ["/ssn"] }"#,
-        "redact" => r#"an array of JSON pointers such as ["/ssn"]"#,
-        "headers" => r#"{ name = "value" }"#,
-        "ticket" | "at" | "result" | "request_id" | "ticket_in_callback" => r#"a JSON pointer such as "/id""#,
-        "calls" | "burst" | "attempts" | "open" | "concurrency" | "max_waiting" => "a whole number such as 10",
-        "rate_headers" => r#"{ remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#,
-        "remaining" | "reset" => r#"a header's name such as "X-Calls-Left""#,
-        "trim" | "drop_null" | "allow_open" | "at_most_once" => "true or false",
-        "server" | "ops" | "auth" | "store" | "queue" | "capacity" => "its keys under a [table] of this name",
-        "vendors" => "a table for each vendor: [vendors.name]",
-        _ => "...",
-    }
 }
 
 /// The path of the key (when one is unknown) or else of the innermost value with this span.
@@ -223,7 +186,7 @@ fn locate_in(value: &Spanned<DeValue<'_>>, span: &Range<usize>, unknown: Option<
     }
 }
 
-/// The table or array that holds the last step of a path.
+/// The value at a path.
 fn value_at<'t, 'a>(table: &'t mut DeTable<'a>, path: &[Step]) -> Option<&'t mut Spanned<DeValue<'a>>> {
     let (Step::Key(first), rest) = path.split_first()? else { return None };
     let first = table.get_mut(first.as_str())?;
@@ -234,7 +197,7 @@ fn value_at<'t, 'a>(table: &'t mut DeTable<'a>, path: &[Step]) -> Option<&'t mut
     })
 }
 
-/// Takes a value out; an array's element becomes unreadable, not shorter, so that the others keep their index.
+/// Removes a value; for an element of an array the whole array.
 fn remove(table: &mut DeTable<'_>, path: &[Step]) -> bool {
     match path.split_last() {
         None => false,
@@ -247,7 +210,7 @@ fn remove(table: &mut DeTable<'_>, path: &[Step]) -> bool {
     }
 }
 
-/// Gives a value from the environment back its text, where a text is wanted and it looked like something else.
+/// If a text is wanted and the value of a variable looked like something else, makes it a text again.
 fn retext<'a>(table: &mut DeTable<'a>, path: &[Step], sources: &Sources<'a>) -> bool {
     let Some(value) = value_at(table, path) else { return false };
     match sources.variable_text(&value.span()) {

@@ -1,7 +1,7 @@
-//! From texts to one table: the file, the environment's variables over it, the defaults of the example under it.
+//! Makes one table of the file, the variables that override it, and the defaults of the example.
 //!
-//! Every value keeps where it came from: each text has a region of its own in one long line of offsets, and a value's span lies in its text's region.
-//! Never fills in `${NAME}` and never looks at what a value means.
+//! Every value keeps its place: each text has its own region of offsets, and a value's span is in the region of its text.
+//! Never fills in `${NAME}` and never interprets a value.
 
 use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
@@ -15,13 +15,13 @@ use super::error::{ConfigError, Place, Problem};
 /// The environment's variables, by name. No `Debug`: values are secrets.
 pub(super) struct Env(pub(super) BTreeMap<String, String>);
 
-/// Every setting with its default; what a file does not say is read from here.
+/// Every setting with its default, for keys that a file does not have.
 pub const EXAMPLE: &str = include_str!("../../fetchgate.example.toml");
 
-/// What overrides keys begins like this.
+/// Variables that override keys begin with this.
 const PREFIX: &str = "FETCHGATE__";
 
-/// What every vendor has unless it says otherwise, and which of the example's vendors shows it.
+/// Keys whose values in the example are the defaults of every vendor, and the vendor of the example that has them.
 const VENDOR_DEFAULTS: [(&str, &[&str]); 2] =
     [("sync", &["method", "concurrency", "timeout", "retry", "clean"]), ("async", &["answer_within"])];
 
@@ -54,7 +54,7 @@ impl<'a> Sources<'a> {
         &self.regions[after.saturating_sub(1)]
     }
 
-    /// Where a value stands, for people.
+    /// The place of a value, for people.
     pub(super) fn place(&self, span: &Range<usize>) -> Place {
         let region = self.region(span.start);
         match region.origin {
@@ -82,7 +82,7 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// What was written, file and variables together, and what lies under it.
+/// What was written, in the file and in variables, and the defaults.
 pub(super) struct Layers<'a> {
     pub(super) table: DeTable<'a>,
     pub(super) defaults: Defaults,
@@ -108,7 +108,7 @@ pub(super) fn layered<'a>(
     Ok((Layers { table, defaults }, sources))
 }
 
-/// The parser's message is kept, never the line that it could show: secrets may stand in it.
+/// Keeps the parser's message, but not the line that it shows: there may be secrets in it.
 fn syntax_error(error: &toml::de::Error, sources: &Sources<'_>) -> ConfigError {
     let span = error.span().unwrap_or(0..0);
     let message = error.message().trim_end_matches(", expected nothing");
@@ -116,7 +116,7 @@ fn syntax_error(error: &toml::de::Error, sources: &Sources<'_>) -> ConfigError {
     let is_bare_text =
         ["float", "integer", "boolean", "string", "date", "time"].iter().any(|kind| message.contains(kind));
     let mend = if message.contains("duplicate key") {
-        "Every key, and every [table], may stand only once; remove one of the two"
+        "Every key, and every [table], may be written only once; remove one of the two"
     } else if is_bare_text {
         "Write texts between quotes that are closed on the same line: key = \"text\""
     } else {
@@ -125,7 +125,7 @@ fn syntax_error(error: &toml::de::Error, sources: &Sources<'_>) -> ConfigError {
     Problem { key: String::new(), place: sources.place(&span), what, mend: mend.to_owned() }.into()
 }
 
-/// The example's sections but the vendors, and what its vendors show to be every vendor's defaults.
+/// The example's sections without its vendors, and the defaults of every vendor.
 pub(super) struct Defaults {
     sections: DeTable<'static>,
     vendor: DeTable<'static>,
@@ -164,7 +164,7 @@ impl Defaults {
     }
 }
 
-/// Adds what is not there yet; tables are joined, everything else stays as it is.
+/// Adds missing keys; tables are merged, everything else stays as it is.
 fn lay_under(table: &mut DeTable<'_>, defaults: &DeTable<'static>) {
     for (key, default) in defaults.iter() {
         match (table.get_mut(key.get_ref().as_ref()).map(Spanned::get_mut), default.get_ref()) {
@@ -215,7 +215,7 @@ fn lay_variable<'a>(
     Ok(())
 }
 
-/// Names of variables know no hyphens: a key that is there already with hyphens is meant, and headers are written with them.
+/// Names of variables have no hyphens. An existing key with hyphens is found anyway, and new headers get them.
 fn as_written(table: &DeTable<'_>, level: &str, is_header: bool) -> String {
     let same = |key: &str| key.eq_ignore_ascii_case(level) || key.replace('-', "_").eq_ignore_ascii_case(level);
     let there = table.keys().map(|key| key.get_ref().as_ref()).find(|key| same(key));
@@ -226,7 +226,7 @@ fn as_written(table: &DeTable<'_>, level: &str, is_header: bool) -> String {
     }
 }
 
-/// A number, a bool, an array or an inline table as TOML has them; anything else is a text.
+/// A number, a bool, an array or an inline table in TOML's form; anything else is a text.
 fn variable_value(value: &str, start: usize) -> Spanned<DeValue<'_>> {
     match DeValue::parse(value) {
         Ok(parsed) if !matches!(parsed.get_ref(), DeValue::String(_) | DeValue::Datetime(_)) => shift(parsed, start),
@@ -234,7 +234,7 @@ fn variable_value(value: &str, start: usize) -> Spanned<DeValue<'_>> {
     }
 }
 
-/// Moves a value, and what is inside it, into its text's region.
+/// Moves a value, and everything in it, into the region of its text.
 fn shift(value: Spanned<DeValue<'_>>, by: usize) -> Spanned<DeValue<'_>> {
     let span = value.span();
     let value = match value.into_inner() {

@@ -1,6 +1,6 @@
-//! Where jobs are kept: `[store]`, and `[queue]`, which belongs to MongoDB.
+//! Checks where jobs are kept: `[store]`, and `[queue]`, which belongs to MongoDB.
 //!
-//! Never repeats a URL: people put passwords into them. Whether anybody answers there is found out later.
+//! Never shows a URL: people put passwords into them. Whether a server answers there is found out later.
 
 use std::path::PathBuf;
 
@@ -18,9 +18,9 @@ const FORM: &str = r#"Write "sqlite:data/fetchgate.db", or "mongodb://HOST:27017
 const MONGO_FORM: &str = r#"Write "mongodb://HOST:27017/fetchgate": the name after the slash is the database"#;
 const REDIS_FORM: &str =
     r#"Write "redis://HOST:6379/0", with TLS rediss://, or redis+sentinel:// or redis+cluster:// with several hosts"#;
-/// MongoDB takes no longer names.
+/// MongoDB allows no longer names.
 const MOST_DATABASE_BYTES: usize = 63;
-/// MongoDB's own.
+/// MongoDB's own databases.
 const NOT_OURS: [&str; 3] = ["admin", "config", "local"];
 
 pub(super) fn store(cx: &mut Check<'_>, raw: &raw::Store, queue: Option<&Spanned<raw::Queue>>) -> Option<Store> {
@@ -37,9 +37,7 @@ fn sqlite(cx: &mut Check<'_>, url: &Filled, queue: Option<&Spanned<raw::Queue>>)
         Some(path) if path.trim().is_empty() => Err("the path is missing"),
         Some(path) if path.contains(":memory:") => Err("jobs in memory would be lost with the process"),
         Some(path) if path.starts_with("//") => Err("this is a path, without // before it"),
-        Some(path) if path.contains(['?', '\0']) => {
-            Err("the path has a character that SQLite takes for something else")
-        }
+        Some(path) if path.contains(['?', '\0']) => Err("the path has a character that means something else to SQLite"),
         Some(path) => Ok(PathBuf::from(path)),
     };
     match (path, queue) {
@@ -53,7 +51,7 @@ fn sqlite(cx: &mut Check<'_>, url: &Filled, queue: Option<&Spanned<raw::Queue>>)
     None
 }
 
-/// MongoDB for the jobs, and Redis, which it needs beside it.
+/// MongoDB for the jobs, and Redis, which it needs.
 fn redis_mongo(cx: &mut Check<'_>, url: Filled, queue: Option<&Spanned<raw::Queue>>) -> Option<StoreAt> {
     let database = database(&url.text);
     if let Err((what, mend)) = database {
@@ -78,28 +76,28 @@ fn redis_mongo(cx: &mut Check<'_>, url: Filled, queue: Option<&Spanned<raw::Queu
     }
 }
 
-/// The database that a MongoDB URI names; else what is wrong with the URI, and the mend.
+/// The database of a MongoDB URI; else what is wrong with the URI, and what to do.
 fn database(uri: &str) -> Result<String, (&'static str, &'static str)> {
     let uri = ConnectionString::parse(uri).map_err(|_| ("this is not a MongoDB URI", MONGO_FORM))?;
     let is_weak = uri.write_concern.is_some_and(|concern| {
         concern.journal == Some(false) || concern.w.is_some_and(|w| w != Acknowledgment::Majority)
     });
     if is_weak {
-        let what = "this MongoDB URI asks for writes that may be lost, and nothing accepted may be";
+        let what = "with this MongoDB URI accepted jobs could be lost";
         return Err((what, "Remove w and journal from it: writes are made with w=majority and journal=true"));
     }
     if uri.read_preference.is_some_and(|from| !matches!(from, mongodb::options::ReadPreference::Primary)) {
-        let what = "this MongoDB URI asks for reads that may be old";
+        let what = "with this MongoDB URI reads could return old data";
         return Err((what, "Remove readPreference from it: jobs are read from the primary"));
     }
     let name = uri.default_database.unwrap_or_default();
-    // It names our keys in Redis too, where braces and colons mean something.
+    // The name is also a part of our keys in Redis, where braces and colons have a meaning.
     let is_plain = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
     match name.as_str() {
         "" => Err(("this MongoDB URI names no database", MONGO_FORM)),
         name if NOT_OURS.contains(&name) => Err(("this MongoDB URI names a database of MongoDB's own", MONGO_FORM)),
         name if name.len() > MOST_DATABASE_BYTES || !name.bytes().all(is_plain) => {
-            Err(("the database's name is not one", "Write up to 63 letters, digits, _ and -"))
+            Err(("this is not a name for a database", "Write up to 63 letters, digits, _ and -"))
         }
         _ => Ok(name),
     }

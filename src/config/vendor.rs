@@ -12,17 +12,16 @@ use toml::Spanned;
 use url::Url;
 
 use super::{
-    Kind, Match, RateHeaders, Retry, Secret, Vendor, breaker,
-    check::{Check, Filled, LONGEST, quoted_key, shown},
+    Kind, RateHeaders, Secret, Vendor, breaker,
+    check::{Check, LONGEST, Whole, matching, optional, quoted_key, required, shown},
     error::nearest,
     kind, limits, raw,
+    templates::{body_template, url_template},
 };
 use crate::{
+    job::retry::Retry,
     limit::{Limit, PoolLimits},
-    vendor::{
-        clean::Clean,
-        template::{Template, TemplateError},
-    },
+    vendor::clean::Clean,
 };
 
 const LONGEST_CALL: Duration = Duration::from_secs(600);
@@ -84,19 +83,6 @@ pub(super) fn vendors(
         }
     }
     (checked, pools(cx, stated))
-}
-
-/// A vendor as it was written, and where.
-pub(super) struct Whole<'a> {
-    pub(super) key: &'a str,
-    pub(super) raw: &'a raw::Vendor,
-    pub(super) span: Range<usize>,
-}
-
-impl Whole<'_> {
-    pub(super) fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.key)
-    }
 }
 
 fn is_name(name: &str) -> bool {
@@ -198,19 +184,6 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
     })
 }
 
-/// `Some(None)` when nothing was written, `None` when what was written is wrong.
-pub(super) fn optional<R, T>(raw: Option<&R>, check: impl FnOnce(&R) -> Option<T>) -> Option<Option<T>> {
-    match raw {
-        Some(raw) => check(raw).map(Some),
-        None => Some(None),
-    }
-}
-
-pub(super) fn required<T>(cx: &mut Check<'_>, whole: &Whole<'_>, name: &str, mend: &str) -> Option<T> {
-    cx.problem(&whole.key(name), &whole.span, "this key is required", mend);
-    None
-}
-
 /// A sync vendor's answer is there or not: nothing stays open, nothing is waited for.
 fn refuse_for_sync(cx: &mut Check<'_>, whole: &Whole<'_>) {
     let what = "a sync vendor answers at once";
@@ -262,57 +235,6 @@ fn method(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Method> {
     }
 }
 
-/// A URL whose path and query may be templates. Never repeats it: people put keys into the query.
-pub(super) fn url_template(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Template> {
-    let text = cx.text(key, raw)?;
-    let mend = "Write an http or https URL, with {{ ... }} only in path and query";
-    no_templates_filled_in(cx, key, &text, raw)?;
-    match Template::url(&text.text) {
-        Ok(template) => Some(template),
-        Err(why) => {
-            cx.problem(key, &text.span, unusable("URL", &text, &why), mend);
-            None
-        }
-    }
-}
-
-fn body_template(cx: &mut Check<'_>, key: &str, raw: &raw::Text, method: Option<&Method>) -> Option<Template> {
-    let text = cx.text(key, raw)?;
-    if method == Some(&Method::GET) {
-        cx.problem(key, &text.span, "a GET sends no body", "Remove body, or write method = \"POST\"");
-        return None;
-    }
-    no_templates_filled_in(cx, key, &text, raw)?;
-    match Template::body(&text.text) {
-        Ok(template) => Some(template),
-        Err(why) => {
-            let mend = "Write JSON with {{ payload.name | json }} where values go";
-            cx.problem(key, &text.span, unusable("body", &text, &why), mend);
-            None
-        }
-    }
-}
-
-/// The reason names what stands between `{{` and `}}`, which may have been filled in.
-fn unusable(what: &str, text: &Filled, why: &TemplateError) -> String {
-    if text.is_filled {
-        format!("this {what}, once filled in, cannot be used")
-    } else {
-        format!("this {what} cannot be used: {why}")
-    }
-}
-
-/// A secret is never a template, whatever is in it.
-fn no_templates_filled_in(cx: &mut Check<'_>, key: &str, text: &Filled, raw: &raw::Text) -> Option<()> {
-    let count = |text: &str| text.matches("{{").count();
-    if text.is_filled && count(&text.text) != count(raw.get_ref()) {
-        let what = format!("what is filled into {} holds {{{{", text.shown);
-        cx.problem(key, &text.span, what, "Write templates here, not into variables or files");
-        return None;
-    }
-    Some(())
-}
-
 fn headers(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Vec<(HeaderName, Secret)>> {
     let raw = &whole.raw.headers;
     if raw.len() > MOST_HEADERS {
@@ -361,32 +283,6 @@ fn retry(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Retry> {
         return None;
     }
     Some(Retry { attempts: u32::try_from(attempts?).ok()?, first: first?, max: max? })
-}
-
-pub(super) fn matching(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Match>) -> Option<Match> {
-    let mend = r#"Write { at = "/status", is = ["..."] }"#;
-    let at = match &raw.get_ref().at {
-        Some(at) => cx.pointer(&format!("{key}.at"), at),
-        None => {
-            cx.problem(&format!("{key}.at"), &raw.span(), "this key is required", mend);
-            None
-        }
-    };
-    let is_key = format!("{key}.is");
-    let Some(is) = &raw.get_ref().is else {
-        cx.problem(&is_key, &raw.span(), "this key is required", mend);
-        return None;
-    };
-    if !(1..=64).contains(&is.get_ref().len()) {
-        cx.problem(&is_key, &is.span(), "this names no value, or over 64", mend);
-        return None;
-    }
-    let texts = is.get_ref().iter().enumerate().map(|(i, item)| {
-        let text = Spanned::new(item.span(), item.get_ref().0.clone());
-        cx.text(&format!("{is_key}[{i}]"), &text).map(|text| text.text)
-    });
-    let texts: Vec<Option<String>> = texts.collect();
-    Some(Match { at: at?, is: texts.into_iter().collect::<Option<_>>()? })
 }
 
 fn clean(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Clean> {

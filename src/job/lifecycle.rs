@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Attempt, AttemptKind, AttemptOutcome, Failure, FailureCode, Job, Stage, Status, retry};
-use crate::{clock::Time, config::Retry};
+use super::{
+    Attempt, AttemptKind, AttemptOutcome, Failure, FailureCode, Job, Stage, Status,
+    retry::{self, Retry},
+};
+use crate::clock::Time;
 
 /// What a vendor's reply means for the job. Sync, webhook and polling vendors differ only in the step their first call gives.
 #[derive(Debug, Clone, PartialEq, Eq)]

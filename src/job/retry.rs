@@ -1,10 +1,17 @@
-//! How long to wait before a call is tried again: exponential backoff with full jitter.
+//! How often a call is tried, and how long to wait in between: exponential backoff with full jitter.
 //!
 //! Never decides whether to try again (see `lifecycle`).
 
 use std::time::Duration;
 
-use crate::config::Retry;
+/// A vendor's policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// Calls that count, the first included; at least 1.
+    pub attempts: u32,
+    pub first: Duration,
+    pub max: Duration,
+}
 
 /// The wait after the `tries`-th call that counted: evenly spread over `0..=min(max, first * 2^(tries-1))`.
 ///

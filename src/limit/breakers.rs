@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 
 use super::breaker::{Breaker, Standing, Tally, Terms};
-use crate::{clock::Clock, store::StoreError};
+use crate::{clock::Clock, store_error::StoreError};
 
 /// Leave for the one call that may go while a breaker is half open. It has to be handed in, used or not.
 #[derive(Debug)]

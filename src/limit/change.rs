@@ -13,8 +13,8 @@ use super::{
     tenants::TenantLimit,
 };
 use crate::{
+    book::Spend,
     clock::{Clock, Nanos},
-    store::book::Spend,
 };
 
 /// The permits on record, and since when they all are; a process that begins has none.

@@ -30,11 +30,9 @@ use super::{
     state::{State, is_short},
 };
 use crate::{
+    book::{Book, Charge, Spend},
     clock::{Clock, Nanos, nanos},
-    store::{
-        StoreError,
-        book::{Book, Charge, Spend},
-    },
+    store_error::StoreError,
 };
 
 const MS: Nanos = 1_000_000;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 pub use past::Before;
 
-use crate::{clock::Nanos, store::StoreError};
+use crate::{clock::Nanos, store_error::StoreError};
 
 pub mod breaker;
 pub mod breakers;

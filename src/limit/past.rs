@@ -15,8 +15,8 @@ use super::{
     state::{DURABLE_FROM, MS, OnTimeline, SECOND},
 };
 use crate::{
+    book::Spend,
     clock::{Nanos, Time, nanos},
-    store::book::Spend,
 };
 
 /// Entries in which the calls of one earlier limit are told at most; more calls share one.

@@ -19,8 +19,8 @@ use super::{
     tenants::TenantLimit,
 };
 use crate::{
+    book::{Charge, Spend},
     clock::{Clock, Nanos, Time},
-    store::book::{Charge, Spend},
 };
 
 pub(super) const MS: Nanos = 1_000_000;

@@ -13,8 +13,8 @@ use super::{
     state::{MS, SECOND, State},
 };
 use crate::{
+    book::{Charge, Spend},
     clock::{Clock, Nanos, Time},
-    store::book::{Charge, Spend},
 };
 
 /// A wall clock that moves by less against the timeline was read, and not set.

@@ -6,28 +6,18 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+pub use crate::store_error::StoreError;
+
 use crate::{
     clock::{Nanos, Time},
     job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, Status, lifecycle::Change, turn::Lanes},
 };
 
-pub mod book;
 pub mod calls;
 mod histogram;
 pub mod redis_mongo;
 pub mod signals;
 pub mod sqlite;
-
-/// What a caller of the store can do about its error.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// Try again later: the store cannot be reached, is full, or is stopping. Nothing was stored, or it is not known.
-    #[error("the store is not available: {0}")]
-    Unavailable(String),
-    /// What is stored cannot be understood: a bug or a damaged file.
-    #[error("the store holds something unreadable: {0}")]
-    Corrupt(String),
-}
 
 /// What became of one submitted job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,10 +11,10 @@ use super::{Context, Tick, pause};
 use crate::{
     audit::watch::Watch,
     clock::{Nanos, Time, nanos},
-    config::Retry,
     job::{
         Job, JobId,
         lifecycle::{self, Policy},
+        retry::Retry,
     },
     store::{Amended, StoreError, Which},
     telemetry::VendorMetrics,

@@ -435,7 +435,7 @@ fn vendors_are_listed_shown_paused_and_resumed() {
 }
 
 #[test]
-fn limits_are_shown_laid_and_put_back() {
+fn limits_are_shown_set_and_removed() {
     let dev = Dev::start();
     let shown = dev.run(&["vendors", "limits", "sync"]).succeeds().stdout;
     let table = "LIMIT  CALLS  PER  SHAPE  GUARD  KEY\n50/s   50     1s   paced  8ms    vendor";
@@ -446,7 +446,7 @@ fn limits_are_shown_laid_and_put_back() {
     assert_eq!((&laid["source"], &laid["version"]), (&json!("live"), &json!(1)));
     assert_eq!((&laid["limits"][0]["id"], &laid["limits"][1]["shape"]), (&json!("20/s"), &json!("window")));
     let shown = dev.run(&["vendors", "limits", "sync"]).succeeds().stdout;
-    assert!(shown.starts_with("laid live at 2") && shown.contains("600/1m"), "{shown}");
+    assert!(shown.starts_with("live since 2") && shown.contains("600/1m"), "{shown}");
     dev.run(&["vendors", "limits", "sync", "--set", "fast"]).fails(1, &["(invalid_field)", "/limits/0"]);
     dev.run(&["vendors", "limits", "sync", "--set", "{ calls = "]).fails(2, &["--set"]);
     dev.run(&["vendors", "limits", "sync", "--set", "1/s", "--clear"]).fails(2, &["cannot be used with"]);
@@ -484,7 +484,7 @@ fn a_service_that_cannot_be_reached_ends_with_3_and_the_mend() {
         run(&url, args).fails(3, &[&*url, "--url", "FETCHGATE_URL", "fetchgate dev"]);
     }
     let (url, serving) = canned("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{");
-    run(&url, &["jobs", "list"]).fails(3, &[&*url, "may have done what was asked"]);
+    run(&url, &["jobs", "list"]).fails(3, &[&*url, "may have handled the request"]);
     serving.join().expect("served");
 }
 

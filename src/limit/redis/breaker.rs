@@ -21,7 +21,7 @@ use crate::{
         breakers::{Breakers, Probe},
     },
     redis_link::{Heard, Redis, script},
-    store::StoreError,
+    store_error::StoreError,
 };
 
 /// Calls that end within this are told together.

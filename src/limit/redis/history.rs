@@ -11,6 +11,7 @@ use super::{
     spec::MICRO,
 };
 use crate::{
+    book::{Charge, Spend},
     clock::{Clock, Nanos, Time},
     limit::{
         change::OnRecord,
@@ -18,7 +19,6 @@ use crate::{
         rule::Count,
         state::{MS, State, is_short},
     },
-    store::book::{Charge, Spend},
 };
 
 /// The count under which the book keeps how far Redis' clock is ahead of a pool's timeline: its newest row counts.

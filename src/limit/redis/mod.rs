@@ -32,12 +32,10 @@ use self::{
 };
 use super::{Answer, Blocker, Limit, Limiter, Missed, Outlook, Permit, PoolLimits, Usage, change};
 use crate::{
+    book::{Book, Charge, Spend},
     clock::{Clock, Nanos, Time, nanos},
     redis_link::{Heard as Said, Redis, script},
-    store::{
-        StoreError,
-        book::{Book, Charge, Spend},
-    },
+    store_error::StoreError,
 };
 
 mod breaker;

@@ -13,7 +13,7 @@ use crate::{
     clock::{Clock, Nanos, nanos},
     limit::state::{MS, SECOND},
     redis_link::{Redis, script},
-    store::StoreError,
+    store_error::StoreError,
 };
 
 /// A block is renewed no sooner while it does not suffice, and while it does.

@@ -23,7 +23,7 @@ use crate::{
         past::{Former, still_matter},
         state::{MAX_RECENT, MS, SECOND},
     },
-    store::StoreError,
+    store_error::StoreError,
 };
 
 /// Redis that is slower than this has trouble of its own.

@@ -10,11 +10,9 @@ use mongodb::bson::{Document, doc};
 
 use super::{RedisMongo, docs, mongo::within, words::Channel};
 use crate::{
+    book::{Book, Charge, Filed, LimitsOnRecord, LiveLimits, MOST_ON_RECORD, Pause, Spend},
     clock::Time,
-    store::{
-        StoreError,
-        book::{Book, Charge, Filed, LimitsOnRecord, LiveLimits, MOST_ON_RECORD, Pause, Spend},
-    },
+    store::StoreError,
 };
 
 #[async_trait]

@@ -7,11 +7,9 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::{Sqlite, upkeep::Do, writer::ask};
 use crate::{
+    book::{Book, Charge, Filed, LimitsOnRecord, LiveLimits, MOST_ON_RECORD, Pause, Spend},
     clock::Time,
-    store::{
-        StoreError,
-        book::{Book, Charge, Filed, LimitsOnRecord, LiveLimits, MOST_ON_RECORD, Pause, Spend},
-    },
+    store::StoreError,
 };
 
 impl Sqlite {

@@ -19,12 +19,10 @@ use std::{
 
 use async_trait::async_trait;
 use fetchgate::{
+    book::{Book, Charge, Filed, LimitsOnRecord, LiveLimits, Pause, Spend},
     clock::{Clock, Nanos, Time, nanos},
     limit::{Answer, Before, Key, Limit, Per, Permit, PoolLimits, Shape, local::Local},
-    store::{
-        StoreError,
-        book::{Book, Charge, Filed, LimitsOnRecord, LiveLimits, Pause, Spend},
-    },
+    store::StoreError,
 };
 
 pub(crate) const MS: Nanos = 1_000_000;

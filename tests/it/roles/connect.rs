@@ -98,7 +98,7 @@ async fn a_check_says_what_is_wrong_with_mongodb_and_redis_and_no_password() {
         .expect("Redis");
     let () = set.query_async(&mut link).await.expect("set");
     let outcome = run(&many_machines(&uris.0, &server.redis_url()), &["check", "--connect"]).await;
-    says(&outcome, 3, &["queue: Redis may throw our keys away", "CONFIG SET maxmemory-policy noeviction"]);
+    says(&outcome, 3, &["queue: Redis may evict our keys", "CONFIG SET maxmemory-policy noeviction"]);
 }
 
 #[tokio::test]

@@ -1,11 +1,10 @@
-//! The book: what must outlive the process besides jobs: pauses of vendors, live limits, and how much of the long limits is spent.
+//! The book: what must be durable besides jobs. Pauses of vendors, live limits, the limits of each process's file, and the use of long limits.
 //!
-//! Never knows a limit's arithmetic (see `limit::rule`); it keeps numbers that the limiter tells it.
+//! Never knows a limit's arithmetic (see `limit::rule`): it stores the numbers that the limiter gives it.
 
 use async_trait::async_trait;
 
-use super::StoreError;
-use crate::clock::Time;
+use crate::{clock::Time, store_error::StoreError};
 
 /// Calls charged to one limit in one sub-window of its period.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,21 +14,21 @@ pub struct Spend {
     pub count: String,
     /// Whose, for a limit per tenant; empty for a limit of the whole pool.
     pub tenant: String,
-    /// When the sub-window ends: all its calls count as made then.
+    /// When the sub-window ends: all its calls count as made at that time.
     pub ends_at: Time,
-    /// Calls charged, those charged ahead included.
+    /// Calls charged, including those charged ahead.
     pub calls: u64,
 }
 
-/// A spend to be set to its number.
+/// Sets a spend to its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Charge {
     pub spend: Spend,
-    /// Spends of the same count (and tenant) that ended before this are dropped.
+    /// Spends of the same count (and tenant) that ended before this time are deleted.
     pub forget: Time,
 }
 
-/// A vendor that is not to be called.
+/// A vendor that must not be called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pause {
     pub vendor: String,
@@ -37,18 +36,18 @@ pub struct Pause {
     pub until: Option<Time>,
 }
 
-/// What was last laid over the limits of a pool's file.
+/// The last live limits of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LiveLimits {
     pub pool: String,
-    /// How often they were changed: what the next change is compared with.
+    /// How often they were changed. A change says which version it has seen.
     pub version: u64,
-    /// JSON, as the API writes it; `None` when the file's were put back in force.
+    /// JSON, as the API writes it; `None` if the live limits were removed.
     pub limits: Option<String>,
     pub since: Time,
 }
 
-/// Limits that a pool had from then on, until those of the next record.
+/// Limits of a pool from `since` until the next record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitsOnRecord {
     pub pool: String,
@@ -57,26 +56,26 @@ pub struct LimitsOnRecord {
     pub limits: String,
 }
 
-/// Records of a pool that are kept.
+/// How many records of a pool are kept.
 pub const MOST_ON_RECORD: usize = 9;
 
-/// A process that lives, and the limits that its file has.
+/// A running process, and the limits of its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filed {
     pub process: String,
-    /// Another one each time that the process says that it lives.
+    /// A new value in each report of the process.
     pub beat: u64,
     /// JSON: each pool's limits, as the API writes them.
     pub limits: String,
 }
 
-/// Durable numbers beside the jobs.
+/// What is durable besides jobs.
 #[async_trait]
 pub trait Book: Send + Sync {
-    /// All spends whose sub-window ended at or after `since`; those still open (in the future) too.
+    /// All spends whose sub-window ends at or after `since`, including those that are still open.
     async fn spends(&self, since: Time) -> Result<Vec<Spend>, StoreError>;
 
-    /// Sets each spend to its number (not adds), in their order. All are durable when it returns, or none.
+    /// Sets each spend to its number (it does not add), in this order. When it returns all are durable, or none.
     async fn charge(&self, charges: Vec<Charge>) -> Result<(), StoreError>;
 
     /// The vendors that are paused.
@@ -85,29 +84,28 @@ pub trait Book: Send + Sync {
     /// Pauses a vendor, or resumes it with `None`.
     async fn set_pause(&self, vendor: &str, pause: Option<Pause>) -> Result<(), StoreError>;
 
-    /// What was laid live, by pool. Pools of which nothing ever was are not there.
+    /// The live limits of all pools that ever had some.
     async fn live_limits(&self) -> Result<Vec<LiveLimits>, StoreError>;
 
-    /// Lays limits over those of the file, or puts those back with `None`, if the version is still the one that was seen (0: nothing was
-    /// ever laid). Says whether it was.
+    /// Sets the live limits of a pool, or removes them with `None`, if the version is still `seen` (0: the pool never had live limits).
+    /// Says whether it was.
     async fn lay_limits(&self, seen: u64, laid: LiveLimits) -> Result<bool, StoreError>;
 
-    /// Which limits pools had, by pool and time.
+    /// The records of limits, by pool and time.
     async fn limits_on_record(&self) -> Result<Vec<LimitsOnRecord>, StoreError>;
 
-    /// Puts on record that a pool has these limits now. Of each pool the newest [`MOST_ON_RECORD`] are kept.
+    /// Records that a pool has these limits now. Of each pool the newest [`MOST_ON_RECORD`] records are kept.
     async fn record_limits(&self, record: LimitsOnRecord) -> Result<(), StoreError>;
 
-    /// Says that this process lives and what its file has.
+    /// Reports that this process runs, and the limits of its file.
     async fn report(&self, me: &Filed) -> Result<(), StoreError>;
 
-    /// The processes whose file says something else than these limits, those that have died without a word too. There are none where one
-    /// process owns the book.
+    /// The processes that reported other limits than these, including those that have crashed. If one process owns the book there are none.
     async fn others(&self, limits: &str) -> Result<Vec<Filed>, StoreError>;
 
-    /// Strikes out a process that stops or has died, unless it has said meanwhile that it lives.
+    /// Deletes the report of a process that stops or has crashed, unless it has reported again since.
     async fn strike_out(&self, gone: &Filed) -> Result<(), StoreError>;
 
-    /// The secret that signs callback tokens, made by `fresh` on first use and kept.
+    /// The secret that signs callback tokens. On first use `fresh` is stored as the secret.
     async fn callback_secret(&self, fresh: [u8; 32]) -> Result<[u8; 32], StoreError>;
 }
