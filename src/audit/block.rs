@@ -1,6 +1,6 @@
 //! A block of calls as bytes: who called, and the times as distances, about three bytes each at 50 calls a second.
 //!
-//! Never panics on bytes that are not ours.
+//! Never panics, whatever the bytes are.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,10 +15,11 @@ pub struct Call {
     pub tenant: Arc<str>,
 }
 
-/// How the bytes are laid out: this, the names, then for each call its distance from the one before and, with more than one name, whose it is.
+/// The layout of the bytes: this version, the names, then for each call its distance from the one before and, if there are several names, the
+/// number of its own.
 const VERSION: u64 = 1;
 
-/// Makes a block of calls in the order of their times; at least one.
+/// Makes a block of at least one call; the calls come in the order of their times.
 pub fn encode(pool: &str, id: i64, calls: &[Call]) -> CallBlock {
     let mut names: Vec<(&Arc<str>, &Arc<str>)> = Vec::new();
     let mut numbers = HashMap::new();
@@ -50,7 +51,7 @@ pub fn encode(pool: &str, id: i64, calls: &[Call]) -> CallBlock {
     CallBlock { id, pool: pool.to_owned(), first, last: before, count: calls.len() as u64, body }
 }
 
-/// Puts the calls of a block behind those that are there.
+/// Appends the calls of a block.
 pub fn decode(block: &CallBlock, into: &mut Vec<Call>) -> Result<(), StoreError> {
     read(block, into).ok_or_else(|| StoreError::Corrupt("a block of calls is damaged".into()))
 }

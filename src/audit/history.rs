@@ -1,7 +1,7 @@
-//! Which limits were in force when: what calls are held against.
+//! Which limits were in force when: what calls are compared with.
 //!
-//! Never reads a clock and never counts a call. Processes learn of a change one after the other, so for a while the old limits and the new
-//! ones may both have been in force somewhere.
+//! Never reads a clock and never counts a call. Processes learn of a change one after the other, so for a while both the old limits and the
+//! new ones may have been in force somewhere.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use super::judge::{Rule, rules};
 use crate::{clock::Nanos, config::parse_limits, in_force::Change};
 
-/// When one process has left the old limits, all have after this, in microseconds: a message takes up to a second, and permits that were
-/// given before lie up to half a second ahead.
+/// So long after one process has left the old limits all have, in microseconds: a message takes up to a second, and permits that were given
+/// before lie up to half a second ahead.
 const LEFT_AFTER: i64 = 2_000_000;
 /// Others may have learned of a change so long before this process did: a message may be lost.
 const KNOWN_BEFORE: i64 = 5_000_000;
-/// Changes that are remembered. Windows that began before the first of them are held against nothing.
+/// Changes that are remembered. Windows that began before the first of them are not judged.
 const MOST_CHANGES: usize = 64;
 
 /// The limits of one pool, one set after the other.
@@ -30,7 +30,7 @@ struct Entry {
     at: i64,
     /// How often live limits had been changed by then.
     version: u64,
-    /// As the API writes them; nothing when nobody knows them.
+    /// As the API writes them; nothing when they are unknown.
     limits: Option<String>,
 }
 
@@ -38,26 +38,26 @@ struct Entry {
 pub(super) struct Era {
     pub(super) from: i64,
     pub(super) until: i64,
-    /// By what they count; nothing when nobody knows.
+    /// By what they count; nothing when they are unknown.
     pub(super) rules: Option<BTreeMap<String, Rule>>,
 }
 
 impl History {
-    /// Adds what a process has seen change, at its times by `stamp`. Calls before `judged_to` have been held against what is here already.
+    /// Adds the changes that a process has seen, at its times by `stamp`. Calls before `judged_to` have been judged by what is here already.
     pub fn follow(&mut self, changes: &[Change], stamp: impl Fn(Nanos) -> i64, now: Nanos, judged_to: Option<i64>) {
         let (now, judged_to) = (stamp(now), judged_to.unwrap_or(i64::MIN));
-        // If the clock was set back, what was seen is past all the same.
+        // Whatever was seen is in the past, even if the clock was set back.
         self.0.iter_mut().for_each(|entry| entry.at = entry.at.min(now));
         for change in changes {
             let (at, last) = (stamp(change.at), self.0.last_mut());
             if last.as_ref().is_some_and(|last| at < last.at || change.version < last.version) {
                 continue;
             }
-            // What was in force when a process began may have been for long.
+            // What was in force when a process began may have been in force for long.
             let known = if change.is_first { i64::MIN } else { at.saturating_sub(KNOWN_BEFORE) };
             let entry = Entry { from: known.max(judged_to), at, version: change.version, limits: None };
             match last {
-                // Nobody who is still there has seen what was laid in between.
+                // No process that is still alive has seen the limits in between.
                 Some(last) if change.version > last.version + 1 => self.0.push(entry.clone()),
                 Some(last) if last.limits.as_ref() == Some(&change.limits) => {
                     last.version = change.version;
@@ -127,10 +127,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_laid_while_nobody_looked_is_known_to_be_unknown() {
+    fn limits_that_nobody_saw_are_known_to_be_unknown() {
         let mut history = History::default();
-        let laid = |at, version| Change { version, ..change(at, "[]") };
-        follow(&mut history, &[laid(0, 1), laid(20_000_000, 2), laid(40_000_000, 4)], None);
+        let set = |at, version| Change { version, ..change(at, "[]") };
+        follow(&mut history, &[set(0, 1), set(20_000_000, 2), set(40_000_000, 4)], None);
         let known: Vec<bool> = history.eras().iter().map(|era| era.rules.is_some()).collect();
         assert_eq!(known, [true, false, true]);
         assert_eq!(spans(&history)[1], (35_000_000, 42_000_000));

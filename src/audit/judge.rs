@@ -1,7 +1,7 @@
 //! Were the limits kept? The worst window of a pool's calls, limit by limit, and the calls that were too many.
 //!
 //! Pure: calls come in the order of their times, no clock is read, nothing is stored. A window is half open: two calls that are exactly
-//! one period apart are in no window together. A window that began before limits changed is held by the looser of the old ones and the new.
+//! one period apart are in no window together. A window that began before limits changed may hold what the looser of the old and the new allow.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -20,7 +20,7 @@ const MOST_REMEMBERED: usize = 2_000_000;
 /// Tenants of one limit that are looked at together; those without a call in the period are forgotten then.
 const MANY_TENANTS: usize = 10_000;
 
-/// What calls are held against.
+/// What calls are compared with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
     /// How people name it.
@@ -61,7 +61,7 @@ pub struct Finding {
     pub breaches: u64,
 }
 
-/// Holds the calls of a pool against all limits that were in force while they were made.
+/// Compares the calls of a pool with all limits that were in force while they were made.
 pub struct Court {
     eras: Vec<(i64, i64)>,
     cases: Vec<Case>,
@@ -69,19 +69,19 @@ pub struct Court {
 
 /// One rule: what it allowed by era, and what was found.
 struct Case {
-    /// By what it counts.
+    /// The name of what it counts.
     count: String,
-    /// As it was last in force.
+    /// Its name when it was last in force.
     id: Arc<str>,
     seen: Windows,
-    terms: Vec<Term>,
+    allowances: Vec<Allowance>,
     finding: Finding,
 }
 
-/// What the limits of one era say of the windows of a rule.
-struct Term {
+/// What the limits of one era allow in the windows of a rule.
+struct Allowance {
     /// Whether the rule was one of them.
-    is_held: bool,
+    is_in_force: bool,
     /// The most calls in a window; nothing when any number is allowed.
     most: Option<u64>,
 }
@@ -92,8 +92,8 @@ impl Court {
         let eras = history.eras();
         let all: BTreeMap<&String, &Rule> = eras.iter().filter_map(|era| era.rules.as_ref()).flatten().collect();
         let case = |(count, rule): (&String, &Rule)| {
-            let term = |era: &Era| Term { is_held: era.holds(count), most: era.most(count, rule) };
-            Case::new(count.clone(), rule, eras.iter().map(term).collect())
+            let allowance = |era: &Era| Allowance { is_in_force: era.has(count), most: era.most(count, rule) };
+            Case::new(count.clone(), rule, eras.iter().map(allowance).collect())
         };
         Court { cases: all.into_iter().map(case).collect(), eras: spans(&eras) }
     }
@@ -102,8 +102,11 @@ impl Court {
     pub fn of_window(history: &History, window: Duration) -> Court {
         let eras = history.eras();
         let rule = Rule { id: "".into(), calls: u64::MAX, per: Per::Rolling(window), key: Key::Vendor };
-        let term = |era: &Era| Term { is_held: true, most: era.rules.as_ref().and_then(|rules| most_in(&rule, rules)) };
-        Court { cases: vec![Case::new(String::new(), &rule, eras.iter().map(term).collect())], eras: spans(&eras) }
+        let allowance = |era: &Era| Allowance {
+            is_in_force: true,
+            most: era.rules.as_ref().and_then(|rules| most_in(&rule, rules)),
+        };
+        Court { cases: vec![Case::new(String::new(), &rule, eras.iter().map(allowance).collect())], eras: spans(&eras) }
     }
 
     /// How far back a call may matter, in microseconds.
@@ -123,16 +126,16 @@ impl Court {
 
     /// The most calls that any rule in force now allows.
     pub fn largest(&self) -> u64 {
-        let now = |case: &Case| case.terms.last().filter(|term| term.is_held)?.most;
+        let now = |case: &Case| case.allowances.last().filter(|now| now.is_in_force)?.most;
         self.cases.iter().filter_map(now).max().unwrap_or(0)
     }
 
     /// The most calls that are allowed now in a window of the first rule.
     pub fn most_now(&self) -> Option<u64> {
-        self.cases.first()?.terms.last()?.most
+        self.cases.first()?.allowances.last()?.most
     }
 
-    /// Forgets what was found, and not what was seen: what follows is a finding of its own.
+    /// Forgets what was found but not the calls that were seen: what follows is a finding of its own.
     pub fn begin_anew(&mut self) {
         self.cases.iter_mut().for_each(|case| case.finding = Finding::default());
     }
@@ -159,43 +162,46 @@ fn spans(eras: &[Era]) -> Vec<(i64, i64)> {
 }
 
 impl Case {
-    fn new(count: String, rule: &Rule, terms: Vec<Term>) -> Case {
+    fn new(count: String, rule: &Rule, allowances: Vec<Allowance>) -> Case {
         let (id, seen) = (rule.id.clone(), Windows::new(rule.per.clone(), rule.key));
-        Case { count, id, seen, terms, finding: Finding::default() }
+        Case { count, id, seen, allowances, finding: Finding::default() }
     }
 
-    /// Whether some window that ends with this call, or a part of it, holds more than all limits allow that were in force during it.
+    /// Whether some window that ends with this call, or a part of it, has more calls than any of the limits in force during it allow.
     fn is_too_many(&self, eras: &[(i64, i64)], call: &Call, began: i64, calls: u64) -> bool {
         let exceeds = |since: i64, calls: u64| {
-            let during = eras.iter().zip(&self.terms).filter(|((from, until), _)| *from <= call.at && *until > since);
-            during.map(|(_, term)| term.most).all(|most| most.is_some_and(|most| calls > most))
+            let during =
+                eras.iter().zip(&self.allowances).filter(|((from, until), _)| *from <= call.at && *until > since);
+            during.map(|(_, allowance)| allowance.most).all(|most| most.is_some_and(|most| calls > most))
         };
-        let is_now = |((from, until), term): (&(i64, i64), &Term)| term.is_held && (*from..*until).contains(&call.at);
-        if !eras.iter().zip(&self.terms).any(is_now) {
+        let is_now = |((from, until), allowance): (&(i64, i64), &Allowance)| {
+            allowance.is_in_force && (*from..*until).contains(&call.at)
+        };
+        if !eras.iter().zip(&self.allowances).any(is_now) {
             return false;
         }
         if eras.first().is_some_and(|(from, _)| began >= *from) && exceeds(began, calls) {
             return true;
         }
-        // The part of the window in which limits of before were in force no more is held by those that still were.
+        // The part of the window that came after some limits were left is judged by those that were still in force.
         let left = eras.iter().map(|(_, until)| *until).filter(|until| *until > began && *until <= call.at);
         left.into_iter().any(|since| exceeds(since, self.seen.since(call, since)))
     }
 }
 
 impl Era {
-    fn holds(&self, count: &str) -> bool {
+    fn has(&self, count: &str) -> bool {
         self.rules.as_ref().is_some_and(|rules| rules.contains_key(count))
     }
 
-    /// The most calls that these limits leave to a window of a rule; nothing when they do not say.
+    /// The most calls that these limits allow in a window of a rule; nothing when they allow any number.
     fn most(&self, count: &str, rule: &Rule) -> Option<u64> {
         let rules = self.rules.as_ref()?;
         rules.get(count).map_or_else(|| most_in(rule, rules), |own| Some(own.calls))
     }
 }
 
-/// The most calls that these limits leave to any window as long as the rule's; nothing when they do not say.
+/// The most calls that these limits allow in any window as long as the rule's; nothing when they allow any number.
 fn most_in(rule: &Rule, limits: &BTreeMap<String, Rule>) -> Option<u64> {
     let window = memory(&rule.per);
     let whole = |period: Duration| window.unsigned_abs().div_ceil(micros(period).unsigned_abs().max(1));
@@ -208,7 +214,7 @@ fn most_in(rule: &Rule, limits: &BTreeMap<String, Rule>) -> Option<u64> {
         };
         limit.calls.saturating_mul(periods)
     };
-    // What a tenant may do says nothing of all of them together.
+    // A limit of each tenant does not bound all tenants together.
     limits.values().filter(|limit| limit.key == Key::Vendor || rule.key == Key::Tenant).map(most).min()
 }
 
@@ -368,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_began_before_a_change_is_held_by_the_looser_and_what_came_after_by_the_new() {
+    fn a_window_from_before_a_change_is_judged_by_the_looser_limit_and_a_later_one_by_the_new() {
         // The old limits were left everywhere two seconds after the change.
         let mut court = court(&[(0, r#"["9/10s"]"#), (100, r#"["3/10s"]"#)]);
         let before = (0..6).map(|n| court.see(&call(99 * SECOND + n, "a"))).sum::<u64>();
@@ -388,8 +394,8 @@ mod tests {
     #[test]
     fn limits_that_nobody_knows_allow_anything() {
         let mut history = History::default();
-        let laid = |at, version| Change { at, is_first: at == 0, version, limits: r#"["1/s"]"#.to_owned() };
-        let changes = [laid(0, 0), laid(50_000_000_000, 2)];
+        let set = |at, version| Change { at, is_first: at == 0, version, limits: r#"["1/s"]"#.to_owned() };
+        let changes = [set(0, 0), set(50_000_000_000, 2)];
         history.follow(&changes, |at| at / 1000, i64::MAX, None);
         let mut court = Court::of_limits(&history);
         let breaches = [40, 50, 60].map(|at| court.see(&call(at * SECOND, "a")) + court.see(&call(at * SECOND, "a")));

@@ -1,11 +1,11 @@
 //! The audit: what was really sent, and the worst window that ever was.
 //!
-//! Never decides whether a call may go: limits are kept by `limit`, and this looks whether they were, from the times at which the calls
-//! went out. Each process notes its own calls in memory and writes them down once a second, so a crash loses a second of the record.
-//! Times are those of the limiter, so that those of several machines can be put in one order.
+//! Never decides whether a call may go: `limit` keeps the limits, and this checks whether they were kept, from the times at which calls went
+//! out. Each process notes its own calls in memory and writes them once a second, so a crash loses a second of the record. Times are those
+//! of the limiter, so that calls of several machines can be put in one order.
 //!
-//! [`block`] is how calls are written down, [`reader`] puts those of all processes in order, [`history`] knows which limits were in force
-//! when, [`judge`] holds the calls against them, and [`watch`] does that all the time.
+//! [`block`] is how calls are stored, [`reader`] puts those of all processes in order, [`history`] knows which limits were in force when,
+//! [`judge`] compares the calls with them, and [`watch`] does that all the time.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -37,12 +37,12 @@ pub mod judge;
 pub mod reader;
 pub mod watch;
 
-/// Calls are written down this often, and when there are as many as fit into one block.
+/// Calls are written this often, and when there are as many as fit into one block.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 const BLOCK: usize = 4096;
-/// Calls of a pool that wait to be written at most; beyond it the oldest are lost to the record.
+/// Calls of a pool that wait to be written at most; beyond it the oldest never get into the record.
 const MOST_WAITING: usize = 65_536;
-/// Blocks that could not be written and wait for the store at most.
+/// Blocks that wait for the store at most.
 const MOST_BLOCKS: usize = 8192;
 /// Blocks written at once.
 const AT_ONCE: usize = 256;
@@ -54,10 +54,10 @@ pub struct Audit {
     pools: HashMap<Arc<str>, Mutex<Noted>>,
     /// By vendor: what no tally has yet.
     throttled: HashMap<Arc<str>, (Arc<str>, AtomicU64)>,
-    /// There is something to write, and as much as fits into a block.
+    /// Notified when there is something to write, and when there is enough for a block.
     some: Notify,
     full: Notify,
-    /// Held by whoever writes.
+    /// Locked while the record is written.
     unwritten: tokio::sync::Mutex<Unwritten>,
     lost: AtomicU64,
 }
@@ -118,7 +118,7 @@ impl Audit {
         }
     }
 
-    /// Writes until `stop`, and sleeps while nothing is noted; what comes after that is written by [`Audit::write`].
+    /// Writes until `stop`, and sleeps while nothing is noted. What is noted later has to be written with [`Audit::write`].
     pub async fn run(&self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             tokio::select! {
@@ -138,7 +138,7 @@ impl Audit {
         }
     }
 
-    /// Writes down what was noted so far.
+    /// Writes what was noted so far.
     pub async fn write(&self) -> Result<(), StoreError> {
         let mut unwritten = self.unwritten.lock().await;
         let Unwritten { blocks, written_at } = &mut *unwritten;
@@ -147,7 +147,7 @@ impl Audit {
         while !blocks.is_empty() {
             let some = blocks.len().min(AT_ONCE);
             self.log.log(&blocks.make_contiguous()[..some]).await?;
-            // What was noted long ago, the judge may have gone past.
+            // The judge may have passed calls that were noted long ago.
             let is_late = self.clock.nanos().saturating_sub(*written_at) / 1000 >= LAG / 2;
             for (block, _) in blocks.range(..some).filter(|(block, _)| is_late && block.count > 0) {
                 rewind(&*self.log, block).await?;
@@ -175,12 +175,12 @@ impl Audit {
         if lost > 0 {
             tracing::error!(
                 lost,
-                "calls are lost to the audit: the store was away for too long; the limits were kept without it"
+                "calls are missing in the audit's record: the store was unavailable for too long; limits do not depend on the record"
             );
         }
     }
 
-    /// What vendors asked goes with a block of their pool; one without calls when there is none.
+    /// Adds how often vendors asked us to slow down, as blocks without calls.
     fn add_throttled(&self, blocks: &mut VecDeque<(CallBlock, Vec<Tally>)>) {
         for (vendor, (pool, throttled)) in &self.throttled {
             let throttled = throttled.swap(0, Ordering::Relaxed);

@@ -1,6 +1,6 @@
-//! The calls on record, of all processes, in the order of their times, some at a time.
+//! The calls on record, of all processes, in the order of their times, page by page.
 //!
-//! Never holds more than a page of blocks, and what reaches over its end.
+//! Never keeps more than a page of blocks, and the calls that reach beyond its end.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ const PAGE: usize = 256;
 /// Calls looked at for one question.
 pub const MOST_EXAMINED: u64 = 2_000_000;
 
-/// Holds the calls of [from, until) against the limits; says how many they are, and nothing when they are too many.
+/// Shows the calls of [from, until) to the court; gives how many they are, or nothing when they are too many.
 pub async fn examine(mut reader: Reader, court: &mut Court) -> Result<Option<u64>, StoreError> {
     let mut examined = 0;
     while let Some((calls, _)) = reader.next().await? {

@@ -1,8 +1,8 @@
-//! The running judge: looks at every call once, a little after it was made, and keeps in the record what it found. Each process sees to the
-//! pools that it calls itself, and to the others in turn: somebody may have called and died.
+//! The running judge: looks at every call once, a little after it was made, and stores what it found. Each process judges the pools that it
+//! calls itself, and the others in turn: a process that called them may have died.
 //!
-//! Never looks at a call before all processes have had the time to write theirs down. One process at a time is enough; several do no harm,
-//! because a verdict is written only over the one that it goes on from.
+//! Never looks at a call before all processes have had time to write theirs. One process at a time is enough; several do no harm, because a
+//! verdict only replaces the one that it goes on from.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -29,11 +29,11 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// Calls are judged this long after they were made, in microseconds: a second until they are written, and some for a process that was held up.
+/// Calls are judged this long after they were made, in microseconds: a second until they are written, and some more for a process that is slow.
 pub(super) const LAG: i64 = 10_000_000;
-/// Who finds a verdict no older than this leaves the judging to whoever wrote it.
+/// A verdict of another process that is no older than this is left alone.
 const OTHERS: i64 = 15_000_000;
-/// Calls judged in one turn, about: a judge that has been away catches up turn by turn.
+/// Calls judged in one turn, about: a judge that is behind catches up turn by turn.
 const MOST_A_TURN: usize = 500_000;
 /// Calls of a pool that are kept, about; more if a limit needs them.
 const KEPT: u64 = 10_000_000;
@@ -44,9 +44,9 @@ const LONGEST: Duration = Duration::from_secs(62 * 86_400);
 const PARTS: u64 = 16;
 /// One pool that this process need not have called is looked at this often.
 const TURN_EVERY: Duration = Duration::from_secs(15);
-/// What is too old is looked for this often; while there is more, each time that the pool is looked at.
+/// Old calls are deleted this often; while there are more, at every look at the pool.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
-/// A block that came late asks this often for the judge to go back, against a judge that goes on meanwhile.
+/// So often a late block tries to make the judge go back, if other verdicts are written meanwhile.
 const MOST_ROUNDS: usize = 8;
 
 /// What was found about a pool since the store was made.
@@ -56,10 +56,10 @@ pub struct Findings {
     pub marks: BTreeMap<String, Mark>,
     /// By vendor: its calls that were too many.
     pub breaches: BTreeMap<String, u64>,
-    /// Calls judged, and where those before some number of them end.
+    /// Calls judged so far, and the times by which some numbers of them had been made.
     judged: u64,
     milestones: VecDeque<(u64, i64)>,
-    /// What the calls are held against.
+    /// The limits that the calls are compared with.
     #[serde(default)]
     pub history: History,
 }
@@ -78,21 +78,21 @@ pub struct Watch {
     limiter: Arc<dyn Limiter>,
     limits: Arc<InForce>,
     metrics: Arc<Metrics>,
-    pools: Vec<Pool>,
-    /// The pool whose turn it is, whoever called it, and when.
+    pools: Vec<PoolWatch>,
+    /// The pool that is looked at next although this process need not have called it, and when.
     turn: usize,
     turn_at: Nanos,
 }
 
 /// One pool, and what of it is in memory.
-struct Pool {
+struct PoolWatch {
     name: Arc<str>,
     /// The limits that the court knows.
     history: History,
     court: Court,
     /// The court has seen all before this.
     judged_to: Option<i64>,
-    /// All before this has been judged, by whomever.
+    /// All before this has been judged, by any process.
     known_to: i64,
     /// The last change of its limits that was looked at.
     changed_at: Option<Nanos>,
@@ -115,7 +115,7 @@ pub async fn findings(log: &dyn CallLog, pool: &str) -> Result<(Findings, Option
     Ok((findings, Some(verdict.judged_to)))
 }
 
-/// Has the judge look again, if it has gone past a block by the time this is written. What it had found there before counts twice then.
+/// Makes the judge go back if it has already passed a block that was just written. What it had found from there on then counts twice.
 pub(super) async fn rewind(log: &dyn CallLog, block: &CallBlock) -> Result<(), StoreError> {
     for _ in 0..MOST_ROUNDS {
         let Some(verdict) = log.verdict(&block.pool).await?.filter(|verdict| verdict.judged_to > block.first) else {
@@ -126,12 +126,12 @@ pub(super) async fn rewind(log: &dyn CallLog, block: &CallBlock) -> Result<(), S
             return Ok(());
         }
     }
-    Err(StoreError::Unavailable("the judge goes on again and again".into()))
+    Err(StoreError::Unavailable("other processes judge the pool at the same time, again and again".into()))
 }
 
 impl Watch {
     pub fn new(audit: Arc<Audit>, limiter: Arc<dyn Limiter>, limits: Arc<InForce>, metrics: Arc<Metrics>) -> Watch {
-        let pools = limits.pools().into_iter().map(|limits| Pool::new(limits.pool)).collect();
+        let pools = limits.pools().into_iter().map(|limits| PoolWatch::new(limits.pool)).collect();
         Watch { audit, limiter, limits, metrics, pools, turn: 0, turn_at: Nanos::MIN }
     }
 
@@ -166,7 +166,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Another pool each [`TURN_EVERY`].
+    /// Another pool every [`TURN_EVERY`].
     fn next_in_turn(&mut self, now: Nanos) -> Option<usize> {
         if now < self.turn_at {
             return None;
@@ -177,14 +177,14 @@ impl Watch {
     }
 }
 
-impl Pool {
-    fn new(name: Arc<str>) -> Pool {
+impl PoolWatch {
+    fn new(name: Arc<str>) -> PoolWatch {
         let (history, court) = (History::default(), Court::of_limits(&History::default()));
-        Pool { name, history, court, judged_to: None, known_to: i64::MIN, changed_at: None, forget_at: Nanos::MIN }
+        PoolWatch { name, history, court, judged_to: None, known_to: i64::MIN, changed_at: None, forget_at: Nanos::MIN }
     }
 
-    /// Goes on from the last verdict, and writes another if there is something new; nothing when another process does.
-    /// `follow`: adds what has changed to the limits on record.
+    /// Goes on from the last verdict, and writes another if there is something new; gives nothing when another process judges the pool.
+    /// `follow` adds what has changed to the limits on record.
     async fn turn(
         &mut self,
         log: &Arc<dyn CallLog>,
@@ -206,7 +206,7 @@ impl Pool {
         findings.take(&turn, &self.court, self.kept());
         findings.history.forget(self.forget_before(&findings, turn.to));
         if from.is_some() && findings == before {
-            // Nobody was called: an idle pool costs no writes.
+            // No calls were made: an idle pool costs no writes.
             self.judged_to = from;
             return Ok(Some((findings, turn.breaches)));
         }
@@ -215,12 +215,12 @@ impl Pool {
         self.judged_to = written.then_some(turn.to);
         if written {
             self.known_to = turn.to;
-            self.tell();
+            self.log_breaches();
         }
         Ok(written.then_some((findings, turn.breaches)))
     }
 
-    /// Has a new court see what may still matter at `from`.
+    /// Shows a new court all calls that may still matter at `from`.
     async fn remember(&mut self, log: &Arc<dyn CallLog>, history: &History, from: i64) -> Result<(), StoreError> {
         (self.history, self.court) = (history.clone(), Court::of_limits(history));
         let since = from.saturating_sub(self.court.memory());
@@ -235,7 +235,7 @@ impl Pool {
 
     async fn judge(&mut self, log: &Arc<dyn CallLog>, from: i64, to: i64) -> Result<Turn, StoreError> {
         self.court.begin_anew();
-        // Until the verdict is written nobody has seen them: a turn that breaks off is begun from the start.
+        // If the turn breaks off before its verdict is written, the next one begins from the start.
         self.judged_to = None;
         let mut turn = Turn { to: from, ..Turn::default() };
         let mut reader = Reader::new(log.clone(), self.name.clone(), from, to);
@@ -255,7 +255,7 @@ impl Pool {
     }
 
     /// One line in the log for each limit that was broken.
-    fn tell(&self) {
+    fn log_breaches(&self) {
         for (_, id, finding) in self.court.findings().filter(|(_, _, finding)| finding.breaches > 0) {
             let Finding { worst, worst_at, breaches } = finding;
             let began = Time(worst_at.unwrap_or(0).div_euclid(1000)).rfc3339();
@@ -263,7 +263,7 @@ impl Pool {
         }
     }
 
-    /// How many calls are kept.
+    /// How many calls are kept at least.
     fn kept(&self) -> u64 {
         self.court.largest().saturating_mul(2).max(KEPT)
     }
@@ -292,7 +292,7 @@ impl Findings {
         let last = self.milestones.back().map_or(0, |(judged, _)| *judged);
         if self.judged >= last + kept / PARTS {
             self.milestones.push_back((self.judged, turn.to));
-            // One more than are needed to say where the oldest call that is kept lies.
+            // One more than needed to know when the oldest kept call was made.
             while self.milestones.len() as u64 > PARTS + 2 {
                 self.milestones.pop_front();
             }
