@@ -52,7 +52,7 @@ fn book(folder: &TempDir, clock: &Clock) -> Arc<dyn Book> {
 }
 
 fn pool(limits: Vec<Limit>) -> PoolLimits {
-    PoolLimits { pool: POOL.into(), limits, before: Vec::new() }
+    PoolLimits { pool: POOL.into(), limits, formers: Vec::new() }
 }
 
 /// Moves the clock on by as long as these permits take at 990 a second, and takes them.

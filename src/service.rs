@@ -14,7 +14,7 @@ use crate::{
     book::Book,
     clock::Clock,
     config::{self, Config, Kind, StoreAt},
-    in_force::{FOLLOW_DEAF, FOLLOW_EVERY, InForce},
+    in_force::{FOLLOW_EVERY, FOLLOW_WITHOUT_MESSAGES, InForce},
     job::JobIds,
     limit::{
         Key, Limiter, Per,
@@ -164,7 +164,7 @@ impl Service {
 async fn follow_book(app: Arc<App>, stop: CancellationToken) {
     let signals = app.store.signals();
     loop {
-        let next = app.clock.next_beat(if signals.is_deaf() { FOLLOW_DEAF } else { FOLLOW_EVERY });
+        let next = app.clock.next_beat(if signals.is_deaf() { FOLLOW_WITHOUT_MESSAGES } else { FOLLOW_EVERY });
         tokio::select! {
             () = app.clock.sleep_until(next) => {}
             () = signals.book().notified() => {}

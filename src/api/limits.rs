@@ -92,7 +92,7 @@ async fn change(
     limits: Option<&[Limit]>,
 ) -> Result<Response, ApiError> {
     let pool = &vendor.config.pool;
-    if !app.limits.lay(&*app.limiter, pool, expected, limits).await? {
+    if !app.limits.set_live(&*app.limiter, pool, expected, limits).await? {
         let detail = "the limits were changed since you read them; read them again and decide anew";
         return Err(ApiError::new(StatusCode::PRECONDITION_FAILED, "version_mismatch", detail));
     }

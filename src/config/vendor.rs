@@ -131,7 +131,7 @@ fn pools(cx: &mut Check<'_>, stated: Vec<Stated<'_>>) -> Vec<PoolLimits> {
             }
         }
         if let Some(Some(limits)) = &first.limits {
-            pools.push(PoolLimits { pool, limits: limits.clone(), before: Vec::new() });
+            pools.push(PoolLimits { pool, limits: limits.clone(), formers: Vec::new() });
         }
     }
     pools

@@ -64,13 +64,19 @@ pub(super) fn touched(per: &Per, periods: &VecDeque<Period>, at: Nanos) -> [Opti
     [before.then(|| find(per, periods, own.start - 1)), Some(own), after.then(|| find(per, periods, own.end))]
 }
 
-/// What periods count when the clock has just been set by `by`, and shows `now`: beside their own calls those of all that they may have been
-/// part of, as nobody knows which time was the right one.
-pub(super) fn moved(per: &Per, periods: &VecDeque<Period>, by: Nanos, now: Nanos) -> Vec<Period> {
+/// What periods count when wall time was `before` ahead of the timeline and is `ahead` from `now` on. Nobody knows which time was right, so each
+/// period has its own calls and those of every period that it may have been part of.
+pub(super) fn stepped(
+    per: &Per,
+    periods: &VecDeque<Period>,
+    (before, ahead): (Nanos, Nanos),
+    now: Nanos,
+) -> Vec<Period> {
+    let (by, wall) = (ahead.saturating_sub(before), now.saturating_add(ahead));
     let mut found: BTreeMap<Nanos, Period> = BTreeMap::new();
-    for old in periods.iter().filter(|old| old.calls > 0) {
+    for old in periods.iter().filter(|old| old.calls > 0 && by != 0) {
         // None of its calls lies ahead.
-        let (from, to) = (old.start.saturating_add(by), old.end.saturating_add(by).min(now.saturating_add(1)));
+        let (from, to) = (old.start.saturating_add(by), old.end.saturating_add(by).min(wall.saturating_add(1)));
         if from >= to {
             continue;
         }

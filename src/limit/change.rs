@@ -1,13 +1,13 @@
 //! The limits of a pool change, while it runs or between two starts: which history goes on, and what a count without one begins with.
 //!
-//! Never gives a permit and never reads the `Book` itself: it is brought what the book has (see [`local`](super::local)).
+//! Never gives a permit and never reads the `Book` itself (see [`local`](super::local)).
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Limit,
+    Former, Limit, PoolLimits,
     ledger::{Ledger, history_names},
-    past::{Calls, Former, Past, Rows, later_by, still_matter, unknown_to},
+    past::{Calls, Past, Rows, later_by, still_matter, unknown_to},
     rule::Count,
     state::State,
     tenants::TenantLimit,
@@ -24,7 +24,7 @@ pub(super) struct OnRecord {
 }
 
 impl State {
-    /// Has these limits from here on. A count goes on with the history of one that differs only in N; others begin with what is known of the
+    /// Puts these limits in force. A count goes on with the history of one that differs only in N; others begin with what is known of the
     /// calls before (see [`past`](super::past)).
     pub(super) fn change(&mut self, limits: Vec<Limit>, spends: &[Spend], clock: &Clock, tick: Nanos) {
         let now = clock.nanos();
@@ -62,7 +62,7 @@ impl State {
         let all: Calls = record.permits.iter().map(|(at, _)| (*at, 1)).collect();
         for (i, name) in names.iter().enumerate().filter(|(_, name)| !goes_on(name)) {
             let unknown = unknown_to(name, &names, &formers);
-            // What was called since the last change is in the book, or counts as used up when a process begins.
+            // Calls since the last change are in the book, or count as used up because the process has just begun.
             let Some(recorded_since) = record.since.or(unknown.first().map(|former| former.until)) else { continue };
             let ahead = self.calendars_ahead;
             let tenant_limit = i.checked_sub(self.counts.len());
@@ -94,7 +94,7 @@ impl TenantLimit {
         let counts =
             before.counts.iter().map(|(tenant, count)| (Arc::clone(tenant), count.clone().retuned(&self.fresh)));
         self.counts = counts.collect();
-        // Whoever has not called since a cold start has the whole bucket of now used up, not that of before.
+        // A tenant that has not called since a cold start has used up the whole bucket of now, not the earlier one.
         self.fresh = match before.fresh.used_up_at() {
             Some(at) => self.used_up(at),
             None => before.fresh.clone().retuned(&self.fresh),
@@ -123,4 +123,9 @@ impl TenantLimit {
 /// How long what the book has of these limits matters.
 pub(super) fn memory(limits: &[Limit]) -> Nanos {
     limits.iter().map(|limit| Ledger::new(limit).memory).max().unwrap_or(0)
+}
+
+/// The same for all limits of a pool, the former ones included.
+pub(super) fn memory_of(pool: &PoolLimits) -> Nanos {
+    pool.formers.iter().map(|former| memory(&former.limits)).fold(memory(&pool.limits), Nanos::max)
 }

@@ -1,15 +1,15 @@
-//! When could the n-th next call of a pool go? From what its limits have used now, in closed form: no matter how large n is.
+//! When could the n-th next call of a pool go? From what its limits have used now, in closed form, so that n may be large.
 //!
-//! Pure, and never more than a forecast: it takes every permit to be used as soon as it can be had, by one vendor of the pool.
+//! Pure, and only a forecast: it assumes that every permit is used as soon as it is available, by one vendor of the pool.
 
 use super::{
     Limit, Per, Shape, Usage,
     calendar::period_at,
-    rule::{Count, Terms},
+    rule::{Count, Method},
 };
 use crate::clock::{Nanos, nanos};
 
-/// Calendar periods that are looked up one by one; beyond it the last one's length is taken for all.
+/// Calendar periods that are looked up one by one; all later ones are assumed to be as long as the last of them.
 const LOOKED_UP: u64 = 400;
 
 /// When the n-th call from now is expected, counted from 1, if the first may go at `from`.
@@ -18,7 +18,7 @@ pub fn expected(usage: &[Usage], from: Nanos, n: u64) -> Nanos {
     usage.iter().map(|usage| nth(usage, from, n, pace)).max().unwrap_or(from)
 }
 
-/// Before this the n-th call cannot go, however the calls so far were spread.
+/// The n-th call cannot go before this, however the calls so far were spread.
 pub fn soonest(usage: &[Usage], from: Nanos, n: u64) -> Nanos {
     let bound = |usage: &Usage| match usage.limit.shape {
         Shape::Window => from.max(usage.next_at).saturating_add(times(window(&usage.limit), (n - 1) / calls(usage))),
@@ -32,13 +32,13 @@ pub fn soonest(usage: &[Usage], from: Nanos, n: u64) -> Nanos {
 /// When one limit by itself allows the n-th call, if the others make calls come `pace` apart.
 fn nth(usage: &Usage, from: Nanos, n: u64, pace: Nanos) -> Nanos {
     let (limit, first) = (&usage.limit, from.max(usage.next_at));
-    match Count::new(limit).terms() {
-        Terms::Even { every, burst } => {
+    match Count::new(limit).method() {
+        Method::Gcra { every, burst } => {
             // What is left of the burst goes at once. By the time of `from` some of it may have come back.
             let left = if usage.next_at > from { 1 } else { burst.saturating_sub(usage.used).max(1) };
             first.saturating_add(times(every, n.saturating_sub(left)))
         }
-        Terms::Ring { .. } | Terms::Parts { .. } => {
+        Method::Exact { .. } | Method::Parts { .. } => {
             // Windows of N calls follow each other, from the one that is under way on. When that began is known once it is used up.
             let (window, all) = (window(limit), calls(usage));
             let used = usage.used.min(all);
@@ -51,7 +51,7 @@ fn nth(usage: &Usage, from: Nanos, n: u64, pace: Nanos) -> Nanos {
             let within = times(pace, place % all).min(window);
             begun.saturating_add(times(window, place / all)).saturating_add(within).max(first)
         }
-        Terms::Calendar => {
+        Method::Calendar => {
             let left = calls(usage).saturating_sub(usage.used);
             if n <= left {
                 return first;
@@ -64,7 +64,7 @@ fn nth(usage: &Usage, from: Nanos, n: u64, pace: Nanos) -> Nanos {
     }
 }
 
-/// When the period begins that is so many after the one of `at`; `at` itself for none.
+/// When the period begins that comes so many periods after the one of `at`; `at` itself for none.
 fn later_period(per: &Per, at: Nanos, periods: u64) -> Nanos {
     let (mut at, mut length) = (at, 0);
     for _ in 0..periods.min(LOOKED_UP) {
@@ -76,8 +76,8 @@ fn later_period(per: &Per, at: Nanos, periods: u64) -> Nanos {
 
 /// E, of a limit under which calls come evenly sooner or later.
 fn pace(limit: &Limit) -> Option<Nanos> {
-    match Count::new(limit).terms() {
-        Terms::Even { every, .. } => Some(every),
+    match Count::new(limit).method() {
+        Method::Gcra { every, .. } => Some(every),
         _ => None,
     }
 }

@@ -1,24 +1,24 @@
-//! Calls that went out late: by how much those after them have to be put off.
+//! Calls that went out late: by how much later ones have to be put off.
 //!
-//! Pure: who counts calls puts them off. A call that is late by d takes room for d longer; the N-th call after it is to come as much later.
+//! Pure: it moves no count itself. A call that is late by d takes up room for d longer, so the N-th call after it has to be later by d too.
 
 use crate::clock::Nanos;
 
-/// No call puts off others by more. One that comes later still was stopped between its last look and its first byte, alone: the others
-/// of the time in which it was to go were called without it.
+/// No call puts off later ones by more. One that is even later was stopped by itself between its last look and its first byte: the other
+/// calls of its time were made without it.
 pub(super) const MOST: Nanos = 500_000_000;
 
-/// By how much calls have been put off of late.
+/// By how much calls have been put off already.
 #[derive(Debug, Default)]
 pub(super) struct PutOff {
-    /// The newest permit when they began to be.
+    /// The newest permit at the time when that began.
     newest: Nanos,
     by: Nanos,
 }
 
 impl PutOff {
-    /// A call with a permit at `at` went out `late`; `newest` is the newest permit that was given. Says by how much more those that are given
-    /// from now on have to be put off: all that were after this one's permit was given count.
+    /// A call with a permit at `at` went out `late`; `newest` is the newest permit that was given. Gives by how much more permits from now on have
+    /// to be put off: several late calls put off no more than the latest of them, until a permit was given after that.
     pub(super) fn more(&mut self, at: Nanos, late: Nanos, newest: Nanos) -> Nanos {
         if at > self.newest {
             *self = PutOff { newest, by: late };

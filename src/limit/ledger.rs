@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Key, Limit, Per,
-    calendar::{Period, SKEW, moved, period_at},
+    calendar::{Period, SKEW, period_at, stepped},
     rule::Count,
     state::SECOND,
     tenants::MAX_TENANTS,
@@ -129,8 +129,8 @@ impl Ledger {
         }
     }
 
-    /// The sub-window of a tenant that ends then; begun when there is none. A calendar's goes on across a restart, since the end of
-    /// its period is the same; a rolling one starts anew beside the one that the process before began.
+    /// The sub-window of a tenant that ends then; begun if there is none. One of a calendar goes on across a restart, since the end of its period
+    /// is the same; a rolling one starts anew beside the one that the previous process began.
     pub(super) fn open_sub(&mut self, tenant: &Arc<str>, end: Nanos, clock: &Clock) -> &mut Sub {
         let rolling = matches!(self.per, Per::Rolling(_));
         let subs = self.accounts.entry(tenant.clone()).or_default();
@@ -157,7 +157,7 @@ impl Ledger {
                 subs[i].ends_at = name_of(subs[i].end, clock, subs);
                 changes.push((tenant.clone(), before, 0));
             }
-            // Last, because what one was called may be another's name by now.
+            // These come last: an earlier name of one may be another's name by now.
             changes.extend(subs.iter().map(|sub| (tenant.clone(), sub.ends_at, sub.charged)));
         }
         changes
@@ -187,21 +187,21 @@ impl Ledger {
         changes
     }
 
-    /// The same where the times of the calls are not known (see [`Count::step`]).
+    /// The same where the times of the calls are not known (see [`stepped`]).
     pub(super) fn step(&mut self, to: Nanos, now: Nanos, clock: &Clock) -> Changes {
-        let by = to.saturating_sub(std::mem::replace(&mut self.ahead, to));
+        let before = std::mem::replace(&mut self.ahead, to);
         let mut changes = Vec::new();
-        if matches!(self.per, Per::Rolling(_)) || by == 0 {
+        if matches!(self.per, Per::Rolling(_)) {
             return changes;
         }
-        let (per, wall) = (self.per.clone(), now.saturating_add(to));
+        let per = self.per.clone();
         let tenants: Vec<Arc<str>> = self.accounts.keys().cloned().collect();
         for tenant in tenants {
             let periods = self.accounts[&tenant].iter().map(|sub| {
                 let (start, end) = period_at(&per, sub.end.saturating_sub(1));
                 Period { start, end, calls: sub.used }
             });
-            for period in moved(&per, &periods.collect(), by, wall) {
+            for period in stepped(&per, &periods.collect(), (before, to), now) {
                 let sub = self.open_sub(&tenant, period.end, clock);
                 sub.used = sub.used.max(period.calls);
                 sub.charged = sub.charged.max(sub.used);
@@ -211,14 +211,14 @@ impl Ledger {
         changes
     }
 
-    /// What ended before this is of no use to anybody, a process that starts later included.
+    /// What ended before this is of no use to this process or to one that starts later.
     pub(super) fn forgotten_before(&self, clock: &Clock) -> Time {
         let oldest = clock.nanos().saturating_sub(self.memory).saturating_sub(60 * SECOND);
-        // A wall clock that is set forward for a while must not make us forget.
+        // A wall clock that is set forward for a while must not make the book forget too early.
         clock.time_at(oldest).min(Time(oldest.div_euclid(MS)))
     }
 
-    /// Drops what nobody asks about any more.
+    /// Drops what does not matter any more.
     pub(super) fn forget(&mut self, now: Nanos) {
         let now = if matches!(self.per, Per::Rolling(_)) { now } else { now.saturating_add(self.ahead) };
         let memory = self.memory;
@@ -233,7 +233,7 @@ impl Ledger {
     }
 }
 
-/// A name for a sub-window of a rolling period, which is its own: after a restart, or when the wall clock has moved, the first may be taken.
+/// A name for a sub-window of a rolling period that no other one has: after a restart, or when the wall clock has moved, the usual one may be taken.
 fn name_of(end: Nanos, clock: &Clock, subs: &VecDeque<Sub>) -> Time {
     let mut name = Time(clock.time_at(end).0.saturating_add(1));
     while subs.iter().any(|sub| sub.ends_at == name) {
@@ -257,8 +257,8 @@ pub(super) fn count_name(limit: &Limit) -> String {
     }
 }
 
-/// What each limit counts, and how: a limit goes on with the history of one that differs only in N. Of several that share it in one
-/// pool each has its own.
+/// The name of what each limit counts, and how: a limit goes on with the history of one that differs only in N. Several limits of one pool with
+/// the same name get a number each.
 pub(super) fn history_names<'a>(limits: impl Iterator<Item = (&'a Limit, &'a Count)>) -> Vec<String> {
     let mut seen: HashMap<String, usize> = HashMap::new();
     let name = |(limit, count): (&Limit, &Count)| {

@@ -1,8 +1,8 @@
 //! The limiter of one process: keeps the arithmetic of [`rule`] for every pool, and what must outlive the process in the [`Book`].
 //!
-//! Never fires a call and never waits for a time: it says when. Its lock is never held across an await.
+//! Never makes a call and never waits for a time: it says when. Its lock is never kept across an await.
 //!
-//! **After a restart.** The process before may have called until the moment it died. Limits that forget within ten seconds start as if
+//! **After a restart.** The previous process may have called until the moment it died. Limits that forget within ten seconds start as if
 //! used up at [`Local::open`]; longer ones are charged in the `Book` before a permit is given, in blocks, and every call in an unfinished
 //! block counts as made. A crash, a lost reply or a dropped future wastes capacity and never breaks a limit.
 //!
@@ -25,7 +25,7 @@ use super::{
     Answer, Blocker, Limit, Limiter, Missed, Outlook, Per, Permit, PoolLimits, Usage,
     calendar::SKEW,
     change,
-    past::{Before, Former, still_matter},
+    past::formers_on_timeline,
     rule::{self, Count},
     state::{State, is_short},
 };
@@ -38,20 +38,20 @@ use crate::{
 const MS: Nanos = 1_000_000;
 const SECOND: Nanos = 1_000 * MS;
 
-/// Enough for a late wake-up not to cost capacity, little enough to hold few places.
+/// Enough for a late wake-up not to cost capacity, little enough to occupy few places.
 const HORIZON: Duration = Duration::from_millis(10);
 
-/// The count under which the book keeps until when a pool's vendor wants silence.
+/// The count under which the book keeps until when a vendor asked a pool to be silent.
 const GATE: &str = "gate";
-/// Headers that ask for more are taken for a mistake.
+/// A vendor that asks for more is taken to be mistaken.
 const LONGEST_SILENCE: Nanos = 3_600 * SECOND;
 
-/// So often time may pass into another sub-window while the book is written, before that is an error.
+/// So often the time may reach another sub-window while the book is written, before that is an error.
 const MOST_PAYMENTS: usize = 16;
 
 /// Limits of one process.
 pub struct Local {
-    pools: HashMap<Arc<str>, Pool>,
+    pools: HashMap<Arc<str>, LocalPool>,
     clock: Clock,
     book: Arc<dyn Book>,
     /// Intervals are whole multiples of it.
@@ -60,18 +60,18 @@ pub struct Local {
     retention: AtomicI64,
 }
 
-/// One pool: its books behind a lock, and beside it what the last look before a call reads.
-pub(super) struct Pool {
+/// One pool: its state behind a lock, and beside it what the last look before a call reads.
+pub(super) struct LocalPool {
     pub(super) name: Arc<str>,
     /// Closed until then. Beside the lock, so that the last look before a call is one load.
     gate: AtomicI64,
     state: Mutex<State>,
-    /// Held while the `Book` is written: its numbers are absolute and must arrive in order.
+    /// Locked while the `Book` is written: its numbers are absolute and must arrive in order.
     writing: tokio::sync::Mutex<()>,
 }
 
 impl Local {
-    /// Reads what the process before has spent, and starts cold where it left no trace.
+    /// Reads what the previous process has spent, and starts cold where it left no trace.
     pub async fn open(pools: Vec<PoolLimits>, clock: Clock, book: Arc<dyn Book>) -> Result<Local, StoreError> {
         Local::open_on_grid(pools, clock, book, 1).await
     }
@@ -84,17 +84,12 @@ impl Local {
         tick: Nanos,
     ) -> Result<Local, StoreError> {
         let opened = clock.nanos();
-        let longest = |pool: &PoolLimits| {
-            kept_for(&pool.limits).max(pool.before.iter().map(|before| kept_for(&before.limits)).max().unwrap_or(0))
-        };
-        let retention = pools.iter().map(longest).max().unwrap_or(0);
+        let retention = pools.iter().map(|pool| kept_for(change::memory_of(pool))).max().unwrap_or(0);
         let spends = spends(&*book, &clock, retention).await?;
         let mut states: HashMap<Arc<str>, State> = HashMap::new();
-        for PoolLimits { pool, limits, before } in pools {
+        for PoolLimits { pool, limits, formers } in pools {
             let of_pool: Vec<Spend> = spends.iter().filter(|spend| spend.pool == *pool).cloned().collect();
-            let former =
-                |before: Before| Former { until: clock.nanos_at(before.until).min(opened), limits: before.limits };
-            let formers = still_matter(before.into_iter().map(former).collect(), &limits, opened);
+            let formers = formers_on_timeline(formers, &limits, &clock, opened);
             states.insert(pool, State::open(limits, formers, &of_pool, opened, &|at| clock.nanos_at(at), tick));
         }
         // A vendor that asked for silence still wants it; longer than an hour is not believed.
@@ -104,35 +99,31 @@ impl Local {
         };
         let pool = |(name, state): (Arc<str>, State)| {
             let gate = gate_of(&name);
-            (name.clone(), Pool::new(name, state, gate, opened))
+            (name.clone(), LocalPool::new(name, state, gate, opened))
         };
         let pools = states.into_iter().map(pool).collect();
         Ok(Local { pools, clock, book, tick, retention: AtomicI64::new(retention) })
     }
 
-    /// Makes durable what these wishes need. The lock of the pool's state is not held meanwhile, the one of its writes is.
-    async fn top_up(&self, pool: &Pool, wishes: &[Arc<str>], until: Nanos) -> Result<(), StoreError> {
-        let missing = |state: &mut State| state.missing(pool, wishes, until, &self.clock);
-        {
+    /// Makes durable what these wishes need. Meanwhile the pool's state is not locked, but its writes are.
+    async fn top_up(&self, pool: &LocalPool, wishes: &[Arc<str>], until: Nanos) -> Result<(), StoreError> {
+        let look = || {
             let mut state = pool.lock();
             state.note_clock(pool, &self.clock);
-            if missing(&mut state).0.is_empty() {
-                return Ok(());
-            }
-        }
-        let _in_order = pool.writing.lock().await;
-        let (spends, paid, unwritten) = {
-            let mut state = pool.lock();
-            let (spends, paid) = missing(&mut state);
-            (spends, paid, state.unwritten.len())
+            state.due(pool, wishes, until, &self.clock)
         };
-        if spends.is_empty() {
-            return Ok(()); // somebody else has done it
+        let mut in_order = pool.writing.try_lock().ok();
+        let mut due = look();
+        if in_order.is_none() && !due.is_empty() {
+            // Another task is writing, perhaps what these wishes need.
+            in_order = Some(pool.writing.lock().await);
+            due = look();
         }
-        self.book.charge(spends).await?;
-        let mut state = pool.lock();
-        state.wrote(unwritten);
-        state.pay(&paid);
+        if !due.is_empty() {
+            self.book.charge(due.charges.clone()).await?;
+            pool.lock().paid(due);
+        }
+        drop(in_order);
         Ok(())
     }
 }
@@ -155,7 +146,7 @@ impl Limiter for Local {
         if pool.has_unwritten(&self.clock)
             && let Err(error) = self.top_up(pool, &[], until).await
         {
-            tracing::debug!(pool = %pool.name, %error, "no call until the book knows that the clock was set");
+            tracing::debug!(pool = %pool.name, %error, "the clock was set, and that is not in the book yet: no calls until it is");
         }
         let state = pool.lock();
         let (next_at, by) = state.next(now, pool.gate());
@@ -177,7 +168,7 @@ impl Limiter for Local {
         };
         let mut answers = Vec::with_capacity(tenants.len());
         for _ in 0..MOST_PAYMENTS {
-            // Before the permits are dated: a disk takes as long as a permit may be late.
+            // Paid before the permits are dated: a disk takes as long as a permit may be late.
             if let Err(error) = self.top_up(pool, &tenants[answers.len()..], until).await {
                 self.give_back(answers.into_iter().filter_map(Answer::permit).collect()).await;
                 return Err(error);
@@ -225,15 +216,15 @@ impl Limiter for Local {
         let (name, count, ends_at) = (pool.name.to_string(), GATE.to_owned(), self.clock.time_at(until));
         let spend = Spend { pool: name, count, tenant: String::new(), ends_at, calls: 1 };
         if let Err(error) = self.book.charge(vec![Charge { spend, forget: self.clock.now() }]).await {
-            tracing::warn!(pool = %pool.name, %error, "the vendor asked for silence; it is kept, but a restart would not know of it");
+            tracing::warn!(pool = %pool.name, %error, "the vendor asked us to be silent: this process is, but after a restart it would not be");
         }
     }
 
     async fn set_limits(&self, pool: &str, limits: Vec<Limit>) -> Result<(), StoreError> {
         let Some(pool) = self.pools.get(pool) else { return Ok(()) };
-        // Whoever is paid for has its ledgers by their number.
+        // Payments under way go by the numbers of the ledgers.
         let _in_order = pool.writing.lock().await;
-        self.retention.fetch_max(kept_for(&limits), Ordering::Relaxed);
+        self.retention.fetch_max(kept_for(change::memory(&limits)), Ordering::Relaxed);
         let kept = self.retention.load(Ordering::Relaxed);
         let mut spends = spends(&*self.book, &self.clock, kept).await?;
         spends.retain(|spend| spend.pool == *pool.name);
@@ -270,8 +261,8 @@ impl Limiter for Local {
     }
 }
 
-impl Pool {
-    fn new(name: Arc<str>, state: State, gate: Nanos, opened: Nanos) -> Pool {
+impl LocalPool {
+    fn new(name: Arc<str>, state: State, gate: Nanos, opened: Nanos) -> LocalPool {
         // The gate says that we start cold; the counts alone would say the same under the name of a limit.
         let gate = state
             .counts
@@ -279,14 +270,14 @@ impl Pool {
             .filter(|count| is_short(count))
             .map(|count| count.earliest(opened))
             .fold(gate, Nanos::max);
-        Pool { name, gate: AtomicI64::new(gate), state: Mutex::new(state), writing: tokio::sync::Mutex::default() }
+        LocalPool { name, gate: AtomicI64::new(gate), state: Mutex::new(state), writing: tokio::sync::Mutex::default() }
     }
 
     pub(super) fn gate(&self) -> Nanos {
         self.gate.load(Ordering::Acquire)
     }
 
-    /// Looks whether the wall clock was set, and whether the book has to know of it.
+    /// Whether a step of the wall clock still has to be written to the book.
     fn has_unwritten(&self, clock: &Clock) -> bool {
         let mut state = self.lock();
         state.note_clock(self, clock);
@@ -299,9 +290,9 @@ impl Pool {
     }
 }
 
-/// How long ago a spend may have ended and still matter to one of these limits.
-fn kept_for(limits: &[Limit]) -> Nanos {
-    change::memory(limits).saturating_add(60 * SECOND)
+/// How long ago a spend may have ended and still be read, if it matters for so long.
+fn kept_for(memory: Nanos) -> Nanos {
+    memory.saturating_add(60 * SECOND)
 }
 
 /// What the book has, in the order of the ends.
@@ -321,8 +312,8 @@ pub(super) fn lateness(limit: &Limit) -> Nanos {
     (guard - (guard / 4).max(MS)).max(0)
 }
 
-/// How late a call may be without putting off those after it: half of the guard. With a quarter, a fast pool on a busy machine would put off
-/// something with every round.
+/// How late a call may be without putting off later ones: half of the guard. With a quarter, a fast pool on a busy machine would put off
+/// something in every round.
 pub(super) fn tolerance(limit: &Limit) -> Nanos {
     (nanos(limit.guard) / 2).max(MS)
 }

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-pub use past::Before;
+pub use past::Former;
 
 use crate::{clock::Nanos, store_error::StoreError};
 
@@ -20,6 +20,7 @@ mod late;
 mod ledger;
 pub mod local;
 mod past;
+mod payments;
 pub mod redis;
 pub mod rule;
 mod state;
@@ -41,7 +42,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// What it counts: its period and key. Not N, so that what is known of it outlives a change of N.
+    /// The name of what it counts: its period and key. Not N, so that what is known of the limit outlives a change of N.
     pub fn count(&self) -> String {
         ledger::count_name(self)
     }
@@ -71,7 +72,7 @@ pub enum Shape {
     Calendar,
 }
 
-/// Whom a limit counts for.
+/// Whose calls a limit counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Key {
     /// All calls of the pool together.
@@ -86,24 +87,24 @@ pub struct PoolLimits {
     pub pool: Arc<str>,
     pub limits: Vec<Limit>,
     /// What was in force before and may still matter, the newest first.
-    pub before: Vec<Before>,
+    pub formers: Vec<Former>,
 }
 
-/// Leave to make one call of a pool at `at`. Charged when given: it can be used once, given back, or wasted.
+/// Leave to make one call of a pool at `at`. It is charged when given: it can be used once, given back, or wasted.
 #[derive(Debug)]
 pub struct Permit {
     pub pool: Arc<str>,
     pub tenant: Arc<str>,
     /// Not before this.
     pub at: Nanos,
-    /// A call that is later than this puts off those after it by as much more.
+    /// A call that is later than this puts off later ones by the excess.
     pub on_time_until: Nanos,
     /// Not after this: a later call would eat into the guard that covers the network's jitter.
     pub late_after: Nanos,
 }
 
 impl Permit {
-    /// Of a pool that has no limits: all at once, and never late.
+    /// For a pool without limits: all at once, and never late.
     fn without_limits(pool: &str, tenants: &[Arc<str>], at: Nanos) -> Vec<Answer> {
         let pool: Arc<str> = pool.into();
         let permit = |tenant: &Arc<str>| Permit {
@@ -116,7 +117,7 @@ impl Permit {
         tenants.iter().map(|tenant| Answer::Granted(permit(tenant))).collect()
     }
 
-    /// By how much a call that leaves now puts off others, if it does.
+    /// By how much a call that leaves now puts off later ones, if it does.
     fn puts_off(&self, now: Nanos) -> Option<Nanos> {
         (now > self.on_time_until).then(|| (now - self.on_time_until).min(late::MOST))
     }
@@ -125,12 +126,12 @@ impl Permit {
         if now > self.late_after {
             return Err(Missed::Late);
         }
-        // A permit is never given before the gate opens, so a gate beyond it was closed since.
+        // A permit is never given for a time at which the gate is closed, so it was closed since.
         if gate > self.at { Err(Missed::GateClosed) } else { Ok(()) }
     }
 }
 
-/// What a limiter says to one wish for a call.
+/// A limiter's answer to one wish for a call.
 #[derive(Debug)]
 pub enum Answer {
     Granted(Permit),
@@ -155,7 +156,7 @@ impl Answer {
 pub enum Blocker {
     /// A limit, by its id.
     Limit(Arc<str>),
-    /// The vendor told us to slow down (429, 503), or the limiter is starting cold.
+    /// The vendor asked us to slow down (429, 503), or the limiter is starting cold.
     Gate,
 }
 
@@ -166,7 +167,7 @@ pub struct Outlook {
     pub next_at: Nanos,
     /// What makes it later than now, if anything does.
     pub by: Option<Blocker>,
-    /// How many permits could be had from now to the time asked about, up to the number asked about.
+    /// How many permits are available from now until the time given, up to the number given.
     pub room: usize,
 }
 
@@ -180,7 +181,7 @@ pub struct Usage {
     pub next_at: Nanos,
 }
 
-/// A permit that may not be used any more. It stays charged: that wastes capacity and never breaks a limit.
+/// Why a permit may not be used any more. It stays charged: that wastes capacity and never breaks a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missed {
     /// Woken after `late_after`.
@@ -192,11 +193,11 @@ pub enum Missed {
 /// Gives permits for the calls of pools. No call is made without one; when the limiter cannot be reached, no call is made.
 #[async_trait]
 pub trait Limiter: Send + Sync {
-    /// How far ahead permits are worth reserving: what a late wake-up or a round trip must not cost in capacity.
+    /// How far ahead permits should be reserved, so that a late wake-up or a round trip costs no capacity.
     fn horizon(&self) -> Duration;
 
     /// How many calls of a vendor this process may have in flight now, out of `most` in all processes. `busy`: how many it has or is
-    /// about to; with none to come, others may have its places.
+    /// about to have; with 0 others may use its places.
     async fn places(&self, vendor: &str, most: usize, busy: usize) -> Result<usize, StoreError>;
 
     /// When could the next call go, and how many before `until` (at most `most`)? Unknown pools have no limits.
@@ -207,32 +208,32 @@ pub trait Limiter: Send + Sync {
 
     /// One answer for each wish, in their order; permits are future-dated, not after `until`, and never go backwards.
     /// Each permit is charged to all limits of its pool at once, or not given. A tenant over its own limit
-    /// is told to wait and holds up nobody behind it.
+    /// has to wait, and does not delay the wishes behind it.
     async fn reserve(&self, pool: &str, tenants: &[Arc<str>], until: Nanos) -> Result<Vec<Answer>, StoreError>;
 
     /// The last look before the bytes go out: is this permit still good at `now`?
     fn check(&self, permit: &Permit, now: Nanos) -> Result<(), Missed>;
 
-    /// The call with this permit has gone out, and at `now` its first bytes were on their way: later than looked at, if the machine stood
-    /// still in between. One that is late puts off later ones of paced and bucket limits, so that half of the guard is left for the link.
+    /// The call with this permit has left: its first bytes were written by `now`, which is later than the last look if the machine paused
+    /// in between. A late call puts off later ones of paced and bucket limits, so that half of the guard remains for the network.
     fn left(&self, permit: &Permit, now: Nanos);
 
     /// The time at `now` on the clock that all processes of this limiter share, in microseconds: for the record of calls.
     fn stamp(&self, pool: &str, now: Nanos) -> i64;
 
-    /// Hands back permits that were not used and never will be. What a limit cannot take back exactly stays charged to it.
+    /// Gives back permits that were not used and never will be. What a limit cannot take back exactly stays charged to it.
     async fn give_back(&self, permits: Vec<Permit>);
 
-    /// Closes the gate of the whole pool until then: the vendor said so. Never opens it earlier than it was to open.
+    /// Closes the gate of the whole pool until then, because the vendor asked for it. Never makes it open earlier than it would have.
     async fn close_gate(&self, pool: &str, until: Nanos);
 
-    /// From here on the pool has these limits. What was charged stays charged, to limits that differ from those of before only in N too.
-    /// Permits of before can still be used: they lie within the horizon. Unknown pools have no limits.
+    /// Puts these limits of the pool in force. A limit that differs from an earlier one only in N goes on with what was charged to that one.
+    /// Earlier permits can still be used: they lie within the horizon. Does nothing for unknown pools.
     async fn set_limits(&self, pool: &str, limits: Vec<Limit>) -> Result<(), StoreError>;
 
     /// The pool's limits and how much of each is used.
     async fn usage(&self, pool: &str) -> Vec<Usage>;
 
-    /// A clean stop: hands back what was charged ahead and not used.
+    /// A clean stop: gives back what was charged ahead and not used.
     async fn stop(&self) -> Result<(), StoreError>;
 }

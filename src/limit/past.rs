@@ -1,7 +1,7 @@
-//! Where a limit that is new or was changed has its history from: the permits on record, and before them what the limits of that time allowed.
+//! The history of a limit that is new or was changed: the permits on record, and before them what the limits of that time allowed.
 //!
-//! Pure. It errs to one side: no call counts as earlier than it was made, and where nothing is known, all that may be was. So a window that
-//! began before the change is held by the looser of the two limits, and one that began after it by the new one.
+//! Pure. It errs to one side: no call counts as earlier than it was made, and where nothing is known, every call that was possible counts as
+//! made. So a window that began before the change holds no more than the looser of the two limits allows, and a later one no more than the new.
 
 use std::collections::HashMap;
 
@@ -11,15 +11,15 @@ use super::{
     late,
     ledger::{SUB_WINDOWS, count_name, history_names},
     local::lateness,
-    rule::{Count, Terms},
+    rule::{Count, Method},
     state::{DURABLE_FROM, MS, OnTimeline, SECOND},
 };
 use crate::{
     book::Spend,
-    clock::{Nanos, Time, nanos},
+    clock::{Clock, Nanos, Time, nanos},
 };
 
-/// Entries in which the calls of one earlier limit are told at most; more calls share one.
+/// Entries for the calls of one former limit at most; more calls share one.
 const MOST_ENTRIES: i64 = 4_096;
 
 /// Calendar periods that are looked back at.
@@ -34,23 +34,16 @@ const OUTLASTS: Nanos = 1_500 * MS;
 
 /// Limits that were in force before those of now.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Before {
+pub struct Former<At = Time> {
     pub limits: Vec<Limit>,
-    /// Until then, in wall time: when they were changed.
-    pub until: Time,
-}
-
-/// The same, on the timeline.
-#[derive(Debug, Clone)]
-pub(super) struct Former {
-    pub(super) limits: Vec<Limit>,
-    pub(super) until: Nanos,
+    /// When they were changed: in wall time, or on the timeline.
+    pub until: At,
 }
 
 /// From here to there, on the timeline.
 type Span = (Nanos, Nanos);
 
-/// Calls by the time by which so many had been made, oldest first.
+/// So many calls had been made by each of these times, since the one before it; oldest first.
 pub(super) type Calls = Vec<(Nanos, u64)>;
 
 /// What the book has, by count and tenant: when a sub-window ends, on the timeline, and its calls.
@@ -63,14 +56,14 @@ pub(super) struct Past<'a> {
     /// All calls after `recorded_since`.
     pub(super) recent: &'a [(Nanos, u64)],
     pub(super) recorded_since: Nanos,
-    /// What held before, the newest first; nothing where all of it still holds.
-    pub(super) formers: &'a [Former],
+    /// What was in force before, the newest first; nothing where all of that still is.
+    pub(super) formers: &'a [Former<Nanos>],
     pub(super) rows: &'a Rows,
     /// Whose calls, if not those of the whole pool.
     pub(super) tenant: Option<&'a str>,
     /// How far wall time is ahead of the timeline.
     pub(super) ahead: Nanos,
-    /// How much later than its permit a call of before may have gone than one under the limit of now.
+    /// A call under a former limit may have gone so much later after its permit than one under the limit of now may.
     pub(super) late_by: Nanos,
 }
 
@@ -84,17 +77,21 @@ impl Rows {
         Rows(rows)
     }
 
-    /// Whoever has any of their own.
+    /// The tenants that have any of their own.
     pub(super) fn tenants(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(|(_, tenant)| &**tenant).filter(|tenant| !tenant.is_empty())
     }
 
-    /// Those of a limit that the book counts, in sub-windows of the length given that have any time in the span: as made at their ends, or at
-    /// the end of the span. `None` for one that the book does not count.
-    fn within(&self, limit: &Limit, tenant: Option<&str>, (from, until): Span, len: Nanos) -> Option<Calls> {
+    /// The calls that the book has of a limit, in sub-windows that overlap the span: as made at their ends, or at the end of the span. `None`
+    /// for a limit that is not in the book.
+    fn within(&self, limit: &Limit, tenant: Option<&str>, (from, until): Span) -> Option<Calls> {
         if Count::new(limit).memory().is_some_and(|memory| memory <= DURABLE_FROM) {
             return None;
         }
+        let len = match &limit.per {
+            Per::Rolling(period) => (nanos(*period) / SUB_WINDOWS).saturating_add(2 * MS),
+            Per::Day(_) | Per::Month(_) => 32 * 86_400 * SECOND,
+        };
         let owner = if limit.key == Key::Vendor { "" } else { tenant.unwrap_or_default() };
         let rows = self.0.get(&(count_name(limit), owner.to_owned())).into_iter().flatten();
         let rows = rows.filter(|(end, _)| *end > from && end.saturating_sub(len) <= until);
@@ -143,27 +140,24 @@ impl Past<'_> {
     }
 
     /// What a limit says of the calls in a span of time: what the book has of them, or each as late as the limit allows.
-    fn bound(&self, limit: &Limit, (from, until): Span, most: u64) -> Calls {
-        if from > until {
+    fn bound(&self, limit: &Limit, span: Span, most: u64) -> Calls {
+        if span.0 > span.1 {
             return Calls::new();
         }
-        let Per::Rolling(period) = &limit.per else { return self.bound_by_calendar(limit, (from, until)) };
-        let len = (nanos(*period) / SUB_WINDOWS).saturating_add(2 * MS);
-        let on_record = self.rows.within(limit, self.tenant, (from, until), len);
-        on_record.unwrap_or_else(|| match Count::new(limit).terms() {
-            Terms::Even { every, burst } => evenly((from, until), every, 1, burst, most),
-            Terms::Ring { window, .. } | Terms::Parts { window, .. } => {
-                evenly((from, until), window, limit.calls, limit.calls, most)
-            }
-            Terms::Calendar => vec![(until, limit.calls)],
-        })
+        let (every, each, newest) = match Count::new(limit).method() {
+            Method::Calendar => return self.bound_by_calendar(limit, span),
+            Method::Gcra { every, burst } => (every, 1, burst),
+            Method::Exact { window, .. } | Method::Parts { window, .. } => (window, limit.calls, limit.calls),
+        };
+        let in_book = self.rows.within(limit, self.tenant, span);
+        in_book.unwrap_or_else(|| evenly(span, every, each, newest, most))
     }
 
     /// The book has the period of now. Each before it may have been used up, by its end.
     fn bound_by_calendar(&self, limit: &Limit, (from, until): Span) -> Calls {
         let start_of = |at: Nanos| period_at(&limit.per, at.saturating_add(self.ahead)).0.saturating_sub(self.ahead);
         let mut start = start_of(until);
-        let mut calls = self.rows.within(limit, self.tenant, (start, until), 32 * 86_400 * SECOND).unwrap_or_default();
+        let mut calls = self.rows.within(limit, self.tenant, (start, until)).unwrap_or_default();
         while start > from && calls.len() < MOST_PERIODS {
             calls.insert(0, (start, limit.calls));
             start = start_of(start.saturating_sub(1));
@@ -172,7 +166,7 @@ impl Past<'_> {
     }
 }
 
-/// `newest` calls at the end of a span, and `each` for each interval before it: no fewer than wanted, if there is room for so many.
+/// `newest` calls at the end of a span, and `each` at every interval before it, until there are as many as wanted or the span is full.
 fn evenly((from, until): Span, every: Nanos, each: u64, newest: u64, wanted: u64) -> Calls {
     let wanted = i64::try_from(wanted.div_ceil(each)).unwrap_or(i64::MAX);
     let times = (until.saturating_sub(from) / every).min(wanted);
@@ -189,15 +183,15 @@ fn evenly((from, until): Span, every: Nanos, each: u64, newest: u64, wanted: u64
     calls
 }
 
-/// What limits count, and how: a limit of the same name goes on with the history of another.
+/// The names of what limits count, and how: a limit of the same name goes on with the history of another.
 pub(super) fn names(limits: &[Limit]) -> Vec<String> {
     let counts: Vec<Count> = limits.iter().map(Count::new).collect();
     history_names(limits.iter().zip(&counts))
 }
 
-/// Which of the former limits a limit of this name has no history under: none of it where it held all the time, and where nothing that held
-/// was taken away.
-pub(super) fn unknown_to<'a>(name: &String, now: &[String], formers: &'a [Former]) -> &'a [Former] {
+/// The former limits under which a limit of this name has no history. None if it was in force all the time, or if it was added and everything
+/// else stayed.
+pub(super) fn unknown_to<'a>(name: &String, now: &[String], formers: &'a [Former<Nanos>]) -> &'a [Former<Nanos>] {
     let mut newer = now.to_vec();
     for (i, former) in formers.iter().enumerate() {
         let names = names(&former.limits);
@@ -210,9 +204,9 @@ pub(super) fn unknown_to<'a>(name: &String, now: &[String], formers: &'a [Former
     &[]
 }
 
-/// How much later than its permit a call under one of these may have gone than one under the limit of now may.
-pub(super) fn later_by(formers: &[Former], now: &Limit) -> Nanos {
-    let of = |former: &Former| former.limits.iter().map(lateness).min().unwrap_or(late::MOST);
+/// How much later after its permit a call under one of the former limits may have gone than one under the limit of now may.
+pub(super) fn later_by(formers: &[Former<Nanos>], now: &Limit) -> Nanos {
+    let of = |former: &Former<Nanos>| former.limits.iter().map(lateness).min().unwrap_or(late::MOST);
     let most = formers.iter().map(of).max().unwrap_or(0).min(late::MOST);
     most.saturating_sub(lateness(now)).max(0)
 }
@@ -227,14 +221,25 @@ pub(super) fn matters_for(limits: &[Limit]) -> Nanos {
     limits.iter().map(period).max().unwrap_or(0)
 }
 
-/// Of the limits that held before those that can still matter to anybody, and no more than [`MOST_FORMERS`]: nothing is known of those before.
-pub(super) fn still_matter(mut formers: Vec<Former>, limits: &[Limit], now: Nanos) -> Vec<Former> {
+/// The former limits that can still matter, at most [`MOST_FORMERS`] of them: nothing is known of the time before.
+pub(super) fn still_matter(mut formers: Vec<Former<Nanos>>, limits: &[Limit], now: Nanos) -> Vec<Former<Nanos>> {
     let longest = matters_for(limits);
-    let matters = |former: &Former| former.until.saturating_add(longest.max(matters_for(&former.limits))) > now;
+    let matters = |former: &Former<Nanos>| former.until.saturating_add(longest.max(matters_for(&former.limits))) > now;
     formers.truncate(formers.iter().take_while(|former| matters(former)).count());
     if formers.len() > MOST_FORMERS {
         formers.truncate(MOST_FORMERS);
         formers[MOST_FORMERS - 1].limits.clear();
     }
     formers
+}
+
+/// The same, from wall time to the timeline. None of them was in force after `now`.
+pub(super) fn formers_on_timeline(
+    formers: Vec<Former>,
+    limits: &[Limit],
+    clock: &Clock,
+    now: Nanos,
+) -> Vec<Former<Nanos>> {
+    let former = |Former { limits, until }| Former { limits, until: clock.nanos_at(until).min(now) };
+    still_matter(formers.into_iter().map(former).collect(), limits, now)
 }

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Key, ledger::Sub, local::LocalPool, rule, state::State};
 use crate::{
+    book::{Charge, Spend},
     clock::{Clock, Nanos, Time},
-    store::book::{Charge, Spend},
 };
 
 /// What has to be written before some wishes are covered.

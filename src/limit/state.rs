@@ -1,35 +1,32 @@
-//! What is charged to the limits of one pool, and what may be given next: the books behind [`local`](super::local)'s lock.
+//! What is charged to the limits of one pool, and which permit can be given next: the state behind [`local`](super::local)'s lock.
 //!
-//! Never waits and never writes the `Book` itself: it says what has to be written first.
+//! Never waits and never writes the `Book` (see [`payments`](super::payments)).
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use super::{
-    Answer, Blocker, Key, Limit, Per, Permit,
+    Answer, Blocker, Former, Key, Limit, Per, Permit,
     calendar::period_at,
     change::OnRecord,
     late::PutOff,
     ledger::{Ledger, Sub, count_name},
-    local::{Pool, lateness, tolerance},
-    past::{Former, Rows},
+    local::{LocalPool, lateness, tolerance},
+    past::Rows,
     rule::{self, Count},
     tenants::TenantLimit,
 };
 use crate::{
     book::{Charge, Spend},
-    clock::{Clock, Nanos, Time},
+    clock::{Nanos, Time},
 };
 
 pub(super) const MS: Nanos = 1_000_000;
 pub(super) const SECOND: Nanos = 1_000 * MS;
 
-/// Limits that remember calls for longer than this are kept in the `Book`; the others are waited out after a restart.
+/// Limits that remember calls for longer than this are kept in the `Book`; for the others a restarted process waits.
 pub(super) const DURABLE_FROM: Nanos = 10 * SECOND;
 
-/// The newest permits of a pool that can be handed back.
+/// How many of the newest permits of a pool can be taken back.
 pub(super) const MAX_RECENT: usize = 1_024;
 
 /// Where a time of the book lies on the timeline.
@@ -53,16 +50,16 @@ pub(super) struct State {
     /// The newest permit, and why that one was not earlier.
     last: Nanos,
     last_by: Option<Blocker>,
-    /// The newest permits, in order, so that they can be handed back.
+    /// The newest permits, in order, so that they can be taken back.
     recent: VecDeque<Recent>,
-    /// All permits after this are in `recent`, if they were not handed back.
+    /// All permits after this are in `recent`, if they were not taken back.
     pub(super) recorded_since: Nanos,
-    /// What held before and may still matter, the newest first.
-    pub(super) formers: Vec<Former>,
+    /// What was in force before and may still matter, the newest first.
+    pub(super) formers: Vec<Former<Nanos>>,
     /// How far wall time is ahead of the timeline, as the calendars take it and as the book's names are.
     pub(super) calendars_ahead: Nanos,
     pub(super) names_ahead: Nanos,
-    /// Changed by a step of the clock, and not in the book yet: nothing is given until it is.
+    /// What a step of the clock has changed and the book does not have yet: no permit is given until it has.
     pub(super) unwritten: Vec<Charge>,
 }
 
@@ -74,10 +71,10 @@ struct Recent {
 }
 
 impl State {
-    /// The state of a process that begins at `opened`: what is short counts as used up then, what is long has what the book has.
+    /// The state of a process that begins at `opened`: short limits count as used up then, long ones have what the book has.
     pub(super) fn open(
         limits: Vec<Limit>,
-        formers: Vec<Former>,
+        formers: Vec<Former<Nanos>>,
         spends: &[Spend],
         opened: Nanos,
         on_timeline: OnTimeline<'_>,
@@ -102,7 +99,7 @@ impl State {
     }
 
     /// Nothing charged yet.
-    pub(super) fn empty(limits: Vec<Limit>, formers: Vec<Former>, opened: Nanos, tick: Nanos) -> State {
+    pub(super) fn empty(limits: Vec<Limit>, formers: Vec<Former<Nanos>>, opened: Nanos, tick: Nanos) -> State {
         let mut state = State {
             shared: Vec::new(),
             counts: Vec::new(),
@@ -151,11 +148,11 @@ impl State {
         }
     }
 
-    /// Takes over what the book has of a count; gives whether it is of a calendar, and when it ends: on the timeline, or as the calendar has it.
+    /// Takes over what the book has of a count. Gives whether it belongs to a calendar, and when it ends: on the timeline, or in wall time.
     pub(super) fn restore_ledger(&mut self, spend: &Spend, on_timeline: OnTimeline<'_>) -> Option<(bool, Nanos)> {
         let ledger = self.ledgers.iter_mut().find(|ledger| ledger.count == spend.count)?;
         if spend.calls == 0 {
-            return None; // handed back, or renamed
+            return None; // given back, or renamed
         }
         let calendar = !matches!(ledger.per, Per::Rolling(_));
         // The edge of a calendar period is a name, not a distance from now: it stays where it is.
@@ -165,7 +162,7 @@ impl State {
         Some((calendar, end))
     }
 
-    /// Charges what the process before left in the book. Spends come in the order of their ends.
+    /// Charges what the previous process left in the book. Spends come in the order of their ends.
     fn restore(&mut self, spend: &Spend, on_timeline: OnTimeline<'_>, opened: Nanos) {
         let Some((calendar, end)) = self.restore_ledger(spend, on_timeline) else { return };
         let tenant: Arc<str> = spend.tenant.as_str().into();
@@ -174,11 +171,11 @@ impl State {
                 return;
             }
             if !calendar {
-                // Whatever the book says, the calls of a process that is dead were made before now.
+                // Whatever the book says, calls of a dead process were made before now.
                 return count.restore(end.min(opened), spend.calls);
             }
             count.restore(end, spend.calls);
-            // A period that should not have begun yet: the wall clock was set back, and today may be that day too.
+            // The period should not have begun yet: the wall clock was set back, and today may be that day too.
             if period_at(&limit.per, end.saturating_sub(1)).0 > opened.saturating_add(60 * SECOND) {
                 count.restore(period_at(&limit.per, opened).1, spend.calls);
             }
@@ -199,7 +196,7 @@ impl State {
         self.last
     }
 
-    /// The newest permits, oldest first, and since when all are there.
+    /// The newest permits, oldest first.
     pub(super) fn recent_calls(&self) -> Vec<(Nanos, Arc<str>)> {
         self.recent.iter().map(|recent| (recent.at, recent.tenant.clone())).collect()
     }
@@ -236,10 +233,10 @@ impl State {
         }
     }
 
-    /// Answers the wishes that have no answer yet. Stops at one whose permit the book does not cover, and gives its time.
+    /// Answers the wishes that have no answer yet. Stops at the first whose permit the book does not cover, and gives that permit's time.
     pub(super) fn grant(
         &mut self,
-        pool: &Pool,
+        pool: &LocalPool,
         wishes: &[Arc<str>],
         answers: &mut Vec<Answer>,
         now: Nanos,
@@ -302,10 +299,12 @@ impl State {
         self.recent.push_back(Recent { at, tenant: tenant.clone(), before, before_by });
     }
 
-    /// The call with the permit at `at` goes out `late`.
+    /// The call with the permit at `at` went out `late`: later ones are put off.
     pub(super) fn put_off(&mut self, at: Nanos, late: Nanos) {
         let more = self.put_off.more(at, late, self.last);
-        self.counts.iter_mut().for_each(|count| count.put_off(more));
+        if more > 0 {
+            self.counts.iter_mut().for_each(|count| count.put_off(more));
+        }
     }
 
     /// Takes a permit back that was not used.
@@ -325,119 +324,9 @@ impl State {
             (self.last, self.last_by) = (recent.before, recent.before_by);
         }
     }
-
-    /// What to write so that these wishes are covered, each at its own slot, and what is paid for once that is durable.
-    pub(super) fn missing(
-        &mut self,
-        pool: &Pool,
-        wishes: &[Arc<str>],
-        until: Nanos,
-        clock: &Clock,
-    ) -> (Vec<Charge>, Vec<Paid>) {
-        let (mut spends, mut paid) = (self.unwritten.clone(), Vec::new());
-        let now = clock.nanos();
-        let (first, _) = self.next(now, pool.gate());
-        if wishes.is_empty() || first > until || self.is_surely_covered(wishes.len() as u64, first, until) {
-            return (spends, paid);
-        }
-        for ((index, tenant, end), wanted) in self.wanted(wishes, first, until, now) {
-            let ledger = &mut self.ledgers[index];
-            ledger.forget(now);
-            let (count, block, forget) = (ledger.count.clone(), ledger.block, ledger.forgotten_before(clock));
-            let sub = ledger.open_sub(&tenant, end, clock);
-            if sub.used.saturating_add(wanted) <= sub.charged {
-                continue;
-            }
-            let (ends_at, calls) = (sub.ends_at, sub.used.saturating_add(block.max(wanted)));
-            let spend = Spend { pool: pool.name.to_string(), count, tenant: tenant.to_string(), ends_at, calls };
-            spends.push(Charge { spend, forget });
-            paid.push(Paid { ledger: index, tenant, ends_at, calls });
-        }
-        (spends, paid)
-    }
-
-    /// How many calls of these wishes come into each sub-window, by ledger, owner and end.
-    fn wanted(
-        &mut self,
-        wishes: &[Arc<str>],
-        first: Nanos,
-        until: Nanos,
-        now: Nanos,
-    ) -> BTreeMap<(usize, Arc<str>, Nanos), u64> {
-        let mut wanted = BTreeMap::new();
-        let slots = rule::slots(&self.counts, self.gap, first, until, wishes.len());
-        let mut slots = slots.into_iter().peekable();
-        for tenant in wishes {
-            let Some(at) = slots.peek().copied() else { break };
-            if self.tenant_wait(tenant, at, now).is_some() {
-                continue;
-            }
-            slots.next();
-            for (index, ledger) in self.ledgers.iter_mut().enumerate() {
-                let (owner, (own, other)) = (ledger.tenant_of(tenant), ledger.ends(at));
-                for end in [Some(own), other].into_iter().flatten() {
-                    let calls: &mut u64 = wanted.entry((index, owner.clone(), end)).or_default();
-                    *calls = (*calls + 1).min(ledger.most);
-                }
-            }
-        }
-        wanted
-    }
-
-    /// True when there is no need to look further: may say no too often.
-    fn is_surely_covered(&mut self, wishes: u64, first: Nanos, until: Nanos) -> bool {
-        self.ledgers.iter_mut().all(|ledger| {
-            let ends = ledger.ends(first);
-            if ledger.ends(until) != ends {
-                return false;
-            }
-            let is_left = |sub: &Sub| sub.end == ends.0 && sub.charged.saturating_sub(sub.used) >= wishes;
-            let account = ledger.accounts.get("").filter(|_| ledger.key == Key::Vendor && ends.1.is_none());
-            account.is_some_and(|subs| subs.iter().rev().any(is_left))
-        })
-    }
-
-    /// What was to be written because of a step of the clock is.
-    pub(super) fn wrote(&mut self, written: usize) {
-        self.unwritten.drain(..written.min(self.unwritten.len()));
-    }
-
-    pub(super) fn pay(&mut self, paid: &[Paid]) {
-        for Paid { ledger, tenant, ends_at, calls } in paid {
-            let subs = self.ledgers[*ledger].accounts.get_mut(tenant);
-            if let Some(sub) = subs.and_then(|subs| subs.iter_mut().find(|sub| sub.ends_at == *ends_at)) {
-                sub.charged = sub.charged.max(*calls);
-            }
-        }
-    }
-
-    /// What is charged ahead and not used; from here on it is not covered any more.
-    pub(super) fn unused(&mut self, pool: &Pool, clock: &Clock) -> Vec<Charge> {
-        let mut spends = Vec::new();
-        for ledger in &mut self.ledgers {
-            let forget = ledger.forgotten_before(clock);
-            for (tenant, subs) in &mut ledger.accounts {
-                for sub in subs.iter_mut().filter(|sub| sub.used < sub.charged) {
-                    sub.charged = sub.used;
-                    let (pool, count, tenant) = (pool.name.to_string(), ledger.count.clone(), tenant.to_string());
-                    let spend = Spend { pool, count, tenant, ends_at: sub.ends_at, calls: sub.used };
-                    spends.push(Charge { spend, forget });
-                }
-            }
-        }
-        spends
-    }
 }
 
-/// A sub-window's number that is being made durable.
-pub(super) struct Paid {
-    ledger: usize,
-    tenant: Arc<str>,
-    ends_at: Time,
-    calls: u64,
-}
-
-/// True of a limit that forgets soon enough to be waited out after a restart.
+/// True of a limit that forgets its calls so soon that a restarted process waits for it.
 pub(super) fn is_short(count: &Count) -> bool {
     count.memory().is_some_and(|memory| memory <= DURABLE_FROM)
 }

@@ -1,14 +1,14 @@
-//! The machine's clock is set, or the machine was suspended: wall time moves against the timeline that limits are kept on.
+//! When the machine's clock is set, or the machine was suspended: wall time moves against the timeline that limits are kept on.
 //!
-//! Never moves a rolling limit: those go by the timeline. Calendars are kept by the old time and the new one, and what the book has gets the
-//! names that a process which starts later understands.
+//! Never moves a rolling limit: those go by the timeline. Calendars are kept by the old time and the new one, and sub-windows in the book are
+//! renamed so that a process which starts later understands them.
 
 use std::sync::Arc;
 
 use super::{
     calendar::{SKEW, period_at},
     ledger::{Changes, Ledger},
-    local::Pool,
+    local::LocalPool,
     rule::Count,
     state::{MS, SECOND, State},
 };
@@ -20,12 +20,12 @@ use crate::{
 /// A wall clock that moves by less against the timeline was read, and not set.
 const LEAST_STEP: Nanos = 50 * MS;
 
-/// Calendars need not follow a clock that moves by less: calls that are as near to an edge count on both sides of it, with the skew.
+/// Calendars need not follow a clock that moves by less: calls that near to an edge count on both sides of it (see the skew).
 const CALENDAR_STEP: Nanos = 4 * SECOND;
 
 impl State {
-    /// Looks whether the wall clock was set, and if so keeps calendars by the old time and the new, and names what the book has anew.
-    pub(super) fn note_clock(&mut self, pool: &Pool, clock: &Clock) {
+    /// Checks whether the wall clock was set. If it was, keeps calendars by the old time and the new, and renames what the book has.
+    pub(super) fn note_clock(&mut self, pool: &LocalPool, clock: &Clock) {
         let now = clock.nanos();
         let ahead = clock.now().0.saturating_mul(MS).saturating_sub(now);
         let mut changes = Vec::new();
@@ -51,7 +51,7 @@ impl State {
         }
     }
 
-    /// Calendars go by wall time that is so far ahead of the timeline, and was so far `before`. Gives what to write, by count.
+    /// Calendars go by wall time, which is so far ahead of the timeline, and was so far ahead `before`. Gives what to write, by count.
     pub(super) fn set_calendars(
         &mut self,
         before: Nanos,

@@ -1,21 +1,22 @@
-//! What new counts in Redis begin with: reckoned by the same code as the limiter of one process, from the book, the permits on record and the
-//! limits that held before.
+//! What new counts in Redis begin with: computed by the same code as in the limiter of one process, from the book, the permits on record and
+//! the limits that were in force before.
 //!
 //! Never talks to Redis or the book itself (see the parent module).
 
 use std::sync::Arc;
 
 use super::{
-    call::{CountRow, History, Row},
-    pool::{Terms, forgotten_before},
+    args::{CountRow, History, Row},
+    pool::{LimitSet, forgotten_before},
     spec::MICRO,
 };
 use crate::{
     book::{Charge, Spend},
     clock::{Clock, Nanos, Time},
     limit::{
+        Former,
         change::OnRecord,
-        past::{Former, Rows},
+        past::Rows,
         rule::Count,
         state::{MS, State, is_short},
     },
@@ -28,21 +29,21 @@ const CLOCK_ZERO: i64 = 1 << 52;
 /// Its rows end in the year 287396, and so are never forgotten; the newest is the last.
 const CLOCK_FROM: i64 = 9_007_199_254_740_992;
 
-/// Where the time stands while counts begin, in microseconds on the pool's timeline.
+/// The time at which counts begin, in microseconds on the pool's timeline.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Begin {
-    /// No permit of before is for a later time.
+    /// No earlier permit is for a later time.
     pub(super) at: i64,
     /// How far Redis' clock was ahead of the timeline, and is.
     pub(super) ahead_before: i64,
     pub(super) ahead: i64,
-    /// What the age of former limits is reckoned from: the same moment on the process's own timeline.
+    /// The same moment on the process's own timeline, from which the age of former limits is computed.
     pub(super) now: Nanos,
 }
 
-impl Terms {
-    /// For a new epoch, in which nothing is on record. Gives also what the book has to have first: the calls that a step of the clock has moved
-    /// into another calendar period.
+impl LimitSet {
+    /// For a new epoch, in which nothing is on record. Also gives what has to be written to the book first: the calls that a step of the clock
+    /// has moved into another calendar period.
     pub(super) fn anew(&self, pool: &str, spends: &[Spend], begin: Begin, clock: &Clock) -> (History, Vec<Charge>) {
         let mut spends = of_pool(pool, spends);
         let opened = begin.at.saturating_mul(MICRO);
@@ -87,7 +88,7 @@ impl Terms {
         let now = begin.at.saturating_mul(MICRO);
         let mut formers = self.formers_at(begin);
         if formers.is_empty() {
-            formers.push(Former { limits: Vec::new(), until: now }); // others had limits that nobody has told us of
+            formers.push(Former { limits: Vec::new(), until: now }); // other processes had limits that are not known here
         }
         let mut state = State::empty(self.limits.clone(), formers, now, MICRO);
         state.each_count(|count| count.believe(begin.ahead.saturating_mul(MICRO)));
@@ -124,9 +125,9 @@ impl Terms {
         History { counts, opened, rows: spends.iter().filter_map(row).collect(), ..History::default() }
     }
 
-    /// The limits that held before, on the pool's timeline: as long ago as they are by our own clock.
-    fn formers_at(&self, begin: Begin) -> Vec<Former> {
-        let former = |former: &Former| Former {
+    /// The former limits on the pool's timeline: as long ago as they are by our own clock.
+    fn formers_at(&self, begin: Begin) -> Vec<Former<Nanos>> {
+        let former = |former: &Former<Nanos>| Former {
             until: begin.at.saturating_mul(MICRO).saturating_sub(begin.now.saturating_sub(former.until)),
             ..former.clone()
         };
@@ -143,7 +144,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// From what a script answers: times, what made them wait, and tenants.
+    /// From the permits in a reply: each with its time, what made it wait, and its tenant.
     pub(super) fn new(since: i64, recent: &[String]) -> Record {
         let permit = |permit: &String| {
             let mut parts = permit.splitn(3, ' ');
@@ -155,7 +156,7 @@ impl Record {
     }
 }
 
-/// What to write before Redis' clock counts as so far ahead of the pool's timeline.
+/// What to write to the book before Redis' clock counts as so far ahead of the pool's timeline.
 pub(super) fn note_clock(pool: &str, redis_ms: i64, ahead: i64) -> Charge {
     let ends_at = Time(CLOCK_FROM.saturating_add(redis_ms));
     let calls = CLOCK_ZERO.saturating_add(ahead).unsigned_abs();

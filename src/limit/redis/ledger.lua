@@ -1,42 +1,41 @@
--- What the book has of the long limits, as src/limit/ledger.rs: by sub-window, how many calls are used and how many are paid for.
+-- What the book has of the long limits, as in src/limit/ledger.rs: for each sub-window how many calls are used and how many are paid for.
+-- Only functions, which take the pool `p` first (see pool.lua).
 --
--- A call is given only when its sub-window has one that is paid for. The caller pays: it writes the book and then says so here. Numbers
--- in the book only grow, and what several callers have paid for the same sub-window is the greatest of their numbers.
+-- A call is given only when its sub-window has one that is paid for. The caller pays: it writes the book and then reports it here. Numbers
+-- in the book only grow; when several callers pay for the same sub-window, the greatest of their numbers counts.
 
-local accounts = {}
-
--- Sub-windows go by their end in milliseconds, rounded up: that is their name in the book.
-local function account_of(number, tenant)
-  local ledger = spec.ledgers[number]
+-- A tenant's account: `subs` has its sub-windows by their end in milliseconds, rounded up, which is their name in the book.
+local function account_of(p, number, tenant)
+  local ledger = p.spec.ledgers[number]
   local owner = ledger.per_tenant and tenant or ''
   local id = number .. ':' .. owner
-  local a = accounts[id]
+  local a = p.accounts[id]
   if not a then
-    a = { key = key_of('book/' .. ledger.name, owner), tenant = owner, subs = {}, is_calendar = ledger.zone > 0 }
+    a = { key = key_of(p, 'book/' .. ledger.name, owner), tenant = owner, subs = {}, is_calendar = ledger.zone > 0 }
     local stored = redis.call('GET', a.key)
     a.is_new = not stored
     local flat = stored and cmsgpack.unpack(stored) or {}
     for i = 1, #flat, 3 do a.subs[flat[i]] = { used = flat[i + 1], paid = flat[i + 2], before = flat[i + 1] } end
-    accounts[id] = a
+    p.accounts[id] = a
   end
   return a
 end
 
 -- The ends of the sub-windows that a call at `at` counts in.
-local function sub_ends(ledger, at)
+local function sub_ends(p, ledger, at)
   if ledger.zone == 0 then
     return { math.ceil((math.floor(at / ledger.len) * ledger.len + ledger.len) / 1000) }
   end
-  local edges, ends = call.edges[ledger.zone], {}
-  for _, i in ipairs(touched(edges, spec.skew, at + ahead)) do ends[#ends + 1] = math.ceil(edges[i + 1] / 1000) end
+  local edges, ends = p.edges[ledger.zone], {}
+  for _, i in ipairs(touched(edges, p.spec.skew, at + p.ahead)) do ends[#ends + 1] = math.ceil(edges[i + 1] / 1000) end
   return ends
 end
 
--- Counts calls of a tenant at `at`; `wish` is the number of the wish that wants one. What is not paid for yet shows in `unpaid`.
-local function use(tenant, at, calls, wish)
-  for number, ledger in ipairs(spec.ledgers) do
-    local a = account_of(number, tenant)
-    for _, ends_at in ipairs(sub_ends(ledger, at)) do
+-- Counts calls of a tenant at `at`. `wish` is the number of the wish that needs them; `unpaid` lists what is not paid for yet.
+local function use(p, tenant, at, calls, wish)
+  for number, ledger in ipairs(p.spec.ledgers) do
+    local a = account_of(p, number, tenant)
+    for _, ends_at in ipairs(sub_ends(p, ledger, at)) do
       local sub = a.subs[ends_at]
       if not sub and calls > 0 then
         sub = { used = 0, paid = 0, before = 0 }
@@ -50,20 +49,22 @@ local function use(tenant, at, calls, wish)
   end
 end
 
-local function pay(number, tenant, ends_at, calls)
-  local a = account_of(number, tenant)
+-- The book has so many calls of a sub-window by now.
+local function pay(p, number, tenant, ends_at, calls)
+  local a = account_of(p, number, tenant)
   local sub = a.subs[ends_at] or { used = 0, paid = 0, before = 0 }
   sub.paid = math.max(sub.paid, calls)
   a.subs[ends_at], a.is_touched = sub, true
+  return sub
 end
 
--- What has to be paid before all calls that were counted are covered, a block at least: { ledger, wish, end, calls, ... }.
-local function unpaid()
+-- What has to be paid before all counted calls are covered, at least a block each: { ledger, wish, end, calls, ... }.
+local function unpaid(p)
   local due = {}
-  for _, a in pairs(accounts) do
+  for _, a in pairs(p.accounts) do
     for ends_at, sub in pairs(a.wish and a.subs or {}) do
       if sub.used > sub.paid then
-        local calls = math.max(sub.used, sub.before + spec.ledgers[a.number].block)
+        local calls = math.max(sub.used, sub.before + p.spec.ledgers[a.number].block)
         for _, number in ipairs({ a.number, a.wish, ends_at, calls }) do due[#due + 1] = number end
       end
     end
@@ -71,21 +72,22 @@ local function unpaid()
   return due
 end
 
-local function save_accounts()
-  for _, a in pairs(accounts) do
+-- Saves the accounts that were changed. Whoever needs one after this loads it again.
+local function save_accounts(p)
+  for _, a in pairs(p.accounts) do
     if a.is_touched then
-      local flat, last = {}, now
-      local wall = a.is_calendar and ahead or 0
+      local flat, last = {}, p.now
+      local wall = a.is_calendar and p.ahead or 0
       for ends_at, sub in pairs(a.subs) do
-        -- No call is given or handed back in a sub-window that ended a while ago; the counts remember it.
-        if ends_at * 1000 + spec.skew >= now + wall then
+        -- In a sub-window that ended a while ago no call is given or taken back any more; the counts remember its calls.
+        if ends_at * 1000 + p.spec.skew >= p.now + wall then
           flat[#flat + 1], flat[#flat + 2], flat[#flat + 3] = ends_at, sub.used, sub.paid
-          last = math.max(last, ends_at * 1000 + spec.skew - wall)
+          last = math.max(last, ends_at * 1000 + p.spec.skew - wall)
         end
       end
       redis.call('SET', a.key, cmsgpack.pack(flat))
-      keep(a.key, a.tenant, a.is_new, last)
-      a.is_new, a.is_touched = false, false
+      keep_key(p, a.key, a.tenant, a.is_new, last)
     end
   end
+  p.accounts = {}
 end

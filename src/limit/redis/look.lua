@@ -1,11 +1,13 @@
 -- When could the next call go, why not sooner, and how many fit in until then? Charges nothing. For a tenant its own limits count too.
 
-local at, by = next_slot(newest())
-local tenant = call.tenants[1]
-if tenant then
-  local wait, who = tenant_wait(tenant, at, 0)
+local function answer(p, args)
+  local at, by = next_slot(p, newest_permit(p))
+  local tenant = args.tenants[1]
+  if not tenant then
+    local count = room(p, at, p.now + math.min(args.horizon, p.spec.longest), args.most)
+    return reply(p, 'open', { at, by, count })
+  end
+  local wait, who = tenant_wait(p, tenant, at, 0)
   if wait then at, by = wait, who end
-  return { 'open', told, epoch, gate, ahead, { at, by, 0 }, {}, {} }
+  return reply(p, 'open', { at, by, 0 })
 end
-local count = room(at, now + math.min(call.ahead, spec.longest), call.most)
-return { 'open', told, epoch, gate, ahead, { at, by, count }, {}, {} }

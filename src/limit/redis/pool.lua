@@ -1,111 +1,138 @@
--- One pool's state: is it to be trusted, what does it count, and when is the next slot? Every script on a pool begins with this.
+-- One pool's state: may it be trusted, what does it count, and when is the next slot? Only functions; main.lua calls them.
 --
 -- Keys, all under the tag of KEYS[1] (`<prefix>:{<pool>}:state`):
 --   state                            hash: run, seen, since, epoch, cold, gate, opened, ahead, settled (ahead when the epoch began)
---   own                              set: keys of the pool itself. They never expire, so a new epoch has to drop them
---   <epoch>:recent                   list: the newest permits, so that they can be handed back; the last is the newest slot
---   <epoch>:undone                   list: hand-backs that were done, should one arrive twice
---   <epoch>:late                     by how much calls were put off of late, and what was the newest permit then (see back)
---   <epoch>:<count>[:<tenant>]       what one count remembers (see shapes)
---   <epoch>:book/<count>[:<tenant>]  what the book has of it (see ledger)
+--   own                              set: keys of the pool itself. They never expire, so a new epoch has to delete them
+--   <epoch>:recent                   list: the newest permits, so that they can be taken back; the last is the newest slot
+--   <epoch>:undone                   list: requests to take back permits that were served, in case one arrives twice
+--   <epoch>:late                     how far late calls have put off later ones, and the newest permit at that time (see back.lua)
+--   <epoch>:<count>[:<tenant>]       what one count remembers (see shapes.lua)
+--   <epoch>:book/<count>[:<tenant>]  what the book has of it (see ledger.lua)
 --   <epoch>:tenants/<count>          zset: tenants by their last call
 --
--- Fails closed. The epoch is a name for a stretch of time in which nothing was lost; when anything may have been, the next begins with
--- short limits used up and long ones restored from the book, and until that is done there is no permit.
+-- Every function takes the pool `p` first, a table with
+--   spec, edges, lead       from the caller: the limits, the calendar edges around now, how far ahead a permit has to lie to be of use
+--   run, seen, since, ...   the fields of the hash
+--   clock_time, now         what the clock shows, on the pool's timeline; and the same, unless the clock cannot be right
+--   counts, shared          all counts in use, by limit and tenant; those of the whole pool, in order
+--   personal                the numbers of the limits that each tenant has for itself
+--   newcomers               how many tenants each limit has met for the first time in this call
+--   accounts                what the book has (see ledger.lua)
 --
--- Times are those of the pool's timeline, which goes on when Redis' clock is set: what that shows is `ahead` of it. Workers see a step by their
--- own clocks and say so. Until they do, it is never later than the asking worker's clock allows.
+-- Fails closed. An epoch is a stretch of time in which nothing was lost. When something may have been lost, the next epoch begins with short
+-- limits used up and long ones restored from the book. Until that is done there are no permits.
+--
+-- Times are on the pool's timeline, which goes on steadily when Redis' clock is set: that clock is `ahead` of it. Workers detect a step with
+-- their own clocks and report it. Until one does, the time is never later than the calling worker's clock allows.
 
-local spec, call = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
-local base = string.sub(KEYS[1], 1, -6)
 local SECOND = 1000000
-local GATE = -1 -- in place of a limit's number: the gate makes wait
+local GATE = -1 -- in place of a limit's number: the gate is what blocks
 
--- `told` is what the clock says, on the timeline; `now` is that, unless the clock cannot be right.
-local told, now, seen, since, run, gate, epoch, cold, opened, ahead, settled, is_changed
-local shared, all = {}, {} -- counts of the whole pool, and all counts in use by number and tenant
-local personal = {} -- the numbers of the limits that each tenant has for itself
-local newcomers = {} -- tenants first seen in this call, by limit
-
--- A tenant's keys live so much longer than they are needed. Redis forgets keys by its clock: a step of less loses none.
+-- A tenant's keys live so much longer than they are needed. Redis expires keys by its own clock: a smaller step of it loses none.
 local SLACK = 60 * SECOND
 
--- Keeps what every call has learnt: the time, the gate, and in which epoch we are. A look that has learnt nothing new writes nothing.
-local function save_state(kept_gate)
-  if not is_changed and gate == kept_gate and now - seen < SECOND / 10 then return end
-  local fields = { 'run', run, 'seen', digits(now), 'since', digits(since), 'gate', digits(gate), 'ahead', digits(ahead), 'settled', digits(settled) }
-  if is_changed then
-    redis.call('HDEL', KEYS[1], 'epoch', 'cold', 'opened')
-    for name, value in pairs({ epoch = epoch, cold = cold, opened = cmsgpack.pack(opened) }) do
-      fields[#fields + 1], fields[#fields + 2] = name, value
-    end
-  end
-  redis.call('HSET', KEYS[1], unpack(fields))
+local function new_pool(key, spec, args)
+  return {
+    key = key, base = string.sub(key, 1, -6), spec = spec, edges = args.edges, lead = args.lead,
+    counts = {}, shared = {}, personal = {}, newcomers = {}, accounts = {},
+  }
 end
 
--- Reads the state and decides whether to trust it. Gives the gate as it was kept.
-local function read_state()
-  local kept = redis.call('HMGET', KEYS[1], 'run', 'seen', 'gate', 'epoch', 'cold', 'opened', 'ahead', 'since', 'settled')
-  seen, gate, ahead, since = tonumber(kept[2] or 0), tonumber(kept[3] or 0), tonumber(kept[7] or 0), tonumber(kept[8] or kept[2] or 0)
-  settled = tonumber(kept[9] or ahead)
-  local kept_gate = gate
-  epoch, cold = kept[4] or nil, kept[5] or nil
-  opened = kept[6] and cmsgpack.unpack(kept[6]) or {}
-  run = run_id()
-  local is_lost = kept[1] ~= run
-  if call.step and call.step.from == ahead then
-    ahead, is_changed = call.step.to, true
-    -- Several small steps that come to a large one too: calendars go by the clock as it was when the epoch began.
-    is_lost = is_lost or call.step.loses or math.abs(ahead - settled) > 3 * SECOND
-  end
-  told = clock(call.now) - ahead
-  now = told
-  if call.latest > 0 then
-    -- A question that was long on its way, or a clock that was set forward.
-    now = math.min(now, call.latest)
-    is_lost = is_lost or told > call.latest + SLACK / 2
-  elseif now < seen - SECOND / 250 then
-    -- Set back, and the asking worker does not know by how much: the gate stays closed as long as it would have been.
-    is_lost = true
-    if gate > 0 then gate = gate + now - seen end
-  end
-  -- Permits of before a loss are waited for by the caller's own clock.
-  if is_lost then seen = math.min(seen, now) end
-  now = math.max(now, seen)
-  if is_lost then
-    epoch, cold, opened, is_changed = nil, nil, {}, true
-    local own = redis.call('SMEMBERS', base .. 'own')
-    for i = 1, #own, 1000 do redis.call('UNLINK', unpack(own, i, math.min(i + 999, #own))) end
-    redis.call('DEL', base .. 'own')
-  end
-  return kept_gate
+-- What every script answers: how it went, the time, the epoch, the gate, how far the clock is ahead, and lists that depend on the script.
+local function reply(p, state, numbers, due, texts)
+  return { state, p.clock_time, p.epoch or p.cold or '', p.gate, p.ahead, numbers, due or {}, texts or {} }
 end
 
-local function key_of(name, tenant)
-  local key = base .. epoch .. ':' .. name
+local function key_of(p, name, tenant)
+  local key = p.base .. p.epoch .. ':' .. name
   return tenant == '' and key or key .. ':' .. tenant
 end
 
--- The number of calendar edges around now has to do for all that may be charged now.
-local function edges_fit()
-  for _, edges in ipairs(call.edges) do
-    local wall = now + ahead
-    if wall - spec.skew < edges[1] or wall + spec.longest + spec.skew >= edges[#edges] then return false end
+local function add_own(p, ...)
+  redis.call('SADD', p.base .. 'own', ...)
+end
+
+-- Ends the epoch: nothing of the pool is known from here on.
+local function end_epoch(p)
+  p.epoch, p.cold, p.opened, p.is_changed = nil, nil, {}, true
+  local own = redis.call('SMEMBERS', p.base .. 'own')
+  for i = 1, #own, 1000 do redis.call('UNLINK', unpack(own, i, math.min(i + 999, #own))) end
+  redis.call('DEL', p.base .. 'own')
+end
+
+-- Reads the state and decides whether to trust it.
+local function read_state(p, args)
+  local kept = redis.call('HMGET', p.key, 'run', 'seen', 'gate', 'epoch', 'cold', 'opened', 'ahead', 'since', 'settled')
+  p.seen, p.kept_gate, p.ahead = tonumber(kept[2] or 0), tonumber(kept[3] or 0), tonumber(kept[7] or 0)
+  p.since, p.settled = tonumber(kept[8] or kept[2] or 0), tonumber(kept[9] or p.ahead)
+  p.epoch, p.cold, p.gate = kept[4] or nil, kept[5] or nil, p.kept_gate
+  p.opened = kept[6] and cmsgpack.unpack(kept[6]) or {}
+  p.run = run_id()
+  local is_lost = kept[1] ~= p.run
+  if args.step and args.step.from == p.ahead then
+    p.ahead, p.is_changed = args.step.to, true
+    -- Several small steps may add up to a large one: calendars go by the clock as it was when the epoch began.
+    is_lost = is_lost or args.step.loses or math.abs(p.ahead - p.settled) > 3 * SECOND
+  end
+  p.clock_time = clock(args.now) - p.ahead
+  p.now = p.clock_time
+  if args.latest > 0 then
+    -- The request may have been on its way for long, or the clock was set forward.
+    p.now = math.min(p.now, args.latest)
+    is_lost = is_lost or p.clock_time > args.latest + SLACK / 2
+  elseif p.now < p.seen - SECOND / 250 then
+    -- The clock was set back, and the calling worker does not know by how much. The gate stays closed for as long as it would have been.
+    is_lost = true
+    if p.gate > 0 then p.gate = p.gate + p.now - p.seen end
+  end
+  -- The caller's own clock makes it wait for permits that were given before a loss.
+  if is_lost then p.seen = math.min(p.seen, p.now) end
+  p.now = math.max(p.now, p.seen)
+  if is_lost then end_epoch(p) end
+end
+
+-- Saves what this call has learnt: the time, the gate, the epoch. Writes nothing when there is nothing new.
+local function save_state(p)
+  if not p.is_changed and p.gate == p.kept_gate and p.now - p.seen < SECOND / 10 then return end
+  local fields = {
+    'run', p.run, 'seen', digits(p.now), 'since', digits(p.since), 'gate', digits(p.gate),
+    'ahead', digits(p.ahead), 'settled', digits(p.settled),
+  }
+  if p.is_changed then
+    redis.call('HDEL', p.key, 'epoch', 'cold', 'opened')
+    for name, value in pairs({ epoch = p.epoch, cold = p.cold, opened = cmsgpack.pack(p.opened) }) do
+      fields[#fields + 1], fields[#fields + 2] = name, value
+    end
+  end
+  redis.call('HSET', p.key, unpack(fields))
+end
+
+-- Closes the gate for so long, and tells every worker.
+local function close_gate(p, pause, channel)
+  p.gate = math.max(p.gate, p.now + pause)
+  redis.call('PUBLISH', channel, p.spec.pool .. ' ' .. digits(p.gate))
+end
+
+-- True when the calendar edges that the caller sent cover every time that may be charged now.
+local function edges_fit(p)
+  local wall = p.now + p.ahead
+  for _, edges in ipairs(p.edges) do
+    if wall - p.spec.skew < edges[1] or wall + p.spec.longest + p.spec.skew >= edges[#edges] then return false end
   end
   return true
 end
 
--- A count of a limit, by its number; loaded once. The tenant is '' for one of the whole pool. `k`: calls it may be charged.
-local function count_of(number, tenant, k)
+-- The count of a limit, by its number; loaded once. The tenant is '' for one of the whole pool. `k`: how many calls it may be charged.
+local function count_of(p, number, tenant, k)
   local id = number .. ':' .. tenant
-  if all[id] then return all[id] end
-  local limit = spec.limits[number]
+  if p.counts[id] then return p.counts[id] end
+  local limit = p.spec.limits[number]
   local shape = shapes[limit.kind]
-  local c = { shape = shape, number = number, tenant = tenant, key = key_of(limit.name, tenant) }
+  local c = { shape = shape, number = number, tenant = tenant, key = key_of(p, limit.name, tenant) }
   for name, value in pairs(limit) do c[name] = value end
-  c.edges, c.skew, c.ahead, c.opened = call.edges[limit.zone], spec.skew, ahead, opened[limit.name] or 0
-  -- What was used up at a cold start is forgotten like everything else.
-  if c.opened > 0 and c.opened + c.memory <= now then c.opened = 0 end
+  c.edges, c.skew, c.ahead, c.opened = p.edges[limit.zone], p.spec.skew, p.ahead, p.opened[limit.name] or 0
+  -- What a cold start used up is forgotten like every other call.
+  if c.opened > 0 and c.opened + c.memory <= p.now then c.opened = 0 end
   if shape.load then
     shape.load(c, k)
   else
@@ -113,57 +140,75 @@ local function count_of(number, tenant, k)
     c.is_new = not stored
     shape.read(c, stored and cmsgpack.unpack(stored))
   end
-  all[id] = c
+  p.counts[id] = c
   return c
 end
 
--- How long a key that belongs to a tenant is kept: rounded up, and the slack. A pool's own keys are kept for ever.
-local function keep(key, tenant, is_new, until_at)
+local function load_counts(p, k)
+  for number, limit in ipairs(p.spec.limits) do
+    if limit.per_tenant then
+      p.personal[#p.personal + 1] = number
+    else
+      p.shared[#p.shared + 1] = count_of(p, number, '', k)
+    end
+  end
+end
+
+-- A key of a tenant expires some time after `until_at`; one of the pool itself never does.
+local function keep_key(p, key, tenant, is_new, until_at)
   if tenant ~= '' then
-    redis.call('PEXPIRE', key, digits(math.ceil((math.max(until_at - now, 0) + SLACK) / 1000)))
+    redis.call('PEXPIRE', key, digits(math.ceil((math.max(until_at - p.now, 0) + SLACK) / 1000)))
   elseif is_new then
-    redis.call('SADD', base .. 'own', key)
+    add_own(p, key)
   end
 end
 
-local function save_count(c)
-  if c.shape.save then c.shape.save(c) else redis.call('SET', c.key, cmsgpack.pack(c.shape.write(c))) end
-  keep(c.key, c.tenant, c.is_new, c.edges and c.edges[#c.edges] + c.skew - ahead or now + spec.longest + c.memory)
-  if c.tenant ~= '' then
-    local tenants = key_of('tenants/' .. c.name, '')
-    if redis.call('ZADD', tenants, digits(now), c.tenant) == 1 then redis.call('SADD', base .. 'own', tenants) end
+-- Saves the counts that were charged. Whoever needs one after this loads it again.
+local function save_counts(p)
+  for _, c in pairs(p.counts) do
+    if c.is_charged then
+      if c.shape.save then c.shape.save(c) else redis.call('SET', c.key, cmsgpack.pack(c.shape.write(c))) end
+      local until_at = c.edges and c.edges[#c.edges] + c.skew - p.ahead or p.now + p.spec.longest + c.memory
+      keep_key(p, c.key, c.tenant, c.is_new, until_at)
+      if c.tenant ~= '' then
+        local tenants = key_of(p, 'tenants/' .. c.name, '')
+        if redis.call('ZADD', tenants, digits(p.now), c.tenant) == 1 then add_own(p, tenants) end
+      end
+    end
   end
+  p.counts, p.newcomers = {}, {}
 end
 
-local function save_counts()
-  for _, c in pairs(all) do
-    if c.is_charged then save_count(c) end
-  end
-end
-
-local function charge(c, at)
-  if c.is_new and c.tenant ~= '' and not c.is_charged then newcomers[c.number] = (newcomers[c.number] or 0) + 1 end
+local function charge(p, c, at)
+  if c.is_new and c.tenant ~= '' and not c.is_charged then p.newcomers[c.number] = (p.newcomers[c.number] or 0) + 1 end
   c.shape.charge(c, at)
   c.is_charged = true
 end
 
--- The newest permit: its time, what it had waited for, whose it was.
-local function newest()
-  local top = redis.call('LINDEX', key_of('recent', ''), -1)
+-- The newest permits, oldest first.
+local function recent_permits(p)
+  return redis.call('LRANGE', key_of(p, 'recent', ''), 0, -1)
+end
+
+-- The newest permit: its time, what made it wait, and its tenant.
+local function newest_permit(p)
+  local top = redis.call('LINDEX', key_of(p, 'recent', ''), -1)
   if not top then return 0, 0, '' end
   local at, by, tenant = string.match(top, '^(%d+) (%-?%d+) (.*)$')
   return tonumber(at), tonumber(by), tenant
 end
 
 -- The first slot that the gate, the newest permit and all limits of the pool allow, and what puts it off (0: nothing). Not before the answer
--- can have come: a permit that is late from the beginning would be of no use.
-local function next_slot(last, last_by)
-  local at, by = now + call.lead, 0
-  if last > 0 and last + spec.gap > at then at, by = last + spec.gap, last_by ~= 0 and last_by or spec.gap_by end
-  if gate > at then at, by = gate, GATE end
+-- can have arrived: a permit that is late from the beginning would be of no use.
+local function next_slot(p, last, last_by)
+  local at, by = p.now + p.lead, 0
+  if last > 0 and last + p.spec.gap > at then
+    at, by = last + p.spec.gap, last_by ~= 0 and last_by or p.spec.gap_by
+  end
+  if p.gate > at then at, by = p.gate, GATE end
   repeat
     local before = at
-    for _, c in ipairs(shared) do
+    for _, c in ipairs(p.shared) do
       local earliest = c.shape.earliest(c, at)
       if earliest > at then at, by = earliest, c.number end
     end
@@ -171,32 +216,32 @@ local function next_slot(last, last_by)
   return at, by
 end
 
--- How many more calls find room from a slot until then. Charges in memory only: the counts are of no use afterwards.
-local function room(at, until_at, most)
+-- How many more calls find room from a slot until then. Charges the loaded counts: they are of no use afterwards.
+local function room(p, at, until_at, most)
   local count = 0
   while count < most and at <= until_at do
     count = count + 1
-    for _, c in ipairs(shared) do c.shape.charge(c, at) end
-    at = next_slot(at, 0)
+    for _, c in ipairs(p.shared) do c.shape.charge(c, at) end
+    at = next_slot(p, at, 0)
   end
   return count
 end
 
--- True when no further tenant of this limit can be remembered. Those whose calls are forgotten make room.
-local function is_full(c)
-  local tenants, most = key_of('tenants/' .. c.name, ''), spec.most_tenants - (newcomers[c.number] or 0)
+-- True when no further tenant of this limit can be remembered. Tenants whose calls are forgotten make room.
+local function is_full(p, c)
+  local tenants, most = key_of(p, 'tenants/' .. c.name, ''), p.spec.most_tenants - (p.newcomers[c.number] or 0)
   if redis.call('ZCARD', tenants) < most then return false end
-  redis.call('ZREMRANGEBYSCORE', tenants, '-inf', digits(now - spec.longest - c.memory))
+  redis.call('ZREMRANGEBYSCORE', tenants, '-inf', digits(p.now - p.spec.longest - c.memory))
   return redis.call('ZCARD', tenants) >= most
 end
 
--- Until when the tenant's own limits forbid a call at `at`, and which does.
-local function tenant_wait(tenant, at, k)
+-- Until when the tenant's own limits forbid a call at `at`, and which limit does; nothing when none does.
+local function tenant_wait(p, tenant, at, k)
   local until_at, by
-  for _, number in ipairs(personal) do
-    local c = count_of(number, tenant, k)
+  for _, number in ipairs(p.personal) do
+    local c = count_of(p, number, tenant, k)
     local is_unknown = c.is_new and not c.is_charged
-    local earliest = is_unknown and is_full(c) and at + SECOND or c.shape.earliest(c, at)
+    local earliest = is_unknown and is_full(p, c) and at + SECOND or c.shape.earliest(c, at)
     if earliest > at and earliest >= (until_at or 0) then until_at, by = earliest, number end
   end
   return until_at, by

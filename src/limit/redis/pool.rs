@@ -1,51 +1,52 @@
-//! What one process knows of a pool in Redis: how it is asked for, its gate, and the permits it could hand back.
+//! What one process knows of a pool in Redis: its limits, the time there, its gate, and what has to be reported with the next script.
 //!
 //! Never decides when a call may go: the scripts do.
 
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicI64, Ordering},
     },
 };
 
 use super::{
-    call::{Heard, LOSING_STEP, Late, Line, Step, Undo},
+    args::{Late, Reply, Step, Undo},
+    offset::{LOSING_STEP, Offset},
     spec::{Edges, MICRO, Spec, edges, micros_up},
 };
 use crate::{
     clock::{Clock, Nanos, Time, nanos},
     limit::{
-        Before, Blocker, Key, Limit, Per, Permit, PoolLimits,
+        Blocker, Former, Key, Limit, Per, Permit, PoolLimits,
         ledger::Ledger,
         local::{lateness, tolerance},
-        past::{Former, still_matter},
+        past::{formers_on_timeline, still_matter},
         state::{MAX_RECENT, MS, SECOND},
     },
     store_error::StoreError,
 };
 
-/// Redis that is slower than this has trouble of its own.
+/// A Redis that is slower than this has trouble of its own.
 const LONGEST_LEAD: Nanos = SECOND / 4;
 
-pub(super) struct Pool {
+pub(super) struct RedisPool {
     pub(super) name: Arc<str>,
     pub(super) key: String,
-    terms: RwLock<Arc<Terms>>,
+    limits: RwLock<Arc<LimitSet>>,
     /// Closed until then, on our timeline: what the last look before a call reads.
     gate: AtomicI64,
-    /// The gate as this process closed it and Redis may not know yet.
-    untold: AtomicI64,
+    /// The gate as this process closed it, while Redis may not know it yet.
+    unsent_gate: AtomicI64,
     memory: Mutex<Memory>,
 }
 
-/// The limits of a pool as the scripts are told them. They may change between two questions, never within one.
-pub(super) struct Terms {
+/// The limits of a pool, and what the scripts need to know of them. They may change between two scripts, never within one.
+pub(super) struct LimitSet {
     /// Those of the whole pool first. The scripts go by their place here, counted from 1.
     pub(super) limits: Vec<Limit>,
-    /// What held before and may still matter, the newest first.
-    pub(super) formers: Vec<Former>,
+    /// What was in force before and may still matter, the newest first.
+    pub(super) formers: Vec<Former<Nanos>>,
     pub(super) ledgers: Vec<Ledger>,
     zones: Vec<Per>,
     pub(super) spec: String,
@@ -57,102 +58,100 @@ pub(super) struct Terms {
 
 #[derive(Default)]
 struct Memory {
-    /// What the last answers say of the time.
-    known: Option<Known>,
-    /// Redis' clock was set, and Redis does not know yet by how much.
+    timeline: Option<Timeline>,
+    /// Redis' clock was set, and the scripts do not know yet by how much.
     step: Option<Step>,
-    /// The newest permits of this process, and what Redis knows them by.
+    /// The newest permits of this process.
     given: VecDeque<Given>,
-    /// Those that were not used, and that Redis is to be told of: all of one epoch.
+    /// Permits that were not used, to be taken back: all of one epoch.
     unused: Vec<Undo>,
     unused_epoch: String,
     /// The late calls that Redis may not know of yet.
     late: Option<Late>,
-    /// How long answers take: the longest of late, of which each one that was faster takes an eighth away.
+    /// How long replies take: the slowest of late; each faster one takes an eighth off.
     slow: Nanos,
 }
 
-/// The pool's timeline as Redis has told it.
-struct Known {
-    line: Line,
+/// The pool's timeline, from the last replies.
+struct Timeline {
+    offset: Offset,
     epoch: String,
     /// How far Redis' clock is ahead of it, in microseconds.
     ahead: i64,
 }
 
+/// A permit, and its time on the pool's timeline.
 struct Given {
     at: Nanos,
     slot: i64,
     epoch: String,
 }
 
-impl Pool {
-    pub(super) fn new(prefix: &str, pool: PoolLimits, longest: Nanos, clock: &Clock) -> Pool {
-        let now = clock.nanos();
-        let former = |before: Before| Former { until: clock.nanos_at(before.until).min(now), limits: before.limits };
-        let formers = still_matter(pool.before.into_iter().map(former).collect(), &pool.limits, now);
-        Pool {
+impl RedisPool {
+    pub(super) fn new(prefix: &str, pool: PoolLimits, longest: Nanos, clock: &Clock) -> RedisPool {
+        let formers = formers_on_timeline(pool.formers, &pool.limits, clock, clock.nanos());
+        RedisPool {
             key: format!("{prefix}:{{{}}}:state", pool.pool),
-            terms: RwLock::new(Arc::new(Terms::new(&pool.pool, pool.limits, formers, longest))),
+            limits: RwLock::new(Arc::new(LimitSet::new(&pool.pool, pool.limits, formers, longest))),
             name: pool.pool,
             gate: AtomicI64::new(Nanos::MIN),
-            untold: AtomicI64::new(Nanos::MIN),
+            unsent_gate: AtomicI64::new(Nanos::MIN),
             memory: Mutex::default(),
         }
     }
 
-    /// What time it is on the pool's timeline, if Redis has told us before: no later than it is.
+    /// What time it is on the pool's timeline, if that is known: no later than it is.
     pub(super) fn time_at(&self, now: Nanos) -> Option<i64> {
-        self.memory().known.as_ref().map(|known| known.line.redis_at(now))
+        self.memory().timeline.as_ref().map(|timeline| timeline.offset.redis_at(now))
     }
 
-    /// The latest that it can be, the epoch, and how far Redis' clock is ahead, a step that it is to be told of included.
+    /// The latest time that it can be, the epoch, and how far Redis' clock is ahead, with a step that is still to be reported.
     pub(super) fn expected(&self, now: Nanos) -> Option<(i64, String, i64)> {
         let memory = self.memory();
-        let known = memory.known.as_ref()?;
-        let ahead = memory.step.map_or(known.ahead, |step| step.to);
-        Some((known.line.latest_at(now), known.epoch.clone(), ahead))
+        let timeline = memory.timeline.as_ref()?;
+        let ahead = memory.step.map_or(timeline.ahead, |step| step.to);
+        Some((timeline.offset.latest_at(now), timeline.epoch.clone(), ahead))
     }
 
     pub(super) fn step(&self) -> Option<Step> {
         self.memory().step
     }
 
-    /// A process that knows nothing of the time goes by what the book has: its first reading was of another timeline.
+    /// A process that knows no timeline goes by what the book has. Its first reading was of another timeline.
     pub(super) fn adopt(&self, from: i64, to: i64) {
         if from != to {
             let memory = &mut *self.memory();
-            (memory.known, memory.step) = (None, Some(Step { from, to, loses: false }));
+            (memory.timeline, memory.step) = (None, Some(Step { from, to, loses: false }));
         }
     }
 
-    pub(super) fn terms(&self) -> Arc<Terms> {
-        self.terms.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn limits(&self) -> Arc<LimitSet> {
+        self.limits.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn set_limits(&self, limits: Vec<Limit>, longest: Nanos, now: Nanos) {
-        let mut terms = self.terms.write().unwrap_or_else(PoisonError::into_inner);
-        let mut formers = vec![Former { limits: terms.limits.clone(), until: now }];
-        formers.extend(terms.formers.iter().cloned());
+        let mut known = self.limits.write().unwrap_or_else(PoisonError::into_inner);
+        let mut formers = vec![Former { limits: known.limits.clone(), until: now }];
+        formers.extend(known.formers.iter().cloned());
         let formers = still_matter(formers, &limits, now);
-        *terms = Arc::new(Terms::new(&self.name, limits, formers, longest));
+        *known = Arc::new(LimitSet::new(&self.name, limits, formers, longest));
     }
 
-    /// An answer took so long.
+    /// A reply took so long.
     pub(super) fn note_took(&self, took: Nanos) {
         let slow = &mut self.memory().slow;
         *slow = took.max(*slow - *slow / 8);
     }
 
-    /// How far ahead a permit has to lie to be in time when the answer has come; 0 while Redis is fast enough for that not to matter.
-    pub(super) fn lead(&self, terms: &Terms) -> Nanos {
+    /// How far ahead a permit has to lie to be in time when the reply arrives; 0 while Redis is fast enough for that not to matter.
+    pub(super) fn lead(&self, limits: &LimitSet) -> Nanos {
         let slow = self.memory().slow;
-        if slow > terms.tolerance / 2 { slow.min(LONGEST_LEAD) } else { 0 }
+        if slow > limits.tolerance / 2 { slow.min(LONGEST_LEAD) } else { 0 }
     }
 
-    /// When it is in Redis is known less exactly than a permit may be late, as answers take so long.
+    /// Replies take longer than a permit may be late: the time in Redis is not known exactly enough.
     pub(super) fn too_slow(&self) -> StoreError {
-        let (slow, allowed) = (self.memory().slow, self.terms().lateness);
+        let (slow, allowed) = (self.memory().slow, self.limits().lateness);
         let ms = |nanos: Nanos| nanos as f64 / MS as f64;
         StoreError::Unavailable(format!(
             "Redis takes {:.1} ms to answer, but the guards of pool {:?} leave {:.1} ms for that. Give its limits guard = \"{:.0}ms\", or bring Redis nearer",
@@ -163,15 +162,15 @@ impl Pool {
         ))
     }
 
-    /// Takes a reading of the time, and gives the line to go by. `epoch`: of an answer that counts; nothing while the state is not open, when
-    /// nobody else can have noted a step.
-    pub(super) fn note_time(&self, reading: Line, ahead: i64, epoch: Option<&str>) -> Line {
+    /// Takes a reading of the time, and gives the offset to go by. `epoch`: of a pool that is open; nothing of another, in whose state nobody
+    /// else can have noted a step.
+    pub(super) fn note_time(&self, reading: Offset, ahead: i64, epoch: Option<&str>) -> Offset {
         let memory = &mut *self.memory();
-        let known = memory.known.as_ref();
-        // Another worker has noted a step, or opened another epoch: its timeline holds.
-        let is_other = |known: &&Known| epoch.is_some_and(|epoch| known.ahead != ahead || known.epoch != epoch);
-        let (line, by) = match known.filter(|known| !is_other(known)) {
-            Some(known) => known.line.follow(reading),
+        let known = memory.timeline.as_ref();
+        // Another worker has reported a step, or opened another epoch: its timeline counts.
+        let is_other = |known: &&Timeline| epoch.is_some_and(|epoch| known.ahead != ahead || known.epoch != epoch);
+        let (offset, by) = match known.filter(|known| !is_other(known)) {
+            Some(known) => known.offset.follow(reading),
             None => (reading, 0),
         };
         memory.step = (by != 0).then(|| Step { from: ahead, to: ahead + by, loses: by.abs() > LOSING_STEP });
@@ -179,24 +178,24 @@ impl Pool {
             tracing::warn!(pool = %self.name, by_ms = by / 1_000, ahead_ms = step.to / 1_000, "Redis' clock was set; limits are kept");
         }
         let epoch = epoch.map_or_else(|| known.map_or(String::new(), |known| known.epoch.clone()), str::to_owned);
-        memory.known = Some(Known { line, epoch, ahead });
-        line
+        memory.timeline = Some(Timeline { offset, epoch, ahead });
+        offset
     }
 
-    /// Takes what every answer carries.
-    pub(super) fn note(&self, heard: &Heard, epoch_before: &str) {
+    /// Notes the gate that every reply carries. `epoch_before`: the one that this process knew when it sent the request.
+    pub(super) fn note_reply(&self, reply: &Reply, epoch_before: &str) {
         // Rather too early than too late: the permits after the gate must not look as if they were before it.
-        self.gate.fetch_max(heard.line.never_late(heard.gate), Ordering::AcqRel);
-        if !epoch_before.is_empty() && epoch_before != heard.epoch {
+        self.gate.fetch_max(reply.offset.never_late(reply.gate), Ordering::AcqRel);
+        if !epoch_before.is_empty() && epoch_before != reply.epoch {
             // Redis has lost its state, and the gate with it.
-            self.untold.fetch_max(self.gate(), Ordering::AcqRel);
+            self.unsent_gate.fetch_max(self.gate(), Ordering::AcqRel);
         }
     }
 
-    /// Somebody has closed the gate. A process that never spoke with Redis holds no permits that it could stop.
+    /// Another process has closed the gate. Without a timeline this process has no permits that it could stop.
     pub(super) fn note_gate(&self, gate: i64) {
-        if let Some(known) = &self.memory().known {
-            self.gate.fetch_max(known.line.never_late(gate), Ordering::AcqRel);
+        if let Some(timeline) = &self.memory().timeline {
+            self.gate.fetch_max(timeline.offset.never_late(gate), Ordering::AcqRel);
         }
     }
 
@@ -206,38 +205,38 @@ impl Pool {
 
     pub(super) fn close_gate(&self, until: Nanos) {
         self.gate.fetch_max(until, Ordering::AcqRel);
-        self.untold.fetch_max(until, Ordering::AcqRel);
+        self.unsent_gate.fetch_max(until, Ordering::AcqRel);
     }
 
-    /// The gate that Redis has to be told about.
-    pub(super) fn untold(&self) -> Option<Nanos> {
-        Some(self.untold.load(Ordering::Acquire)).filter(|until| *until > Nanos::MIN)
+    /// The gate that still has to be sent to Redis.
+    pub(super) fn unsent_gate(&self) -> Option<Nanos> {
+        Some(self.unsent_gate.load(Ordering::Acquire)).filter(|until| *until > Nanos::MIN)
     }
 
-    pub(super) fn told(&self, until: Nanos) {
-        // If it was closed for longer meanwhile, that is still to be told.
-        let _ = self.untold.compare_exchange(until, Nanos::MIN, Ordering::AcqRel, Ordering::Acquire);
+    pub(super) fn note_gate_sent(&self, until: Nanos) {
+        // If it was closed for longer meanwhile, that still has to be sent.
+        let _ = self.unsent_gate.compare_exchange(until, Nanos::MIN, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    pub(super) fn permit(&self, terms: &Terms, heard: &Heard, slot: i64, tenant: &Arc<str>) -> Permit {
-        let at = heard.line.never_early(slot);
-        let late_after = heard.line.never_late(slot).saturating_add(terms.lateness);
+    pub(super) fn permit(&self, limits: &LimitSet, reply: &Reply, slot: i64, tenant: &Arc<str>) -> Permit {
+        let at = reply.offset.never_early(slot);
+        let late_after = reply.offset.never_late(slot).saturating_add(limits.lateness);
         let mut memory = self.memory();
         if memory.given.len() >= MAX_RECENT {
             memory.given.pop_front();
         }
-        memory.given.push_back(Given { at, slot, epoch: heard.epoch.clone() });
-        let on_time_until = heard.line.never_late(slot).saturating_add(terms.tolerance);
+        memory.given.push_back(Given { at, slot, epoch: reply.epoch.clone() });
+        let on_time_until = reply.offset.never_late(slot).saturating_add(limits.tolerance);
         Permit { pool: self.name.clone(), tenant: tenant.clone(), at, on_time_until, late_after }
     }
 
-    /// The call with the permit at `at` goes out `late`; the questions from here on tell of it, until one is answered.
+    /// The call with the permit at `at` went out `late`. Every request reports that from here on, until one is answered.
     pub(super) fn note_late(&self, at: Nanos, late: Nanos) {
         let memory = &mut *self.memory();
         let same = memory.given.iter().rev().find(|given| given.at == at);
-        // One that is not known any more is older than all that are.
+        // A permit that is not known any more is older than all that are.
         let Some(given) = same.or(memory.given.front()) else { return };
-        // Of several, as if the newest had been as late as the latest.
+        // Several are reported as if the newest had been as late as the latest.
         let before = memory.late.unwrap_or(Late { at: given.slot, by: 0 });
         memory.late = Some(Late { at: before.at.max(given.slot), by: before.by.max(micros_up(late)) });
     }
@@ -246,16 +245,16 @@ impl Pool {
         self.memory().late
     }
 
-    pub(super) fn told_late(&self, late: Option<Late>) {
-        // If there were others meanwhile, that is still to be told; what Redis hears twice puts off once.
-        self.memory().late.take_if(|untold| Some(*untold) == late);
+    pub(super) fn note_late_sent(&self, sent: Option<Late>) {
+        // If there were others meanwhile, they still have to be sent. A report that arrives twice puts off once.
+        self.memory().late.take_if(|late| Some(*late) == sent);
     }
 
-    /// Notes permits that were not used, for the next question to tell of; says whether they are many by now. Those of an epoch that is
-    /// over are forgotten in Redis anyway.
+    /// Notes permits that were not used, for the next request; says whether they are many by now. Those of an epoch that is over are
+    /// forgotten in Redis anyway.
     pub(super) fn note_unused(&self, permits: &[Permit]) -> bool {
         let memory = &mut *self.memory();
-        let Some(Known { epoch, .. }) = &memory.known else { return false };
+        let Some(Timeline { epoch, .. }) = &memory.timeline else { return false };
         if memory.unused_epoch != *epoch {
             memory.unused.clear();
             memory.unused_epoch.clone_from(epoch);
@@ -278,26 +277,26 @@ impl Pool {
         !self.memory().unused.is_empty()
     }
 
-    /// The epoch of the permits to tell of, and what Redis knows them by.
+    /// The permits to take back, and their epoch.
     pub(super) fn take_unused(&self) -> (String, Vec<Undo>) {
         let memory = &mut *self.memory();
         (memory.unused_epoch.clone(), std::mem::take(&mut memory.unused))
     }
 
-    /// A panic under the lock leaves at worst a permit that cannot be handed back.
-    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+    /// A panic under the lock leaves at worst a permit that cannot be taken back.
+    fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Terms {
-    fn new(pool: &str, limits: Vec<Limit>, formers: Vec<Former>, longest: Nanos) -> Terms {
+impl LimitSet {
+    fn new(pool: &str, limits: Vec<Limit>, formers: Vec<Former<Nanos>>, longest: Nanos) -> LimitSet {
         let (shared, tenants): (Vec<_>, Vec<_>) = limits.into_iter().partition(|limit| limit.key == Key::Vendor);
         let limits: Vec<Limit> = shared.into_iter().chain(tenants).collect();
         let (spec, ledgers, zones) = Spec::new(pool, &limits, longest);
         let lateness = limits.iter().map(lateness).min().unwrap_or(Nanos::MAX);
         let tolerance = limits.iter().map(tolerance).min().unwrap_or(Nanos::MAX);
-        Terms { spec: spec.json(), lateness, tolerance, limits, formers, ledgers, zones }
+        LimitSet { spec: spec.json(), lateness, tolerance, limits, formers, ledgers, zones }
     }
 
     /// The calendar edges around this wall time.
@@ -305,7 +304,7 @@ impl Terms {
         self.zones.iter().map(|per| edges(per, redis_now.saturating_mul(MICRO))).collect()
     }
 
-    /// Who makes wait, by its number in an answer. A number of limits of before is nobody's by now.
+    /// What makes a call wait, by its number in a reply. A number of earlier limits is nobody's by now.
     pub(super) fn blocker(&self, by: i64) -> Option<Blocker> {
         match usize::try_from(by) {
             Ok(0) => None,
@@ -317,13 +316,13 @@ impl Terms {
     }
 }
 
-/// Spends that ended before this matter to nobody. The book counts in Redis's time.
+/// Spends that ended before this matter to nobody. The book counts in Redis' time.
 pub(super) fn forgotten_before(redis: i64, retention: Nanos) -> Time {
     let oldest = redis.saturating_mul(MICRO).saturating_sub(retention).saturating_sub(60 * SECOND);
     Time(oldest.div_euclid(MS))
 }
 
-/// Of a duration, for the scripts.
+/// A duration, for the scripts.
 pub(super) fn micros(duration: std::time::Duration) -> i64 {
     nanos(duration).div_euclid(MICRO)
 }

@@ -21,13 +21,11 @@ use super::{
     spec::MICRO,
 };
 use crate::{
+    book::{Book, Charge, Spend},
     clock::{Clock, Nanos, Time},
     limit::Answer,
     redis_link::{Redis, script},
-    store::{
-        StoreError,
-        book::{Book, Charge, Spend},
-    },
+    store_error::StoreError,
 };
 
 /// A script is run so often with the history that it asks for, or with other calendar edges.

@@ -1,18 +1,18 @@
 -- The arithmetic of src/limit/rule/mod.rs, shape by shape, in microseconds. A differential test holds both to the same permits.
 --
--- A count is loaded once per call, asked and charged in memory, and saved once. `earliest` and `charge` never look back: permits of a
--- pool never go backwards, so a time that was passed stays passed. `opened` is when a count that starts cold counts as used up (0: empty).
+-- A count is loaded once per call, read and charged in memory, and saved once. `earliest` and `charge` never look back: permits of a
+-- pool never go backwards, so a time that was passed stays passed. `opened`: a count that starts cold counts as used up at that time (0: empty).
 
 local shapes = {}
 
 -- Paced and bucket: { theoretical arrival time, the pace it was made with, newest call }.
-shapes.even = {
+shapes.gcra = {
   read = function(c, stored)
     c.tat = stored and stored[1] or (c.opened > 0 and c.opened + c.every * c.burst or 0)
     c.newest = stored and stored[3] or 0
     local every = stored and stored[2] or c.every
     if every == c.every or c.tat <= 0 then return end
-    -- Another N: what was in the bucket at the newest call stays in it, and leaves it at the new pace.
+    -- N has changed: what was in the bucket at the newest call stays in it, and leaves it at the new pace.
     local from = math.min(c.newest, c.tat - every) -- a call that was undone is not the newest
     c.tat, c.newest = from + math.ceil((c.tat - from) / every) * c.every, from
   end,
@@ -25,7 +25,7 @@ shapes.even = {
 
 -- Window, exact: a list of times. Its first element is no call that counts but the newest one forgotten: nothing goes before
 -- that + T'. So cutting the list from the left moves the floor by itself.
-shapes.ring = {
+shapes.exact = {
   load = function(c, k)
     local length = redis.call('LLEN', c.key)
     c.is_new, c.len = length == 0, math.max(length - 1, 0)
@@ -96,7 +96,7 @@ shapes.parts = {
   charge = function(c, at)
     local ends_at = math.floor(at / c.len) * c.len + c.len
     c.left = c.left + 1
-    -- At the end, or before sub-windows whose calls were all handed back.
+    -- At the end, or before sub-windows whose calls were all taken back.
     local i = #c.parts - 1
     while i > 1 and c.parts[i] > ends_at do i = i - 2 end
     if i > 1 and c.parts[i] == ends_at then
@@ -124,8 +124,8 @@ shapes.parts = {
   end,
 }
 
--- The periods around now that a call at `at` counts in: its own, and a neighbour whose edge is within the skew. Given by their
--- number among the edges; a time beyond the edges counts nowhere, and no permit is given that far ahead.
+-- The periods around now that a call at `at` counts in, by their numbers among the edges: its own, and a neighbour whose edge is within the
+-- skew. A time beyond the edges counts nowhere, and no permit is given that far ahead.
 local function touched(edges, skew, at)
   for i = 1, #edges - 1 do
     if edges[i] <= at and at < edges[i + 1] then

@@ -13,7 +13,7 @@ use crate::{
     clock::{Clock, Nanos, nanos},
     limit::state::{MS, SECOND},
     redis_link::{Redis, script},
-    store::StoreError,
+    store_error::StoreError,
 };
 
 /// A share is renewed no sooner than this: while it is too small, and while it suffices.

@@ -1,4 +1,4 @@
-//! A pool as the scripts are told it: numbers in microseconds, names of what is counted, and the calendar edges around now.
+//! A pool as the scripts know it: numbers in microseconds, names of what is counted, and the calendar edges around now.
 //!
 //! Pure: never talks to Redis, and derives nothing that [`rule`] does not.
 
@@ -10,13 +10,13 @@ use crate::{
         Key, Limit, Per,
         calendar::{SKEW, period_at},
         ledger::{Ledger, SUB_WINDOWS, history_names},
-        rule::{self, Count, Terms},
+        rule::{self, Count, Method},
         state::{DURABLE_FROM, MAX_RECENT, SECOND},
         tenants::MAX_TENANTS,
     },
 };
 
-/// Redis tells the time in whole microseconds.
+/// Redis' clock counts whole microseconds.
 pub(super) const MICRO: Nanos = 1_000;
 
 /// Numbers in a script are doubles, exact up to here.
@@ -59,8 +59,8 @@ struct LimitSpec {
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum ShapeSpec {
-    Even { every: i64, burst: u64 },
-    Ring { window: i64, keep: usize },
+    Gcra { every: i64, burst: u64 },
+    Exact { window: i64, keep: usize },
     Parts { window: i64, len: i64, most: usize },
     Calendar,
 }
@@ -107,19 +107,19 @@ impl Spec {
 
 impl LimitSpec {
     fn new(name: String, limit: &Limit, count: &Count, ledgers: &mut Vec<Ledger>, zones: &mut Vec<Per>) -> LimitSpec {
-        let shape = match count.terms() {
-            Terms::Even { every, burst } => ShapeSpec::Even { every: micros_up(every), burst },
-            Terms::Ring { window, kept } => ShapeSpec::Ring { window: micros_up(window), keep: kept },
-            Terms::Parts { window, len, kept } => {
+        let shape = match count.method() {
+            Method::Gcra { every, burst } => ShapeSpec::Gcra { every: micros_up(every), burst },
+            Method::Exact { window, kept } => ShapeSpec::Exact { window: micros_up(window), keep: kept },
+            Method::Parts { window, len, kept } => {
                 ShapeSpec::Parts { window: micros_up(window), len: micros_up(len), most: kept }
             }
-            Terms::Calendar => ShapeSpec::Calendar,
+            Method::Calendar => ShapeSpec::Calendar,
         };
         let is_short = count.memory().is_some_and(|memory| memory <= DURABLE_FROM);
-        let memory = match count.terms() {
-            Terms::Even { every, burst } => every.saturating_mul(i64::try_from(burst).unwrap_or(i64::MAX)),
-            Terms::Ring { window, .. } | Terms::Parts { window, .. } => window,
-            Terms::Calendar => 32 * 86_400 * SECOND, // longer than any month, with the skew
+        let memory = match count.method() {
+            Method::Gcra { every, burst } => every.saturating_mul(i64::try_from(burst).unwrap_or(i64::MAX)),
+            Method::Exact { window, .. } | Method::Parts { window, .. } => window,
+            Method::Calendar => 32 * 86_400 * SECOND, // longer than any month, with the skew
         };
         LimitSpec {
             name,

@@ -21,14 +21,15 @@ use std::{borrow::Cow, collections::VecDeque};
 pub use self::together::{gap, room, slot, slots};
 use super::{
     Key, Limit, Per, Shape,
-    calendar::{self, Period, SKEW, period_at},
+    calendar::{self, Period, SKEW},
 };
 use crate::clock::{Nanos, nanos};
 
+mod begin;
 mod together;
 
-/// Sub-windows of a window too large to keep every call's time. A call is held up to one sub-window longer than needed, so the share
-/// used is `PARTS/(PARTS + 1)`. With a guard of 0.5 %: 128 parts would use 98.7 %; 256 use 99.1 %, for 4 KiB.
+/// Sub-windows of a window too large to keep every call's time. A call counts for up to one sub-window too long, so the share used
+/// is `PARTS/(PARTS + 1)`. With a guard of 0.5 %: 128 parts would use 98.7 %; 256 use 99.1 %, for 4 KiB.
 pub const PARTS: usize = 256;
 
 /// Calls whose exact times are kept: for a limit of the whole pool, and for one of a tenant, of whom there are many.
@@ -51,16 +52,15 @@ pub struct Count {
     calls: u64,
     /// T', unused by calendars.
     window: Nanos,
-    state: State,
+    state: Remembered,
 }
 
 #[derive(Debug, Clone)]
-enum State {
-    /// Paced and bucket: the theoretical arrival time, and when the newest call goes: what a new pace counts from. `before` is what both
-    /// were, and at which pace, before it changed; nothing since another call.
-    Even { every: Nanos, burst: u64, tat: Nanos, newest: Nanos, before: Option<Before> },
+enum Remembered {
+    /// Paced and bucket: one call each `every`, after a burst.
+    Gcra { every: Nanos, burst: u64, debt: Debt },
     /// Window, exact: the times of the newest calls, in order. Nothing goes before `floor`: what was forgotten counts until then.
-    Ring { times: VecDeque<Nanos>, floor: Nanos },
+    Exact { times: VecDeque<Nanos>, floor: Nanos },
     /// Window, in sub-windows of `len`: those with calls, in order, and their sum.
     Parts { len: Nanos, parts: VecDeque<Part>, sum: u64, floor: Nanos },
     /// Calendar: periods with calls, and the neighbours of the newest so that their edges are looked up once. Periods are of wall time, which
@@ -68,9 +68,10 @@ enum State {
     Calendar { per: Per, periods: VecDeque<Period>, ahead: Nanos },
 }
 
-/// A theoretical arrival time, the newest call, and the pace that they were made with.
+/// What was charged to a paced or bucket limit: its theoretical arrival time, the newest call, and the pace that both were charged at. The pace
+/// of the limit may have changed since.
 #[derive(Debug, Clone, Copy)]
-struct Before {
+struct Debt {
     tat: Nanos,
     newest: Nanos,
     every: Nanos,
@@ -82,11 +83,11 @@ struct Part {
     calls: u64,
 }
 
-/// What a count derives from its limit: all that a script needs to keep the same count.
+/// How a count remembers calls, with the numbers that it derives from its limit: all that a script needs to keep the same count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Terms {
-    Even { every: Nanos, burst: u64 },
-    Ring { window: Nanos, kept: usize },
+pub(super) enum Method {
+    Gcra { every: Nanos, burst: u64 },
+    Exact { window: Nanos, kept: usize },
     Parts { window: Nanos, len: Nanos, kept: usize },
     Calendar,
 }
@@ -101,20 +102,20 @@ impl Count {
     pub fn on_grid(limit: &Limit, tick: Nanos) -> Count {
         let calls = limit.calls.max(1);
         let Per::Rolling(period) = &limit.per else {
-            let state = State::Calendar { per: limit.per.clone(), periods: VecDeque::new(), ahead: 0 };
+            let state = Remembered::Calendar { per: limit.per.clone(), periods: VecDeque::new(), ahead: 0 };
             return Count { calls, window: 0, state };
         };
         let window = round_up(nanos(*period).saturating_add(nanos(limit.guard)).max(1), tick);
         let exact = if limit.key == Key::Tenant { EXACT_PER_TENANT } else { EXACT };
         let state = match limit.shape {
-            Shape::Paced => even(calls, window, 1, tick),
-            Shape::Bucket { burst } => even(calls, window, burst, tick),
+            Shape::Paced => gcra(calls, window, 1, tick),
+            Shape::Bucket { burst } => gcra(calls, window, burst, tick),
             Shape::Window | Shape::Calendar if calls <= exact => {
-                State::Ring { times: VecDeque::new(), floor: Nanos::MIN }
+                Remembered::Exact { times: VecDeque::new(), floor: Nanos::MIN }
             }
             Shape::Window | Shape::Calendar => {
                 let len = round_up(div_ceil(window, PARTS as u64), tick);
-                State::Parts { len, parts: VecDeque::new(), sum: 0, floor: Nanos::MIN }
+                Remembered::Parts { len, parts: VecDeque::new(), sum: 0, floor: Nanos::MIN }
             }
         };
         Count { calls, window, state }
@@ -123,12 +124,14 @@ impl Count {
     /// The first time at or after `t` when one more call may go.
     pub fn earliest(&self, t: Nanos) -> Nanos {
         match &self.state {
-            State::Even { every, burst, tat, .. } => t.max(tat.saturating_sub(times(*every, burst - 1))),
-            State::Ring { times, floor } => {
+            Remembered::Gcra { every, burst, debt } => {
+                t.max(debt.at_pace(*every).tat.saturating_sub(times(*every, burst - 1)))
+            }
+            Remembered::Exact { times, floor } => {
                 let nth = times.len().checked_sub(size(self.calls)).map(|i| times[i].saturating_add(self.window));
                 t.max(*floor).max(nth.unwrap_or(t))
             }
-            State::Parts { parts, sum, floor, .. } => {
+            Remembered::Parts { parts, sum, floor, .. } => {
                 let (mut left, mut free_at) = (*sum, t.max(*floor));
                 for part in parts {
                     if left < self.calls {
@@ -139,7 +142,7 @@ impl Count {
                 }
                 free_at
             }
-            State::Calendar { per, periods, ahead } => {
+            Remembered::Calendar { per, periods, ahead } => {
                 calendar::earliest(per, periods, self.calls, t.saturating_add(*ahead)).saturating_sub(*ahead)
             }
         }
@@ -149,20 +152,16 @@ impl Count {
     pub fn charge(&mut self, at: Nanos) {
         let calls = size(self.calls);
         match &mut self.state {
-            State::Even { every, tat, newest, before, .. } => {
-                *tat = (*tat).max(at).saturating_add(*every);
-                *newest = (*newest).max(at);
-                *before = None;
-            }
-            State::Ring { times, floor } => {
+            Remembered::Gcra { every, debt, .. } => *debt = debt.at_pace(*every).plus(at, 1),
+            Remembered::Exact { times, floor } => {
                 insert_sorted(times, at);
                 forget_oldest(times, floor, kept(calls), self.window);
             }
-            State::Parts { len, .. } => {
+            Remembered::Parts { len, .. } => {
                 let end = part_end(at, *len);
                 self.add_part(end, 1);
             }
-            State::Calendar { per, periods, ahead } => {
+            Remembered::Calendar { per, periods, ahead } => {
                 let at = at.saturating_add(*ahead);
                 for start in calendar::touched(per, periods, at).into_iter().flatten().map(|p| p.start) {
                     calendar::remember(per, periods, start).calls += 1;
@@ -176,31 +175,31 @@ impl Count {
         }
     }
 
-    /// Takes back a call that was charged at `at` and never made. What cannot be taken back exactly stays charged: of an even limit
-    /// only the newest call can be, because those after it were spaced from it.
+    /// Takes back a call that was charged at `at` and never made. What cannot be taken back exactly stays charged: of a paced or bucket limit
+    /// only the newest call can be, because later ones were spaced from it.
     pub fn undo(&mut self, at: Nanos, is_newest: bool) {
         match &mut self.state {
             // The time before was at most this: earlier calls may look later than they were, never earlier.
-            State::Even { every, tat, before, .. } => {
+            Remembered::Gcra { every, debt, .. } => {
+                *debt = debt.at_pace(*every);
                 if is_newest {
-                    *tat = tat.saturating_sub(*every);
+                    debt.tat = debt.tat.saturating_sub(*every);
                 }
-                *before = None;
             }
-            State::Ring { times, .. } => {
+            Remembered::Exact { times, .. } => {
                 let next = times.partition_point(|t| *t <= at);
                 if let Some(i) = next.checked_sub(1).filter(|i| times[*i] == at) {
                     times.remove(i);
                 }
             }
-            State::Parts { len, parts, sum, .. } => {
+            Remembered::Parts { len, parts, sum, .. } => {
                 let end = part_end(at, *len);
                 if let Some(part) = parts.iter_mut().rev().find(|p| p.end == end && p.calls > 0) {
                     part.calls -= 1;
                     *sum -= 1;
                 }
             }
-            State::Calendar { per, periods, ahead } => {
+            Remembered::Calendar { per, periods, ahead } => {
                 let at = at.saturating_add(*ahead);
                 for start in calendar::touched(per, periods, at).into_iter().flatten().map(|p| p.start) {
                     let period = calendar::remember(per, periods, start);
@@ -210,240 +209,80 @@ impl Count {
         }
     }
 
-    /// The newest calls went out late: those to come are to be later by this. Only an even limit can tell; the others have to do with the guard.
+    /// The newest calls went out late: later ones are put off by this. Only paced and bucket limits can do that; for others the guard has to do.
     pub fn put_off(&mut self, by: Nanos) {
-        if let State::Even { tat, before, .. } = &mut self.state {
-            (*tat, *before) = (tat.saturating_add(by), None);
-        }
-    }
-
-    /// After a restart: `calls` calls are known only to have been made by `ends_at` (for a calendar: in the period that ends then).
-    /// They count as made at that very time. Call in the order of `ends_at`, before the first charge.
-    pub fn restore(&mut self, ends_at: Nanos, calls: u64) {
-        if calls == 0 {
-            return;
-        }
-        let kept = kept(size(self.calls));
-        match &mut self.state {
-            State::Even { every, burst, tat, newest, before } => {
-                *before = None;
-                // However many calls: what was allowed to go by then never left a debt of more than the whole bucket.
-                let spent = (*tat).max(ends_at).saturating_add(times(*every, calls));
-                *tat = spent.min(ends_at.saturating_add(times(*every, *burst))).max(*tat);
-                *newest = (*newest).max(ends_at);
-            }
-            State::Ring { times, floor } => {
-                // Those beyond what is kept are gone at once, which moves the floor.
-                for _ in 0..calls.min(kept as u64 + 1) {
-                    insert_sorted(times, ends_at);
-                }
-                forget_oldest(times, floor, kept, self.window);
-            }
-            State::Parts { .. } => self.add_part(ends_at, calls),
-            State::Calendar { per, periods, .. } => {
-                let period = calendar::remember(per, periods, ends_at.saturating_sub(1));
-                period.calls = period.calls.saturating_add(calls);
-            }
-        }
-    }
-
-    /// `calls` calls were made by `at`, under whatever limits: unlike with [`Count::restore`], more than this limit would have allowed may be
-    /// among them, and an even limit pays them off one by one. Call in the order of `at`, before the first charge.
-    pub(super) fn made(&mut self, at: Nanos, calls: u64) {
-        match &mut self.state {
-            State::Even { every, tat, newest, .. } => {
-                *tat = (*tat).max(at).saturating_add(times(*every, calls));
-                *newest = (*newest).max(at);
-            }
-            State::Calendar { ahead, .. } => {
-                let ends_at = at.saturating_add(*ahead).saturating_add(1);
-                self.restore(ends_at, calls);
-            }
-            State::Ring { .. } | State::Parts { .. } => self.restore(at, calls),
-        }
-    }
-
-    /// Calls before this matter to nothing from `now` on.
-    pub(super) fn matters_from(&self, now: Nanos) -> Nanos {
-        match &self.state {
-            State::Calendar { per, ahead, .. } => {
-                period_at(per, now.saturating_add(*ahead).saturating_sub(SKEW)).0.saturating_sub(*ahead)
-            }
-            _ => now.saturating_sub(self.window),
-        }
-    }
-
-    /// Wall time is so far ahead of the timeline, and was for all calls so far. Only calendars go by it.
-    pub(super) fn believe(&mut self, to: Nanos) {
-        if let State::Calendar { ahead, .. } = &mut self.state {
-            *ahead = to;
-        }
-    }
-
-    /// The wall clock was set, and is `to` ahead of the timeline from now on: these are all the calls that matter. Only calendars go by it.
-    pub(super) fn recount(&mut self, to: Nanos, calls: impl Iterator<Item = Nanos>) {
-        let State::Calendar { periods, ahead, .. } = &mut self.state else { return };
-        periods.clear();
-        *ahead = to;
-        calls.for_each(|at| self.charge(at));
-    }
-
-    /// The same where the times of the calls are not known (see [`calendar::moved`]).
-    pub(super) fn step(&mut self, to: Nanos, now: Nanos) {
-        let State::Calendar { per, periods, ahead } = &mut self.state else { return };
-        let by = to.saturating_sub(*ahead);
-        *ahead = to;
-        for moved in calendar::moved(per, periods, by, now.saturating_add(to)) {
-            calendar::remember(per, periods, moved.start).calls = moved.calls;
-        }
-    }
-
-    /// The state of a process that knows nothing of the one before it: as if all calls had been made at `at`.
-    pub fn fill(&mut self, at: Nanos) {
-        self.restore(at, self.calls);
-    }
-
-    /// When a whole bucket was used up at once and nothing was called since; of counts that were filled and never charged.
-    pub(super) fn used_up_at(&self) -> Option<Nanos> {
-        match &self.state {
-            State::Even { newest, .. } => Some(*newest).filter(|at| *at > Nanos::MIN),
-            _ => None,
+        if let Remembered::Gcra { every, debt, .. } = &mut self.state {
+            *debt = debt.at_pace(*every);
+            debt.tat = debt.tat.saturating_add(by);
         }
     }
 
     /// Calls that count now.
     pub fn used(&self, now: Nanos) -> u64 {
         match &self.state {
-            State::Even { every, burst, tat, .. } => {
-                let debt = u64::try_from(tat.saturating_sub(now)).unwrap_or(0);
-                debt.div_ceil(every.unsigned_abs()).min(*burst)
+            Remembered::Gcra { every, burst, debt } => {
+                let left = u64::try_from(debt.at_pace(*every).tat.saturating_sub(now)).unwrap_or(0);
+                left.div_ceil(every.unsigned_abs()).min(*burst)
             }
-            State::Ring { times, .. } => {
+            Remembered::Exact { times, .. } => {
                 let old = times.partition_point(|at| at.saturating_add(self.window) <= now);
                 (times.len() - old) as u64
             }
-            State::Parts { parts, .. } => {
+            Remembered::Parts { parts, .. } => {
                 parts.iter().filter(|p| p.end.saturating_add(self.window) > now).map(|p| p.calls).sum()
             }
-            State::Calendar { per, periods, ahead } => calendar::find(per, periods, now.saturating_add(*ahead)).calls,
+            Remembered::Calendar { per, periods, ahead } => {
+                calendar::find(per, periods, now.saturating_add(*ahead)).calls
+            }
         }
     }
 
     /// True when nothing charged so far can matter at or after `now`: the same as a new count.
     pub fn is_idle(&self, now: Nanos) -> bool {
         match &self.state {
-            State::Even { tat, .. } => *tat <= now,
-            State::Ring { times, floor } => {
+            Remembered::Gcra { every, debt, .. } => debt.at_pace(*every).tat <= now,
+            Remembered::Exact { times, floor } => {
                 *floor <= now && times.back().is_none_or(|at| at.saturating_add(self.window) <= now)
             }
-            State::Parts { floor, .. } => *floor <= now && self.used(now) == 0,
-            State::Calendar { periods, ahead, .. } => {
+            Remembered::Parts { floor, .. } => *floor <= now && self.used(now) == 0,
+            Remembered::Calendar { periods, ahead, .. } => {
                 periods.iter().all(|p| p.calls == 0 || p.end.saturating_add(SKEW) <= now.saturating_add(*ahead))
             }
-        }
-    }
-
-    /// What a script keeps of this, in microseconds (see `redis/shapes.lua`).
-    pub(super) fn stored(&self) -> Vec<i64> {
-        let micros = |at: Nanos| at.max(0).div_euclid(1_000);
-        match &self.state {
-            State::Even { every, tat, newest, .. } => vec![micros(*tat), micros(*every), micros(*newest)],
-            State::Ring { times, floor } => {
-                let forgotten = if *floor > Nanos::MIN { micros(floor.saturating_sub(self.window)) } else { 0 };
-                std::iter::once(forgotten).chain(times.iter().map(|at| micros(*at))).collect()
-            }
-            State::Parts { parts, floor, .. } => {
-                let parts =
-                    parts.iter().flat_map(|part| [micros(part.end), i64::try_from(part.calls).unwrap_or(i64::MAX)]);
-                std::iter::once(micros(*floor)).chain(parts).collect()
-            }
-            State::Calendar { periods, .. } => {
-                let used = periods.iter().filter(|period| period.calls > 0);
-                used.flat_map(|p| [micros(p.start), i64::try_from(p.calls).unwrap_or(i64::MAX)]).collect()
-            }
-        }
-    }
-
-    /// The time at which a count that begins as used up would be no sooner free than this one, in microseconds; 0 for one that is free.
-    pub(super) fn used_up_since(&self) -> i64 {
-        let at = match &self.state {
-            State::Even { every, burst, tat, .. } => tat.saturating_sub(times(*every, *burst)),
-            State::Ring { times, floor } => {
-                times.back().copied().unwrap_or(Nanos::MIN).max(floor.saturating_sub(self.window))
-            }
-            State::Parts { parts, floor, .. } => {
-                parts.back().map_or(Nanos::MIN, |part| part.end).max(floor.saturating_sub(self.window))
-            }
-            State::Calendar { .. } => Nanos::MIN,
-        };
-        at.max(0).div_euclid(1_000)
-    }
-
-    /// Has nothing charged any more.
-    pub(super) fn forget(&mut self) {
-        match &mut self.state {
-            State::Even { tat, newest, before, .. } => (*tat, *newest, *before) = (Nanos::MIN, Nanos::MIN, None),
-            State::Ring { times, floor } => {
-                times.clear();
-                *floor = Nanos::MIN;
-            }
-            State::Parts { parts, sum, floor, .. } => {
-                parts.clear();
-                (*sum, *floor) = (0, Nanos::MIN);
-            }
-            State::Calendar { periods, .. } => periods.clear(),
         }
     }
 
     /// How long a call can matter to this limit; `None` for calendars, where the period decides.
     pub fn memory(&self) -> Option<Nanos> {
         match &self.state {
-            State::Even { every, burst: 1, .. } => Some(*every),
-            State::Calendar { .. } => None,
+            Remembered::Gcra { every, burst: 1, .. } => Some(*every),
+            Remembered::Calendar { .. } => None,
             _ => Some(self.window),
         }
     }
 
-    /// The same history under another N (or burst). `fresh` has it, and counts the same calls in the same way.
-    /// What an even limit still had in its bucket at its newest call stays in it, and leaves it at the new pace.
-    pub(super) fn retuned(mut self, fresh: &Count) -> Count {
-        self.calls = fresh.calls;
-        if let (State::Even { every, burst, tat, newest, before }, State::Even { every: new, burst: new_burst, .. }) =
-            (&mut self.state, &fresh.state)
-        {
-            if *tat > Nanos::MIN && every != new {
-                // From what it was at the last call, so that of several changes in a row only the last counts.
-                let was = before.unwrap_or(Before { tat: *tat, newest: *newest, every: *every });
-                (*tat, *newest, *before) = was.at_pace(*new);
-            }
-            (*every, *burst) = (*new, *new_burst);
-        }
-        self
-    }
-
-    /// In which way calls are remembered: counts of different kinds cannot take over from each other. Nor can those of another burst: what
-    /// one bucket had used up another may have left.
+    /// How calls are remembered: a count of another kind cannot go on with this one. Nor can a bucket of another burst: what this one has used up
+    /// the other may have left.
     pub(super) fn kind(&self) -> Cow<'static, str> {
         match &self.state {
-            State::Even { burst: 1, .. } => "paced".into(),
-            State::Even { burst, .. } => format!("bucket of {burst}").into(),
-            State::Ring { .. } => "ring".into(),
-            State::Parts { .. } => "parts".into(),
-            State::Calendar { .. } => "calendar".into(),
+            Remembered::Gcra { burst: 1, .. } => "paced".into(),
+            Remembered::Gcra { burst, .. } => format!("bucket of {burst}").into(),
+            Remembered::Exact { .. } => "exact".into(),
+            Remembered::Parts { .. } => "parts".into(),
+            Remembered::Calendar { .. } => "calendar".into(),
         }
     }
 
-    pub(super) fn terms(&self) -> Terms {
+    pub(super) fn method(&self) -> Method {
         match &self.state {
-            State::Even { every, burst, .. } => Terms::Even { every: *every, burst: *burst },
-            State::Ring { .. } => Terms::Ring { window: self.window, kept: kept(size(self.calls)) },
-            State::Parts { len, .. } => Terms::Parts { window: self.window, len: *len, kept: KEPT_PARTS },
-            State::Calendar { .. } => Terms::Calendar,
+            Remembered::Gcra { every, burst, .. } => Method::Gcra { every: *every, burst: *burst },
+            Remembered::Exact { .. } => Method::Exact { window: self.window, kept: kept(size(self.calls)) },
+            Remembered::Parts { len, .. } => Method::Parts { window: self.window, len: *len, kept: KEPT_PARTS },
+            Remembered::Calendar { .. } => Method::Calendar,
         }
     }
 
     fn add_part(&mut self, end: Nanos, calls: u64) {
-        let State::Parts { parts, sum, floor, .. } = &mut self.state else { return };
+        let Remembered::Parts { parts, sum, floor, .. } = &mut self.state else { return };
         *sum = sum.saturating_add(calls);
         let i = parts.partition_point(|p| p.end < end);
         match parts.get_mut(i) {
@@ -458,25 +297,35 @@ impl Count {
     }
 }
 
-impl Before {
-    /// The theoretical arrival time and the newest call at another pace, and this.
-    fn at_pace(self, every: Nanos) -> (Nanos, Nanos, Option<Before>) {
-        if every == self.every {
-            return (self.tat, self.newest, None);
+impl Debt {
+    fn none(every: Nanos) -> Debt {
+        Debt { tat: Nanos::MIN, newest: Nanos::MIN, every }
+    }
+
+    /// The same at another pace: what the newest call left in the bucket stays in it, and leaves it at that pace.
+    fn at_pace(self, every: Nanos) -> Debt {
+        if every == self.every || self.tat == Nanos::MIN {
+            return Debt { every, ..self };
         }
         let from = self.newest.min(self.tat.saturating_sub(self.every)); // a call that was undone is not the newest
         let left = self.tat.abs_diff(from).div_ceil(self.every.unsigned_abs());
-        (from.saturating_add(times(every, left)), from, Some(self))
+        Debt { tat: from.saturating_add(times(every, left)), newest: from, every }
+    }
+
+    /// With this many more calls, made by `at`.
+    fn plus(self, at: Nanos, calls: u64) -> Debt {
+        let tat = self.tat.max(at).saturating_add(times(self.every, calls));
+        Debt { tat, newest: self.newest.max(at), ..self }
     }
 }
 
-fn even(calls: u64, window: Nanos, burst: u64, tick: Nanos) -> State {
+fn gcra(calls: u64, window: Nanos, burst: u64, tick: Nanos) -> Remembered {
     let burst = burst.clamp(1, calls);
     let every = round_up(div_ceil(window, calls - burst + 1), tick);
-    State::Even { every, burst, tat: Nanos::MIN, newest: Nanos::MIN, before: None }
+    Remembered::Gcra { every, burst, debt: Debt::none(every) }
 }
 
-/// Times kept of a ring of N.
+/// How many times an exact window of N keeps.
 fn kept(calls: usize) -> usize {
     calls + calls.min(UNDOABLE)
 }

@@ -1,10 +1,10 @@
 //! What several limits allow together: the next slot, how far apart calls are, and how many fit.
 //!
-//! Never charges anything: what lies ahead is reckoned on copies.
+//! Never charges anything: it computes on copies.
 
 use std::collections::VecDeque;
 
-use super::{Count, State, size, times};
+use super::{Count, Remembered, size, times};
 use crate::{
     clock::{Nanos, nanos},
     limit::{
@@ -13,11 +13,11 @@ use crate::{
     },
 };
 
-/// Where calls may come in a burst they are this far apart all the same: a burst in one instant waits in line at the vendor's door, and
-/// whoever is counted late there is counted into the next window. Never so far that N calls would take more than half a window.
+/// Calls of a burst are this far apart: a burst in one instant would queue at the vendor, and a call that the vendor counts late is counted into
+/// the next window. Never so far that N calls would take more than half a window.
 const LEAST_GAP: Nanos = 1_000_000;
 
-/// The first time at or after `t` that all these limits allow, and which of them put it off last.
+/// The first time at or after `t` that all these limits allow, and which of them decides it.
 pub fn slot(counts: &[Count], t: Nanos) -> (Nanos, Option<usize>) {
     let (mut at, mut by) = (t, None);
     loop {
@@ -34,7 +34,7 @@ pub fn slot(counts: &[Count], t: Nanos) -> (Nanos, Option<usize>) {
     }
 }
 
-/// How far apart any two calls under these limits are at least, and by which of them: whole ticks, 0 where none lets them come in a burst.
+/// How far apart any two calls under these limits are at least, and because of which limit: whole ticks, 0 where none allows a burst.
 pub fn gap(limits: &[Limit], tick: Nanos) -> (Nanos, Option<usize>) {
     let bursts = limits.iter().enumerate().filter_map(|(i, limit)| match (&limit.per, limit.shape) {
         (Per::Rolling(period), Shape::Window | Shape::Bucket { .. }) => {
@@ -86,17 +86,17 @@ pub fn slots(counts: &[Count], gap: Nanos, from: Nanos, until: Nanos, most: usiz
     slots
 }
 
-/// A count some calls further on, without copying a ring: the calls ahead are the same for all limits of the pool.
+/// A count some calls further on, without copying the times: the calls ahead are the same for all limits of the pool.
 enum Ahead<'a> {
-    Ring { calls: usize, window: Nanos, times: &'a VecDeque<Nanos>, floor: Nanos },
+    Exact { calls: usize, window: Nanos, times: &'a VecDeque<Nanos>, floor: Nanos },
     Own(Count),
 }
 
 impl Ahead<'_> {
     fn new(count: &Count) -> Ahead<'_> {
         match &count.state {
-            State::Ring { times, floor } => {
-                Ahead::Ring { calls: size(count.calls), window: count.window, times, floor: *floor }
+            Remembered::Exact { times, floor } => {
+                Ahead::Exact { calls: size(count.calls), window: count.window, times, floor: *floor }
             }
             _ => Ahead::Own(count.clone()),
         }
@@ -105,7 +105,7 @@ impl Ahead<'_> {
     fn earliest(&self, t: Nanos, slots: &[Nanos]) -> Nanos {
         match self {
             Ahead::Own(count) => count.earliest(t),
-            Ahead::Ring { calls, window, times, floor } => {
+            Ahead::Exact { calls, window, times, floor } => {
                 let nth = (times.len() + slots.len()).checked_sub(*calls);
                 let nth = nth.map(|i| times.get(i).copied().unwrap_or_else(|| slots[i - times.len()]));
                 t.max(*floor).max(nth.map_or(t, |at| at.saturating_add(*window)))
@@ -124,7 +124,7 @@ impl Count {
     /// E, when this limit is nothing but a pace.
     fn pace(&self) -> Option<Nanos> {
         match &self.state {
-            State::Even { every, burst: 1, .. } => Some(*every),
+            Remembered::Gcra { every, burst: 1, .. } => Some(*every),
             _ => None,
         }
     }
@@ -133,18 +133,19 @@ impl Count {
     fn is_free(&self, from: Nanos, until: Nanos, most: usize) -> bool {
         let calls = size(self.calls);
         match &self.state {
-            State::Even { every, burst, tat, .. } => {
-                let after = (*tat).max(from).saturating_add(times(*every, most.saturating_sub(1) as u64));
+            Remembered::Gcra { every, burst, debt } => {
+                let after =
+                    debt.at_pace(*every).tat.max(from).saturating_add(times(*every, most.saturating_sub(1) as u64));
                 after.saturating_sub(times(*every, burst - 1)) <= from
             }
-            State::Ring { times, .. } => {
+            Remembered::Exact { times, .. } => {
                 most <= calls
                     && (times.len() + most)
                         .checked_sub(calls + 1)
                         .is_none_or(|i| times[i].saturating_add(self.window) <= from)
             }
-            State::Parts { .. } => self.used(from).saturating_add(most as u64) <= self.calls,
-            State::Calendar { per, periods, ahead } => {
+            Remembered::Parts { .. } => self.used(from).saturating_add(most as u64) <= self.calls,
+            Remembered::Calendar { per, periods, ahead } => {
                 let (from, until) = (from.saturating_add(*ahead), until.saturating_add(*ahead));
                 let period = calendar::find(per, periods, from);
                 period.calls.saturating_add(most as u64) <= self.calls

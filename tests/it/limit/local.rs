@@ -354,9 +354,9 @@ fn a_burst_that_one_limit_allowed_counts_under_the_one_that_takes_its_place() {
                 Phase { from: Nanos::MIN, left: Nanos::MIN, limits: vec![from.clone()] },
                 Phase { from: clock.nanos(), left: clock.nanos(), limits: vec![to.clone()] },
             ];
-            let before = vec![Before { limits: vec![from.clone()], until: clock.now() }];
+            let formers = vec![Former { limits: vec![from.clone()], until: clock.now() }];
             let local = if by_restart {
-                open_after(std::slice::from_ref(to), before, &clock, &book).await
+                open_after(std::slice::from_ref(to), formers, &clock, &book).await
             } else {
                 local.set_limits("acme", vec![to.clone()]).await.unwrap();
                 local

@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use fetchgate::{
     book::{Book, Charge, Filed, LimitsOnRecord, LiveLimits, Pause, Spend},
     clock::{Clock, Nanos, Time, nanos},
-    limit::{Answer, Before, Key, Limit, Per, Permit, PoolLimits, Shape, local::Local},
+    limit::{Answer, Former, Key, Limit, Per, Permit, PoolLimits, Shape, local::Local},
     store::StoreError,
 };
 
@@ -157,8 +157,8 @@ pub(crate) async fn open(limits: &[Limit], clock: &Clock, book: &Arc<MemoryBook>
 }
 
 /// The same after others were in force.
-pub(crate) async fn open_after(limits: &[Limit], before: Vec<Before>, clock: &Clock, book: &Arc<MemoryBook>) -> Local {
-    let pool = PoolLimits { pool: "acme".into(), limits: limits.to_vec(), before };
+pub(crate) async fn open_after(limits: &[Limit], formers: Vec<Former>, clock: &Clock, book: &Arc<MemoryBook>) -> Local {
+    let pool = PoolLimits { pool: "acme".into(), limits: limits.to_vec(), formers };
     Local::open(vec![pool], clock.clone(), book.clone()).await.unwrap()
 }
 

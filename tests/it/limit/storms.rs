@@ -116,7 +116,7 @@ struct World {
     closed: Vec<(Nanos, Nanos)>,
     phases: Vec<Phase>,
     /// What a service has on record of its former limits, the newest first.
-    before: Vec<Before>,
+    formers: Vec<Former>,
     ahead: Nanos,
     right_from: Nanos,
     random: u64,
@@ -139,7 +139,7 @@ impl World {
             fired,
             closed,
             phases,
-            before: Vec::new(),
+            formers: Vec::new(),
             ahead: 0,
             right_from: Nanos::MIN,
             random: seed,
@@ -181,22 +181,22 @@ impl World {
         self.held.clear();
         self.closed.clear();
         self.book.away.store(false, Ordering::Relaxed);
-        self.local = open_after(&self.limits, self.before.clone(), &self.clock, &self.book).await;
+        self.local = open_after(&self.limits, self.formers.clone(), &self.clock, &self.book).await;
     }
 
     async fn change(&mut self, limit: usize, to: Limit, by_restart: bool) {
         self.fire(self.clock.nanos());
-        let before = Before { limits: self.limits.clone(), until: Time(self.clock.now().0 + 1) };
+        let former = Former { limits: self.limits.clone(), until: Time(self.clock.now().0 + 1) };
         let limit = limit % self.limits.len();
         let mut limits = self.limits.clone();
         limits[limit] = to;
         if by_restart {
             self.limits = limits;
-            self.before.insert(0, before);
+            self.formers.insert(0, former);
             self.restart().await;
         } else if self.local.set_limits("acme", limits.clone()).await.is_ok() {
             self.limits = limits;
-            self.before.insert(0, before);
+            self.formers.insert(0, former);
         }
         // Calls of before may still be on their way, and permits of before may still be used.
         let held = self.held.iter().map(|permit| permit.late_after.min(permit.at + SECOND / 2) + SECOND / 8);

@@ -6,7 +6,7 @@ use fetchgate::{
     api::App,
     clock::Clock,
     config::{self, Config},
-    in_force::{Expected, FOLLOW_DEAF},
+    in_force::{Expected, FOLLOW_WITHOUT_MESSAGES},
     roles::Roles,
     service::{Listeners, Service},
     shutdown::Shutdown,
@@ -73,7 +73,7 @@ impl Site {
 
 async fn lay(app: &App, limits: &str) {
     let limits = config::parse_limits(limits).expect("limits");
-    assert!(app.limits.lay(&*app.limiter, "one", &Expected::Any, Some(&limits)).await.expect("the book is there"));
+    assert!(app.limits.set_live(&*app.limiter, "one", &Expected::Any, Some(&limits)).await.expect("the book is there"));
 }
 
 async fn end(app: &App) {
@@ -112,7 +112,7 @@ async fn what_one_process_changes_the_others_follow_at_once() {
         })
         .await;
     }
-    assert!(here.limits.lay(&*here.limiter, "one", &Expected::Any, None).await.expect("the book is there"));
+    assert!(here.limits.set_live(&*here.limiter, "one", &Expected::Any, None).await.expect("the book is there"));
     sees(&there, "40/s", || {}).await;
     let stricter = site.actor(r#"["20/s"]"#, "all").await;
     sees(&there, "20/s", || {}).await;
@@ -130,7 +130,7 @@ async fn what_is_not_heard_the_others_follow_when_they_look() {
         let (there, here) = (site.follower(listens).await, site.actor(r#"["40/s"]"#, speaks).await);
         for limit in ["60/s", "50/s"] {
             lay(&here, &format!("[\"{limit}\"]")).await;
-            sees(&there, limit, || site.clock.advance(FOLLOW_DEAF)).await;
+            sees(&there, limit, || site.clock.advance(FOLLOW_WITHOUT_MESSAGES)).await;
         }
         end(&here).await;
         there.stop().await;

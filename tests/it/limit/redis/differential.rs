@@ -24,7 +24,7 @@ impl Pair {
 
     /// Both limiters, when nothing is left of their cold starts: these are not the same.
     async fn open(scene: &Scene) -> (Local, RedisLimiter) {
-        let pool = PoolLimits { pool: "acme".into(), limits: scene.limits.clone(), before: Vec::new() };
+        let pool = PoolLimits { pool: "acme".into(), limits: scene.limits.clone(), formers: Vec::new() };
         let rust = Local::open_on_grid(vec![pool], scene.clock.clone(), scene.book.copy(), MICRO).await.unwrap();
         let lua = scene.warm().await;
         advance(&scene.clock, 600 * SECOND);

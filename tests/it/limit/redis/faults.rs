@@ -74,7 +74,7 @@ impl Storm {
 
     /// One of the limits is another from here on, in all processes.
     async fn change(&mut self) {
-        self.scene.before.insert(0, Before { limits: self.scene.limits.clone(), until: self.scene.clock.now() });
+        self.scene.formers.insert(0, Former { limits: self.scene.limits.clone(), until: self.scene.clock.now() });
         let i = self.random.usize(0..self.scene.limits.len());
         self.scene.limits[i] = limits(&mut self.random).remove(0);
         for process in &self.processes {

@@ -19,7 +19,7 @@ use crate::support::servers;
 
 /// One process's limiter for the pool and vendor `acme`.
 fn process(redis: &Redis, prefix: &str, limits: &[Limit], clock: &Clock, book: &Arc<MemoryBook>) -> RedisLimiter {
-    let pool = PoolLimits { pool: "acme".into(), limits: limits.to_vec(), before: Vec::new() };
+    let pool = PoolLimits { pool: "acme".into(), limits: limits.to_vec(), formers: Vec::new() };
     process_for(redis, prefix, pool, clock, book)
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Scene {
     prefix: String,
     limits: Vec<Limit>,
     /// The limits of before, the newest first, as a process that begins reads them in the store.
-    before: Vec<Before>,
+    formers: Vec<Former>,
     pub(super) clock: Clock,
     book: Arc<MemoryBook>,
 }
@@ -54,14 +54,14 @@ impl Scene {
             redis: servers::redis().link(),
             prefix: servers::prefix(),
             limits: limits.to_vec(),
-            before: Vec::new(),
+            formers: Vec::new(),
             clock: Clock::manual(START),
             book: shared_book(),
         }
     }
 
     fn process(&self) -> RedisLimiter {
-        let pool = PoolLimits { pool: "acme".into(), limits: self.limits.clone(), before: self.before.clone() };
+        let pool = PoolLimits { pool: "acme".into(), limits: self.limits.clone(), formers: self.formers.clone() };
         process_for(&self.redis, &self.prefix, pool, &self.clock, &self.book)
     }
 
