@@ -42,19 +42,19 @@ pub(super) struct Ledger {
     pub(super) accounts: HashMap<Arc<str>, VecDeque<Sub>>,
     /// How far wall time is ahead of the timeline: calendar periods are of wall time.
     pub(super) ahead: Nanos,
-    /// The calendar period of the newest call, so that its edges are looked up once.
+    /// The calendar period of the newest call, so that its edges are computed once.
     period: (Nanos, Nanos),
     sweep_at: usize,
 }
 
-/// What to write into the book: whose sub-window, its name there, and its calls.
+/// What to write to the book: the tenant and name of each sub-window, and its calls.
 pub(super) type Changes = Vec<(Arc<str>, Time, u64)>;
 
 /// One sub-window.
 pub(super) struct Sub {
-    /// On the limiter's timeline, or in wall time for a calendar; calls before it and not before the one before it are in here.
+    /// On the limiter's timeline, or in wall time for a calendar. Its calls were made before this, and not before the end of the previous one.
     pub(super) end: Nanos,
-    /// In the `Book`, where it is this sub-window's name.
+    /// The same in the `Book`, where it is the sub-window's name.
     pub(super) ends_at: Time,
     pub(super) used: u64,
     /// Durable in the `Book`: never less than `used`.
@@ -63,7 +63,7 @@ pub(super) struct Sub {
 
 impl Ledger {
     pub(super) fn new(limit: &Limit) -> Ledger {
-        // The whole window, even for a pace: the next config may say window.
+        // The whole window even for a paced limit: the next config may make it a window.
         let memory = match &limit.per {
             Per::Rolling(period) => nanos(*period).saturating_add(nanos(limit.guard)),
             _ => CALENDAR_MEMORY,

@@ -22,10 +22,10 @@ use crate::{
 /// Entries for the calls of one former limit at most; more calls share one.
 const MOST_ENTRIES: i64 = 4_096;
 
-/// Calendar periods that are looked back at.
+/// Calendar periods that are looked back at most.
 const MOST_PERIODS: usize = 64;
 
-/// Changes that are looked back at.
+/// Former limits that are looked back at most.
 const MOST_FORMERS: usize = 8;
 
 /// Calls that former limits allowed may lie so much later than their change: permits are for times up to half a second ahead, and another
@@ -102,7 +102,7 @@ impl Rows {
 }
 
 impl Past<'_> {
-    /// Charges all this to a count of N that has nothing yet.
+    /// Charges all this to a count of N that is still empty.
     pub(super) fn charge(&self, count: &mut Count, n: u64, now: Nanos) {
         let from = count.matters_from(now).saturating_sub(self.late_by);
         let (known_since, mut calls) = self.earlier(from, n);
@@ -115,7 +115,7 @@ impl Past<'_> {
         }
     }
 
-    /// Bounds the calls between `from` and the recorded ones. Before the time that it gives nothing is known.
+    /// Bounds the calls between `from` and the recorded ones. Also gives the time before which nothing is known.
     fn earlier(&self, from: Nanos, most: u64) -> (Nanos, Calls) {
         let (mut known_since, mut calls) = (self.recorded_since, Calls::new());
         for (i, former) in self.formers.iter().enumerate() {
@@ -153,7 +153,7 @@ impl Past<'_> {
         in_book.unwrap_or_else(|| evenly(span, every, each, newest, most))
     }
 
-    /// The book has the period of now. Each before it may have been used up, by its end.
+    /// The book has the current period. Each earlier one may have been used up, by its end.
     fn bound_by_calendar(&self, limit: &Limit, (from, until): Span) -> Calls {
         let start_of = |at: Nanos| period_at(&limit.per, at.saturating_add(self.ahead)).0.saturating_sub(self.ahead);
         let mut start = start_of(until);
@@ -174,7 +174,7 @@ fn evenly((from, until): Span, every: Nanos, each: u64, newest: u64, wanted: u64
     let mut calls = vec![(until, newest)];
     let mut k = 1;
     while k <= times {
-        // The latest of those that share an entry stands for all.
+        // Those that share an entry all count as made when the latest was.
         let n = together.min(times - k + 1);
         calls.push((until.saturating_sub(every.saturating_mul(k)), each.saturating_mul(n.unsigned_abs())));
         k += n;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::clock::Nanos;
 
-/// Tenants of one limit with calls that still matter. One more has to wait until somebody's are forgotten.
+/// Tenants of one limit with calls that still matter. One more has to wait until the calls of another are forgotten.
 pub const MAX_TENANTS: usize = 10_000;
 
 /// A limit that each tenant has for itself.
@@ -32,7 +32,7 @@ impl TenantLimit {
         TenantLimit { limit, tick, fresh, counts: HashMap::new(), sweep_at, next_sweep: Nanos::MIN }
     }
 
-    /// What a tenant has of whom nothing is known but that it may have used up everything by then.
+    /// For a tenant of which nothing is known, except that it may have used up everything by then.
     pub(super) fn used_up(&self, at: Nanos) -> Count {
         let mut count = Count::on_grid(&self.limit, self.tick);
         count.fill(at);
@@ -60,7 +60,7 @@ impl TenantLimit {
         self.counts.insert(tenant.clone(), count);
     }
 
-    /// True when no further tenant can be tracked. Drops those whose calls are forgotten, when that is worth looking for.
+    /// True when no further tenant can be tracked. Drops tenants whose calls are forgotten, but does not look for them too often.
     fn is_full(&mut self, now: Nanos) -> bool {
         if self.counts.len() >= self.sweep_at && now >= self.next_sweep {
             self.counts.retain(|_, count| !count.is_idle(now));
