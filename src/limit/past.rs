@@ -123,7 +123,7 @@ impl Past<'_> {
                 break;
             }
             let begun = self.formers.get(i + 1).map_or(Nanos::MIN, |older| older.until);
-            // Both limits may have allowed the calls around a change: each is asked about them.
+            // Both sets of limits may have allowed the calls around a change: each of them bounds these.
             let span = (begun.max(from), self.recorded_since.min(former.until.saturating_add(OUTLASTS)));
             let bounds = former.limits.iter().filter(|limit| limit.key == Key::Vendor || self.tenant.is_some());
             let bounds = bounds.map(|limit| self.bound(limit, span, most));
