@@ -108,12 +108,13 @@ impl Storm {
                 let wishes: Vec<Arc<str>> =
                     (0..self.random.usize(1..wanted)).map(|_| tenant(&mut self.random)).collect();
                 let until = self.scene.in_ms(self.random.i64(0..900));
-                let answers = self.processes[who].reserve("acme", &wishes, until).await;
-                let Ok(answers) = answers else {
-                    assert!(self.scene.book.away.load(Ordering::Relaxed));
-                    return;
+                let given = match self.processes[who].reserve("acme", &wishes, until).await {
+                    Ok(answers) => permits(answers),
+                    Err(error) => {
+                        assert!(self.scene.book.away.load(Ordering::Relaxed), "{error}");
+                        return;
+                    }
                 };
-                let given = permits(answers);
                 if let (Some(first), Some(last)) = (given.first(), given.last()) {
                     self.say(&format!(
                         "{who} is given {} from {} to {}",
