@@ -93,7 +93,7 @@ impl fmt::Display for Place {
 pub(super) fn form(path: &str) -> &'static str {
     // Keys inside a breaker have names that mean something else elsewhere: vendors.NAME.breaker.open.
     if path.split('.').nth(2) == Some("breaker") {
-        return r#"{ failed = 0.9, calls = 20, within = "30s", open = "10s" }"#;
+        return r#"{ failed = 0.9, calls = 5, within = "30s", open = "10s" }, or false to turn it off"#;
     }
     let name = path.rsplit('.').next().unwrap_or(path);
     match name.split('[').next().unwrap_or(name) {

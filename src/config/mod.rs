@@ -131,7 +131,7 @@ pub struct Vendor {
     /// A failure inside a 2xx answer or a callback.
     pub failed: Option<Match>,
     pub clean: Clean,
-    /// When it is not called because most calls fail.
+    /// When it is not called because most calls fail; `None`: it always is.
     pub breaker: Option<Terms>,
 }
 

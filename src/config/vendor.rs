@@ -158,7 +158,10 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
     let rate_headers =
         optional(raw.rate_headers.as_ref(), |raw| rate_headers(cx, &whole.key("rate_headers"), raw.get_ref()));
     let clean = clean(cx, whole);
-    let breaker = optional(raw.breaker.as_ref(), |raw| breaker::breaker(cx, &whole.key("breaker"), raw, timeout?));
+    let breaker = match &raw.breaker {
+        raw::Breaker::Off => Some(None),
+        raw::Breaker::Table(table) => breaker::breaker(cx, &whole.key("breaker"), table, timeout).map(Some),
+    };
     if let Some(Kind::Sync) = kind {
         refuse_for_sync(cx, whole);
     }
