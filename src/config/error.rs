@@ -107,7 +107,7 @@ pub(super) fn form(path: &str) -> &'static str {
         }
         "retention" => r#"a duration such as "7d""#,
         "per" => r#"a duration such as "1m", or "day" or "month""#,
-        "retry" => r#"{ attempts = 5, first = "200ms", max = "1m" }"#,
+        "retry" => r#"{ attempts = 16, first = "1s", max = "10m" }"#,
         "webhook" => r#"{ verify = "none" }, say"#,
         "polling" => r#"{ ticket = "/id", url = "...", every = "2s", done = { at = "/state", is = ["done"] } }"#,
         "done" | "failed" => r#"{ at = "/status", is = ["..."] }"#,

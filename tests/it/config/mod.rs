@@ -71,7 +71,7 @@ fn the_example_is_valid_and_says_the_defaults_of_the_contract() {
     assert_eq!(names, ["async", "polling", "sync"]);
     let sync = &config.vendors[2];
     assert_eq!((sync.concurrency, sync.timeout), (32, Duration::from_secs(10)));
-    assert_eq!((sync.retry.attempts, sync.retry.first, sync.retry.max), (5, ms(200), Duration::from_secs(60)));
+    assert_eq!((sync.retry.attempts, sync.retry.first, sync.retry.max), (16, ms(1000), Duration::from_secs(600)));
     assert_eq!(sync.answer_within, Duration::from_secs(600));
     let breaker = sync.breaker.expect("it is on by default");
     assert_eq!((breaker.failed, breaker.calls), (900_000, 5));
@@ -143,7 +143,7 @@ fn every_setting_of_the_contract_that_is_built_is_read() {
     assert_eq!(config.server.public_base(), "https://jobs.example/fetchgate");
     let vendor = &config.vendors[0];
     assert_eq!((&*vendor.pool, vendor.method.as_str(), vendor.open), ("account", "PUT", Some(500)));
-    assert_eq!((vendor.retry.attempts, vendor.retry.first), (3, ms(200)), "what retry does not say is the default");
+    assert_eq!((vendor.retry.attempts, vendor.retry.first), (3, ms(1000)), "what retry does not say is the default");
     assert_eq!(vendor.headers[0].1.reveal(), format!("Bearer {SECRET}"));
     assert_eq!(vendor.failed.as_ref().unwrap().is, ["error", "3", "true"]);
     assert_eq!(vendor.clean.redact.len(), 2);
@@ -194,7 +194,7 @@ fn the_environment_overrides_any_key() {
     assert_eq!(config.capacity.max_waiting, 77);
     let vendor = &config.vendors[0];
     assert_eq!(config.default_vendor.as_deref(), Some("my-vendor"));
-    assert_eq!((vendor.retry.attempts, vendor.retry.first), (9, ms(200)));
+    assert_eq!((vendor.retry.attempts, vendor.retry.first), (9, ms(1000)));
     assert_eq!((vendor.headers[0].0.as_str(), vendor.headers[0].1.reveal()), ("x-api-key", "12345"));
     assert!(vendor.clean.trim && !vendor.clean.drop_null && vendor.body.is_some());
     assert_eq!(vendor.timeout, Duration::from_secs(3), "an empty variable is one that is not set");
