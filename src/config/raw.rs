@@ -101,6 +101,7 @@ pub(super) struct Retry {
     pub(super) attempts: Number,
     pub(super) first: Text,
     pub(super) max: Text,
+    pub(super) unanswered: Number,
 }
 
 #[derive(Deserialize)]

@@ -235,6 +235,8 @@ pub struct Job {
     pub run: u32,
     /// Calls of this run that count against `retry.attempts`.
     pub tries: u32,
+    /// Orders of this run that the vendor accepted and did not answer in time. Known where the payload was read too.
+    pub unanswered: u32,
     /// All attempts so far, of all runs: the fence.
     pub attempt: u32,
     /// The vendor's own reference to accepted work.

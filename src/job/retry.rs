@@ -11,6 +11,8 @@ pub struct Retry {
     pub attempts: u32,
     pub first: Duration,
     pub max: Duration,
+    /// An accepted job that got no answer in time is ordered again so often at most: each order is paid for.
+    pub unanswered: u32,
 }
 
 impl Retry {
@@ -35,7 +37,8 @@ pub fn backoff(policy: &Retry, tries: u32, jitter: f64) -> Duration {
 mod tests {
     use super::*;
 
-    const POLICY: Retry = Retry { attempts: 16, first: Duration::from_secs(1), max: Duration::from_secs(600) };
+    const POLICY: Retry =
+        Retry { attempts: 16, first: Duration::from_secs(1), max: Duration::from_secs(600), unanswered: 1 };
 
     #[test]
     fn the_wait_doubles_until_the_maximum() {

@@ -164,7 +164,7 @@ impl Janitor {
 
 /// For jobs of a vendor that has gone from the config: nobody can call it, so there is nothing to try again.
 const NO_POLICY: Policy = Policy {
-    retry: Retry { attempts: 1, first: Duration::ZERO, max: Duration::ZERO },
+    retry: Retry { attempts: 1, first: Duration::ZERO, max: Duration::ZERO, unanswered: 0 },
     answer_within: Duration::ZERO,
     at_most_once: false,
 };

@@ -234,7 +234,7 @@ url = "VENDORS/async/hook?callback_ms=5"
 limits = []
 concurrency = 8
 answer_within = "2s"
-retry = { attempts = 30, first = "50ms", max = "500ms" }
+retry = { attempts = 30, unanswered = 30, first = "50ms", max = "500ms" }
 webhook = { verify = "none" }
 "#;
 

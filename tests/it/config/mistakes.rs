@@ -79,6 +79,7 @@ fn vendors_that_are_wrong_are_refused() {
         ("retry = { first = \"11m\" }", "retry.first", "at most retry.max"),
         ("retry = { max = \"100ms\" }", "retry.max", "at most retry.max"),
         ("retry = { first = \"0s\" }", "retry.first", "too short"),
+        ("retry = { unanswered = \"once\" }", "retry.unanswered", "whole number"),
         ("retry = { tries = 5 }", "retry.tries", "attempts"),
         ("retry = 5", "retry", "attempts = 16"),
         ("deadline = \"0s\"", "deadline", "too short"),

@@ -71,7 +71,8 @@ fn the_example_is_valid_and_says_the_defaults_of_the_contract() {
     assert_eq!(names, ["async", "polling", "sync"]);
     let sync = &config.vendors[2];
     assert_eq!((sync.concurrency, sync.timeout), (32, Duration::from_secs(10)));
-    assert_eq!((sync.retry.attempts, sync.retry.first, sync.retry.max), (16, ms(1000), Duration::from_secs(600)));
+    let retry = sync.retry;
+    assert_eq!((retry.attempts, retry.first, retry.max, retry.unanswered), (16, ms(1000), ms(600_000), 1));
     assert_eq!(sync.answer_within, Duration::from_secs(600));
     let breaker = sync.breaker.expect("it is on by default");
     assert_eq!((breaker.failed, breaker.calls), (900_000, 5));
