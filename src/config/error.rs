@@ -116,7 +116,9 @@ pub(super) fn form(path: &str) -> &'static str {
         "redact" => r#"an array of JSON pointers such as ["/ssn"]"#,
         "headers" => r#"{ name = "value" }"#,
         "ticket" | "at" | "result" | "request_id" | "ticket_in_callback" => r#"a JSON pointer such as "/id""#,
-        "calls" | "burst" | "attempts" | "unanswered" | "open" | "concurrency" | "max_waiting" => "a whole number such as 10",
+        "calls" | "burst" | "attempts" | "unanswered" | "open" | "concurrency" | "max_waiting" => {
+            "a whole number such as 10"
+        }
         "rate_headers" => r#"{ remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#,
         "remaining" | "reset" => r#"a header's name such as "X-Calls-Left""#,
         "trim" | "drop_null" | "allow_open" | "at_most_once" => "true or false",

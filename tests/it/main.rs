@@ -6,6 +6,8 @@ mod support;
 mod api;
 /// What was really sent, and whether the limits were kept.
 mod audit;
+/// What `check` says of a config, and of a request that would go out.
+mod check;
 /// The command line: the real binary against a real service.
 mod cli;
 /// The config: every mistake is named with its key, its line and the mend.
