@@ -239,7 +239,7 @@ pub fn lost(job: &Job, attempt: u32, called_at: Time) -> (Change, Attempt) {
         permit_at: called_at.0,
         status: None,
         latency_ms: 0,
-        outcome: AttemptOutcome::GiveUp,
+        outcome: AttemptOutcome::NoConnection,
         detail: Some("its worker died or hung; nobody knows whether it was made".into()),
     };
     (Change { next, ticket: job.ticket.clone(), tries: job.tries }, record)

@@ -67,6 +67,7 @@ impl Janitor {
     /// One turn. Whatever fails, the rest is done.
     pub async fn tick(&mut self) -> Result<Tick, StoreError> {
         let (wall, now) = (self.cx.clock.now(), self.cx.clock.nanos());
+        self.cx.failures.tell(now);
         // First what is done at its time: alarms may be many.
         let reclaimed = self.reclaim(wall, now).await;
         let pruned = self.prune(wall, now).await;

@@ -14,6 +14,8 @@ mod cli;
 mod config;
 /// What must hold when things break: processes, vendors, callbacks.
 mod failure;
+/// What people see of vendors whose calls fail.
+mod failures;
 /// The file of the embedded store, under the real binary.
 mod file;
 /// Documents that tell the truth, licences, dependencies.

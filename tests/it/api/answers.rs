@@ -118,12 +118,13 @@ async fn broken_connections_are_tried_until_the_attempts_are_used_up(backend: Ba
 }
 
 async fn a_vendor_that_hangs_times_out(backend: Backend) {
-    let mut app = TestApp::with(backend, &(ONE.replace("attempts = 5", "attempts = 2") + "timeout = \"100ms\"\n")).await;
+    let mut app =
+        TestApp::with(backend, &(ONE.replace("attempts = 5", "attempts = 2") + "timeout = \"100ms\"\n")).await;
     let job = job_after(&mut app, vec![Answer::hang(); 2]).await;
     assert_failed(&job, "timeout", 2);
     let attempts = app.get(&format!("/jobs/{}/attempts", job["request_id"].as_str().unwrap())).await.json();
     for attempt in attempts["attempts"].as_array().unwrap() {
-        assert_eq!((&attempt["outcome"], &attempt["status"]), (&json!("try_again"), &Value::Null), "{attempt}");
+        assert_eq!((&attempt["outcome"], &attempt["status"]), (&json!("timeout"), &Value::Null), "{attempt}");
         assert!((100..5000).contains(&attempt["latency_ms"].as_u64().unwrap()), "{attempt}");
     }
     app.stop().await;

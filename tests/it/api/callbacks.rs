@@ -89,7 +89,7 @@ async fn a_callback_before_the_vendors_own_reply_is_taken(backend: Backend) {
     let record = app.get(&format!("/jobs/{id}/attempts")).await.json()["attempts"].clone();
     assert_eq!(
         (&record[0]["n"], &record[0]["outcome"], &record[0]["status"]),
-        (&json!(1), &json!("await_callback"), &json!(202))
+        (&json!(1), &json!("accepted"), &json!(202))
     );
     app.stop().await;
 }
