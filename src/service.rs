@@ -34,7 +34,7 @@ use crate::{
     },
     telemetry::Metrics,
     vendor::{Registry, http::Client},
-    worker::{Context, Pool},
+    worker::{Context, Failures, Pool},
 };
 
 /// A stream has room for about half a second of its vendor's rate, within these bounds.
@@ -78,6 +78,7 @@ impl Service {
             pauses: Arc::new(Pauses::open(book).await?),
             limits: limits.clone(),
             audit: audit.clone(),
+            failures: Failures::default(),
             metrics: Arc::new(Metrics::new(config.vendors.iter().map(|vendor| vendor.name.clone()))),
             client: Client::new(),
             clock: clock.clone(),

@@ -18,7 +18,7 @@ use prometheus_client::{
 };
 use tracing_subscriber::EnvFilter;
 
-use crate::job::Status;
+use crate::job::{AttemptOutcome, Status};
 
 /// Sends logs to standard error: `RUST_LOG` says how much (default `info`), JSON when standard error is no terminal.
 pub fn start_logs() {
@@ -44,6 +44,12 @@ struct ByVendorAndStatus {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByVendorAndOutcome {
+    vendor: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRoute {
     method: String,
     route: String,
@@ -55,8 +61,10 @@ struct ByRoute {
 pub struct VendorMetrics {
     /// Jobs accepted.
     pub accepted: Counter,
-    /// Calls and polls sent.
+    /// Calls and polls sent. Not exported: `outcomes` say more.
     pub calls: Counter,
+    /// What came of calls and polls, connections that failed included.
+    outcomes: [Counter; AttemptOutcome::ALL.len()],
     /// Replies 429, and 503 with Retry-After.
     pub throttled: Counter,
     /// Those of them that were a 429 although every configured limit was kept.
@@ -90,6 +98,12 @@ impl VendorMetrics {
     pub fn count_ended(&self, status: Status) {
         if let Some(at) = ENDS.iter().position(|end| *end == status) {
             self.ended[at].inc();
+        }
+    }
+
+    pub fn count_call(&self, outcome: AttemptOutcome) {
+        if let Some(at) = AttemptOutcome::ALL.iter().position(|one| *one == outcome) {
+            self.outcomes[at].inc();
         }
     }
 
@@ -187,7 +201,6 @@ fn register_vendors(
         family
     };
     let accepted = counter("jobs_accepted", "Jobs accepted");
-    let calls = counter("vendor_calls", "Calls and polls sent to the vendor");
     let throttled = counter("vendor_throttled", "Replies 429, and 503 with Retry-After");
     let unexplained = counter("vendor_throttled_unexplained", "Replies 429 although every configured limit was kept");
     let breaches = counter("limit_breaches", "Calls beyond a limit, found by the audit; must stay 0");
@@ -208,6 +221,8 @@ fn register_vendors(
     registry.register("oldest_waiting_seconds", "How long the oldest due job has waited", oldest.clone());
     let latencies = Family::<ByVendor, Histogram>::new_with_constructor(latency);
     registry.register("vendor_latency_seconds", "Time from sending a call to its whole reply", latencies.clone());
+    let calls = Family::<ByVendorAndOutcome, Counter>::default();
+    registry.register("vendor_calls", "Calls and polls, by what came of them", calls.clone());
     let ended = Family::<ByVendorAndStatus, Counter>::default();
     registry.register("jobs_ended", "Jobs ended, by how", ended.clone());
     let resolve = |name: Arc<str>| {
@@ -215,9 +230,14 @@ fn register_vendors(
         let ended = ENDS.map(|status| {
             ended.get_or_create_owned(&ByVendorAndStatus { vendor: name.to_string(), status: status.as_str().into() })
         });
+        let outcomes = AttemptOutcome::ALL.map(|outcome| {
+            let by = ByVendorAndOutcome { vendor: name.to_string(), outcome: outcome.as_str() };
+            calls.get_or_create_owned(&by)
+        });
         let metrics = VendorMetrics {
             accepted: accepted.get_or_create_owned(&by),
-            calls: calls.get_or_create_owned(&by),
+            calls: Counter::default(),
+            outcomes,
             throttled: throttled.get_or_create_owned(&by),
             throttled_unexplained: unexplained.get_or_create_owned(&by),
             breaches: breaches.get_or_create_owned(&by),

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::header::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
 use crate::enforce::{Limit, LimitQuery};
@@ -19,13 +20,22 @@ pub(crate) struct Behave {
     pub(crate) latency: Duration,
     pub(crate) status: Option<u16>,
     pub(crate) body: Option<Bytes>,
-    pub(crate) retry_after: Option<u64>,
+    pub(crate) retry_after: Option<HeaderValue>,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// So many calls are answered with these; those after them as if nothing had been said.
+    pub(crate) first: Option<u64>,
     pub(crate) failed: bool,
+    // How its body comes.
+    pub(crate) gzip: bool,
+    pub(crate) body_after: Duration,
+    pub(crate) cut: bool,
     // When it is refused.
     pub(crate) fail_first: u64,
     pub(crate) fail_every: Option<u64>,
     pub(crate) throttle_first: u64,
     pub(crate) limit: Option<Limit>,
+    /// How long an `Authorization` is good after its first call.
+    pub(crate) token: Option<Duration>,
     // How it goes wrong.
     pub(crate) fault: Option<Fault>,
     pub(crate) fault_every: u64,
@@ -58,11 +68,17 @@ impl Default for Behave {
             status: None,
             body: None,
             retry_after: None,
+            headers: Vec::new(),
+            first: None,
             failed: false,
+            gzip: false,
+            body_after: Duration::ZERO,
+            cut: false,
             fail_first: 0,
             fail_every: None,
             throttle_first: 0,
             limit: None,
+            token: None,
             fault: None,
             fault_every: 1,
             accepted: false,
@@ -106,13 +122,27 @@ impl Behave {
         Ok(behave)
     }
 
+    /// How this call of the name is treated: of the answers that are for the first calls nothing is left later.
+    pub(crate) fn for_call(self, call: u64) -> Behave {
+        if self.first.is_none_or(|first| call <= first) {
+            return self;
+        }
+        Behave { status: None, body: None, retry_after: None, headers: Vec::new(), ..self }
+    }
+
     fn read_call(&mut self, key: &str, value: &str) -> Result<(), String> {
         match key {
             "latency_ms" => self.latency = millis(key, value)?,
             "status" => self.status = Some(number(key, value, 200, 599)? as u16),
             "body" => self.body = Some(Bytes::copy_from_slice(value.as_bytes())),
-            "retry_after" => self.retry_after = Some(number(key, value, 0, u64::MAX)?),
+            "retry_after" => self.retry_after = Some(header_value(key, value)?),
+            "header" => self.headers.push(header(key, value)?),
+            "first" => self.first = Some(number(key, value, 0, u64::MAX)?),
             "failed" => self.failed = flag(key, value)?,
+            "gzip" => self.gzip = flag(key, value)?,
+            "body_ms" => self.body_after = millis(key, value)?,
+            "cut" => self.cut = flag(key, value)?,
+            "token_ms" => self.token = Some(millis(key, value)?),
             "fail_first" => self.fail_first = number(key, value, 0, u64::MAX)?,
             "fail_every" => self.fail_every = Some(number(key, value, 1, u64::MAX)?),
             "throttle_first" => self.throttle_first = number(key, value, 0, u64::MAX)?,
@@ -191,6 +221,17 @@ fn flag(key: &str, value: &str) -> Result<bool, String> {
     }
 }
 
+fn header_value(key: &str, value: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_str(value).map_err(|_| format!("`{key}` has a character that headers cannot have"))
+}
+
+/// `name:value`
+fn header(key: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let parts = value.split_once(':').and_then(|(name, value)| Some((name.parse().ok()?, value.trim())));
+    let (name, value) = parts.ok_or_else(|| format!("`{key}` is name:value, not `{value}`"))?;
+    Ok((name, header_value(key, value)?))
+}
+
 fn pointer(key: &str, value: &str) -> Result<String, String> {
     let right = value.is_empty() || value.starts_with('/');
     if right {
@@ -208,6 +249,53 @@ mod tests {
     fn a_mistyped_parameter_is_named_in_the_error() {
         let error = Behave::parse(Some("latncy_ms=5")).expect_err("refused");
         assert!(error.contains("`latncy_ms`"), "{error}");
+    }
+
+    #[test]
+    fn every_parameter_is_read_and_told_of() {
+        let index = include_str!("index.json");
+        for (parameter, value) in [
+            ("latency_ms", "1"),
+            ("status", "403"),
+            ("body", "x"),
+            ("failed", ""),
+            ("retry_after", "1"),
+            ("header", "a:b"),
+            ("first", "1"),
+            ("gzip", ""),
+            ("body_ms", "1"),
+            ("cut", ""),
+            ("fail_first", "1"),
+            ("fail_every", "1"),
+            ("throttle_first", "1"),
+            ("token_ms", "1"),
+            ("fault", "hang"),
+            ("fault_every", "1"),
+            ("accepted", ""),
+            ("callback", "early"),
+            ("callback_ms", "1"),
+            ("polls", "1"),
+            ("ready_ms", "1"),
+        ] {
+            assert!(Behave::parse(Some(&format!("{parameter}={value}"))).is_ok(), "{parameter}");
+            assert!(index.contains(parameter) && crate::HELP.contains(parameter), "{parameter}");
+        }
+    }
+
+    #[test]
+    fn headers_are_names_and_values() {
+        let behave = Behave::parse(Some(
+            "header=x-left:%203&header=date:Sun,%2006%20Nov%201994%2008:49:37%20GMT&retry_after=2.0",
+        ));
+        let behave = behave.expect("parses");
+        let values: Vec<_> = behave.headers.iter().map(|(_, value)| value.to_str().expect("text")).collect();
+        assert_eq!(
+            (values, behave.retry_after.expect("one")),
+            (vec!["3", "Sun, 06 Nov 1994 08:49:37 GMT"], "2.0".parse().unwrap())
+        );
+        for wrong in ["header=x-left", "header=:1", "header=a%20b:1", "retry_after=%0A"] {
+            assert!(Behave::parse(Some(wrong)).is_err(), "{wrong}");
+        }
     }
 
     #[test]

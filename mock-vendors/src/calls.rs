@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::Request;
 use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, RETRY_AFTER};
 use tokio::time::sleep;
 
 use crate::behave::Behave;
@@ -36,7 +37,10 @@ pub(crate) async fn call(world: &World, at: Instant, name: &str, ask: Ask, reque
     let Some(vendor) = world.vendor(name) else { return Strike::Answer(error(503, "there are too many names")) };
     let (head, body) = request.into_parts();
     let submits = !matches!(ask, Ask::Poll { .. });
+    let token = head.headers.get(AUTHORIZATION).cloned();
     let mut visit = vendor.arrive(at, head, submits, behave.limit);
+    let behave = behave.for_call(visit.call);
+    let is_expired = behave.token.is_some_and(|life| vendor.token_age(token, at) >= life);
     let body = match Limited::new(body, BODY).collect().await {
         Ok(body) => body.to_bytes(),
         Err(why) => return Strike::Answer(error(413, &format!("the body could not be read: {why}"))),
@@ -47,6 +51,7 @@ pub(crate) async fn call(world: &World, at: Instant, name: &str, ask: Ask, reque
             sleep_unless_zero(answer.latency).await;
             answer.strike()
         }
+        None if is_expired => Strike::Answer(expired()),
         None => treat(world, &visit, &behave, &ask, &body).await,
     };
     if let Strike::Hang = strike {
@@ -67,9 +72,14 @@ async fn treat(world: &World, visit: &Visit, behave: &Behave, ask: &Ask, body: &
     };
     sleep_unless_zero(behave.latency).await;
     match strike {
-        Strike::Answer(reply) => Strike::Answer(retry_after(behave, reply)),
+        Strike::Answer(reply) => Strike::Answer(dressed(behave, reply)),
         other => other,
     }
+}
+
+/// What a token that has been used for too long gets.
+fn expired() -> Reply {
+    error(401, "the token has expired").header("www-authenticate", "Bearer error=\"invalid_token\"")
 }
 
 async fn sleep_unless_zero(latency: Duration) {
@@ -123,9 +133,14 @@ fn literal(behave: &Behave, reply: Reply) -> Reply {
     }
 }
 
-fn retry_after(behave: &Behave, reply: Reply) -> Reply {
-    match behave.retry_after {
-        Some(seconds) if reply.asks_to_wait() => reply.header("retry-after", &seconds.to_string()),
-        _ => reply,
+/// The answer with the headers and the kind of body that its query wants.
+fn dressed(behave: &Behave, reply: Reply) -> Reply {
+    let mut reply = if behave.gzip { reply.gzip() } else { reply };
+    if let Some(wait) = behave.retry_after.clone().filter(|_| reply.is_not_yet()) {
+        reply = reply.with(RETRY_AFTER, wait);
     }
+    for (name, value) in behave.headers.clone() {
+        reply = reply.with(name, value);
+    }
+    reply.slow(behave.body_after).cut(behave.cut)
 }

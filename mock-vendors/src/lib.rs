@@ -29,7 +29,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 pub use answer::Answer;
@@ -41,6 +41,25 @@ use vendor::Vendor;
 
 /// Names that one server remembers; calls of others are answered 503.
 const NAMES: usize = 10_000;
+
+/// What `--help` says of the routes and the parameters; `GET /` says the same to programs.
+pub const HELP: &str = "\
+Every name is a vendor of its own:
+  /sync/NAME       answers at once
+  /async/NAME      answers 202 and calls back
+  /polling/NAME    answers 202, and says when asked whether it is done
+  /stats/NAME      what arrived; DELETE forgets it
+  /refuse?for_ms=  (POST) closes the port for so long
+  /                all of this as JSON
+
+Query parameters of a call say how it is answered, such as /sync/x?status=403&retry_after=1&first=3:
+  answers    latency_ms, status, body, failed, retry_after, header=name:value, first
+  bodies     gzip, body_ms, cut
+  refusals   fail_first, fail_every, throttle_first, token_ms, max with per_ms, enforce, phase_ms, burst
+  faults     fault=hang|reset|truncate|garbage|notutf8|empty|big|badhttp|deep|text|redirect, size, fault_every, accepted
+  callbacks  callback=early|never|forged|failed, callback_ms, callback_times, callback_gap_ms, callback_retries,
+             callback_ptr, request_id_ptr, sign_secret
+  polls      polls, ready_ms";
 
 /// A running server. Dropping it ends its tasks soon, `stop` ends them before it returns.
 pub struct MockVendors {
@@ -56,6 +75,8 @@ pub(crate) struct World {
     epoch: Instant,
     vendors: RwLock<HashMap<String, Arc<Vendor>>>,
     pub(crate) callbacks: Callbacks,
+    /// For how long the port is to be closed.
+    pub(crate) refusals: mpsc::Sender<Duration>,
 }
 
 impl MockVendors {
@@ -63,10 +84,12 @@ impl MockVendors {
     pub async fn start(listen: &str) -> io::Result<MockVendors> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
-        let world = Arc::new(World { epoch: Instant::now(), vendors: RwLock::default(), callbacks: Callbacks::new() });
+        let (refusals, refused) = mpsc::channel(1);
+        let callbacks = Callbacks::new();
+        let world = Arc::new(World { epoch: Instant::now(), vendors: RwLock::default(), callbacks, refusals });
         let (stop, stopped) = oneshot::channel();
         let mut tasks = JoinSet::new();
-        tasks.spawn(server::run(listener, Arc::clone(&world), stopped));
+        tasks.spawn(server::run(listener, Arc::clone(&world), refused, stopped));
         Ok(MockVendors { address, world, stop, tasks })
     }
 

@@ -16,7 +16,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Pretend vendors with real sockets: faults by query parameter, callbacks, and a journal of what arrived when.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = mock_vendors::HELP)]
 struct Args {
     /// Where to listen.
     #[arg(long, env = "MOCK_VENDORS_LISTEN", default_value = "127.0.0.1:9000", global = true)]

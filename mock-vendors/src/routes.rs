@@ -9,7 +9,7 @@ use hyper::{Method, Request, Response};
 use tokio::sync::mpsc;
 
 use crate::World;
-use crate::behave::{number, pairs};
+use crate::behave::{DAY_MS, number, pairs};
 use crate::calls::{Ask, call};
 use crate::faults::{Cut, Strike};
 use crate::reply::{Reply, ReplyBody, error, json};
@@ -59,6 +59,9 @@ async fn route(world: &World, at: Instant, request: Request<Incoming>) -> Strike
 fn operate(world: &World, segments: &[&str], request: &Request<Incoming>) -> Reply {
     let (get, delete) = (request.method() == Method::GET, request.method() == Method::DELETE);
     match *segments {
+        ["refuse"] if request.method() == Method::POST => {
+            refuse(world, request.uri().query()).unwrap_or_else(|why| error(400, &why))
+        }
         [""] if get => json(200, INDEX),
         ["livez"] if get => json(200, r#"{"status":"ok"}"#),
         ["stats", name] if get => stats(world, name, request.uri().query()).unwrap_or_else(|why| error(400, &why)),
@@ -70,6 +73,7 @@ fn operate(world: &World, segments: &[&str], request: &Request<Incoming>) -> Rep
             let count = world.known(name).map_or(0, |vendor| vendor.count());
             json(200, format!(r#"{{"count":{count}}}"#))
         }
+        ["refuse"] => error(405, "only POST").header("allow", "POST"),
         ["" | "livez"] | ["count", _] => error(405, "only GET").header("allow", "GET"),
         ["stats", _] => error(405, "only GET and DELETE").header("allow", "GET, DELETE"),
         ["sync"] | ["sync", _] => error(405, "only GET and POST").header("allow", "GET, POST"),
@@ -78,6 +82,23 @@ fn operate(world: &World, segments: &[&str], request: &Request<Incoming>) -> Rep
         ["polling", _, _] => error(405, "only GET").header("allow", "GET"),
         _ => error(404, "there is no such route; GET / lists them"),
     }
+}
+
+/// Closes the port for a while: nobody can connect, and who is connected is cut off.
+fn refuse(world: &World, query: Option<&str>) -> Result<Reply, String> {
+    let mut time = None;
+    for (key, value) in pairs(query)? {
+        match key.as_str() {
+            "for_ms" => time = Some(Duration::from_millis(number(&key, &value, 1, DAY_MS)?)),
+            _ => return Err(format!("there is no parameter `{key}`; there is for_ms")),
+        }
+    }
+    let time = time.ok_or("`for_ms` says for how long, in milliseconds")?;
+    let accepted = world.refusals.try_send(time);
+    Ok(match accepted {
+        Ok(()) => json(202, r#"{"status":"refusing connections soon"}"#),
+        Err(_) => error(503, "the port is about to be closed already"),
+    })
 }
 
 fn stats(world: &World, name: &str, query: Option<&str>) -> Result<Reply, String> {

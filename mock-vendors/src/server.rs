@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::World;
 use crate::faults::Cut;
@@ -20,13 +21,35 @@ use crate::routes;
 
 const CONNECTIONS: usize = 16_384;
 
-/// Accepts until told to stop (or until whoever could tell is gone), then ends every connection at once.
-pub(crate) async fn run(listener: TcpListener, world: Arc<World>, mut stop: oneshot::Receiver<()>) {
+/// Whoever asks for the port to be closed has its answer by then.
+const TO_ANSWER: Duration = Duration::from_millis(100);
+/// A listener that cannot be had now is tried for again.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Accepts until told to stop (or until whoever could tell is gone), then ends every connection at once. For each of the `refusals` the
+/// port is closed for so long.
+pub(crate) async fn run(
+    mut listener: TcpListener,
+    world: Arc<World>,
+    mut refusals: mpsc::Receiver<Duration>,
+    mut stop: oneshot::Receiver<()>,
+) {
     let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
             _ = &mut stop => break,
             Some(_) = connections.join_next() => continue,
+            Some(time) = refusals.recv() => {
+                let reopened = tokio::select! {
+                    _ = &mut stop => break,
+                    reopened = refuse(listener, &mut connections, time) => reopened,
+                };
+                match reopened {
+                    Ok(reopened) => listener = reopened,
+                    Err(error) => return tracing::error!(%error, "the port is not known, and stays closed"),
+                }
+                continue;
+            }
             accepted = listener.accept(), if connections.len() < CONNECTIONS => accepted,
         };
         match stream {
@@ -34,11 +57,27 @@ pub(crate) async fn run(listener: TcpListener, world: Arc<World>, mut stop: ones
             Err(error) => {
                 // Mostly out of file descriptors: without a pause this loop would spin until one is free.
                 tracing::warn!(%error, "could not accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                sleep(AGAIN).await;
             }
         }
     }
     connections.shutdown().await;
+}
+
+/// Closes the port for a while, and every connection.
+async fn refuse(listener: TcpListener, connections: &mut JoinSet<()>, time: Duration) -> io::Result<TcpListener> {
+    let address = listener.local_addr()?;
+    drop(listener);
+    sleep(TO_ANSWER.min(time)).await;
+    connections.shutdown().await;
+    sleep(time.saturating_sub(TO_ANSWER)).await;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) => tracing::warn!(%error, "the port is not free yet"),
+        }
+        sleep(AGAIN).await;
+    }
 }
 
 async fn serve(stream: TcpStream, world: Arc<World>) {

@@ -2,12 +2,13 @@
 //!
 //! One small lock per vendor, never held over an await.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 
 use crate::answer::Answer;
@@ -17,6 +18,8 @@ use crate::journal::{Arrival, Journal, Stats};
 /// Polled work kept per name, by number and by bytes; the oldest is forgotten first.
 const TICKETS: usize = 100_000;
 const TICKET_BYTES: usize = 256 << 20;
+/// Tokens whose first call is remembered per name.
+const TOKENS: usize = 1000;
 /// Statuses of callback answers kept per name.
 const REPLIES: usize = 100_000;
 
@@ -37,6 +40,8 @@ struct State {
     last_ticket: u64,
     tickets: BTreeMap<u64, Ticket>,
     ticket_bytes: usize,
+    /// When each token came first.
+    tokens: HashMap<Option<HeaderValue>, Instant>,
 }
 
 #[derive(Default)]
@@ -87,6 +92,7 @@ impl Vendor {
             last_ticket: 0,
             tickets: BTreeMap::new(),
             ticket_bytes: 0,
+            tokens: HashMap::new(),
         };
         Vendor { name: name.into(), in_flight: AtomicUsize::new(0), state: Mutex::new(state) }
     }
@@ -112,6 +118,15 @@ impl Vendor {
         if !body.is_empty() {
             self.state().journal.keep_body(call, body);
         }
+    }
+
+    /// How long ago this token came first; with too many of them all begin anew.
+    pub(crate) fn token_age(&self, token: Option<HeaderValue>, now: Instant) -> Duration {
+        let mut state = self.state();
+        if state.tokens.len() >= TOKENS && !state.tokens.contains_key(&token) {
+            state.tokens.clear();
+        }
+        now.saturating_duration_since(*state.tokens.entry(token).or_insert(now))
     }
 
     pub(crate) fn note_rejected(&self) {

@@ -14,9 +14,10 @@ use mongodb::{
 };
 use tokio::{net::TcpStream, time::timeout};
 
-use super::Failure;
+use super::{Failure, check};
 use crate::{
     config::{Config, Kind, StoreAt},
+    job::retry::Retry,
     redis_link::{Redis, RedisUrl},
     store::StoreError,
     vendor::{http::Origin, template::Template},
@@ -33,7 +34,7 @@ const SCRATCH: &str = "connection_checks";
 /// Vendors that are connected to at the same time.
 const AT_ONCE: usize = 32;
 
-/// Connects to each dependency and prints the outcome. A vendor that cannot be reached is no failure: its jobs would wait.
+/// Connects to each dependency and prints the outcome. A vendor that cannot be reached is no failure: jobs for it would be tried again.
 pub(super) async fn check(config: &Config) -> Result<(), Failure> {
     let mut broken = Vec::new();
     println!();
@@ -49,10 +50,13 @@ pub(super) async fn check(config: &Config) -> Result<(), Failure> {
             report("queue", queue);
         }
     }
-    for (origin, outcome) in vendors(config).await {
+    for (origin, retry, outcome) in vendors(config).await {
         match outcome {
             Ok(()) => println!("vendor {origin}: ok, it accepts connections"),
-            Err(why) => println!("vendor {origin}: cannot be reached now ({why}); its jobs would wait"),
+            Err(why) => {
+                let tries = check::tries(&retry);
+                println!("vendor {origin}: cannot be reached now ({why}); jobs would be tried {tries}, and then fail");
+            }
         }
     }
     if broken.is_empty() { Ok(()) } else { Err(Failure::Unreachable(anyhow!(broken.join("\n")))) }
@@ -146,24 +150,28 @@ fn sqlite(path: &Path) -> io::Result<String> {
     Ok(format!("{} can be written", folder.display()))
 }
 
-/// Connects once to each host and port of the vendors.
-async fn vendors(config: &Config) -> Vec<(String, Result<(), String>)> {
-    let mut origins = BTreeMap::new();
+/// Connects once to each host and port of the vendors; with each comes the retry policy of its least patient vendor.
+async fn vendors(config: &Config) -> Vec<(String, Retry, Result<(), String>)> {
+    let mut origins: BTreeMap<String, (Origin, Retry)> = BTreeMap::new();
     for vendor in &config.vendors {
         let polls = match &vendor.kind {
             Kind::Polling(polling) => Some(&polling.url),
             Kind::Sync | Kind::Webhook(_) => None,
         };
         for url in [Some(&vendor.url), polls].into_iter().flatten().filter_map(Template::origin) {
-            origins.extend(Origin::of(url).map(|origin| (url.origin().ascii_serialization(), origin)));
+            let Some(origin) = Origin::of(url) else { continue };
+            let place = origins.entry(url.origin().ascii_serialization()).or_insert((origin, vendor.retry));
+            if vendor.retry.lasts() < place.1.lasts() {
+                place.1 = vendor.retry;
+            }
         }
     }
-    let reach = |(name, origin): (String, Origin)| async move {
+    let reach = |(name, (origin, retry)): (String, (Origin, Retry))| async move {
         let outcome = match timeout(PATIENCE, TcpStream::connect((origin.host.as_str(), origin.port))).await {
             Ok(connected) => connected.map(drop).map_err(|error| error.to_string()),
             Err(_) => Err("no answer".to_owned()),
         };
-        (name, outcome)
+        (name, retry, outcome)
     };
     stream::iter(origins).map(reach).buffered(AT_ONCE).collect().await
 }

@@ -36,7 +36,7 @@ pub(super) async fn run(args: DevArgs) -> Result<(), Failure> {
     let config = config::parse(&text, "the built-in config of dev", std::iter::empty())
         .map_err(|error| Failure::Usage(error.into()))?;
     let service = Service::build(&config, Roles::Both, Clock::system()).await?;
-    greet(listen);
+    greet(listen, &vendors.url());
     let outcome = serve::run_until_stopped(service, Listeners { api: Some(api), ops: None }, &config).await;
     vendors.stop().await;
     if args.persist.is_none() {
@@ -80,7 +80,7 @@ polling = {{ ticket = "/id", url = "{vendors}/polling/{{{{ ticket | path }}}}", 
     )
 }
 
-fn greet(listen: SocketAddr) {
+fn greet(listen: SocketAddr, vendors: &str) {
     println!(
         r#"
   Fetchgate is running: http://{listen}      (try the API: http://{listen}/docs, stop: Ctrl-C)
@@ -90,6 +90,9 @@ fn greet(listen: SocketAddr) {
   curl http://{listen}/jobs/REQUEST_ID
 
   Vendors: sync answers in the reply, async calls back, polling answers when polled.
+  They are mocks at {vendors}, which lists the faults that a query parameter of a vendor's URL brings: status, retry_after,
+  latency_ms, body_ms, gzip, cut, token_ms, fault=..., and more. This takes them down for a minute:
+  curl -X POST '{vendors}/refuse?for_ms=60000'
 "#
     );
 }

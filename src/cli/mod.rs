@@ -7,6 +7,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 mod batch;
+mod check;
 mod client;
 mod connect;
 mod dev;
@@ -33,8 +34,8 @@ enum Command {
     Dev(dev::DevArgs),
     /// Runs the service from its config
     Serve(serve::ServeArgs),
-    /// Reads the config, says what is wrong, and shows the limits in force
-    Check(serve::CheckArgs),
+    /// Reads the config, says what is wrong, and what it means for each vendor
+    Check(check::CheckArgs),
     /// Jobs of a running service
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
@@ -128,7 +129,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Dev(args) => dev::run(args).await,
         Command::Serve(args) => serve::run(args).await,
-        Command::Check(args) => serve::check(&args).await,
+        Command::Check(args) => check::run(&args).await,
         Command::Jobs(command) => jobs::run(command).await,
         Command::Vendors(command) => vendors::run(command).await,
         Command::Healthcheck(args) => healthcheck::run(&args).await,

@@ -1,4 +1,4 @@
-//! `serve` and `check`: the service from its config, and the config alone.
+//! `serve`: the service from its config.
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -7,8 +7,7 @@ use tokio::net::TcpListener;
 use super::{ConfigArgs, Failure, connect};
 use crate::{
     clock::Clock,
-    config::{self, Config, Kind, StoreAt, write_duration},
-    limit::{Key, Per, Shape},
+    config::{self, Config, StoreAt},
     roles::Roles,
     service::{Listeners, Service},
     shutdown::Shutdown,
@@ -28,15 +27,6 @@ pub(super) struct ServeArgs {
 enum Role {
     Api,
     Worker,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct CheckArgs {
-    #[command(flatten)]
-    config: ConfigArgs,
-    /// Also connects to the store, Redis and the vendors
-    #[arg(long)]
-    connect: bool,
 }
 
 pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
@@ -98,52 +88,6 @@ pub(super) async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpL
         .with_context(|| format!("cannot listen on {address}; is another process using the port?"))
 }
 
-fn read(args: &ConfigArgs) -> Result<Config, Failure> {
+pub(super) fn read(args: &ConfigArgs) -> Result<Config, Failure> {
     config::load(args.config.as_deref(), config::environment()).map_err(|error| Failure::Usage(error.into()))
-}
-
-pub(super) async fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let config = read(&args.config)?;
-    show(&config);
-    if args.connect { connect::check(&config).await } else { Ok(()) }
-}
-
-fn show(config: &Config) {
-    println!("The config is good. {} vendors:", config.vendors.len());
-    for vendor in &config.vendors {
-        let kind = match &vendor.kind {
-            Kind::Sync => "sync",
-            Kind::Webhook(_) => "webhook",
-            Kind::Polling(_) => "polling",
-        };
-        println!("\n{} ({kind}, pool {}, {} calls in flight at once)", vendor.name, vendor.pool, vendor.concurrency);
-        let pool = config.pools.iter().find(|pool| pool.pool == vendor.pool);
-        let limits = pool.map(|pool| &*pool.limits).unwrap_or_default();
-        if limits.is_empty() {
-            println!("  no limits");
-        }
-        for limit in limits {
-            let per = match &limit.per {
-                Per::Rolling(period) => format!("in any {}", write_duration(*period)),
-                Per::Day(zone) => format!("per day in {}", zone.iana_name().unwrap_or("UTC")),
-                Per::Month(zone) => format!("per month in {}", zone.iana_name().unwrap_or("UTC")),
-            };
-            let shape = match limit.shape {
-                Shape::Paced => "paced".to_owned(),
-                Shape::Window => "window".to_owned(),
-                Shape::Bucket { burst } => format!("bucket, burst {burst}"),
-                Shape::Calendar => "calendar".to_owned(),
-            };
-            let whose = if limit.key == Key::Tenant { ", each tenant separately" } else { "" };
-            println!(
-                "  {}: {} calls {per}{whose} ({shape}, guard {})",
-                limit.id,
-                limit.calls,
-                write_duration(limit.guard)
-            );
-        }
-    }
-    for warning in &config.warnings {
-        println!("\nwarning: {warning}");
-    }
 }

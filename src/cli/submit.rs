@@ -118,9 +118,14 @@ fn body(args: &SubmitArgs, payload: &[u8]) -> Result<Vec<u8>, Failure> {
 }
 
 fn payload(args: &SubmitArgs) -> Result<Vec<u8>, Failure> {
-    let Some(file) = &args.payload_file else {
-        return Ok(args.payload.clone().unwrap_or_default().into_bytes());
-    };
+    match &args.payload_file {
+        Some(file) => read_file(file),
+        None => Ok(args.payload.clone().unwrap_or_default().into_bytes()),
+    }
+}
+
+/// A file's bytes, as many as a job can have; - is stdin.
+pub(super) fn read_file(file: &Path) -> Result<Vec<u8>, Failure> {
     let mut text = Vec::new();
     let read = open(file)?.take(MAX_JOB as u64 + 1).read_to_end(&mut text);
     read.with_context(|| format!("{} cannot be read", file.display())).map_err(Failure::Usage)?;

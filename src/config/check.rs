@@ -13,7 +13,9 @@ use toml::Spanned;
 use super::{
     Match, duration,
     error::{Problem, form},
-    fill, raw,
+    fill,
+    mask::{self, Part},
+    raw,
     source::{Env, Sources},
 };
 use crate::json::Pointer;
@@ -85,6 +87,11 @@ impl<'a> Check<'a> {
                 None
             }
         }
+    }
+
+    /// The same text part by part, to show it with its secrets masked.
+    pub(super) fn parts(&self, raw: &raw::Text) -> Vec<Part> {
+        mask::parts(raw.get_ref(), self.env)
     }
 
     /// A duration over zero, up to `longest`.

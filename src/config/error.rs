@@ -93,7 +93,7 @@ impl fmt::Display for Place {
 pub(super) fn form(path: &str) -> &'static str {
     // Keys inside a breaker have names that mean something else elsewhere: vendors.NAME.breaker.open.
     if path.split('.').nth(2) == Some("breaker") {
-        return r#"{ failed = 0.9, calls = 20, within = "30s", open = "10s" }"#;
+        return r#"{ failed = 0.9, calls = 5, within = "30s", open = "10s" }, or false to turn it off"#;
     }
     let name = path.rsplit('.').next().unwrap_or(path);
     match name.split('[').next().unwrap_or(name) {
@@ -107,7 +107,7 @@ pub(super) fn form(path: &str) -> &'static str {
         }
         "retention" => r#"a duration such as "7d""#,
         "per" => r#"a duration such as "1m", or "day" or "month""#,
-        "retry" => r#"{ attempts = 5, first = "200ms", max = "1m" }"#,
+        "retry" => r#"{ attempts = 16, first = "1s", max = "10m", unanswered = 1 }"#,
         "webhook" => r#"{ verify = "none" }, say"#,
         "polling" => r#"{ ticket = "/id", url = "...", every = "2s", done = { at = "/state", is = ["done"] } }"#,
         "done" | "failed" => r#"{ at = "/status", is = ["..."] }"#,
@@ -116,7 +116,9 @@ pub(super) fn form(path: &str) -> &'static str {
         "redact" => r#"an array of JSON pointers such as ["/ssn"]"#,
         "headers" => r#"{ name = "value" }"#,
         "ticket" | "at" | "result" | "request_id" | "ticket_in_callback" => r#"a JSON pointer such as "/id""#,
-        "calls" | "burst" | "attempts" | "open" | "concurrency" | "max_waiting" => "a whole number such as 10",
+        "calls" | "burst" | "attempts" | "unanswered" | "open" | "concurrency" | "max_waiting" => {
+            "a whole number such as 10"
+        }
         "rate_headers" => r#"{ remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#,
         "remaining" | "reset" => r#"a header's name such as "X-Calls-Left""#,
         "trim" | "drop_null" | "allow_open" | "at_most_once" => "true or false",

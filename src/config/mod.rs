@@ -24,6 +24,7 @@ mod kind;
 mod limits;
 mod live;
 mod load;
+mod mask;
 mod raw;
 mod read;
 mod root;
@@ -131,7 +132,7 @@ pub struct Vendor {
     /// A failure inside a 2xx answer or a callback.
     pub failed: Option<Match>,
     pub clean: Clean,
-    /// When it is not called because most calls fail.
+    /// When it is not called because most calls fail; `None`: it always is.
     pub breaker: Option<Terms>,
 }
 
@@ -141,6 +142,17 @@ const HORIZON: Duration = Duration::from_millis(500);
 const BESIDE_A_CALL: Duration = Duration::from_secs(5);
 
 impl Vendor {
+    /// The same vendor as people may see it: what is secret in its URLs and its body is masked.
+    pub fn shown(&self) -> Vendor {
+        let mut shown = self.clone();
+        shown.url = self.url.shown().clone();
+        shown.body = self.body.as_ref().map(|body| body.shown().clone());
+        if let Kind::Polling(polling) = &mut shown.kind {
+            polling.url = polling.url.shown().clone();
+        }
+        shown
+    }
+
     /// How long a worker's lease of a job is: until its permit, for a call, and some more time for the limiter and the store.
     pub fn lease(&self) -> Duration {
         HORIZON + self.timeout + BESIDE_A_CALL

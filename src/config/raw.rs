@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{self, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer},
 };
 use toml::Spanned;
 
@@ -90,7 +90,7 @@ pub(super) struct Vendor {
     pub(super) polling: Option<Spanned<Polling>>,
     pub(super) failed: Option<Spanned<Match>>,
     pub(super) clean: Clean,
-    pub(super) breaker: Option<Spanned<Breaker>>,
+    pub(super) breaker: Breaker,
     pub(super) rate_headers: Option<Spanned<RateHeaders>>,
     pub(super) at_most_once: Option<Spanned<bool>>,
 }
@@ -101,6 +101,7 @@ pub(super) struct Retry {
     pub(super) attempts: Number,
     pub(super) first: Text,
     pub(super) max: Text,
+    pub(super) unanswered: Number,
 }
 
 #[derive(Deserialize)]
@@ -146,13 +147,21 @@ pub(super) struct RateHeaders {
     pub(super) reset: Text,
 }
 
+/// When a vendor's breaker opens, or that it has none.
+pub(super) enum Breaker {
+    /// `false`
+    Off,
+    /// `{ failed = 0.9, calls = 5, within = "30s", open = "10s" }`
+    Table(Box<BreakerTable>),
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Breaker {
-    pub(super) failed: Option<Spanned<f64>>,
-    pub(super) calls: Option<Number>,
-    pub(super) within: Option<Text>,
-    pub(super) open: Option<Text>,
+pub(super) struct BreakerTable {
+    pub(super) failed: Spanned<f64>,
+    pub(super) calls: Number,
+    pub(super) within: Text,
+    pub(super) open: Text,
 }
 
 pub(super) type Limits = Spanned<Vec<Spanned<Limit>>>;
@@ -198,6 +207,30 @@ impl<'de> Deserialize<'de> for Limit {
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Limit, A::Error> {
                 LimitTable::deserialize(MapAccessDeserializer::new(map)).map(|table| Limit::Table(Box::new(table)))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl<'de> Deserialize<'de> for Breaker {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Breaker, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = Breaker;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a breaker")
+            }
+
+            fn visit_bool<E: de::Error>(self, is_on: bool) -> Result<Breaker, E> {
+                if is_on { Err(E::invalid_value(Unexpected::Bool(true), &self)) } else { Ok(Breaker::Off) }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Breaker, A::Error> {
+                BreakerTable::deserialize(MapAccessDeserializer::new(map)).map(|table| Breaker::Table(Box::new(table)))
             }
         }
 

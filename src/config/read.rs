@@ -114,7 +114,8 @@ fn found_type(found: &str) -> &'static str {
         ("integer `-", "a negative number"),
         ("integer", "a number"),
         ("floating", "a number with decimals"),
-        ("bool", "true or false"),
+        ("boolean `true", "true"),
+        ("boolean", "false"),
         ("seq", "an array"),
         ("map", "a table"),
     ];
@@ -129,6 +130,7 @@ fn wanted_type(wanted: &str) -> &'static str {
         "a boolean" => "true or false",
         "a sequence" => "an array",
         "a limit" => "a limit",
+        "a breaker" => "a table, or false,",
         _ => "a table",
     }
 }

@@ -23,7 +23,7 @@ const PREFIX: &str = "FETCHGATE__";
 
 /// Keys whose values in the example are the defaults of every vendor, and the vendor of the example that has them.
 const VENDOR_DEFAULTS: [(&str, &[&str]); 2] =
-    [("sync", &["method", "concurrency", "timeout", "retry", "clean"]), ("async", &["answer_within"])];
+    [("sync", &["method", "concurrency", "timeout", "retry", "clean", "breaker"]), ("async", &["answer_within"])];
 
 /// The texts that values come from, in the order of their regions.
 pub(super) struct Sources<'a> {

@@ -1,24 +1,28 @@
-//! Templates of a vendor, checked: its URLs and its body.
+//! Templates of a vendor, checked: its URLs and its body. Each gets a twin that may be shown.
 //!
-//! Never repeats a URL, for people put keys into the query, nor what was filled in from variables and files.
+//! Errors never repeat a URL, for people put keys into the query, nor what was filled in from variables and files.
 
 use hyper::Method;
 
 use super::{
     check::{Check, Filled},
-    raw,
+    mask, raw,
 };
 use crate::vendor::template::{Template, TemplateError};
 
-/// A URL whose path and query may be templates. Never repeats it: people put keys into the query.
+/// A URL whose path and query may be templates.
 pub(super) fn url_template(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Template> {
     let text = cx.text(key, raw)?;
     let mend = "Write an http or https URL, with {{ ... }} only in path and query";
     no_templates_filled_in(cx, key, &text, raw)?;
+    let shown = Template::url(&mask::url(&cx.parts(raw)));
     match Template::url(&text.text) {
-        Ok(template) => Some(template),
+        Ok(template) => {
+            let shown = shown.unwrap_or_else(|_| template.hidden());
+            Some(template.shown_as(shown))
+        }
         Err(why) => {
-            cx.problem(key, &text.span, unusable("URL", &text, &why), mend);
+            cx.problem(key, &text.span, unusable("URL", &text, why, shown.err()), mend);
             None
         }
     }
@@ -36,23 +40,27 @@ pub(super) fn body_template(
         return None;
     }
     no_templates_filled_in(cx, key, &text, raw)?;
+    let shown = Template::body(&mask::body(&cx.parts(raw)));
     match Template::body(&text.text) {
-        Ok(template) => Some(template),
+        Ok(template) => {
+            let shown = shown.unwrap_or_else(|_| template.hidden());
+            Some(template.shown_as(shown))
+        }
         Err(why) => {
             let mend = "Write JSON with {{ payload.name | json }} where values go";
-            cx.problem(key, &text.span, unusable("body", &text, &why), mend);
+            cx.problem(key, &text.span, unusable("body", &text, why, shown.err()), mend);
             None
         }
     }
 }
 
-/// The reason names what stands between `{{` and `}}`, which may have been filled in.
-fn unusable(what: &str, text: &Filled, why: &TemplateError) -> String {
-    if text.is_filled {
-        format!("this {what}, once filled in, cannot be used")
-    } else {
-        format!("this {what} cannot be used: {why}")
-    }
+/// A reason may name what was filled in, so with secrets it is the one of the masked text. Where that can be used, a secret is the reason.
+fn unusable(what: &str, text: &Filled, why: TemplateError, masked: Option<TemplateError>) -> String {
+    let why = match if text.is_filled { masked } else { Some(why) } {
+        Some(why) => why.to_string(),
+        None => "what is filled in has characters that cannot stand there as they are".to_owned(),
+    };
+    format!("this {what} cannot be used: {why}")
 }
 
 /// A secret is never a template, whatever is in it.

@@ -158,7 +158,10 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
     let rate_headers =
         optional(raw.rate_headers.as_ref(), |raw| rate_headers(cx, &whole.key("rate_headers"), raw.get_ref()));
     let clean = clean(cx, whole);
-    let breaker = optional(raw.breaker.as_ref(), |raw| breaker::breaker(cx, &whole.key("breaker"), raw, timeout?));
+    let breaker = match &raw.breaker {
+        raw::Breaker::Off => Some(None),
+        raw::Breaker::Table(table) => breaker::breaker(cx, &whole.key("breaker"), table, timeout).map(Some),
+    };
     if let Some(Kind::Sync) = kind {
         refuse_for_sync(cx, whole);
     }
@@ -270,6 +273,7 @@ fn headers(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Vec<(HeaderName, Sec
 fn retry(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Retry> {
     let raw = &whole.raw.retry;
     let attempts = cx.number(&whole.key("retry.attempts"), &raw.attempts, 1..=1000);
+    let unanswered = cx.number(&whole.key("retry.unanswered"), &raw.unanswered, 0..=1000);
     let first = cx.duration(&whole.key("retry.first"), &raw.first, LONGEST);
     let max = cx.duration(&whole.key("retry.max"), &raw.max, LONGEST);
     if let (Some(first), Some(max)) = (first, max)
@@ -282,7 +286,8 @@ fn retry(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Retry> {
         cx.problem(&whole.key(&format!("retry.{name}")), &span.span(), what, "Make retry.first at most retry.max");
         return None;
     }
-    Some(Retry { attempts: u32::try_from(attempts?).ok()?, first: first?, max: max? })
+    let (attempts, unanswered) = (u32::try_from(attempts?).ok()?, u32::try_from(unanswered?).ok()?);
+    Some(Retry { attempts, first: first?, max: max?, unanswered })
 }
 
 fn clean(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Clean> {

@@ -55,6 +55,10 @@ pub enum Next {
     Call {
         due_at: Time,
     },
+    /// The vendor accepted the job and did not answer in time: to be ordered once more at or after this time.
+    OrderAgain {
+        due_at: Time,
+    },
     /// To be polled at or after this time.
     Poll {
         due_at: Time,
@@ -85,7 +89,11 @@ impl Next {
             Next::Failed(_) => Some(Status::Failed),
             Next::Cancelled => Some(Status::Cancelled),
             Next::Expired(_) => Some(Status::Expired),
-            Next::Call { .. } | Next::Poll { .. } | Next::Await { .. } | Next::Rerun { .. } => None,
+            Next::Call { .. }
+            | Next::OrderAgain { .. }
+            | Next::Poll { .. }
+            | Next::Await { .. }
+            | Next::Rerun { .. } => None,
         }
     }
 }
@@ -109,6 +117,10 @@ impl Change {
         let (pending, processing) = (Status::Pending, Status::Processing);
         match &self.next {
             Next::Call { due_at } => Job { status: pending, stage: Stage::Call, due_at: *due_at, ..base },
+            Next::OrderAgain { due_at } => {
+                let unanswered = base.unanswered + 1;
+                Job { status: pending, stage: Stage::Call, due_at: *due_at, unanswered, ..base }
+            }
             Next::Poll { due_at, answer_by } => {
                 Job { status: processing, stage: Stage::Poll, due_at: *due_at, answer_by: Some(*answer_by), ..base }
             }
@@ -121,7 +133,8 @@ impl Change {
             Next::Cancelled => ended(Status::Cancelled),
             Next::Rerun { due_at, deadline } => {
                 let run = base.run + 1;
-                Job { status: pending, stage: Stage::Call, due_at: *due_at, deadline: *deadline, run, ..base }
+                let (due_at, deadline) = (*due_at, *deadline);
+                Job { status: pending, stage: Stage::Call, due_at, deadline, run, unanswered: 0, ..base }
             }
         }
     }
@@ -165,14 +178,24 @@ pub fn advance(job: &Job, step: Step, policy: &Policy, jitter: f64, now: Time) -
     }
 }
 
-/// What a job becomes when the vendor did not answer in time: the submitting call is tried again, or that was the last.
+/// What a job becomes when the vendor did not answer in time: it is ordered again, or that was the last order.
 pub fn no_answer(job: &Job, policy: &Policy, jitter: f64, now: Time) -> Change {
-    let why = Failure::new(FailureCode::NoAnswer, "the vendor accepted the job and did not answer in time");
     if policy.at_most_once {
         let next = unknown_outcome("nobody heard in time what came of the call");
         return Change { next, ticket: job.ticket.clone(), tries: job.tries };
     }
-    try_again(job, why, None, policy, jitter, now)
+    let why = Failure::new(FailureCode::NoAnswer, "the vendor accepted the job and did not answer in time");
+    if job.unanswered >= policy.retry.unanswered {
+        let orders = job.unanswered.saturating_add(1);
+        let last = if orders == 1 { why.message } else { format!("{orders} orders; the last: {}", why.message) };
+        let next = Next::Failed(Failure::new(why.code, last));
+        return Change { next, ticket: job.ticket.clone(), tries: job.tries.saturating_add(1) };
+    }
+    let change = try_again(job, why, None, policy, jitter, now);
+    match change.next {
+        Next::Call { due_at } => Change { next: Next::OrderAgain { due_at }, ..change },
+        _ => change,
+    }
 }
 
 /// What a callback with data, or with a failure, makes of a job; nothing when the job has ended or the callback is for an earlier run.
@@ -216,7 +239,7 @@ pub fn lost(job: &Job, attempt: u32, called_at: Time) -> (Change, Attempt) {
         permit_at: called_at.0,
         status: None,
         latency_ms: 0,
-        outcome: AttemptOutcome::GiveUp,
+        outcome: AttemptOutcome::NoConnection,
         detail: Some("its worker died or hung; nobody knows whether it was made".into()),
     };
     (Change { next, ticket: job.ticket.clone(), tries: job.tries }, record)

@@ -235,6 +235,8 @@ pub struct Job {
     pub run: u32,
     /// Calls of this run that count against `retry.attempts`.
     pub tries: u32,
+    /// Orders of this run that the vendor accepted and did not answer in time. Known where the payload was read too.
+    pub unanswered: u32,
     /// All attempts so far, of all runs: the fence.
     pub attempt: u32,
     /// The vendor's own reference to accepted work.
@@ -354,14 +356,65 @@ pub enum AttemptKind {
     Poll,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What came of an attempt. The aliases are the words of earlier versions, which are still in stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptOutcome {
     Done,
-    CheckAgain,
-    AwaitCallback,
+    /// Not yet: the vendor is asked again.
+    #[serde(alias = "check_again")]
+    Pending,
+    /// The vendor took the job and will call back or wants to be polled.
+    #[serde(alias = "await_callback")]
+    Accepted,
+    /// The vendor wants fewer calls.
+    SlowDown,
+    /// The vendor failed in a way that may pass.
     TryAgain,
-    GiveUp,
+    /// The vendor said no, or something that is not data.
+    #[serde(alias = "give_up")]
+    Refused,
+    /// The vendor does not take our credentials.
+    Unauthorized,
+    /// No reply in time.
+    Timeout,
+    /// No connection, or one that broke.
+    NoConnection,
+}
+
+impl AttemptOutcome {
+    pub const ALL: [AttemptOutcome; 9] = [
+        AttemptOutcome::Done,
+        AttemptOutcome::Pending,
+        AttemptOutcome::Accepted,
+        AttemptOutcome::SlowDown,
+        AttemptOutcome::TryAgain,
+        AttemptOutcome::Refused,
+        AttemptOutcome::Unauthorized,
+        AttemptOutcome::Timeout,
+        AttemptOutcome::NoConnection,
+    ];
+
+    /// Whether the call failed. A vendor that is merely busy has a gate for that, and a line in the log of its own.
+    pub fn is_failure(self) -> bool {
+        use AttemptOutcome::{NoConnection, Refused, Timeout, TryAgain, Unauthorized};
+        matches!(self, TryAgain | Refused | Unauthorized | Timeout | NoConnection)
+    }
+
+    /// The word in the API and in labels of metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AttemptOutcome::Done => "done",
+            AttemptOutcome::Pending => "pending",
+            AttemptOutcome::Accepted => "accepted",
+            AttemptOutcome::SlowDown => "slow_down",
+            AttemptOutcome::TryAgain => "try_again",
+            AttemptOutcome::Refused => "refused",
+            AttemptOutcome::Unauthorized => "unauthorized",
+            AttemptOutcome::Timeout => "timeout",
+            AttemptOutcome::NoConnection => "no_connection",
+        }
+    }
 }
 
 /// A job's attempts: the first 5, the last 45, and how many between them are not kept.

@@ -1,4 +1,4 @@
-//! How often a call is tried, and how long to wait in between: exponential backoff with full jitter.
+//! How often a call is tried, and how long to wait in between: exponential backoff with jitter.
 //!
 //! Never decides whether to try again (see `lifecycle`).
 
@@ -11,33 +11,51 @@ pub struct Retry {
     pub attempts: u32,
     pub first: Duration,
     pub max: Duration,
+    /// An accepted job that got no answer in time is ordered again so often at most: each order is paid for.
+    pub unanswered: u32,
 }
 
-/// The wait after the `tries`-th call that counted: evenly spread over `0..=min(max, first * 2^(tries-1))`.
+impl Retry {
+    /// How long a job is tried, from its first call to its last: the least and the most that its waits take together.
+    pub fn lasts(&self) -> (Duration, Duration) {
+        let together = |jitter| (1..self.attempts).map(|tries| backoff(self, tries, jitter)).sum();
+        (together(0.0), together(1.0))
+    }
+}
+
+/// The wait after the `tries`-th call that counted: from half of `min(max, first * 2^(tries-1))` to all of it.
 ///
-/// `jitter` lies in `0.0..1.0`. Full jitter spreads the calls of many jobs that failed together
-/// (Marc Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog 2015).
+/// `jitter` lies in `0.0..1.0`. It spreads the calls of many jobs that failed together. Half is waited in any case, so that a job's attempts
+/// outlast an outage of its vendor ("equal jitter" in Marc Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog 2015).
 pub fn backoff(policy: &Retry, tries: u32, jitter: f64) -> Duration {
     let doublings = tries.saturating_sub(1).min(30);
-    let ceiling = policy.first.saturating_mul(1 << doublings).min(policy.max);
-    ceiling.mul_f64(jitter.clamp(0.0, 1.0))
+    let whole = policy.first.saturating_mul(1 << doublings).min(policy.max);
+    whole.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const POLICY: Retry = Retry { attempts: 5, first: Duration::from_millis(200), max: Duration::from_secs(60) };
+    const POLICY: Retry =
+        Retry { attempts: 16, first: Duration::from_secs(1), max: Duration::from_secs(600), unanswered: 1 };
 
     #[test]
-    fn the_ceiling_doubles_until_the_maximum() {
-        let ceilings = [1, 2, 3, 9, 10, u32::MAX].map(|tries| backoff(&POLICY, tries, 1.0).as_millis());
-        assert_eq!(ceilings, [200, 400, 800, 51_200, 60_000, 60_000]);
+    fn the_wait_doubles_until_the_maximum() {
+        let longest = [1, 2, 3, 10, 11, u32::MAX].map(|tries| backoff(&POLICY, tries, 1.0).as_secs());
+        assert_eq!(longest, [1, 2, 4, 512, 600, 600]);
     }
 
     #[test]
-    fn jitter_spreads_the_wait_down_to_nothing() {
-        assert_eq!(backoff(&POLICY, 3, 0.0), Duration::ZERO);
-        assert_eq!(backoff(&POLICY, 3, 0.5), Duration::from_millis(400));
+    fn jitter_takes_away_half_of_the_wait_at_most() {
+        assert_eq!(backoff(&POLICY, 3, 0.0), Duration::from_secs(2));
+        assert_eq!(backoff(&POLICY, 3, 0.5), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn the_defaults_last_from_33_to_67_minutes() {
+        let (least, most) = POLICY.lasts();
+        assert_eq!((least.as_secs_f64() / 60.0, most.as_secs_f64() / 60.0), (33.525, 67.05));
+        assert_eq!(Retry { attempts: 1, ..POLICY }.lasts(), (Duration::ZERO, Duration::ZERO));
     }
 }

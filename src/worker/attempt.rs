@@ -14,7 +14,7 @@ use super::{Context, breaker, limits, places::Hold};
 use crate::{
     clock::{Time, nanos},
     job::{
-        Attempt, AttemptOutcome,
+        Attempt, AttemptOutcome, Stage, Status,
         lifecycle::{self, Change, Step},
     },
     limit::{Permit, breakers::Probe},
@@ -45,12 +45,13 @@ pub(super) async fn run(
     let call = call(&cx, &vendor, &lease, &permit, hold.metrics()).await;
     hold.call_is_over();
     if let Err(why @ (CallError::Missed(_) | CallError::LeaseTooOld)) = &call.reply {
-        tracing::debug!(vendor = %vendor.name(), job = %lease.job.id, ?why, "not called; the job waits for another permit");
+        tracing::debug!(vendor = %vendor.name(), request_id = %lease.job.id, %why, "not called; the job waits for another permit");
         breaker::tell(&cx, vendor.name(), probe, None).await;
         cx.limiter.give_back(vec![permit]).await;
         cx.store.release(vec![(lease, None)]).await;
         return;
     }
+    let failed_to_call = failed_to_call(&call);
     let status = call.reply.as_ref().ok().map(|reply| reply.status.as_u16());
     let was_tried = call.unsendable.is_none();
     let Reading { step, close_gate, apart } = match call.unsendable {
@@ -64,7 +65,7 @@ pub(super) async fn run(
     }
     let failed = was_tried.then(|| breaker::is_failure(&step, status));
     breaker::tell(&cx, vendor.name(), probe, failed).await;
-    let (outcome, detail) = describe(&step);
+    let (outcome, detail) = describe(&step, lease.job.stage);
     let attempt = Attempt {
         n: lease.attempt,
         kind: attempt_kind(lease.job.stage),
@@ -72,9 +73,10 @@ pub(super) async fn run(
         permit_at: permit_at.0,
         status,
         latency_ms: u64::try_from(call.took.as_millis()).unwrap_or(u64::MAX),
-        outcome,
+        outcome: failed_to_call.unwrap_or(outcome),
         detail,
     };
+    report(&cx, &lease, &attempt, hold.metrics());
     let change = lifecycle::advance(&lease.job, step, &vendor.policy(), fastrand::f64(), cx.clock.now());
     settle(&cx, lease, change, attempt, &hold).await;
 }
@@ -136,14 +138,47 @@ fn may_go(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit) -> Resu
     if now.saturating_add(nanos(vendor.config.timeout)) > lease.until { Err(CallError::LeaseTooOld) } else { Ok(()) }
 }
 
+/// The word for a call that brought no reply at all.
+fn failed_to_call(call: &Call) -> Option<AttemptOutcome> {
+    match &call.reply {
+        Err(CallError::TimedOut) => Some(AttemptOutcome::Timeout),
+        Err(CallError::Unreachable(_) | CallError::Interrupted(_)) if call.unsendable.is_none() => {
+            Some(AttemptOutcome::NoConnection)
+        }
+        _ => None,
+    }
+}
+
 /// A step, for the record.
-fn describe(step: &Step) -> (AttemptOutcome, Option<String>) {
+fn describe(step: &Step, stage: Stage) -> (AttemptOutcome, Option<String>) {
     match step {
         Step::Done { .. } => (AttemptOutcome::Done, None),
-        Step::CheckAgain { .. } => (AttemptOutcome::CheckAgain, None),
-        Step::AwaitCallback { .. } => (AttemptOutcome::AwaitCallback, None),
+        Step::CheckAgain { .. } if stage == Stage::Call => (AttemptOutcome::Accepted, None),
+        Step::CheckAgain { .. } => (AttemptOutcome::Pending, None),
+        Step::AwaitCallback { .. } => (AttemptOutcome::Accepted, None),
+        Step::TryAgain { why, counts: false, .. } => (AttemptOutcome::SlowDown, Some(why.message.clone())),
         Step::TryAgain { why, .. } => (AttemptOutcome::TryAgain, Some(why.message.clone())),
-        Step::GiveUp { why } => (AttemptOutcome::GiveUp, Some(why.message.clone())),
+        Step::GiveUp { why } => (AttemptOutcome::Refused, Some(why.message.clone())),
+    }
+}
+
+/// Says what came of a call: to the metrics, and to the log.
+fn report(cx: &Context, lease: &Lease, attempt: &Attempt, metrics: &VendorMetrics) {
+    let (vendor, outcome) = (&lease.job.lane.vendor, attempt.outcome);
+    metrics.count_call(outcome);
+    let detail = attempt.detail.as_deref();
+    tracing::debug!(
+        request_id = %lease.job.id,
+        %vendor,
+        attempt = attempt.n,
+        status = attempt.status,
+        outcome = outcome.as_str(),
+        latency_ms = attempt.latency_ms,
+        detail,
+        "an attempt has ended"
+    );
+    if outcome.is_failure() {
+        cx.failures.note(vendor, detail.unwrap_or_else(|| outcome.as_str()), cx.clock.nanos());
     }
 }
 
@@ -156,11 +191,13 @@ async fn settle(cx: &Context, lease: Lease, change: Change, attempt: Attempt, ho
         match settling {
             Ok(Settled::Stored) => return end.map_or((), |status| hold.metrics().count_ended(status)),
             Ok(Settled::TooLate) => {
-                tracing::info!(job = %id, ?end, "came too late: the job had ended or gone to another worker");
+                let end = end.map(Status::as_str);
+                tracing::info!(request_id = %id, end, "came too late: the job had ended or gone to another worker");
                 return;
             }
             Err(unsettled) => {
-                tracing::warn!(job = %id, error = %unsettled.why, ?wait, "the outcome is not stored yet; trying again");
+                let wait_ms = wait.as_millis() as u64;
+                tracing::warn!(request_id = %id, error = %unsettled.why, wait_ms, "the outcome is not stored yet; trying again");
                 cx.clock.sleep_until(cx.clock.nanos() + nanos(wait)).await;
                 wait = (wait * 2).min(MAX_SETTLE_WAIT);
                 settling =

@@ -67,6 +67,7 @@ impl Janitor {
     /// One turn. Whatever fails, the rest is done.
     pub async fn tick(&mut self) -> Result<Tick, StoreError> {
         let (wall, now) = (self.cx.clock.now(), self.cx.clock.nanos());
+        self.cx.failures.tell(now);
         // First what is done at its time: alarms may be many.
         let reclaimed = self.reclaim(wall, now).await;
         let pruned = self.prune(wall, now).await;
@@ -164,7 +165,7 @@ impl Janitor {
 
 /// For jobs of a vendor that has gone from the config: nobody can call it, so there is nothing to try again.
 const NO_POLICY: Policy = Policy {
-    retry: Retry { attempts: 1, first: Duration::ZERO, max: Duration::ZERO },
+    retry: Retry { attempts: 1, first: Duration::ZERO, max: Duration::ZERO, unanswered: 0 },
     answer_within: Duration::ZERO,
     at_most_once: false,
 };

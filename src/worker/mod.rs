@@ -10,6 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::failures::Failures;
 use self::{dispatch::Dispatcher, janitor::Janitor};
 use crate::{
     audit::Audit,
@@ -25,6 +26,7 @@ use crate::{
 pub mod attempt;
 mod breaker;
 pub mod dispatch;
+mod failures;
 mod firing;
 pub mod janitor;
 mod limits;
@@ -42,6 +44,7 @@ pub struct Context {
     pub limits: Arc<InForce>,
     pub audit: Arc<Audit>,
     pub metrics: Arc<Metrics>,
+    pub failures: Failures,
     pub client: Client,
     pub clock: Clock,
     /// How long ended jobs are kept.

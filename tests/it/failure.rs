@@ -96,6 +96,15 @@ impl World {
         Process::new(command, self.address, log)
     }
 
+    /// A process that is ready, with as much in its log as `RUST_LOG` says.
+    pub(crate) async fn start_with_logs(&self, filter: &str) -> Process {
+        let (mut command, log) = self.command(BINARY, "config.toml");
+        command.env("RUST_LOG", filter).args(["serve", "--config"]).arg(self.folder.path().join("config.toml"));
+        let process = self.process(command, log);
+        process.ready().await;
+        process
+    }
+
     /// A process that is ready.
     pub(crate) async fn start(&self) -> Process {
         let process = self.spawn("config.toml");
@@ -234,7 +243,7 @@ url = "VENDORS/async/hook?callback_ms=5"
 limits = []
 concurrency = 8
 answer_within = "2s"
-retry = { attempts = 30, first = "50ms", max = "500ms" }
+retry = { attempts = 30, unanswered = 30, first = "50ms", max = "500ms" }
 webhook = { verify = "none" }
 "#;
 

@@ -6,12 +6,16 @@ mod support;
 mod api;
 /// What was really sent, and whether the limits were kept.
 mod audit;
+/// What `check` says of a config, and of a request that would go out.
+mod check;
 /// The command line: the real binary against a real service.
 mod cli;
 /// The config: every mistake is named with its key, its line and the mend.
 mod config;
 /// What must hold when things break: processes, vendors, callbacks.
 mod failure;
+/// What people see of vendors whose calls fail.
+mod failures;
 /// The file of the embedded store, under the real binary.
 mod file;
 /// Documents that tell the truth, licences, dependencies.

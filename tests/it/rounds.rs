@@ -15,7 +15,7 @@ use fetchgate::{
     limit::{Answer, Blocker, Limit, Limiter, Missed, Outlook, Permit, Usage, breaker::Standing},
     store::{Store, StoreError},
     vendor::http::Client,
-    worker::{Context, Pool, Tick, dispatch::Dispatcher},
+    worker::{Context, Failures, Pool, Tick, dispatch::Dispatcher},
 };
 use mock_vendors::Answer as Reply;
 use tokio::sync::Semaphore;
@@ -140,6 +140,7 @@ fn dispatcher(app: &TestApp, limiter: Arc<dyn Limiter>, store: Arc<dyn Store>) -
         limits: of.limits.clone(),
         audit: of.audit.clone(),
         metrics: of.metrics.clone(),
+        failures: Failures::default(),
         client: Client::new(),
         clock: of.clock.clone(),
         retention: Duration::from_secs(3_600),

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use mock_vendors::Answer;
 use serde_json::json;
+use tokio::net::TcpStream;
 
 use crate::support::{SECOND, ask, ask_with, get, sent, start};
 
@@ -115,6 +116,52 @@ async fn refusals_come_on_the_calls_that_were_asked_for() {
             assert_eq!(ask(&mock, line, "{}").await.status, *expected, "{line}, call {}", call + 1);
         }
     }
+}
+
+#[tokio::test]
+async fn a_status_with_its_headers_can_be_for_the_first_calls() {
+    let mock = start().await;
+    let line = "POST /sync/x?status=403&retry_after=2.0&body=slowly&header=x-left:0&first=2";
+    for _ in 0..2 {
+        let refused = ask(&mock, line, "{}").await;
+        assert_eq!((refused.status, refused.header("retry-after"), refused.text()), (403, Some("2.0"), "slowly"));
+        assert_eq!(refused.header("x-left"), Some("0"));
+    }
+    let answer = ask(&mock, line, "{}").await;
+    assert_eq!((answer.status, answer.header("retry-after"), answer.header("x-left")), (200, None, None));
+    assert!(answer.json()["data"].is_object());
+    // The data carries no Retry-After, but any header that was asked for.
+    let answer = ask(&mock, "POST /sync/y?retry_after=1&header=retry-after:5", "{}").await;
+    assert_eq!((answer.status, answer.header("retry-after")), (200, Some("5")));
+    assert_eq!(ask(&mock, "POST /polling/y?retry_after=1", "{}").await.header("retry-after"), Some("1"));
+}
+
+#[tokio::test]
+async fn a_token_is_good_for_so_long() {
+    let mock = start().await;
+    let line = "POST /sync/x?token_ms=60000";
+    assert_eq!(ask_with(&mock, line, "authorization: Bearer a\r\n", "{}").await.status, 200);
+    let expired = ask_with(&mock, "POST /sync/x?token_ms=0", "authorization: Bearer a\r\n", "{}").await;
+    assert_eq!((expired.status, expired.header("www-authenticate").is_some()), (401, true));
+    assert_eq!(ask_with(&mock, line, "authorization: Bearer b\r\n", "{}").await.status, 200);
+    assert_eq!(ask(&mock, line, "{}").await.status, 200, "none is one too");
+}
+
+#[tokio::test]
+async fn the_port_can_be_closed_for_a_while() {
+    let mock = start().await;
+    assert_eq!(ask(&mock, "POST /refuse", "").await.status, 400);
+    let hanging = sent(&mock, "POST /sync?fault=hang", "", "{}").await;
+    assert_eq!(ask(&mock, "POST /refuse?for_ms=300", "").await.status, 202);
+    while TcpStream::connect(mock.address()).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    while TcpStream::connect(mock.address()).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ask(&mock, "POST /sync", "{}").await.status, 200);
+    drop(hanging);
+    mock.stop().await;
 }
 
 #[tokio::test]

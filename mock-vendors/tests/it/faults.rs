@@ -1,6 +1,6 @@
 //! Each fault does on the wire what its name says.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 
 use mock_vendors::{Answer, Fault};
 use tokio::io::AsyncReadExt;
@@ -30,6 +30,26 @@ async fn truncate_closes_before_the_announced_length() {
     let reply = ask(&mock, "POST /sync?fault=truncate", "{}").await;
     assert_eq!((reply.status, reply.header("content-length")), (200, Some("1000")));
     assert_eq!(reply.text(), r#"{"vendor":"cut"#);
+}
+
+#[tokio::test]
+async fn a_body_can_be_compressed_late_or_cut() {
+    let mock = start().await;
+    let plain = ask(&mock, "POST /sync/a", "{}").await;
+    let packed = ask(&mock, "POST /sync/b?gzip", "{}").await;
+    assert_eq!((packed.status, packed.header("content-encoding")), (200, Some("gzip")));
+    let mut unpacked = String::new();
+    flate2::read::GzDecoder::new(&packed.body[..]).read_to_string(&mut unpacked).expect("gzip");
+    assert_eq!(unpacked.replace("\"b\"", "\"a\""), plain.text());
+
+    let cut = ask(&mock, "POST /sync/c?status=503&retry_after=9&body=0123456789&cut", "{}").await;
+    assert_eq!((cut.status, cut.header("content-length"), cut.text()), (503, Some("10"), "01234"));
+    assert_eq!(cut.header("retry-after"), Some("9"));
+
+    let mut late = sent(&mock, "POST /sync/d?body_ms=60000", "", "{}").await;
+    let mut head = [0; 12];
+    late.read_exact(&mut head).await.expect("the head comes at once");
+    assert_eq!(&head, b"HTTP/1.1 200");
 }
 
 #[tokio::test]

@@ -48,6 +48,8 @@ pub(super) struct JobDoc {
     #[serde(skip_serializing, default)]
     tries: u32,
     #[serde(skip_serializing, default)]
+    unanswered: u32,
+    #[serde(skip_serializing, default)]
     attempt: u32,
     /// The fence: every change adds one, and is made only if nobody made another.
     #[serde(skip_serializing, default)]
@@ -151,6 +153,7 @@ impl JobDoc {
             tags: job.tags,
             run: 0,
             tries: 0,
+            unanswered: 0,
             attempt: 0,
             version: 0,
             by: None,
@@ -191,6 +194,7 @@ impl JobDoc {
             tags: self.tags,
             run: self.run,
             tries: self.tries,
+            unanswered: self.unanswered,
             attempt: self.attempt,
             ticket: self.ticket,
             result: self.result.map(|blob| blob.0),

@@ -57,7 +57,7 @@ impl Request {
         tracing::error!(job = %self.lease.job.id, why, "its outcome is larger than MongoDB keeps; the job fails");
         let change = updates::too_large(&self.lease.job, &self.change);
         let detail = Some("the outcome is larger than the store keeps".to_owned());
-        let attempt = Attempt { outcome: AttemptOutcome::GiveUp, detail, ..self.attempt };
+        let attempt = Attempt { outcome: AttemptOutcome::Refused, detail, ..self.attempt };
         Request { change, attempt, ..self }
     }
 

@@ -33,11 +33,12 @@ pub(super) fn update(was: &Job, job: &Job) -> Document {
         None => drop(unset.insert(name, "")),
     };
     type Field = (&'static str, fn(&Job) -> Option<Bson>);
-    const FIELDS: [Field; 14] = [
+    const FIELDS: [Field; 15] = [
         ("status", |job| Some(job.status.as_str().into())),
         ("stage", |job| Some(job.stage.as_str().into())),
         ("run", |job| Some(i64::from(job.run).into())),
         ("tries", |job| Some(i64::from(job.tries).into())),
+        ("unanswered", |job| Some(i64::from(job.unanswered).into())),
         ("attempt", |job| Some(i64::from(job.attempt).into())),
         ("updated_at", |job| number(updated_at(job))),
         ("lane", |job| lane_of(job).map(Bson::from)),

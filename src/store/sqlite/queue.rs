@@ -253,7 +253,7 @@ pub(super) enum Fence {
 /// Writes a job's row as it is after a change, if the fence lets it; says whether it did. Without a history the attempts stay.
 pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fence) -> rusqlite::Result<bool> {
     const SQL: &str = "UPDATE jobs SET status = :status, stage = :stage, due_at = :due_at, alarm_at = :alarm_at, \
-           answer_by = :answer_by, deadline_at = :deadline_at, run = :run, tries = :tries, attempt = max(attempt, :attempt), \
+           answer_by = :answer_by, deadline_at = :deadline_at, run = :run, tries = :tries, unanswered = :unanswered, attempt = max(attempt, :attempt), \
            updated_at = :updated_at, finished_at = :finished_at, failure_code = :failure_code, failure = :failure, \
            ticket = :ticket, result = :result, attempts = coalesce(:attempts, attempts) \
          WHERE id = :id AND status < :below AND attempt < :fence";
@@ -274,6 +274,7 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
         ":deadline_at": job.deadline.map(|deadline| deadline.at.0),
         ":run": job.run,
         ":tries": job.tries,
+        ":unanswered": job.unanswered,
         ":attempt": job.attempt,
         ":updated_at": job.updated_at.0,
         ":finished_at": job.finished_at.map(|at| at.0),

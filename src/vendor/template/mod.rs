@@ -3,13 +3,14 @@
 //! What a job brings can never change where a call goes: scheme, host and port are literal, a value in a path stays one
 //! segment, a value in a body stays one JSON value. Errors never repeat literal text, because it may hold secrets.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::value::RawValue;
 use url::Url;
 
-use self::read::{Part, check_target, ends_in_string, fail, has_dot_segment, is_plain, parse, split_origin};
+pub(crate) use self::read::ends_in_string;
+use self::read::{Part, check_target, fail, has_dot_segment, is_plain, parse, split_origin};
 use crate::json::{self, Pointer};
 
 mod read;
@@ -75,6 +76,8 @@ pub struct Template {
     pieces: Vec<Piece>,
     /// Scheme, host and port; a body has none.
     origin: Option<Url>,
+    /// The same with its secrets masked, where it has some.
+    shown: Option<Arc<Template>>,
 }
 
 #[derive(Clone)]
@@ -125,7 +128,7 @@ impl Template {
             }
             pieces.push(part.checked(needed)?);
         }
-        let template = Template { pieces, origin: Some(origin) };
+        let template = Template { pieces, origin: Some(origin), shown: None };
         // Dots that are wrong around a letter are wrong around every value.
         if has_dot_segment(&template.filled_with("x")) {
             return fail("a URL's path must not have `.` or `..` as a segment");
@@ -152,7 +155,7 @@ impl Template {
             }
             pieces.push(part.checked(Filter::Json)?);
         }
-        let template = Template { pieces, origin: None };
+        let template = Template { pieces, origin: None, shown: None };
         match json::check(template.filled_with("null").as_bytes()) {
             Ok(_) => Ok(template),
             Err(e) => fail(format!("with null in place of every expression the body is {e}")),
@@ -162,6 +165,23 @@ impl Template {
     /// Scheme, host and port of a URL template, with `/` as its path. A body has none.
     pub fn origin(&self) -> Option<&Url> {
         self.origin.as_ref()
+    }
+
+    /// Shows nothing but the host: for a template whose masked text is none.
+    pub fn hidden(&self) -> Template {
+        let text = if self.origin.is_some() { "/***" } else { "\"***\"" };
+        Template { pieces: vec![Piece::Literal(text.to_owned())], origin: self.origin.clone(), shown: None }
+    }
+
+    /// The same template, which people see as `shown`.
+    #[must_use]
+    pub fn shown_as(self, shown: Template) -> Template {
+        Template { shown: Some(Arc::new(shown)), ..self }
+    }
+
+    /// The template as people may see it, and what it renders to: every secret is masked.
+    pub fn shown(&self) -> &Template {
+        self.shown.as_deref().unwrap_or(self)
     }
 
     /// Whether the name occurs.
@@ -214,6 +234,20 @@ impl Template {
             Piece::Literal(_) => None,
             Piece::Value { expr, filter } => Some((expr, *filter)),
         })
+    }
+}
+
+/// As it can be written, with its literal text: only of what [`Template::shown`] gives may this be shown.
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.origin.as_ref().map_or("", |origin| origin.as_str().trim_end_matches('/')))?;
+        for piece in &self.pieces {
+            match piece {
+                Piece::Literal(literal) => f.write_str(literal)?,
+                Piece::Value { expr, filter } => write!(f, "{{{{ {expr} | {} }}}}", filter.as_str())?,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -185,7 +185,8 @@ pub(super) fn has_dot_segment(target: &str) -> bool {
     path.split('/').any(|segment| matches!(&*segment.to_ascii_lowercase().replace("%2e", "."), "." | ".."))
 }
 
-pub(super) fn ends_in_string(literal: &str, starts_in_string: bool) -> bool {
+/// Whether JSON text, which began in a string or not, ends in one.
+pub(crate) fn ends_in_string(literal: &str, starts_in_string: bool) -> bool {
     let mut is_in_string = starts_in_string;
     let mut chars = literal.chars();
     while let Some(c) = chars.next() {

@@ -36,6 +36,8 @@ const ONE: &str = r#"
 kind = "sync"
 url = "VENDORS/sync/one"
 limits = []
+breaker = false
+retry = { attempts = 5, first = "200ms", max = "1m" }
 "#;
 
 /// A job of vendor `one` after these answers, which must end it.
@@ -116,12 +118,13 @@ async fn broken_connections_are_tried_until_the_attempts_are_used_up(backend: Ba
 }
 
 async fn a_vendor_that_hangs_times_out(backend: Backend) {
-    let mut app = TestApp::with(backend, &format!("{ONE}timeout = \"100ms\"\nretry = {{ attempts = 2 }}\n")).await;
+    let mut app =
+        TestApp::with(backend, &(ONE.replace("attempts = 5", "attempts = 2") + "timeout = \"100ms\"\n")).await;
     let job = job_after(&mut app, vec![Answer::hang(); 2]).await;
     assert_failed(&job, "timeout", 2);
     let attempts = app.get(&format!("/jobs/{}/attempts", job["request_id"].as_str().unwrap())).await.json();
     for attempt in attempts["attempts"].as_array().unwrap() {
-        assert_eq!((&attempt["outcome"], &attempt["status"]), (&json!("try_again"), &Value::Null), "{attempt}");
+        assert_eq!((&attempt["outcome"], &attempt["status"]), (&json!("timeout"), &Value::Null), "{attempt}");
         assert!((100..5000).contains(&attempt["latency_ms"].as_u64().unwrap()), "{attempt}");
     }
     app.stop().await;
@@ -173,7 +176,7 @@ async fn nobody_listening_is_tried_until_the_attempts_are_used_up(backend: Backe
     let mut app = TestApp::with(backend, &config).await;
     let id = app.submit("one", "1").await;
     end(&mut app).await;
-    assert_failed(&app.find(&id).await, "attempts_exhausted", 5);
+    assert_failed(&app.find(&id).await, "attempts_exhausted", 16);
     let attempts = app.get(&format!("/jobs/{id}/attempts")).await.json();
     assert_eq!(attempts["attempts"][0]["sent_at"], Value::Null, "nothing was sent");
     app.stop().await;

@@ -21,7 +21,7 @@ on_every_backend!(
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One vendor whose breaker opens at five failures. A failed job ends: the wait for another try would be drawn from nothing up.
+/// One vendor whose breaker opens at five failures. A failed job ends, so that each call is another job's.
 const FIVE: &str = r#"
 [vendors.one]
 kind = "sync"

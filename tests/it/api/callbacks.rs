@@ -89,7 +89,7 @@ async fn a_callback_before_the_vendors_own_reply_is_taken(backend: Backend) {
     let record = app.get(&format!("/jobs/{id}/attempts")).await.json()["attempts"].clone();
     assert_eq!(
         (&record[0]["n"], &record[0]["outcome"], &record[0]["status"]),
-        (&json!(1), &json!("await_callback"), &json!(202))
+        (&json!(1), &json!("accepted"), &json!(202))
     );
     app.stop().await;
 }
@@ -197,8 +197,7 @@ async fn a_callback_for_a_cancelled_job_is_ignored(backend: Backend) {
 }
 
 async fn a_vendor_that_never_calls_back_is_called_again_and_then_given_up(backend: Backend) {
-    // The wait is drawn between nothing and this, so that in its first moment it is not over.
-    let retry = "retry = { attempts = 3, first = \"1d\", max = \"1d\" }";
+    let retry = "retry = { unanswered = 2, first = \"1d\", max = \"1d\" }";
     let config = format!("{QUIET}answer_within = \"10s\"\n{retry}\n");
     let mut app = TestApp::with(backend, &config).await;
     let (id, _) = accepted(&mut app, "other").await;
@@ -218,7 +217,6 @@ async fn a_vendor_that_never_calls_back_is_called_again_and_then_given_up(backen
 }
 
 async fn a_callback_ends_a_job_that_waits_for_its_next_attempt(backend: Backend) {
-    // The wait is drawn between nothing and this, so that in the test's first moment it is not over.
     let config = QUIET.replacen("limits = []", "limits = []\nretry = { first = \"1d\", max = \"1d\" }", 1);
     let mut app = TestApp::with(backend, &config).await;
     // The vendor took the work, and only its answer went wrong.

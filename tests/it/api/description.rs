@@ -201,7 +201,10 @@ async fn metrics_are_openmetrics_and_complete(backend: Backend) {
         });
         assert_eq!(ended.map(|(_, value)| *value), Some(1.0), "{vendor}");
     }
-    assert_eq!(samples["fetchgate_vendor_calls_total{vendor=\"polling\"}"], 4.0);
+    for (outcome, calls) in [("accepted", 1.0), ("pending", 2.0), ("done", 1.0), ("no_connection", 0.0)] {
+        let name = format!("fetchgate_vendor_calls_total{{vendor=\"polling\",outcome=\"{outcome}\"}}");
+        assert_eq!(samples[&name], calls, "{outcome}");
+    }
     assert_eq!(samples["fetchgate_callbacks_accepted_total{vendor=\"async\"}"], 1.0);
     assert!(samples["fetchgate_store_write_seconds_count"] > 0.0, "stored jobs were timed");
     app.stop().await;

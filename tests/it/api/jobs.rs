@@ -295,13 +295,13 @@ async fn a_batch_is_answered_item_by_item(backend: Backend) {
 
 async fn failures_are_tried_again_until_the_attempts_are_used_up(backend: Backend) {
     let mut app = TestApp::start(backend).await;
-    app.vendors.script("sync", vec![mock_vendors::Answer::status(500); 6]);
+    app.vendors.script("sync", vec![mock_vendors::Answer::status(500); 17]);
     let id = app.submit("sync", "1").await;
     app.run_until_idle().await;
     let job = app.find(&id).await;
     assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("attempts_exhausted")));
-    assert_eq!((job["attempts"].as_u64(), app.calls("sync")), (Some(5), 5));
-    assert_eq!(job["error"]["message"], "5 attempts; the last: the vendor answered 500");
+    assert_eq!((job["attempts"].as_u64(), app.calls("sync")), (Some(16), 16));
+    assert_eq!(job["error"]["message"], "16 attempts; the last: the vendor answered 500");
     app.stop().await;
 }
 

@@ -10,4 +10,5 @@ mod limits;
 mod once;
 mod position;
 mod refusals;
+mod retries;
 mod vendors;

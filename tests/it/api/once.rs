@@ -111,7 +111,7 @@ async fn a_process_that_dies_during_a_call_leaves_an_unknown_outcome_and_no_seco
     assert_eq!(record.as_array().map(Vec::len), Some(1), "{record}");
     assert_eq!(
         (&record[0]["n"], &record[0]["outcome"], &record[0]["sent_at"], &record[0]["status"]),
-        (&json!(1), &json!("give_up"), &json!(null), &json!(null))
+        (&json!(1), &json!("no_connection"), &json!(null), &json!(null))
     );
     assert_eq!(record[0]["detail"], "its worker died or hung; nobody knows whether it was made");
     app.stop().await;

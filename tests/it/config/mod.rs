@@ -71,8 +71,12 @@ fn the_example_is_valid_and_says_the_defaults_of_the_contract() {
     assert_eq!(names, ["async", "polling", "sync"]);
     let sync = &config.vendors[2];
     assert_eq!((sync.concurrency, sync.timeout), (32, Duration::from_secs(10)));
-    assert_eq!((sync.retry.attempts, sync.retry.first, sync.retry.max), (5, ms(200), Duration::from_secs(60)));
+    let retry = sync.retry;
+    assert_eq!((retry.attempts, retry.first, retry.max, retry.unanswered), (16, ms(1000), ms(600_000), 1));
     assert_eq!(sync.answer_within, Duration::from_secs(600));
+    let breaker = sync.breaker.expect("it is on by default");
+    assert_eq!((breaker.failed, breaker.calls), (900_000, 5));
+    assert_eq!((breaker.within, breaker.open), (Duration::from_secs(30), Duration::from_secs(10)));
     assert!(sync.deadline.is_none() && sync.open.is_none() && sync.headers.is_empty() && sync.clean.is_noop());
     let Kind::Webhook(webhook) = &config.vendors[0].kind else { panic!() };
     assert!(matches!(webhook.verify, Verify::None));
@@ -140,7 +144,7 @@ fn every_setting_of_the_contract_that_is_built_is_read() {
     assert_eq!(config.server.public_base(), "https://jobs.example/fetchgate");
     let vendor = &config.vendors[0];
     assert_eq!((&*vendor.pool, vendor.method.as_str(), vendor.open), ("account", "PUT", Some(500)));
-    assert_eq!((vendor.retry.attempts, vendor.retry.first), (3, ms(200)), "what retry does not say is the default");
+    assert_eq!((vendor.retry.attempts, vendor.retry.first), (3, ms(1000)), "what retry does not say is the default");
     assert_eq!(vendor.headers[0].1.reveal(), format!("Bearer {SECRET}"));
     assert_eq!(vendor.failed.as_ref().unwrap().is, ["error", "3", "true"]);
     assert_eq!(vendor.clean.redact.len(), 2);
@@ -153,6 +157,16 @@ fn every_setting_of_the_contract_that_is_built_is_read() {
     assert_eq!((limits[1].guard, limits[3].key, limits[4].shape), (ms(10), Key::Tenant, Shape::Bucket { burst: 5 }));
     assert!(matches!(&limits[2].per, Per::Day(tz) if tz.iana_name() == Some("America/New_York")));
     assert_eq!(limits[2].shape, Shape::Calendar);
+}
+
+#[test]
+fn a_breaker_is_on_unless_it_is_turned_off_and_what_its_table_leaves_out_is_the_default() {
+    let breaker = |more: &str| parse(&sync_vendor(more)).unwrap_or_else(|error| panic!("{error}")).vendors[0].breaker;
+    assert_eq!(breaker("breaker = {}"), breaker(""));
+    assert_eq!(breaker("breaker = { calls = 7 }").map(|breaker| (breaker.calls, breaker.failed)), Some((7, 900_000)));
+    assert_eq!(breaker("breaker = false"), None);
+    let off = [("FETCHGATE__VENDORS__V__BREAKER", "false")];
+    assert_eq!(parse_with(&sync_vendor(""), &off).expect("valid").vendors[0].breaker, None);
 }
 
 fn ms(millis: u64) -> Duration {
@@ -181,7 +195,7 @@ fn the_environment_overrides_any_key() {
     assert_eq!(config.capacity.max_waiting, 77);
     let vendor = &config.vendors[0];
     assert_eq!(config.default_vendor.as_deref(), Some("my-vendor"));
-    assert_eq!((vendor.retry.attempts, vendor.retry.first), (9, ms(200)));
+    assert_eq!((vendor.retry.attempts, vendor.retry.first), (9, ms(1000)));
     assert_eq!((vendor.headers[0].0.as_str(), vendor.headers[0].1.reveal()), ("x-api-key", "12345"));
     assert!(vendor.clean.trim && !vendor.clean.drop_null && vendor.body.is_some());
     assert_eq!(vendor.timeout, Duration::from_secs(3), "an empty variable is one that is not set");

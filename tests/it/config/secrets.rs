@@ -26,6 +26,39 @@ fn secrets_come_from_variables_and_files() {
     );
 }
 
+#[test]
+fn a_url_or_a_body_with_a_secret_says_why_it_is_wrong() {
+    let url = |target: &str| sync_vendor("").replace("/sync\"", &format!("{target}\""));
+    let key = "vendors.v.url";
+    for (text, key, line, word) in [
+        (url("/a?key=${S}&x={{ payload.x }}"), key, 3, "`payload.x` needs a filter: write `{{ payload.x | query }}`"),
+        (url("/a?key=${S}&x={{ payload.x | path }}"), key, 3, "write `{{ payload.x | query }}`"),
+        (url("/a?key=${S}&x={{ nope | query }}"), key, 3, "unknown name `nope`"),
+        (url("/a?key=${S}#top"), key, 3, "a URL's fragment"),
+        (url("/a?key=${SPACE}"), key, 3, "what is filled in has characters that cannot stand there as they are"),
+        (
+            sync_vendor("body = '{\"k\": \"${S}\", \"x\": {{ payload.x }}}'"),
+            "vendors.v.body",
+            5,
+            "write `{{ payload.x | json }}`",
+        ),
+        (
+            sync_vendor("body = '{\"k\": ${N}, \"x\": {{ payload.x }}}'"),
+            "vendors.v.body",
+            5,
+            "write `{{ payload.x | json }}`",
+        ),
+    ] {
+        let error =
+            parse_with(&text, &[("S", SECRET), ("SPACE", &format!("a {SECRET}")), ("N", "4711")]).expect_err(&text);
+        let [problem] = error.problems() else { panic!("{error}") };
+        let shown = error.to_string();
+        assert!(shown.starts_with(&format!("fetchgate.toml line {line}: {key}")) && shown.contains(word), "{shown}");
+        assert!(problem.key == key && !shown.contains("4711"), "{shown}");
+        canary(&shown, &text);
+    }
+}
+
 #[track_caller]
 fn canary(shown: &str, text: &str) {
     assert!(!shown.contains(SECRET), "{text}\nshows it:\n{shown}");

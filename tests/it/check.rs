@@ -1,0 +1,204 @@
+//! `fetchgate check`: what a config means, in words, and the request that a vendor would get. The real binary.
+
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{Backend, TestApp};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_fetchgate");
+const SECRET: &str = "canary-7f3a9c";
+
+/// Vendors whose secrets come from a variable, a file and the config itself.
+const VENDORS: &str = r#"
+[vendors.pdl]
+kind = "sync"
+method = "GET"
+url = "${BASE}/enrich?api_key=${KEY}&token=SECRET&email={{ payload.email | query }}"
+limits = ["5/s"]
+headers = { authorization = "Bearer ${KEY}", x-product = "SECRET", accept = "text/csv" }
+[vendors.bureau]
+kind = "webhook"
+method = "PUT"
+url = "https://bureau.example/v2/{{ payload.region | path }}/reports"
+limits = []
+timeout = "30s"
+retry = { attempts = 3, first = "10m", max = "1h", unanswered = 2 }
+breaker = false
+answer_within = "20m"
+deadline = "1d"
+body = '{"key": "${KEY}", "pin": ${PIN}, "who": {{ payload.who | json }}, "notify": {{ callback_url | json }}}'
+[vendors.batchy]
+kind = "polling"
+url = "https://batchy.example/jobs"
+limits = []
+at_most_once = true
+polling = { ticket = "/id", url = "https://batchy.example/${KEY}/jobs/{{ ticket | path }}", every = "2s", done = { at = "/state", is = ["done"] } }
+[server]
+public_url = "https://jobs.example"
+"#;
+
+/// What the command came to; it never shows the secret.
+struct Run {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+fn check_in(folder: &TempDir, config: &str, arguments: &[&str], stdin: &str) -> Run {
+    std::fs::write(folder.path().join("fetchgate.toml"), config).expect("written");
+    let mut command = Command::new(BINARY);
+    command.arg("check").args(arguments).current_dir(folder.path()).env_remove("FETCHGATE_CONFIG");
+    command.envs([("BASE", "https://pdl.example/v5"), ("KEY", SECRET), ("PIN", "4711")]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary starts");
+    // A command that reads nothing may have ended already.
+    let _ = child.stdin.take().expect("piped").write_all(stdin.as_bytes());
+    let output = child.wait_with_output().expect("it ends");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    assert!(!stdout.contains(SECRET) && !stderr.contains(SECRET), "{stdout}{stderr}");
+    Run { code: output.status.code().expect("an exit code"), stdout, stderr }
+}
+
+fn check(config: &str, arguments: &[&str]) -> Run {
+    check_in(&tempfile::tempdir().expect("a temporary folder"), &config.replace("SECRET", SECRET), arguments, "")
+}
+
+#[track_caller]
+fn request(vendor: &str, payload: &str) -> Vec<String> {
+    let run = check(VENDORS, &["--vendor", vendor, "--payload", payload]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    run.stdout.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_check_says_in_words_what_each_vendor_means() {
+    let run = check(VENDORS, &[]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let wanted = "\
+The config is good. 3 vendors:
+
+batchy (polling, pool batchy)
+  POST https://batchy.example/jobs
+  body: the payload
+  polls: GET https://batchy.example/***/jobs/{{ ticket | path }} every 2s
+  time-out 10s a call, 32 calls in flight at once
+  a job is tried 16 times over 33 to 67 minutes, and fails after the last
+  a closed port is a failed attempt like any other: the job waits for its next one; while the breaker is open, jobs wait and use up no attempts
+  breaker: opens for 10s when 90 % of at least 5 calls within 30s failed
+  an accepted job that is not answered within 10m fails: it is ordered once
+  a call that may have been done is not repeated
+  no limits
+
+bureau (webhook, pool bureau)
+  PUT https://bureau.example/v2/{{ payload.region | path }}/reports
+  body: {\"key\": \"***\", \"pin\": \"***\", \"who\": {{ payload.who | json }}, \"notify\": {{ callback_url | json }}}
+  time-out 30s a call, 32 calls in flight at once
+  a job is tried 3 times over 15 to 30 minutes, and fails after the last
+  a closed port is a failed attempt like any other: the job waits for its next one
+  no breaker
+  an accepted job that is not answered within 20m is ordered again, 2 times at most; each order is paid for
+  a job expires after 1d
+  no limits
+
+pdl (sync, pool pdl)
+  GET https://pdl.example/***/enrich?api_key=***&token=***&email={{ payload.email | query }}
+  headers: accept, authorization, x-product
+  no body
+  time-out 10s a call, 32 calls in flight at once
+  a job is tried 16 times over 33 to 67 minutes, and fails after the last
+  a closed port is a failed attempt like any other: the job waits for its next one; while the breaker is open, jobs wait and use up no attempts
+  breaker: opens for 10s when 90 % of at least 5 calls within 30s failed
+  5/s: 5 calls in any 1s (paced, guard 8ms)
+";
+    assert_eq!(run.stdout, wanted);
+}
+
+#[test]
+fn a_request_is_printed_with_its_secrets_masked() {
+    let get = request("pdl", r#"{"email": "jane+x@acme.com"}"#);
+    assert_eq!(get[0], "GET https://pdl.example/***/enrich?api_key=***&token=***&email=jane%2Bx%40acme.com");
+    for header in ["authorization: ***", "x-product: ***", "accept: text/csv", "host: pdl.example"] {
+        assert!(get.iter().any(|line| line == header), "{header}: {get:?}");
+    }
+    let put = request("bureau", r#"{"region": "eu", "who": 1.10}"#);
+    assert_eq!(put[0], "PUT https://bureau.example/v2/eu/reports");
+    let body = put.last().expect("a body");
+    assert!(body.contains(r#""who": 1.10, "notify": "https://jobs.example/vendor-webhook/bureau/"#), "{body}");
+    assert!(!body.contains("4711"), "{body}");
+    let polled = request("batchy", "[1, 2]");
+    let polls = polled.iter().position(|line| line == "GET https://batchy.example/***/jobs/TICKET");
+    assert!(polled[0] == "POST https://batchy.example/jobs" && polls.is_some(), "{polled:?}");
+}
+
+#[test]
+fn a_payload_comes_from_a_file_or_stdin() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("payload.json"), "{\"email\": \"a@b\"}\n").expect("written");
+    let config = VENDORS.replace("SECRET", SECRET);
+    for (payload, stdin) in [("@payload.json", ""), ("-", "{\"email\": \"a@b\"}")] {
+        let run = check_in(&folder, &config, &["--vendor", "pdl", "--payload", payload], stdin);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        assert!(run.stdout.contains("email=a%40b"), "{}", run.stdout);
+    }
+}
+
+#[test]
+fn what_cannot_be_sent_ends_with_2_and_the_reason() {
+    for (arguments, words) in [
+        (
+            &["--vendor", "pld", "--payload", "1"][..],
+            "there is no vendor \"pld\" in the config; it has batchy, bureau, pdl",
+        ),
+        (&["--vendor", "pdl", "--payload", "{}"], "/payload/email is missing"),
+        (&["--vendor", "pdl", "--payload", "{\"email\""], "the payload is"),
+        (&["--vendor", "pdl", "--payload", "@nowhere.json"], "nowhere.json cannot be read"),
+        (&["--vendor", "pdl"], "--payload"),
+        (&["--payload", "1"], "--vendor"),
+    ] {
+        let run = check(VENDORS, arguments);
+        assert_eq!(run.code, 2, "{arguments:?}: {}", run.stderr);
+        assert!(run.stderr.contains(words) && run.stdout.is_empty(), "{arguments:?}: {}", run.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_request_that_is_printed_is_the_one_that_goes_out() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, SECRET).expect("written");
+    let vendors = r#"
+[vendors.one]
+kind = "sync"
+url = "VENDORS/sync/one?body=${file:FILE}&latency_ms={{ payload.wait | query }}"
+limits = []
+headers = { x-key = "${file:FILE}" }
+body = '{"key": "${file:FILE}", "all": {{ payload | json }}}'
+"#;
+    let vendors = vendors.replace("FILE", &secret.display().to_string());
+    let mut app = TestApp::with(Backend::Sqlite, &vendors).await;
+    let payload = r#"{"wait": 1,  "n": 1.10}"#;
+    app.submit("one", payload).await;
+    app.run_until_idle().await;
+    let sent = app.vendors.arrivals("one").remove(0);
+
+    let config = vendors.replace("VENDORS", &app.vendors.url());
+    let run = check_in(&folder, &config, &["--vendor", "one", "--payload", payload], "");
+    let mut lines = run.stdout.lines();
+    let mask = |text: &str| text.replace(SECRET, "***");
+    let line = format!("{} {}{}", sent.method, app.vendors.url(), mask(&sent.path_and_query));
+    assert_eq!(lines.next(), Some(&*line));
+    let of_each_job = ["idempotency-key", "traceparent"];
+    for (name, value) in lines.by_ref().take_while(|line| !line.is_empty()).filter_map(|line| line.split_once(": ")) {
+        let there = sent.header(name).unwrap_or_else(|| panic!("{name} was not sent"));
+        assert!(of_each_job.contains(&name) || mask(there) == value, "{name}: {value}, and {there} was sent");
+    }
+    assert_eq!(lines.next(), Some(&*mask(&String::from_utf8_lossy(&sent.body))));
+    assert!(serde_json::from_slice::<Value>(&sent.body).is_ok());
+    app.stop().await;
+}
