@@ -33,7 +33,8 @@ pub(super) fn breaker(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Breaker>
     let open = span(cx, &format!("{key}.open"), raw.open.as_ref(), OPEN);
     // In millionths; `share` has made sure that it is between 0 and 1.
     let failed = (failed? * 1e6).round().max(1.0) as u64;
-    Some(Terms { failed, calls: calls?, within: within?, open: open?, probe: timeout + BESIDE_A_CALL })
+    let open = open?;
+    Some(Terms { failed, calls: calls?, within: within?, open, longest: open, probe: timeout + BESIDE_A_CALL })
 }
 
 fn share(cx: &mut Check<'_>, key: &str, raw: &Spanned<f64>) -> Option<f64> {

@@ -11,7 +11,7 @@ use std::{
 use toml::Spanned;
 
 use super::{
-    Match, duration,
+    LiveSecret, Match, duration,
     error::{Problem, form},
     fill, raw,
     source::{Env, Sources},
@@ -80,6 +80,23 @@ impl<'a> Check<'a> {
     pub(super) fn text(&mut self, key: &str, raw: &raw::Text) -> Option<Filled> {
         match fill::fill(raw.get_ref(), self.env) {
             Ok((text, is_filled)) => Some(Filled { text, shown: shown(raw.get_ref()), span: raw.span(), is_filled }),
+            Err((what, mend)) => {
+                self.problem(key, &raw.span(), what, mend);
+                None
+            }
+        }
+    }
+
+    /// A secret that is read again when its files change.
+    pub(super) fn secret(&mut self, key: &str, raw: &raw::Text, fits: fn(&str) -> bool) -> Option<LiveSecret> {
+        let read = fill::pieces(raw.get_ref(), self.env).and_then(|(pieces, _)| LiveSecret::read(pieces, fits));
+        match read {
+            Ok(secret) if secret.fits() => Some(secret),
+            Ok(_) => {
+                let what = "its value has a character that cannot be sent (a line break, or not ASCII)";
+                self.problem(key, &raw.span(), what, "Use visible ASCII and spaces");
+                None
+            }
             Err((what, mend)) => {
                 self.problem(key, &raw.span(), what, mend);
                 None
