@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -18,7 +18,8 @@ use crate::{
     job::JobIds,
     limit::{
         Key, Limiter, Per,
-        breakers::{Breakers, LocalBreakers},
+        breaker::Terms,
+        breakers::{Breakers, LocalBreakers, of_credentials},
         local::Local,
         redis::{RedisBreakers, RedisLimiter},
     },
@@ -33,7 +34,7 @@ use crate::{
         sqlite::Sqlite,
     },
     telemetry::Metrics,
-    vendor::{Registry, http::Client},
+    vendor::{Registry, auth::oauth, http::Client},
     worker::{Context, Failures, Pool},
 };
 
@@ -44,6 +45,7 @@ const SHALLOWEST: u64 = 16;
 /// All parts of one process, built and not yet running.
 pub struct Service {
     app: Arc<App>,
+    cx: Arc<Context>,
     pool: Pool,
     store: Arc<dyn Store>,
     limiter: Arc<dyn Limiter>,
@@ -100,7 +102,7 @@ impl Service {
             feasibility: Feasibility::default(),
             queue,
         });
-        Ok(Service { app, pool: Pool::new(&cx), store, limiter, breakers })
+        Ok(Service { app, pool: Pool::new(&cx), cx, store, limiter, breakers })
     }
 
     /// The parts, for tests, which run the loops themselves on their own clock.
@@ -110,7 +112,7 @@ impl Service {
 
     /// Runs the roles of this process until it is stopped; returns when everything has ended and is on disk.
     pub async fn run(self, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
-        let Service { app, pool, store, limiter, breakers } = self;
+        let Service { app, cx, pool, store, limiter, breakers } = self;
         let (roles, limits) = (app.roles, app.limits.clone());
         let mut tasks = JoinSet::new();
         // The API stops after the workers, so that callbacks and waiting callers are served while calls finish.
@@ -121,6 +123,7 @@ impl Service {
         if let Some(ops) = listeners.ops {
             tasks.spawn(server::serve(ops, api::operations_router(app.clone()), api_stop.clone()));
         }
+        tasks.spawn(follow_hangups(cx, shutdown.reread.clone(), api_stop.clone()));
         if app.queue.is_some() {
             tasks.spawn(follow_book(app, api_stop.clone()));
         }
@@ -157,6 +160,18 @@ impl Service {
         }
         returned
             .context("the limiter could not return the permits that it had charged ahead; a little capacity is lost")
+    }
+}
+
+/// Reads secrets again whenever somebody asks for it by SIGHUP.
+async fn follow_hangups(cx: Arc<Context>, reread: Arc<Notify>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = reread.notified() => {}
+            () = stop.cancelled() => return,
+        }
+        tracing::info!("SIGHUP: reading the secrets in files again");
+        cx.reread_secrets().await;
     }
 }
 
@@ -201,7 +216,12 @@ struct Backend {
 }
 
 async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
-    let terms = config.vendors.iter().filter_map(|vendor| Some((vendor.name.clone(), vendor.breaker?)));
+    let failing = config.vendors.iter().filter_map(|vendor| Some((vendor.name.clone(), vendor.breaker?)));
+    let credentials = config
+        .vendors
+        .iter()
+        .map(|vendor| (of_credentials(&vendor.name), Terms::of_credentials(vendor.lease() + oauth::TIMEOUT)));
+    let terms = failing.chain(credentials);
     match &config.store.at {
         StoreAt::Sqlite(path) => {
             let names = config.vendors.iter().map(|vendor| vendor.name.clone());
@@ -222,7 +242,9 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
             let limits = Arc::new(InForce::open(store.clone(), clock.clone(), config.pools.clone()).await?);
             let (pools, book) = (limits.pools(), store.clone());
             let limiter = RedisLimiter::open(queue.clone(), database, pools, timeouts, clock.clone(), book);
-            let breakers = Arc::new(RedisBreakers::open(queue.clone(), database, terms, clock.clone()));
+            let bells = store.clone();
+            let wake = move |vendor: &str| bells.signals().ring(vendor);
+            let breakers = Arc::new(RedisBreakers::open(queue.clone(), database, terms, clock.clone(), wake));
             let limiter = Arc::new(limiter);
             let (book, calls) = (store.clone(), store.clone());
             Ok(Backend { store, book, calls, limits, limiter, breakers, queue: Some(queue) })

@@ -86,6 +86,8 @@ pub struct VendorMetrics {
     pub in_flight: Gauge,
     /// 0 closed, 1 half open, 2 open.
     pub breaker_state: Gauge,
+    /// 0 taken, 1 being tried, 2 refused.
+    pub credentials_state: Gauge,
     pub waiting: Gauge,
     pub oldest_waiting_seconds: Gauge<f64, AtomicU64>,
     latency: Histogram,
@@ -215,6 +217,9 @@ fn register_vendors(
     registry.register("in_flight", "HTTP calls in flight", in_flight.clone());
     let breaker_state = Family::<ByVendor, Gauge>::default();
     registry.register("breaker_state", "The vendor's breaker: 0 closed, 1 half open, 2 open", breaker_state.clone());
+    let credentials = Family::<ByVendor, Gauge>::default();
+    let help = "Our credentials at the vendor: 0 taken, 1 refused and being tried, 2 refused";
+    registry.register("credentials_state", help, credentials.clone());
     let waiting = Family::<ByVendor, Gauge>::default();
     registry.register("jobs_waiting", "Jobs that wait for a call or a poll", waiting.clone());
     let oldest = Family::<ByVendor, Gauge<f64, AtomicU64>>::default();
@@ -250,6 +255,7 @@ fn register_vendors(
             callbacks_refused: callbacks_refused.get_or_create_owned(&by),
             in_flight: in_flight.get_or_create_owned(&by),
             breaker_state: breaker_state.get_or_create_owned(&by),
+            credentials_state: credentials.get_or_create_owned(&by),
             waiting: waiting.get_or_create_owned(&by),
             oldest_waiting_seconds: oldest.get_or_create_owned(&by),
             latency: latencies.get_or_create_owned(&by),

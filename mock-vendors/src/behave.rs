@@ -44,6 +44,9 @@ pub(crate) struct Behave {
     // When polled work is ready; a poll's own query goes before that of the call that submitted the work.
     pub(crate) polls: Option<u64>,
     pub(crate) ready: Option<Duration>,
+    // Logging in: how long a token is good, and whose tokens a call needs.
+    pub(crate) expires_in: Duration,
+    pub(crate) token_from: Option<String>,
 }
 
 /// When and how an async vendor calls back.
@@ -96,6 +99,8 @@ impl Default for Behave {
             },
             polls: None,
             ready: None,
+            expires_in: Duration::from_secs(3600),
+            token_from: None,
         }
     }
 }
@@ -151,6 +156,8 @@ impl Behave {
             "accepted" => self.accepted = flag(key, value)?,
             "polls" => self.polls = Some(number(key, value, 0, u64::MAX)?),
             "ready_ms" => self.ready = Some(millis(key, value)?),
+            "expires_in" => self.expires_in = Duration::from_secs(number(key, value, 1, DAY_MS)?),
+            "token_from" => self.token_from = Some(value.into()),
             _ => return Err(format!("there is no parameter `{key}`; GET / lists them")),
         }
         Ok(())

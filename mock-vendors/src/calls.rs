@@ -15,7 +15,7 @@ use crate::behave::Behave;
 use crate::faults::Strike;
 use crate::reply::{Reply, error};
 use crate::vendor::Visit;
-use crate::{World, polling, sync, webhook};
+use crate::{World, oauth, polling, sync, webhook};
 
 /// A submit of Fetchgate's is at most 2 MiB, so this is never what a test runs into by accident.
 const BODY: usize = 64 << 20;
@@ -26,6 +26,7 @@ pub(crate) enum Ask {
     Async,
     Submit,
     Poll { id: String },
+    Token,
 }
 
 /// Answers a call that arrived `at` for the vendor `name`.
@@ -38,6 +39,7 @@ pub(crate) async fn call(world: &World, at: Instant, name: &str, ask: Ask, reque
     let (head, body) = request.into_parts();
     let submits = !matches!(ask, Ask::Poll { .. });
     let token = head.headers.get(AUTHORIZATION).cloned();
+    let authorization = token.as_ref().and_then(|value| value.to_str().ok()).map(str::to_owned);
     let mut visit = vendor.arrive(at, head, submits, behave.limit);
     let behave = behave.for_call(visit.call);
     let is_expired = behave.token.is_some_and(|life| vendor.token_age(token, at) >= life);
@@ -46,6 +48,9 @@ pub(crate) async fn call(world: &World, at: Instant, name: &str, ask: Ask, reque
         Err(why) => return Strike::Answer(error(413, &format!("the body could not be read: {why}"))),
     };
     vendor.keep_body(visit.call, &body);
+    if let Some(refusal) = oauth::refuse(world, &visit.vendor, &behave, authorization.as_deref()) {
+        return Strike::Answer(refusal);
+    }
     let strike = match visit.scripted.take() {
         Some(answer) => {
             sleep_unless_zero(answer.latency).await;
@@ -115,6 +120,7 @@ async fn work(world: &World, visit: &Visit, behave: &Behave, ask: &Ask, body: &B
         Ask::Async => webhook::accept(&world.callbacks, visit, behave, body).await,
         Ask::Submit => polling::accept(visit, behave, body),
         Ask::Poll { id } => polling::ask(visit, behave, id),
+        Ask::Token => oauth::token(&visit.vendor, behave, body),
     };
     if !reply.is_success() {
         return reply;

@@ -11,6 +11,7 @@ mod calls;
 mod enforce;
 mod faults;
 mod journal;
+mod oauth;
 mod polling;
 mod post;
 mod reply;
@@ -109,6 +110,14 @@ impl MockVendors {
     pub fn script(&self, name: &str, answers: Vec<Answer>) {
         answers.iter().for_each(Answer::check);
         self.world.vendor(name).expect("fewer than 10,000 names").script(answers);
+    }
+
+    /// From now on calls of this name (polls too) are answered 401 unless their `Authorization` is one of these.
+    ///
+    /// # Panics
+    /// With too many names.
+    pub fn accept_only(&self, name: &str, headers: &[&str]) {
+        self.world.vendor(name).expect("fewer than 10,000 names").logins().accept_only(headers);
     }
 
     /// The last thousand arrivals of this name, oldest first; fewer when their bodies are large.

@@ -47,6 +47,8 @@ async fn route(world: &World, at: Instant, request: Request<Incoming>) -> Strike
         ["polling", name, id] if get => (name, Ask::Poll { id: id.into() }),
         // The id says its name itself, so a poll needs no other one.
         ["polling", id] if get => (id.rsplit_once('-').map_or(id, |(name, _)| name), Ask::Poll { id: id.into() }),
+        ["oauth", "token"] if post => ("oauth", Ask::Token),
+        ["oauth", name, "token"] if post => (name, Ask::Token),
         _ => return Strike::Answer(operate(world, &segments, &request)),
     };
     if !is_name(name) {
@@ -77,7 +79,9 @@ fn operate(world: &World, segments: &[&str], request: &Request<Incoming>) -> Rep
         ["" | "livez"] | ["count", _] => error(405, "only GET").header("allow", "GET"),
         ["stats", _] => error(405, "only GET and DELETE").header("allow", "GET, DELETE"),
         ["sync"] | ["sync", _] => error(405, "only GET and POST").header("allow", "GET, POST"),
-        ["async" | "polling"] | ["async", _] => error(405, "only POST").header("allow", "POST"),
+        ["async" | "polling"] | ["async", _] | ["oauth", "token"] | ["oauth", _, "token"] => {
+            error(405, "only POST").header("allow", "POST")
+        }
         ["polling", _] => error(405, "only GET and POST").header("allow", "GET, POST"),
         ["polling", _, _] => error(405, "only GET").header("allow", "GET"),
         _ => error(404, "there is no such route; GET / lists them"),

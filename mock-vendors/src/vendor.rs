@@ -14,6 +14,7 @@ use hyper::http::request::Parts;
 use crate::answer::Answer;
 use crate::enforce::{Gate, Limit};
 use crate::journal::{Arrival, Journal, Stats};
+use crate::oauth::Logins;
 
 /// Polled work kept per name, by number and by bytes; the oldest is forgotten first.
 const TICKETS: usize = 100_000;
@@ -27,6 +28,7 @@ pub(crate) struct Vendor {
     pub(crate) name: String,
     in_flight: AtomicUsize,
     state: Mutex<State>,
+    logins: Mutex<Logins>,
 }
 
 struct State {
@@ -94,12 +96,16 @@ impl Vendor {
             ticket_bytes: 0,
             tokens: HashMap::new(),
         };
-        Vendor { name: name.into(), in_flight: AtomicUsize::new(0), state: Mutex::new(state) }
+        Vendor { name: name.into(), in_flight: AtomicUsize::new(0), state: Mutex::new(state), logins: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic elsewhere must not turn every later call of a test into another panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn logins(&self) -> MutexGuard<'_, Logins> {
+        self.logins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the call down and looks, under the same lock, at what was planned for it.

@@ -32,6 +32,7 @@ mod audit;
 mod batch;
 mod body;
 mod callbacks;
+mod credentials;
 mod dto;
 mod error;
 mod feasible;

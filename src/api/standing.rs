@@ -2,7 +2,7 @@
 //!
 //! Never fails a request: what is not known is left out. The times assume that no other vendor of the pool takes permits.
 
-use super::{App, error::ApiError};
+use super::{App, credentials, error::ApiError};
 use crate::{
     clock::{Nanos, Time, nanos},
     config::Kind,
@@ -61,6 +61,9 @@ async fn blocked_on(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError
     }
     if let Some(pause) = app.pauses.get(vendor.name(), now) {
         return because("vendor_paused", pause.until.map(|until| until.max(job.due_at)));
+    }
+    if let Some(refused) = credentials::refused(app, vendor).await {
+        return because("credentials", refused.until.map(|until| until.max(job.due_at)));
     }
     match app.breakers.look(vendor.name()).await {
         Standing::Closed => {}

@@ -10,19 +10,22 @@ use axum::{
     response::Response,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::{
     App, audit,
     body::{self, NoParams},
+    credentials::{self, Refused},
     dto,
     error::ApiError,
     server::Segments,
     standing,
 };
 use crate::{
+    book::Pause,
     clock::Time,
     config::{Kind, parse_duration, write_limit},
-    limit::Usage,
+    limit::{Usage, breaker::Standing},
     vendor::Vendor,
 };
 
@@ -34,6 +37,10 @@ struct VendorView {
     paused: bool,
     paused_until: Option<Time>,
     breaker: &'static str,
+    blocked_on: Option<&'static str>,
+    since: Option<Time>,
+    until: Option<Time>,
+    last_error: Option<Box<RawValue>>,
     limits: Vec<LimitView>,
     concurrency: usize,
     in_flight: i64,
@@ -115,6 +122,9 @@ pub(super) async fn resume(
 ) -> Result<Response, ApiError> {
     let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
     app.pauses.resume(&name).await?;
+    for breaker in [vendor.name(), &vendor.login.breaker] {
+        app.breakers.hurry(breaker).await?;
+    }
     app.store.signals().ring(&name);
     Ok(dto::json(StatusCode::OK, &view(&app, vendor).await))
 }
@@ -126,6 +136,8 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
     let drain_eta = standing::drain_eta(app, vendor, &backlog, &usage).await;
     let pause = app.pauses.get(vendor.name(), now);
     let counted = audit::counted(app, vendor).await;
+    let breaker = app.breakers.look(vendor.name()).await;
+    let blocked = blocked(app, vendor, pause.as_ref(), breaker).await;
     // With a queue there may be other processes; their calls are counted by their leases.
     let in_flight = match app.metrics.vendor(vendor.name()) {
         Some(metrics) if app.queue.is_none() => metrics.in_flight.get(),
@@ -141,7 +153,11 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
         pool: vendor.config.pool.clone(),
         paused: pause.is_some(),
         paused_until: pause.and_then(|pause| pause.until),
-        breaker: app.breakers.look(vendor.name()).await.as_str(),
+        breaker: breaker.as_str(),
+        blocked_on: blocked.blocked_on,
+        since: blocked.since,
+        until: blocked.until,
+        last_error: blocked.last_error,
         limits: usage.into_iter().map(|usage| limit_view(app, usage)).collect(),
         concurrency: vendor.config.concurrency,
         in_flight,
@@ -152,6 +168,32 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
         calls_total: counted.calls,
         throttled_total: counted.throttled,
         breaches_total: counted.breaches,
+    }
+}
+
+/// What keeps all of a vendor's jobs from being called.
+#[derive(Default)]
+struct Blocked {
+    blocked_on: Option<&'static str>,
+    since: Option<Time>,
+    until: Option<Time>,
+    last_error: Option<Box<RawValue>>,
+}
+
+/// The first that holds, in the order of a job's `blocked_on`.
+async fn blocked(app: &App, vendor: &Vendor, pause: Option<&Pause>, breaker: Standing) -> Blocked {
+    let because = |blocked_on, since, until| Blocked { blocked_on: Some(blocked_on), since, until, last_error: None };
+    if let Some(pause) = pause {
+        return because("vendor_paused", None, pause.until);
+    }
+    if let Some(Refused { since, until, last_error }) = credentials::refused(app, vendor).await {
+        return Blocked { last_error, ..because("credentials", since, until) };
+    }
+    let since = || app.breakers.opened(vendor.name()).map(|opened| app.clock.time_at(opened.since));
+    match breaker {
+        Standing::Closed => Blocked::default(),
+        Standing::HalfOpen => because("breaker", since(), None),
+        Standing::Open { until } => because("breaker", since(), Some(app.clock.time_at(until))),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, signal::unix::Signal};
 
 use super::{ConfigArgs, Failure, connect};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     config::{self, Config, StoreAt},
     roles::Roles,
     service::{Listeners, Service},
-    shutdown::Shutdown,
+    shutdown::{self, Shutdown},
     telemetry,
 };
 
@@ -41,6 +41,8 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
         return Err(Failure::Usage(anyhow::anyhow!(why)));
     }
     telemetry::start_logs();
+    // Before all that takes its time: nobody who asks for secrets to be read again should end a process that is starting.
+    let hangups = shutdown::hangups().context("signals cannot be listened to")?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -50,7 +52,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let address = |listener: &Option<TcpListener>| Some(listener.as_ref()?.local_addr().ok()?.to_string());
     let (api, ops) = (address(&listeners.api), address(&listeners.ops));
     tracing::info!(roles = roles.names().join(","), api, ops, vendors = config.vendors.len(), "ready");
-    Ok(run_until_stopped(service, listeners, &config).await?)
+    Ok(run_until_stopped(service, listeners, &config, Some(hangups)).await?)
 }
 
 /// A worker never binds the API's port, so that it can run beside an API process with the same config.
@@ -70,9 +72,14 @@ async fn listeners(config: &Config, roles: Roles) -> anyhow::Result<Listeners> {
 }
 
 /// Runs a service until a signal stops it.
-pub(super) async fn run_until_stopped(service: Service, listeners: Listeners, config: &Config) -> anyhow::Result<()> {
+pub(super) async fn run_until_stopped(
+    service: Service,
+    listeners: Listeners,
+    config: &Config,
+    hangups: Option<Signal>,
+) -> anyhow::Result<()> {
     let shutdown = Shutdown::new();
-    let signals = shutdown.clone().on_signals(config.capacity.grace);
+    let signals = shutdown.clone().on_signals(config.capacity.grace, hangups);
     let running = service.run(listeners, shutdown.clone());
     tokio::pin!(running, signals);
     tokio::select! {

@@ -25,7 +25,9 @@ pub(super) fn breaker(
     let open = span(cx, &format!("{key}.open"), &raw.open);
     // Whole millionths; `share` has checked that it is between 0 and 1.
     let failed = (failed? * 1e6).round().max(1.0) as u64;
-    Some(Terms { failed, calls: calls?, within: within?, open: open?, probe: timeout? + BESIDE_A_CALL })
+    let open = open?;
+    let probe = timeout? + BESIDE_A_CALL;
+    Some(Terms { failed, calls: calls?, within: within?, open, longest: open, probe })
 }
 
 fn share(cx: &mut Check<'_>, key: &str, raw: &Spanned<f64>) -> Option<f64> {

@@ -11,7 +11,7 @@ use std::{
 use toml::Spanned;
 
 use super::{
-    Match, duration,
+    LiveSecret, Match, duration,
     error::{Problem, form},
     fill,
     mask::{self, Part},
@@ -92,6 +92,23 @@ impl<'a> Check<'a> {
     /// The same text part by part, to show it with its secrets masked.
     pub(super) fn parts(&self, raw: &raw::Text) -> Vec<Part> {
         mask::parts(raw.get_ref(), self.env)
+    }
+
+    /// A secret that is read again when its files change.
+    pub(super) fn secret(&mut self, key: &str, raw: &raw::Text, fits: fn(&str) -> bool) -> Option<LiveSecret> {
+        let read = fill::pieces(raw.get_ref(), self.env).and_then(|(pieces, _)| LiveSecret::read(pieces, fits));
+        match read {
+            Ok(secret) if secret.fits() => Some(secret),
+            Ok(_) => {
+                let what = "its value has a character that cannot be sent (a line break, or not ASCII)";
+                self.problem(key, &raw.span(), what, "Use visible ASCII and spaces");
+                None
+            }
+            Err((what, mend)) => {
+                self.problem(key, &raw.span(), what, mend);
+                None
+            }
+        }
     }
 
     /// A duration over zero, up to `longest`.

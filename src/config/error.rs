@@ -95,6 +95,9 @@ pub(super) fn form(path: &str) -> &'static str {
     if path.split('.').nth(2) == Some("breaker") {
         return r#"{ failed = 0.9, calls = 5, within = "30s", open = "10s" }, or false to turn it off"#;
     }
+    if path.split('.').nth(2) == Some("auth") {
+        return r#"{ kind = "bearer", token = "${file:/run/secrets/token}" }, say"#;
+    }
     let name = path.rsplit('.').next().unwrap_or(path);
     match name.split('[').next().unwrap_or(name) {
         "listen" => r#""127.0.0.1:8000""#,

@@ -12,36 +12,66 @@ const MOST_BYTES: u64 = 64 * 1024;
 /// What is wrong, and the mend.
 pub(super) type Complaint = (String, String);
 
+/// A part of a text: plain, or the file that it is read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Piece {
+    Text(String),
+    File(String),
+}
+
 /// The text with everything filled in, and whether anything was.
 pub(super) fn fill(text: &str, env: &Env) -> Result<(String, bool), Complaint> {
-    let mut out = String::with_capacity(text.len());
-    let mut filled = false;
+    let (pieces, is_filled) = pieces(text, env)?;
+    Ok((join(&pieces)?, is_filled))
+}
+
+/// The text in pieces, with variables filled in and files named, and whether there were any of these.
+pub(super) fn pieces(text: &str, env: &Env) -> Result<(Vec<Piece>, bool), Complaint> {
+    let mut pieces = Vec::new();
+    let mut plain = String::with_capacity(text.len());
+    let mut is_filled = false;
     let mut rest = text;
     while let Some(at) = rest.find("${") {
         if rest[..at].ends_with('$') {
-            out.push_str(&rest[..at]);
-            out.push('{');
+            plain.push_str(&rest[..at]);
+            plain.push('{');
             rest = &rest[at + 2..];
             continue;
         }
-        out.push_str(&rest[..at]);
+        plain.push_str(&rest[..at]);
         let inside = &rest[at + 2..];
         let Some(end) = inside.find('}') else {
             let mend = "Close it: ${NAME}; a plain ${ is written $${".to_owned();
             return Err(("${ without a closing }".to_owned(), mend));
         };
-        out.push_str(&look_up(&inside[..end], env)?);
-        filled = true;
+        match inside[..end].strip_prefix("file:") {
+            Some(path) => {
+                pieces.push(Piece::Text(std::mem::take(&mut plain)));
+                pieces.push(Piece::File(path.to_owned()));
+            }
+            None => plain.push_str(look_up(&inside[..end], env)?),
+        }
+        is_filled = true;
         rest = &inside[end + 1..];
     }
-    out.push_str(rest);
-    Ok((out, filled))
+    plain.push_str(rest);
+    pieces.push(Piece::Text(plain));
+    Ok((pieces, is_filled))
 }
 
-fn look_up(name: &str, env: &Env) -> Result<String, Complaint> {
-    if let Some(path) = name.strip_prefix("file:") {
-        return read_file(path);
+/// The whole text, with the files as they are now.
+pub(super) fn join(pieces: &[Piece]) -> Result<String, Complaint> {
+    let mut whole = String::new();
+    for piece in pieces {
+        match piece {
+            Piece::Text(text) => whole.push_str(text),
+            Piece::File(path) => whole.push_str(&read_file(path)?),
+        }
     }
+    Ok(whole)
+}
+
+fn look_up<'a>(name: &str, env: &'a Env) -> Result<&'a str, Complaint> {
     let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     if !is_name {
@@ -49,7 +79,7 @@ fn look_up(name: &str, env: &Env) -> Result<String, Complaint> {
         return Err((what, "Write ${NAME} or ${file:/path}; a plain ${ is written $${".to_owned()));
     }
     match env.0.get(name) {
-        Some(value) if !value.is_empty() => Ok(value.clone()),
+        Some(value) if !value.is_empty() => Ok(value),
         Some(_) => Err((format!("environment variable {name} is empty"), format!("Give {name} a value"))),
         None => Err((format!("environment variable {name} is not set"), format!("Set {name} before starting"))),
     }

@@ -1,11 +1,13 @@
 //! The configuration, checked: what the rest of the service reads. Every value here is usable as it stands.
 //!
 //! How a text becomes a [`Config`]: `load` finds it, `source` adds the environment's overrides and the example's defaults, `read` turns
-//! it into what may be written (`raw`), and `root` (with `store`, `vendor`, `kind`, `limits`, each by means of `check`) into what may be relied on. Faults are a [`ConfigError`].
+//! it into what may be written (`raw`), and `root` (with `store`, `vendor`, `kind`, `auth`, `limits`, each by means of `check`) into what may be relied on. Faults are a [`ConfigError`].
 //!
 //! Nothing here connects to anything: whether a vendor, a port or the store can be reached is found out later.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use hyper::header::{AUTHORIZATION, HeaderName};
 
 use crate::{
     job::retry::Retry,
@@ -15,6 +17,7 @@ use crate::{
     vendor::{clean::Clean, template::Template},
 };
 
+mod auth;
 mod breaker;
 mod check;
 mod duration;
@@ -28,6 +31,7 @@ mod mask;
 mod raw;
 mod read;
 mod root;
+mod secret;
 mod source;
 mod store;
 mod templates;
@@ -37,6 +41,7 @@ pub use duration::{parse as parse_duration, write as write_duration};
 pub use error::{ConfigError, Place, Problem};
 pub use live::{Written, parse_known_limits, parse_known_pools, parse_limits, write_limit, write_limits, write_pools};
 pub use load::{HERE, environment, load, parse};
+pub use secret::{LiveSecret, Reread};
 pub use source::EXAMPLE;
 
 /// The whole configuration of one process.
@@ -113,7 +118,9 @@ pub struct Vendor {
     pub url: Template,
     /// What we send; `None`: the payload itself (sync, polling), `{request_id, payload, callback_url}` (webhook).
     pub body: Option<Template>,
-    pub headers: Vec<(hyper::header::HeaderName, Secret)>,
+    pub headers: Vec<(HeaderName, LiveSecret)>,
+    /// How calls prove who they come from, besides by `headers`.
+    pub auth: Option<Auth>,
     /// HTTP calls in flight.
     pub concurrency: usize,
     /// One call, connecting included.
@@ -156,6 +163,79 @@ impl Vendor {
     /// How long a worker's lease of a job is: until its permit, for a call, and some more time for the limiter and the store.
     pub fn lease(&self) -> Duration {
         HORIZON + self.timeout + BESIDE_A_CALL
+    }
+}
+
+/// How calls prove who they come from.
+#[derive(Debug, Clone)]
+pub enum Auth {
+    /// A header with a secret: a bearer token, say.
+    Header {
+        name: HeaderName,
+        prefix: &'static str,
+        value: LiveSecret,
+    },
+    /// RFC 7617.
+    Basic {
+        user: LiveSecret,
+        password: LiveSecret,
+    },
+    /// One more parameter of every URL.
+    Query {
+        name: String,
+        value: LiveSecret,
+    },
+    OAuth2(Box<OAuth2>),
+    SigV4(Box<SigV4>),
+}
+
+/// Client credentials (RFC 6749, 4.4).
+#[derive(Debug, Clone)]
+pub struct OAuth2 {
+    pub token_url: url::Url,
+    pub client_id: LiveSecret,
+    pub client_secret: LiveSecret,
+    pub scope: Option<String>,
+    pub audience: Option<String>,
+    pub client_in: ClientIn,
+}
+
+/// Where a token request says which client asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientIn {
+    /// The `Authorization` header.
+    Basic,
+    Body,
+}
+
+/// AWS Signature Version 4.
+#[derive(Debug, Clone)]
+pub struct SigV4 {
+    pub region: String,
+    pub service: String,
+    pub access_key: LiveSecret,
+    pub secret_key: LiveSecret,
+}
+
+impl Auth {
+    /// The headers that it sets.
+    pub fn headers(&self) -> Vec<HeaderName> {
+        match self {
+            Auth::Header { name, .. } => vec![name.clone()],
+            Auth::Basic { .. } | Auth::OAuth2(_) => vec![AUTHORIZATION],
+            Auth::Query { .. } => Vec::new(),
+            Auth::SigV4(_) => vec![AUTHORIZATION, HeaderName::from_static("x-amz-date")],
+        }
+    }
+
+    /// All secrets in it.
+    pub fn secrets(&self) -> Vec<&LiveSecret> {
+        match self {
+            Auth::Header { value, .. } | Auth::Query { value, .. } => vec![value],
+            Auth::Basic { user, password } => vec![user, password],
+            Auth::OAuth2(oauth) => vec![&oauth.client_id, &oauth.client_secret],
+            Auth::SigV4(keys) => vec![&keys.access_key, &keys.secret_key],
+        }
     }
 }
 

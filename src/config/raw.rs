@@ -85,6 +85,7 @@ pub(super) struct Vendor {
     pub(super) answer_within: Text,
     #[serde(default)]
     pub(super) headers: BTreeMap<String, Text>,
+    pub(super) auth: Option<Spanned<Login>>,
     pub(super) body: Option<Text>,
     pub(super) webhook: Option<Spanned<Webhook>>,
     pub(super) polling: Option<Spanned<Polling>>,
@@ -93,6 +94,51 @@ pub(super) struct Vendor {
     pub(super) breaker: Breaker,
     pub(super) rate_headers: Option<Spanned<RateHeaders>>,
     pub(super) at_most_once: Option<Spanned<bool>>,
+}
+
+/// Every key that some kind knows; `auth` checks which of them belong together.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Login {
+    pub(super) kind: Option<Text>,
+    pub(super) token: Option<Text>,
+    pub(super) user: Option<Text>,
+    pub(super) password: Option<Text>,
+    pub(super) name: Option<Text>,
+    pub(super) value: Option<Text>,
+    pub(super) token_url: Option<Text>,
+    pub(super) client_id: Option<Text>,
+    pub(super) client_secret: Option<Text>,
+    pub(super) scope: Option<Text>,
+    pub(super) audience: Option<Text>,
+    pub(super) send: Option<Text>,
+    pub(super) region: Option<Text>,
+    pub(super) service: Option<Text>,
+    pub(super) access_key: Option<Text>,
+    pub(super) secret_key: Option<Text>,
+}
+
+impl Login {
+    /// All but `kind`, with their names.
+    pub(super) fn keys(&self) -> [(&'static str, Option<&Text>); 15] {
+        [
+            ("token", self.token.as_ref()),
+            ("user", self.user.as_ref()),
+            ("password", self.password.as_ref()),
+            ("name", self.name.as_ref()),
+            ("value", self.value.as_ref()),
+            ("token_url", self.token_url.as_ref()),
+            ("client_id", self.client_id.as_ref()),
+            ("client_secret", self.client_secret.as_ref()),
+            ("scope", self.scope.as_ref()),
+            ("audience", self.audience.as_ref()),
+            ("send", self.send.as_ref()),
+            ("region", self.region.as_ref()),
+            ("service", self.service.as_ref()),
+            ("access_key", self.access_key.as_ref()),
+            ("secret_key", self.secret_key.as_ref()),
+        ]
+    }
 }
 
 #[derive(Deserialize)]

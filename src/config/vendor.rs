@@ -4,18 +4,18 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
-use hyper::{
-    Method,
-    header::{HeaderName, HeaderValue},
-};
+use hyper::{Method, header::HeaderName};
 use toml::Spanned;
 use url::Url;
 
 use super::{
-    Kind, RateHeaders, Secret, Vendor, breaker,
+    Kind, LiveSecret, RateHeaders, Vendor,
+    auth::{self, OUR_HEADERS},
+    breaker,
     check::{Check, LONGEST, Whole, matching, optional, quoted_key, required, shown},
     error::nearest,
     kind, limits, raw,
+    secret::fits_header,
     templates::{body_template, url_template},
 };
 use crate::{
@@ -27,22 +27,6 @@ use crate::{
 const LONGEST_CALL: Duration = Duration::from_secs(600);
 const MOST_HEADERS: usize = 64;
 const MOST_REDACTED: usize = 64;
-
-/// Headers that belong to the connection or to us.
-const OUR_HEADERS: [&str; 12] = [
-    "host",
-    "content-length",
-    "transfer-encoding",
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "upgrade",
-    "expect",
-    "idempotency-key",
-    "traceparent",
-];
 
 /// Which limits a vendor states for its pool.
 struct Stated<'a> {
@@ -148,6 +132,7 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
     let body = optional(raw.body.as_ref(), |body| body_template(cx, &whole.key("body"), body, method.as_ref()));
     let kind = kind::kind(cx, whole, url.as_ref(), body.as_ref().and_then(Option::as_ref), public_url);
     let headers = headers(cx, whole);
+    let auth = optional(raw.auth.as_ref(), |raw| auth::auth(cx, whole, raw));
     let concurrency = cx.number(&whole.key("concurrency"), &raw.concurrency, 1..=10_000);
     let timeout = cx.duration(&whole.key("timeout"), &raw.timeout, LONGEST_CALL);
     let retry = retry(cx, whole);
@@ -173,6 +158,7 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
         url: url?,
         body: body?,
         headers: headers?,
+        auth: auth?,
         concurrency: usize::try_from(concurrency?).ok()?,
         timeout: timeout?,
         retry: retry?,
@@ -238,14 +224,14 @@ fn method(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Method> {
     }
 }
 
-fn headers(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Vec<(HeaderName, Secret)>> {
+fn headers(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Vec<(HeaderName, LiveSecret)>> {
     let raw = &whole.raw.headers;
     if raw.len() > MOST_HEADERS {
         let mend = format!("Have at most {MOST_HEADERS}");
         cx.problem(&whole.key("headers"), &whole.span, format!("{} headers are too many", raw.len()), mend);
         return None;
     }
-    let mut headers: Vec<(HeaderName, Secret)> = Vec::new();
+    let mut headers: Vec<(HeaderName, LiveSecret)> = Vec::new();
     for (name, value) in raw {
         let key = format!("{}.{}", whole.key("headers"), quoted_key(name));
         let mut wrong = |what: &str, mend: &str| cx.problem(&key, &value.span(), what, mend);
@@ -258,13 +244,8 @@ fn headers(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Vec<(HeaderName, Sec
         } else if headers.iter().any(|(other, _)| *other == header) {
             wrong("this header is there twice", "Remove one of the two; upper and lower case are the same here");
         }
-        let Some(text) = cx.text(&key, value) else { continue };
-        match HeaderValue::from_str(&text.text) {
-            Ok(_) if text.text.is_ascii() => headers.push((header, Secret::new(text.text))),
-            _ => {
-                let what = "its value has a character that headers cannot have (a line break, or not ASCII)";
-                cx.problem(&key, &text.span, what, "Use visible ASCII and spaces");
-            }
+        if let Some(value) = cx.secret(&key, value, fits_header) {
+            headers.push((header, value));
         }
     }
     (headers.len() == raw.len()).then_some(headers)

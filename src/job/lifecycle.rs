@@ -35,6 +35,11 @@ pub enum Step {
         /// The call may have arrived and been done, and nobody heard of it.
         may_be_done: bool,
     },
+    /// The vendor does not take our credentials. That is not the job's fault, unless it is refused again and again while others are taken.
+    Unauthorized {
+        why: Failure,
+        is_alone: bool,
+    },
     /// Another attempt would not change the answer.
     GiveUp {
         why: Failure,
@@ -168,6 +173,9 @@ pub fn advance(job: &Job, step: Step, policy: &Policy, jitter: f64, now: Time) -
             let due_at = now.plus(after.unwrap_or_default().max(policy.retry.first));
             keep(again(job, due_at))
         }
+        Step::Unauthorized { why, is_alone: true } => keep(Next::Failed(why)),
+        // Due at once: what holds it back is the vendor's state, and those that have waited longer go first.
+        Step::Unauthorized { is_alone: false, .. } => keep(again(job, now)),
         // A poll that failed says nothing about the vendor's work: ask again, until its time to answer is up.
         Step::TryAgain { after, .. } if job.stage == Stage::Poll => {
             let wait = after.unwrap_or_else(|| retry::backoff(&policy.retry, 3, jitter).max(policy.retry.first));

@@ -6,18 +6,30 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 
-use super::breaker::{Breaker, Standing, Tally, Terms};
+use super::breaker::{Breaker, Opened, ProbeEnd, Standing, Tally, Terms};
 use crate::{clock::Clock, store_error::StoreError};
 
 /// Leave for the one call that may go while a breaker is half open. It has to be handed in, used or not.
 #[derive(Debug)]
 pub struct Probe(pub(super) u64);
 
-/// Stops calls to vendors that fail. A vendor without a breaker in the config is always [`Standing::Closed`].
+/// What the breaker is called that opens when a vendor refuses our credentials. No vendor has such a name.
+pub fn of_credentials(vendor: &str) -> Arc<str> {
+    format!("{vendor}#credentials").into()
+}
+
+/// The vendor of a breaker of this name.
+pub fn vendor_of(breaker: &str) -> &str {
+    breaker.strip_suffix("#credentials").unwrap_or(breaker)
+}
+
+/// Stops calls to vendors that fail. A vendor has a breaker of its own name if the config wants one, and always one
+/// [`of_credentials`]. What there is no breaker for is always [`Standing::Closed`].
 #[async_trait]
 pub trait Breakers: Send + Sync {
     /// How the vendor's breaker stands, as far as this process knows; asks nobody.
@@ -29,11 +41,20 @@ pub trait Breakers: Send + Sync {
     /// The probe, if it is to be had: one at a time in all processes.
     async fn take_probe(&self, vendor: &str) -> Result<Option<Probe>, StoreError>;
 
-    /// Hands the probe in: whether its call failed, or `None` if none was made.
-    async fn probed(&self, vendor: &str, probe: Probe, failed: Option<bool>);
+    /// Hands the probe in, with what came of it.
+    async fn probed(&self, vendor: &str, probe: Probe, end: ProbeEnd);
 
     /// A call has ended, and failed or not.
     async fn ended(&self, vendor: &str, failed: bool);
+
+    /// Opens it for this long, unless it is not closed already.
+    async fn trip(&self, vendor: &str, wait: Duration, why: Arc<str>);
+
+    /// Ends its wait: the probe may go at once.
+    async fn hurry(&self, vendor: &str) -> Result<(), StoreError>;
+
+    /// Since when it is not closed and why, as far as this process knows; asks nobody.
+    fn opened(&self, vendor: &str) -> Option<Opened>;
 
     /// Ends what runs in the background.
     async fn stop(&self);
@@ -73,9 +94,9 @@ impl Breakers for LocalBreakers {
         Ok(taken.then_some(Probe(name)))
     }
 
-    async fn probed(&self, vendor: &str, probe: Probe, failed: Option<bool>) {
+    async fn probed(&self, vendor: &str, probe: Probe, end: ProbeEnd) {
         if let Some(mut breaker) = self.lock(vendor) {
-            breaker.probed(probe.0, failed, self.clock.nanos());
+            breaker.probed(probe.0, &end, self.clock.nanos());
         }
     }
 
@@ -83,6 +104,23 @@ impl Breakers for LocalBreakers {
         if let Some(mut breaker) = self.lock(vendor) {
             breaker.report(Tally { ended: 1, failed: u64::from(failed) }, self.clock.nanos());
         }
+    }
+
+    async fn trip(&self, vendor: &str, wait: Duration, why: Arc<str>) {
+        if let Some(mut breaker) = self.lock(vendor) {
+            breaker.trip(wait, why, self.clock.nanos());
+        }
+    }
+
+    async fn hurry(&self, vendor: &str) -> Result<(), StoreError> {
+        if let Some(mut breaker) = self.lock(vendor) {
+            breaker.hurry(self.clock.nanos());
+        }
+        Ok(())
+    }
+
+    fn opened(&self, vendor: &str) -> Option<Opened> {
+        self.lock(vendor).and_then(|breaker| breaker.opened())
     }
 
     async fn stop(&self) {}

@@ -12,6 +12,9 @@ pub enum CallError {
     /// The job's lease might lapse before the call is over, and another worker call too: no call was made.
     #[error("the job's lease is too old for a call")]
     LeaseTooOld,
+    /// The token that the call needs is being asked for: no call was made.
+    #[error("there is no token for the call yet")]
+    NoToken,
     /// No connection: name, network or TLS. No call was made.
     #[error("the vendor could not be reached: {0}")]
     Unreachable(String),

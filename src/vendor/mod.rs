@@ -13,6 +13,7 @@ use hyper::{
 use serde_json::value::RawValue;
 
 use self::{
+    auth::Login,
     error::CallError,
     http::{MAX_REPLY_BYTES, Origin, Reply},
     quota::Quota,
@@ -28,6 +29,7 @@ use crate::{
     json,
 };
 
+pub mod auth;
 pub mod clean;
 pub mod error;
 pub mod http;
@@ -81,6 +83,7 @@ pub struct Vendor {
     pub config: VendorConfig,
     origin: Origin,
     headers: HeaderMap,
+    pub login: Login,
     callback_base: String,
     key: CallbackKey,
 }
@@ -104,15 +107,16 @@ impl Reading {
 impl Vendor {
     fn new(config: VendorConfig, callback_base: String, key: CallbackKey) -> Vendor {
         let mut headers = HeaderMap::new();
-        for (name, value) in &config.headers {
+        // Those whose files may change are put on each request anew.
+        for (name, value) in config.headers.iter().filter(|(_, value)| !value.is_in_files()) {
             // The config has checked them.
-            if let Ok(mut value) = HeaderValue::from_str(value.reveal()) {
+            if let Ok(mut value) = HeaderValue::from_str(&value.reveal()) {
                 value.set_sensitive(true);
                 headers.append(name.clone(), value);
             }
         }
         let origin = Origin::of_template(&config.url);
-        Vendor { origin, headers, callback_base, key, config }
+        Vendor { origin, headers, login: Login::new(&config), callback_base, key, config }
     }
 
     pub fn name(&self) -> &Arc<str> {

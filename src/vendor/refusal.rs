@@ -24,9 +24,11 @@ pub(super) fn without_reply(error: &CallError) -> Step {
             return Step::GiveUp { why: Failure::new(FailureCode::ResponseTooLarge, error.to_string()) };
         }
         CallError::TimedOut => FailureCode::Timeout,
-        CallError::Missed(_) | CallError::LeaseTooOld | CallError::Unreachable(_) | CallError::Interrupted(_) => {
-            FailureCode::AttemptsExhausted
-        }
+        CallError::Missed(_)
+        | CallError::LeaseTooOld
+        | CallError::NoToken
+        | CallError::Unreachable(_)
+        | CallError::Interrupted(_) => FailureCode::AttemptsExhausted,
     };
     let may_be_done = matches!(error, CallError::TimedOut | CallError::Interrupted(_));
     Step::TryAgain { why: Failure::new(code, error.to_string()), after: None, counts: true, may_be_done }
@@ -36,6 +38,10 @@ pub(super) fn without_reply(error: &CallError) -> Step {
 pub(super) fn not_success(reply: &Reply) -> Reading {
     let status = reply.status;
     let message = format!("the vendor answered {}", status.as_u16());
+    if status == StatusCode::UNAUTHORIZED {
+        let why = Failure::new(FailureCode::VendorRefused, message);
+        return Reading::of(Step::Unauthorized { why, is_alone: false });
+    }
     let worth_another = status.is_server_error()
         || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS);
     if !worth_another {

@@ -10,18 +10,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Context, breaker, limits, places::Hold};
+use super::{
+    Context,
+    breaker::{self, Leave},
+    limits,
+    login::{self, Verdict},
+    places::Hold,
+};
 use crate::{
     clock::{Time, nanos},
     job::{
         Attempt, AttemptOutcome, Stage, Status,
         lifecycle::{self, Change, Step},
     },
-    limit::{Permit, breakers::Probe},
+    limit::Permit,
     store::{Lease, Settled},
     telemetry::VendorMetrics,
     vendor::{
         Reading, Vendor, attempt_kind,
+        auth::Proof,
         error::CallError,
         http::{Connection, Reply},
     },
@@ -39,14 +46,14 @@ pub(super) async fn run(
     lease: Lease,
     permit: Permit,
     hold: Hold,
-    probe: Option<Probe>,
+    probe: Option<Leave>,
 ) {
     let permit_at = cx.clock.time_at(permit.at);
     let call = call(&cx, &vendor, &lease, &permit, hold.metrics()).await;
     hold.call_is_over();
-    if let Err(why @ (CallError::Missed(_) | CallError::LeaseTooOld)) = &call.reply {
+    if let Err(why @ (CallError::Missed(_) | CallError::LeaseTooOld | CallError::NoToken)) = &call.reply {
         tracing::debug!(vendor = %vendor.name(), request_id = %lease.job.id, %why, "not called; the job waits for another permit");
-        breaker::tell(&cx, vendor.name(), probe, None).await;
+        breaker::tell(&cx, &vendor, probe, None, Verdict::Unknown).await;
         cx.limiter.give_back(vec![permit]).await;
         cx.store.release(vec![(lease, None)]).await;
         return;
@@ -54,7 +61,7 @@ pub(super) async fn run(
     let failed_to_call = failed_to_call(&call);
     let status = call.reply.as_ref().ok().map(|reply| reply.status.as_u16());
     let was_tried = call.unsendable.is_none();
-    let Reading { step, close_gate, apart } = match call.unsendable {
+    let Reading { mut step, close_gate, apart } = match call.unsendable {
         Some(why) => Reading { step: Step::GiveUp { why }, close_gate: None, apart: None },
         None => vendor.read(&lease.job, call.reply),
     };
@@ -64,7 +71,13 @@ pub(super) async fn run(
         limits::slow_down(&cx, &vendor, apart).await;
     }
     let failed = was_tried.then(|| breaker::is_failure(&step, status));
-    breaker::tell(&cx, vendor.name(), probe, failed).await;
+    let verdict = match (call.sent_at, call.proof) {
+        (Some(sent_at), Some(proof)) => {
+            login::verdict(&vendor, &mut step, lease.job.id, status, proof, (sent_at, cx.clock.now()))
+        }
+        _ => Verdict::Unknown,
+    };
+    breaker::tell(&cx, &vendor, probe, failed, verdict).await;
     let (outcome, detail) = describe(&step, lease.job.stage);
     let attempt = Attempt {
         n: lease.attempt,
@@ -87,12 +100,14 @@ struct Call {
     /// The request could not even be built.
     unsendable: Option<crate::job::Failure>,
     sent_at: Option<Time>,
+    /// The credentials that went with it.
+    proof: Option<Proof>,
     took: Duration,
 }
 
 async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, metrics: &VendorMetrics) -> Call {
-    let not_sent = |reply, unsendable| Call { reply, unsendable, sent_at: None, took: Duration::ZERO };
-    let request = match vendor.request(&lease.job) {
+    let not_sent = |reply, unsendable| Call { reply, unsendable, sent_at: None, proof: None, took: Duration::ZERO };
+    let mut request = match vendor.request(&lease.job) {
         Ok(request) => request,
         Err(why) => return not_sent(Err(CallError::Unreachable(why.message.clone())), Some(why)),
     };
@@ -102,6 +117,10 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return not_sent(Err(error), None),
         Err(_) => return not_sent(Err(CallError::Unreachable("connecting took too long".into())), None),
+    };
+    let Ok(proof) = vendor.login.prove(&mut request, cx.clock.nanos(), cx.clock.now()) else {
+        cx.client.keep(connection);
+        return not_sent(Err(CallError::NoToken), None);
     };
     // The last look: from here on the bytes go out.
     if let Err(error) = may_go(cx, vendor, lease, permit) {
@@ -128,7 +147,7 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
     if reply.is_ok() {
         cx.client.keep(connection);
     }
-    Call { reply, unsendable: None, sent_at: Some(sent_at), took }
+    Call { reply, unsendable: None, sent_at: Some(sent_at), proof: Some(proof), took }
 }
 
 /// Whether the permit is still good, and the lease as long as the call may take: else another worker might call too.
@@ -158,6 +177,7 @@ fn describe(step: &Step, stage: Stage) -> (AttemptOutcome, Option<String>) {
         Step::AwaitCallback { .. } => (AttemptOutcome::Accepted, None),
         Step::TryAgain { why, counts: false, .. } => (AttemptOutcome::SlowDown, Some(why.message.clone())),
         Step::TryAgain { why, .. } => (AttemptOutcome::TryAgain, Some(why.message.clone())),
+        Step::Unauthorized { why, .. } => (AttemptOutcome::Unauthorized, Some(why.message.clone())),
         Step::GiveUp { why } => (AttemptOutcome::Refused, Some(why.message.clone())),
     }
 }

@@ -1,61 +1,138 @@
-//! What a dispatcher and its attempts have to do with their vendor's breaker: look, and tell what calls came to.
+//! What a dispatcher and its attempts have to do with their vendor's breakers: look, and report what calls came to.
 //!
-//! Never decides when it opens (see `limit::breaker`).
+//! A vendor has up to two: one that opens when its calls fail, and one that opens when it refuses our credentials. Nobody calls while either
+//! is open. Never decides when one opens (see `limit::breaker`).
 
 use std::sync::Arc;
 
-use super::Context;
+use super::{Context, login::Verdict};
 use crate::{
     job::lifecycle::Step,
-    limit::{breaker::Standing, breakers::Probe},
+    limit::{
+        breaker::{ProbeEnd, Standing},
+        breakers::Probe,
+    },
+    store::StoreError,
     telemetry::VendorMetrics,
+    vendor::Vendor,
 };
 
-/// One vendor's breaker, as its dispatcher sees it.
+/// One vendor's breakers, as its dispatcher sees them.
 pub(super) struct Breaker {
     cx: Arc<Context>,
-    vendor: Arc<str>,
+    vendor: Arc<Vendor>,
     metrics: VendorMetrics,
-    /// How it stood when people were last told.
-    told: &'static str,
+    /// How they stood when it was last logged.
+    failing: Standing,
+    credentials: Standing,
+}
+
+/// Leave for the one call that may go while breakers are half open: the probes of those that are.
+#[derive(Debug)]
+pub(super) struct Leave {
+    failing: Option<Probe>,
+    credentials: Option<Probe>,
 }
 
 impl Breaker {
-    pub(super) fn new(cx: Arc<Context>, vendor: Arc<str>, metrics: VendorMetrics) -> Breaker {
-        Breaker { cx, vendor, metrics, told: Standing::Closed.as_str() }
+    pub(super) fn new(cx: Arc<Context>, vendor: Arc<Vendor>, metrics: VendorMetrics) -> Breaker {
+        Breaker { cx, vendor, metrics, failing: Standing::Closed, credentials: Standing::Closed }
     }
 
-    /// How it stands; people are told when that has changed.
+    /// How the stricter of the two stands; a change is logged.
     pub(super) fn standing(&mut self) -> Standing {
-        let standing = self.cx.breakers.standing(&self.vendor);
-        if standing.as_str() != self.told {
-            self.told = standing.as_str();
-            self.metrics.breaker_state.set(number(standing));
-            let vendor = &self.vendor;
-            match standing {
-                Standing::Closed => tracing::info!(%vendor, "the breaker is closed: the vendor is called again"),
-                Standing::HalfOpen => tracing::info!(%vendor, "the breaker is half open: one call goes out to see"),
-                Standing::Open { .. } => {
-                    tracing::warn!(%vendor, "the breaker is open: too many calls failed, and nobody calls for a while")
-                }
+        let failing = self.cx.breakers.standing(self.vendor.name());
+        let credentials = self.cx.breakers.standing(&self.vendor.login.breaker);
+        if failing.as_str() != self.failing.as_str() {
+            self.metrics.breaker_state.set(number(failing));
+            self.log_failing(failing);
+        }
+        if credentials.as_str() != self.credentials.as_str() {
+            self.metrics.credentials_state.set(number(credentials));
+            self.log_credentials(credentials);
+        }
+        (self.failing, self.credentials) = (failing, credentials);
+        stricter(failing, credentials)
+    }
+
+    fn log_failing(&self, standing: Standing) {
+        let vendor = self.vendor.name();
+        match standing {
+            Standing::Closed => tracing::info!(%vendor, "the breaker is closed: the vendor is called again"),
+            Standing::HalfOpen => tracing::info!(%vendor, "the breaker is half open: one call goes out to see"),
+            Standing::Open { .. } => {
+                tracing::warn!(%vendor, "the breaker is open: too many calls failed, and nobody calls for a while")
             }
         }
-        standing
+    }
+
+    /// One line when the credentials fail and one when they work again, however many probes go out in between.
+    fn log_credentials(&self, standing: Standing) {
+        let vendor = self.vendor.name();
+        if standing == Standing::Closed {
+            tracing::info!(%vendor, "the vendor takes our credentials again");
+        } else if self.credentials == Standing::Closed {
+            let why = self.cx.breakers.opened(&self.vendor.login.breaker).and_then(|opened| opened.why);
+            let why = why.as_deref().map(super::login::message).unwrap_or_default();
+            tracing::error!(%vendor, why, "our credentials are refused: the vendor's jobs wait until they are mended");
+        }
     }
 }
 
-/// Tells what came of an attempt: whether its call failed, or `None` when none was made.
-pub(super) async fn tell(cx: &Context, vendor: &str, probe: Option<Probe>, failed: Option<bool>) {
-    match (probe, failed) {
-        (Some(probe), failed) => cx.breakers.probed(vendor, probe, failed).await,
-        (None, Some(failed)) => cx.breakers.ended(vendor, failed).await,
+/// Leave to call while a breaker is not closed; nothing when it is not to be had. One at a time in all processes.
+pub(super) async fn take_leave(cx: &Context, vendor: &Vendor) -> Result<Option<Leave>, StoreError> {
+    let mut leave = Leave { failing: None, credentials: None };
+    if cx.breakers.standing(vendor.name()) != Standing::Closed {
+        leave.failing = cx.breakers.take_probe(vendor.name()).await?;
+        if leave.failing.is_none() {
+            return Ok(None);
+        }
+    }
+    if cx.breakers.standing(&vendor.login.breaker) != Standing::Closed {
+        leave.credentials = cx.breakers.take_probe(&vendor.login.breaker).await?;
+        if leave.credentials.is_none() {
+            tell(cx, vendor, Some(leave), None, Verdict::Unknown).await;
+            return Ok(None);
+        }
+    }
+    Ok(Some(leave))
+}
+
+/// Reports what came of an attempt: whether its call failed, or `None` when none was made, and what it says about our credentials.
+pub(super) async fn tell(cx: &Context, vendor: &Vendor, leave: Option<Leave>, failed: Option<bool>, verdict: Verdict) {
+    let (failing, credentials) = leave.map_or((None, None), |leave| (leave.failing, leave.credentials));
+    let name = vendor.name();
+    match (failing, failed) {
+        (Some(probe), Some(true)) => cx.breakers.probed(name, probe, ProbeEnd::Failed { why: None }).await,
+        (Some(probe), Some(false)) => cx.breakers.probed(name, probe, ProbeEnd::Good).await,
+        (Some(probe), None) => cx.breakers.probed(name, probe, ProbeEnd::Unknown).await,
+        (None, Some(failed)) => cx.breakers.ended(name, failed).await,
         (None, None) => {}
+    }
+    let name = &vendor.login.breaker;
+    match (credentials, verdict) {
+        (Some(probe), Verdict::Taken) => cx.breakers.probed(name, probe, ProbeEnd::Good).await,
+        (Some(probe), Verdict::Refused { why, .. }) => {
+            cx.breakers.probed(name, probe, ProbeEnd::Failed { why: Some(why) }).await;
+        }
+        (Some(probe), Verdict::Unknown) => cx.breakers.probed(name, probe, ProbeEnd::Unknown).await,
+        (None, Verdict::Refused { why, wait }) => cx.breakers.trip(name, wait, why).await,
+        (None, Verdict::Taken | Verdict::Unknown) => {}
     }
 }
 
 /// Whether a call says that its vendor is broken. One that is merely busy has a gate for that, and a refusal is an answer like any other.
 pub(super) fn is_failure(step: &Step, status: Option<u16>) -> bool {
     matches!(step, Step::TryAgain { counts: true, .. }) && status != Some(429)
+}
+
+fn stricter(a: Standing, b: Standing) -> Standing {
+    match (a, b) {
+        (Standing::Open { until: a }, Standing::Open { until: b }) => Standing::Open { until: a.max(b) },
+        (open @ Standing::Open { .. }, _) | (_, open @ Standing::Open { .. }) => open,
+        (Standing::HalfOpen, _) | (_, Standing::HalfOpen) => Standing::HalfOpen,
+        (Standing::Closed, Standing::Closed) => Standing::Closed,
+    }
 }
 
 fn number(standing: Standing) -> i64 {

@@ -34,7 +34,7 @@ impl Dispatcher {
         let metrics =
             cx.metrics.vendor(vendor.name()).expect("metrics are made for every vendor of the config").clone();
         let places = Places::new(bell.clone(), metrics.clone());
-        let breaker = Breaker::new(cx.clone(), vendor.name().clone(), metrics.clone());
+        let breaker = Breaker::new(cx.clone(), vendor.clone(), metrics.clone());
         let firing = Firing::new(cx.clone(), vendor.clone(), places);
         let rounds = Rounds::new(cx.clone(), vendor.clone(), metrics);
         Dispatcher { cx, vendor, bell, breaker, firing, rounds }
@@ -59,6 +59,7 @@ impl Dispatcher {
         }
         self.firing.give_back().await;
         self.firing.finish().await;
+        self.rounds.finish().await;
     }
 
     /// One turn. Safe to drop only between turns.
@@ -106,6 +107,7 @@ impl Dispatcher {
 
     /// Waits until no attempt is under way; says whether there was any. For those who turn the loop themselves.
     pub async fn finish_attempts(&mut self) -> bool {
+        self.rounds.finish().await;
         self.firing.finish().await
     }
 }

@@ -7,16 +7,12 @@ use std::{collections::VecDeque, sync::Arc};
 use tokio::task::JoinSet;
 
 use super::{
-    Context, attempt, breaker,
+    Context, attempt,
+    breaker::{self, Leave},
+    login::Verdict,
     places::{Hold, Places},
 };
-use crate::{
-    clock::Nanos,
-    job::Stage,
-    limit::{Permit, breakers::Probe},
-    store::Lease,
-    vendor::Vendor,
-};
+use crate::{clock::Nanos, job::Stage, limit::Permit, store::Lease, vendor::Vendor};
 
 pub(super) struct Firing {
     cx: Arc<Context>,
@@ -25,7 +21,7 @@ pub(super) struct Firing {
     /// Reserved and not fired, in the order of their times.
     held: VecDeque<(Lease, Permit)>,
     /// Leave for the one job that is held while the breaker is half open.
-    probe: Option<Probe>,
+    probe: Option<Leave>,
     running: JoinSet<()>,
 }
 
@@ -58,7 +54,7 @@ impl Firing {
     }
 
     /// Takes jobs with their permits, whose times do not lie before those of the jobs held already. With a probe it is one job, held alone.
-    pub(super) fn hold(&mut self, reserved: Vec<(Lease, Permit)>, probe: Option<Probe>) {
+    pub(super) fn hold(&mut self, reserved: Vec<(Lease, Permit)>, probe: Option<Leave>) {
         self.held.extend(reserved);
         self.probe = probe;
     }
@@ -117,7 +113,7 @@ impl Firing {
         if self.held.is_empty() {
             return false;
         }
-        breaker::tell(&self.cx, self.vendor.name(), self.probe.take(), None).await;
+        breaker::tell(&self.cx, &self.vendor, self.probe.take(), None, Verdict::Unknown).await;
         let (leases, permits): (Vec<_>, Vec<_>) =
             self.held.drain(..).map(|(lease, permit)| ((lease, None), permit)).unzip();
         self.places.metrics().permits_unused.inc_by(permits.len() as u64);

@@ -7,7 +7,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures_util::{StreamExt as _, future::join_all, stream};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Tick, pause};
+use super::{Context, Tick, login, pause};
 use crate::{
     audit::watch::Watch,
     clock::{Nanos, Time, nanos},
@@ -30,6 +30,8 @@ const RECLAIM_EVERY: Duration = Duration::from_secs(5);
 const SIDE_BY_SIDE: usize = 4;
 /// Calls are judged this often.
 const JUDGE_EVERY: Duration = Duration::from_secs(5);
+/// Secrets in files are looked at this often.
+const SECRETS_EVERY: Duration = Duration::from_secs(2);
 /// Old jobs are looked for this often; while there are more, a slice each [`PRUNE_PAUSE`].
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const PRUNE_PAUSE: Duration = Duration::from_millis(50);
@@ -40,6 +42,7 @@ pub struct Janitor {
     prune_at: Nanos,
     watch: Watch,
     judge_at: Nanos,
+    secrets_at: Nanos,
     /// Jobs whose alarms could not be handled, and when they are tried again.
     left: HashSet<JobId>,
     left_until: Nanos,
@@ -49,7 +52,10 @@ impl Janitor {
     pub(super) fn new(cx: Arc<Context>) -> Janitor {
         let now = cx.clock.nanos();
         let watch = Watch::new(cx.audit.clone(), cx.limiter.clone(), cx.limits.clone(), cx.metrics.clone());
-        Janitor { cx, reclaim_at: now, prune_at: now, watch, judge_at: now, left: HashSet::new(), left_until: now }
+        let is_in_files = cx.vendors.iter().any(|vendor| vendor.login.is_in_files());
+        let secrets_at = if is_in_files { now } else { Nanos::MAX };
+        let left = HashSet::new();
+        Janitor { cx, reclaim_at: now, prune_at: now, watch, judge_at: now, secrets_at, left, left_until: now }
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
@@ -69,13 +75,20 @@ impl Janitor {
         let (wall, now) = (self.cx.clock.now(), self.cx.clock.nanos());
         self.cx.failures.tell(now);
         // First what is done at its time: alarms may be many.
+        if self.secrets_at <= now {
+            self.secrets_at = self.cx.clock.next_beat(SECRETS_EVERY);
+            login::reread(&self.cx).await;
+        }
         let reclaimed = self.reclaim(wall, now).await;
         let pruned = self.prune(wall, now).await;
         let judged = self.judge(now).await;
         let alarms = self.ring_alarms(wall, now).await;
         reclaimed.and(pruned).and(judged)?;
         match alarms? {
-            Tick::WaitUntil(at) => Ok(Tick::WaitUntil(at.min(self.reclaim_at).min(self.prune_at).min(self.judge_at))),
+            Tick::WaitUntil(at) => {
+                let others = [self.reclaim_at, self.prune_at, self.judge_at, self.secrets_at];
+                Ok(Tick::WaitUntil(others.into_iter().fold(at, Nanos::min)))
+            }
             tick => Ok(tick),
         }
     }

@@ -30,6 +30,7 @@ mod failures;
 mod firing;
 pub mod janitor;
 mod limits;
+mod login;
 mod places;
 mod round;
 mod warm;
@@ -49,6 +50,13 @@ pub struct Context {
     pub clock: Clock,
     /// How long ended jobs are kept.
     pub retention: Duration,
+}
+
+impl Context {
+    /// Reads secrets in files again, and uses those that have changed from now on.
+    pub async fn reread_secrets(&self) {
+        login::reread(self).await;
+    }
 }
 
 /// What a turn of a loop came to: what the loop should wait for next.

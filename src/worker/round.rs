@@ -5,16 +5,19 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use tokio::task::JoinSet;
 
 use super::{
-    Context, Tick, breaker,
+    Context, Tick,
+    breaker::{self, Leave},
     firing::{Firing, InHand},
+    login::{self, Verdict},
     warm::Warmer,
 };
 use crate::{
     clock::{Nanos, Time, nanos},
     job::{Stage, lifecycle},
-    limit::{Answer, Blocker, Permit, breaker::Standing, breakers::Probe},
+    limit::{Answer, Blocker, Permit, breaker::Standing},
     store::{Amended, Claim, Lease, Ready, StoreError, Which},
     telemetry::VendorMetrics,
     vendor::Vendor,
@@ -32,6 +35,8 @@ const WARM_AHEAD: Duration = Duration::from_millis(500);
 const PLACES_WAIT: Duration = Duration::from_millis(100);
 /// The wait for a probe that another call is.
 const PROBE_WAIT: Duration = Duration::from_millis(100);
+/// The wait after there was no token to be had, if the breaker does not say how long.
+const LOGIN_WAIT: Duration = Duration::from_secs(1);
 /// A round of at least this many permits is waited out by half before the limiter is asked again.
 const A_ROUND: usize = 8;
 /// Rounds in a row that rely on the one before, without a look at the limiter or the store first.
@@ -49,6 +54,8 @@ pub(super) struct Rounds {
     again: Option<Again>,
     /// Rounds in a row that got as many jobs as they wanted.
     full: u32,
+    /// Asks for the next token while the one in use is still good.
+    renewing: JoinSet<()>,
 }
 
 /// As many permits as will have been used by then can be had without looking first.
@@ -70,7 +77,7 @@ pub(super) struct Round {
     /// Rounds since the limiter was last looked at.
     unseen: u32,
     /// Leave for the one job reserved while the breaker is half open.
-    probe: Option<Probe>,
+    probe: Option<Leave>,
 }
 
 impl Round {
@@ -82,7 +89,12 @@ impl Round {
 impl Rounds {
     pub(super) fn new(cx: Arc<Context>, vendor: Arc<Vendor>, metrics: VendorMetrics) -> Rounds {
         let warmer = Warmer::new(cx.client.clone());
-        Rounds { cx, vendor, metrics, warmer, ask_at: Nanos::MIN, again: None, full: 0 }
+        Rounds { cx, vendor, metrics, warmer, ask_at: Nanos::MIN, again: None, full: 0, renewing: JoinSet::new() }
+    }
+
+    /// Waits until nothing runs beside the rounds.
+    pub(super) async fn finish(&mut self) {
+        while self.renewing.join_next().await.is_some() {}
     }
 
     /// What was reserved has been given back: all that was known of it is void.
@@ -126,12 +138,16 @@ impl Rounds {
             (0, _) => return Ok(Round::nothing(Tick::WaitUntil(now + nanos(PROBE_WAIT)))),
             room => room,
         };
+        if let Err(verdict) = login::ready(&self.cx, &self.vendor, &mut self.renewing).await {
+            breaker::tell(&self.cx, &self.vendor, probe, None, verdict).await;
+            return Ok(Round::nothing(Tick::WaitUntil(now + nanos(LOGIN_WAIT))));
+        }
         let round = self.claim_and_reserve(room, ready.open, in_hand.submitting).await;
         self.full = if matches!(&round, Ok(round) if round.is_full) { self.full + 1 } else { 0 };
         if matches!(&round, Ok(round) if !round.reserved.is_empty()) {
             return round.map(|round| Round { unseen, probe, ..round });
         }
-        breaker::tell(&self.cx, self.vendor.name(), probe, None).await;
+        breaker::tell(&self.cx, &self.vendor, probe, None, Verdict::Unknown).await;
         round
     }
 
@@ -158,13 +174,14 @@ impl Rounds {
     }
 
     /// How many of so many calls the breaker lets go: all, or the one that is the probe.
-    async fn may_call(&self, room: usize, in_hand: InHand) -> Result<(usize, Option<Probe>), StoreError> {
-        let name = self.vendor.name();
-        if self.cx.breakers.standing(name) == Standing::Closed {
+    async fn may_call(&self, room: usize, in_hand: InHand) -> Result<(usize, Option<Leave>), StoreError> {
+        let (failing, credentials) = (self.vendor.name(), &self.vendor.login.breaker);
+        let is_closed = |name: &str| self.cx.breakers.standing(name) == Standing::Closed;
+        if is_closed(failing) && is_closed(credentials) {
             return Ok((room, None));
         }
-        let probe = if in_hand.has_probe { None } else { self.cx.breakers.take_probe(name).await? };
-        Ok((usize::from(probe.is_some()), probe))
+        let leave = if in_hand.has_probe { None } else { breaker::take_leave(&self.cx, &self.vendor).await? };
+        Ok((usize::from(leave.is_some()), leave))
     }
 
     async fn claim_and_reserve(&self, room: usize, open: u64, submitting: usize) -> Result<Round, StoreError> {

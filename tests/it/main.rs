@@ -18,6 +18,8 @@ mod failure;
 mod failures;
 /// The file of the embedded store, under the real binary.
 mod file;
+/// SIGHUP: secrets are read again, and the process goes on.
+mod hangup;
 /// Documents that tell the truth, licences, dependencies.
 mod house;
 /// The limiter: the arithmetic, and the limiter of one process, in virtual time.

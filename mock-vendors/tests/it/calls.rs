@@ -275,3 +275,18 @@ async fn the_port_is_free_after_stop() {
     mock.stop().await;
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
+
+#[tokio::test]
+async fn a_vendor_that_wants_a_token_takes_those_of_its_issuer_until_they_end() {
+    let mock = start().await;
+    let wanted = "POST /sync/bank?token_from=oauth";
+    assert_eq!(ask(&mock, wanted, "{}").await.status, 401);
+    let issued = ask(&mock, "POST /oauth/token?expires_in=60", "grant_type=client_credentials&scope=a").await.json();
+    assert_eq!((&issued["token_type"], &issued["expires_in"]), (&json!("Bearer"), &json!(60)));
+    let token = issued["access_token"].as_str().expect("a token");
+    let header = format!("authorization: Bearer {token}\r\n");
+    assert_eq!(ask_with(&mock, wanted, &header, "{}").await.status, 200);
+    assert_eq!(ask(&mock, "POST /oauth/token", "grant_type=password").await.status, 400);
+    mock.accept_only("bank", &["Bearer another"]);
+    assert_eq!(ask_with(&mock, wanted, &header, "{}").await.status, 401);
+}

@@ -17,8 +17,8 @@ use super::{ASK_EVERY, pool::micros, spec::MICRO};
 use crate::{
     clock::{Clock, Nanos, nanos},
     limit::{
-        breaker::{PARTS, Standing, Tally, Terms},
-        breakers::{Breakers, Probe},
+        breaker::{Opened, PARTS, ProbeEnd, Standing, Tally, Terms},
+        breakers::{Breakers, Probe, vendor_of},
     },
     redis_link::{Heard, Redis, script},
     store_error::StoreError,
@@ -26,6 +26,8 @@ use crate::{
 
 /// Calls that end within this are told together.
 const TOGETHER: Duration = Duration::from_millis(100);
+/// How an open breaker stands, in the script's words.
+const OPEN: u8 = 2;
 
 /// This process's part of the breakers.
 pub struct RedisBreakers {
@@ -41,6 +43,8 @@ struct Shared {
     vendors: HashMap<Arc<str>, Vendor>,
     /// Something has ended that is not told yet.
     untold: Notify,
+    /// Whoever waits for a vendor's breaker is woken by it.
+    wake: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 struct Vendor {
@@ -55,6 +59,7 @@ struct Vendor {
 struct Known {
     /// Until when nobody calls, and from then on only the probe; nothing while it is closed.
     open_until: Option<Nanos>,
+    opened: Option<Opened>,
     untold: Tally,
 }
 
@@ -65,6 +70,9 @@ struct Ask {
     takes: bool,
     probe: Option<u64>,
     probed: Option<&'static str>,
+    trips_for: Option<Duration>,
+    hurries: bool,
+    why: Option<Arc<str>>,
 }
 
 #[derive(Serialize)]
@@ -77,6 +85,7 @@ struct Call<'a> {
     part: i64,
     parts: i64,
     open: i64,
+    longest: i64,
     /// How long a probe may be out.
     life: i64,
     ended: u64,
@@ -85,15 +94,20 @@ struct Call<'a> {
     probe: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     probed: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trips_for: Option<i64>,
+    hurries: bool,
+    why: &'a str,
 }
 
 impl RedisBreakers {
-    /// Needs a runtime and no Redis. Where no vendor has a breaker nothing runs.
+    /// Needs a runtime and no Redis. `wake` is called with a vendor's name when others have ended the wait of its breaker.
     pub fn open(
         redis: Redis,
         prefix: &str,
         terms: impl IntoIterator<Item = (Arc<str>, Terms)>,
         clock: Clock,
+        wake: impl Fn(&str) + Send + Sync + 'static,
     ) -> RedisBreakers {
         let vendor = |(name, terms): (Arc<str>, Terms)| {
             let key = format!("{prefix}:{{{name}}}:breaker");
@@ -106,6 +120,7 @@ impl RedisBreakers {
             clock,
             vendors: terms.into_iter().map(vendor).collect(),
             untold: Notify::new(),
+            wake: Box::new(wake),
         });
         let mut tasks = JoinSet::new();
         if !shared.vendors.is_empty() {
@@ -126,6 +141,9 @@ async fn listen(shared: Arc<Shared>) {
             && let (Some(vendor), Ok(standing), Ok(left)) = (shared.vendors.get(vendor), standing.parse(), left.parse())
         {
             vendor.note(standing, left, shared.clock.nanos());
+            if standing < OPEN {
+                (shared.wake)(vendor_of(&vendor.name));
+            }
         }
     };
     shared.redis.listen(std::slice::from_ref(&shared.channel), &shared.clock, ASK_EVERY, heard).await;
@@ -178,6 +196,7 @@ impl Shared {
             part: (micros(terms.within) / PARTS).max(1),
             parts: PARTS,
             open: micros(terms.open),
+            longest: micros(terms.longest),
             life: micros(terms.probe),
             ended: ask.tally.ended,
             failed: ask.tally.failed,
@@ -185,10 +204,18 @@ impl Shared {
             // A number of 64 bits is not one to the script.
             probe: ask.probe.map(|name| name.to_string()).unwrap_or_default(),
             probed: ask.probed,
+            trips_for: ask.trips_for.map(micros),
+            hurries: ask.hurries,
+            why: ask.why.as_deref().unwrap_or_default(),
         };
         let call = serde_json::to_string(&call).expect("numbers and names are JSON");
-        let (standing, left, taken): (u8, i64, u8) = self.redis.run(self.script.key(&vendor.key).arg(call)).await?;
-        vendor.note(standing, left, self.clock.nanos());
+        let answer = self.redis.run(self.script.key(&vendor.key).arg(call)).await?;
+        let (standing, left, taken, ago, why): (u8, i64, u8, i64, String) = answer;
+        let now = self.clock.nanos();
+        vendor.note(standing, left, now);
+        let since = now.saturating_sub(ago.saturating_mul(MICRO));
+        let why = (!why.is_empty()).then(|| why.into());
+        vendor.known().opened = (ago >= 0).then_some(Opened { since, why });
         Ok(taken == 1)
     }
 
@@ -225,14 +252,14 @@ impl Breakers for RedisBreakers {
         Ok(taken.then_some(Probe(name)))
     }
 
-    async fn probed(&self, vendor: &str, probe: Probe, failed: Option<bool>) {
+    async fn probed(&self, vendor: &str, probe: Probe, end: ProbeEnd) {
         let Some(vendor) = self.shared.vendors.get(vendor) else { return };
-        let probed = match failed {
-            Some(true) => "failed",
-            Some(false) => "good",
-            None => "unsent",
+        let (probed, why) = match end {
+            ProbeEnd::Failed { why } => ("failed", why),
+            ProbeEnd::Good => ("good", None),
+            ProbeEnd::Unknown => ("unknown", None),
         };
-        let ask = Ask { probe: Some(probe.0), probed: Some(probed), ..Ask::default() };
+        let ask = Ask { probe: Some(probe.0), probed: Some(probed), why, ..Ask::default() };
         if let Err(error) = self.shared.ask(vendor, ask).await {
             tracing::debug!(vendor = %vendor.name, %error, "the probe's outcome is lost; another goes when it is taken for dead");
         }
@@ -250,6 +277,23 @@ impl Breakers for RedisBreakers {
             return self.shared.tell(vendor).await;
         }
         self.shared.untold.notify_one();
+    }
+
+    async fn trip(&self, vendor: &str, wait: Duration, why: Arc<str>) {
+        let Some(vendor) = self.shared.vendors.get(vendor) else { return };
+        let ask = Ask { trips_for: Some(wait), why: Some(why), ..Ask::default() };
+        if let Err(error) = self.shared.ask(vendor, ask).await {
+            tracing::debug!(vendor = %vendor.name, %error, "the breaker could not be opened; the next call opens it");
+        }
+    }
+
+    async fn hurry(&self, vendor: &str) -> Result<(), StoreError> {
+        let Some(vendor) = self.shared.vendors.get(vendor) else { return Ok(()) };
+        self.shared.ask(vendor, Ask { hurries: true, ..Ask::default() }).await.map(drop)
+    }
+
+    fn opened(&self, vendor: &str) -> Option<Opened> {
+        self.shared.vendors.get(vendor).and_then(|vendor| vendor.known().opened.clone())
     }
 
     async fn stop(&self) {

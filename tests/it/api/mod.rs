@@ -3,6 +3,7 @@
 mod answers;
 mod breaker;
 mod callbacks;
+mod credentials;
 mod description;
 mod jobs;
 mod letters;

@@ -8,6 +8,7 @@ use fetchgate::{
 };
 use proptest::prelude::*;
 
+mod auth;
 mod limits;
 mod mistakes;
 mod secrets;
@@ -145,7 +146,7 @@ fn every_setting_of_the_contract_that_is_built_is_read() {
     let vendor = &config.vendors[0];
     assert_eq!((&*vendor.pool, vendor.method.as_str(), vendor.open), ("account", "PUT", Some(500)));
     assert_eq!((vendor.retry.attempts, vendor.retry.first), (3, ms(1000)), "what retry does not say is the default");
-    assert_eq!(vendor.headers[0].1.reveal(), format!("Bearer {SECRET}"));
+    assert_eq!(*vendor.headers[0].1.reveal(), *format!("Bearer {SECRET}"));
     assert_eq!(vendor.failed.as_ref().unwrap().is, ["error", "3", "true"]);
     assert_eq!(vendor.clean.redact.len(), 2);
     let Kind::Webhook(webhook) = &vendor.kind else { panic!() };
@@ -196,7 +197,7 @@ fn the_environment_overrides_any_key() {
     let vendor = &config.vendors[0];
     assert_eq!(config.default_vendor.as_deref(), Some("my-vendor"));
     assert_eq!((vendor.retry.attempts, vendor.retry.first), (9, ms(1000)));
-    assert_eq!((vendor.headers[0].0.as_str(), vendor.headers[0].1.reveal()), ("x-api-key", "12345"));
+    assert_eq!((vendor.headers[0].0.as_str(), &*vendor.headers[0].1.reveal()), ("x-api-key", "12345"));
     assert!(vendor.clean.trim && !vendor.clean.drop_null && vendor.body.is_some());
     assert_eq!(vendor.timeout, Duration::from_secs(3), "an empty variable is one that is not set");
     assert_eq!(config.pools[0].limits.len(), 2);

@@ -10,7 +10,7 @@ fn secrets_come_from_variables_and_files() {
     let text =
         sync_vendor(&format!("headers = {{ a = \"${{file:{}}}\", b = \"${{B}}\", c = \"$${{B}}\" }}", path.display()));
     let config = parse_with(&text, &[("B", "two words")]).unwrap_or_else(|error| panic!("{error}"));
-    let values: Vec<&str> = config.vendors[0].headers.iter().map(|(_, value)| value.reveal()).collect();
+    let values: Vec<_> = config.vendors[0].headers.iter().map(|(_, value)| value.reveal().to_string()).collect();
     assert_eq!(values, ["from-a-file", "two words", "${B}"]);
     assert!(parse_with(&with_limits("\"${LIMIT}\""), &[("LIMIT", "7/s")]).is_ok(), "any text may be filled in");
 

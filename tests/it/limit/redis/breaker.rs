@@ -1,7 +1,7 @@
 //! The breakers of many processes: the script against the rule, and what the processes hear of each other.
 
 use fetchgate::limit::{
-    breaker::{Standing, Terms},
+    breaker::{ProbeEnd, Standing, Terms},
     breakers::{Breakers, LocalBreakers, Probe},
     redis::RedisBreakers,
 };
@@ -12,7 +12,7 @@ const MICRO: i64 = 1_000;
 
 fn process(scene: &Scene, terms: Terms) -> RedisBreakers {
     let vendors = ["acme", "other"].map(|vendor| (vendor.into(), terms));
-    RedisBreakers::open(scene.redis.clone(), &scene.prefix, vendors, scene.clock.clone())
+    RedisBreakers::open(scene.redis.clone(), &scene.prefix, vendors, scene.clock.clone(), |_| {})
 }
 
 async fn fail(breakers: &RedisBreakers, vendor: &str, times: u64) {
@@ -35,18 +35,20 @@ fn the_script_and_the_rule_open_and_close_alike() {
 async fn compare(mut random: fastrand::Rng) {
     let scene = Scene::new(&[]);
     let ms = |n| Duration::from_millis(n);
+    let open = ms(random.u64(100..3_000));
     let terms = Terms {
         failed: random.u64(1..=1_000_000),
         calls: random.u64(1..12),
         within: ms(random.u64(100..5_000)),
-        open: ms(random.u64(100..3_000)),
+        open,
+        longest: open * random.u32(1..9),
         probe: ms(random.u64(500..4_000)),
     };
     let lua = process(&scene, terms);
     let rust = LocalBreakers::new([("acme".into(), terms)], scene.clock.clone());
     let mut probes: Vec<(Probe, Probe)> = Vec::new();
     for _ in 0..300 {
-        match random.u32(0..10) {
+        match random.u32(0..12) {
             0..3 => advance(&scene.clock, random.i64(0..800) * MS + random.i64(0..999) * MICRO),
             3..7 => {
                 let failed = random.u32(0..4) > 0;
@@ -58,15 +60,31 @@ async fn compare(mut random: fastrand::Rng) {
                 assert_eq!(lua.is_some(), rust.is_some());
                 probes.extend(lua.zip(rust));
             }
+            9 => {
+                let wait = ms(random.u64(0..=terms.longest.as_millis() as u64));
+                let why: Arc<str> = random.u32(..).to_string().into();
+                lua.trip("acme", wait, Arc::clone(&why)).await;
+                rust.trip("acme", wait, why).await;
+            }
+            10 => {
+                lua.hurry("acme").await.unwrap();
+                rust.hurry("acme").await.unwrap();
+            }
             _ if !probes.is_empty() => {
                 let (of_lua, of_rust) = probes.swap_remove(random.usize(0..probes.len()));
-                let failed = [None, Some(true), Some(false)][random.usize(0..3)];
-                lua.probed("acme", of_lua, failed).await;
-                rust.probed("acme", of_rust, failed).await;
+                let why = Some("refused".into());
+                let ends = [ProbeEnd::Unknown, ProbeEnd::Failed { why }, ProbeEnd::Good];
+                let end = &ends[random.usize(0..3)];
+                lua.probed("acme", of_lua, end.clone()).await;
+                rust.probed("acme", of_rust, end.clone()).await;
             }
             _ => {}
         }
         assert_eq!(lua.look("acme").await, rust.look("acme").await);
+        let (of_lua, of_rust) = (lua.opened("acme"), rust.opened("acme"));
+        assert_eq!(of_lua.as_ref().map(|opened| &opened.why), of_rust.as_ref().map(|opened| &opened.why));
+        let apart = of_lua.zip(of_rust).map_or(0, |(lua, rust)| (lua.since - rust.since).abs());
+        assert!(apart <= MICRO, "{apart} ns apart");
     }
     lua.stop().await;
     scene.flush();
@@ -123,7 +141,7 @@ fn one_probe_goes_in_all_processes_and_a_dead_one_is_replaced() {
         a.stop().await;
         advance(&scene.clock, 15 * SECOND);
         let probe = b.take_probe("acme").await.unwrap().expect("the other's process is dead");
-        b.probed("acme", probe, Some(false)).await;
+        b.probed("acme", probe, ProbeEnd::Good).await;
         assert_eq!(b.standing("acme"), Standing::Closed);
     });
 }
