@@ -113,16 +113,6 @@ fn vendors_that_are_wrong_are_refused() {
         ("failed = { at = \"/status\", is = [1.5] }", "failed.is[0]", "text"),
         ("webhook = { verify = \"none\" }", "webhook", "kind = \"webhook\""),
         ("polling = { ticket = \"/id\" }", "polling", "kind = \"polling\""),
-        ("breaker = true", "breaker", "or false to turn it off"),
-        ("breaker = 5", "breaker", "calls = 5"),
-        ("breaker = { fails = 0.5 }", "breaker.fails", "Did you mean failed?"),
-        ("breaker = { failed = 0.0 }", "breaker.failed", "over 0 and up to 1"),
-        ("breaker = { failed = \"90%\" }", "breaker.failed", "failed = 0.9"),
-        ("breaker = { calls = 0 }", "breaker.calls", "from 1 to 10000"),
-        ("breaker = { within = \"0s\" }", "breaker.within", "within = \"30s"),
-        ("breaker = { open = \"2h\" }", "breaker.open", "at most \"1h\""),
-        ("breaker = { open = \"99ms\" }", "breaker.open", "at least \"100ms\""),
-        ("breaker = { open = 10 }", "breaker.open", "open = \"10s\""),
         ("rate_headers = { remaining = \"X Left\", reset = \"X-Reset\" }", "rate_headers.remaining", "X-Calls-Left"),
         ("timeuot = \"10s\"", "timeuot", "Did you mean timeout?"),
         ("colour = \"red\"", "colour", "the keys here are"),
@@ -139,6 +129,25 @@ fn vendors_that_are_wrong_are_refused() {
     for url in ["ftp://a/b", "/path", "not a url", "http://", "http://{{ payload.host }}/", "http://u:p@h/"] {
         let text = sync_vendor("").replace("http://127.0.0.1:9000/sync", url);
         refused(&text, "vendors.v.url", 3, "http or https");
+    }
+}
+
+#[test]
+fn breakers_that_are_wrong_are_refused() {
+    let table = [
+        ("breaker = true", "breaker", "or false to turn it off"),
+        ("breaker = 5", "breaker", "calls = 5"),
+        ("breaker = { fails = 0.5 }", "breaker.fails", "Did you mean failed?"),
+        ("breaker = { failed = 0.0 }", "breaker.failed", "over 0 and up to 1"),
+        ("breaker = { failed = \"90%\" }", "breaker.failed", "failed = 0.9"),
+        ("breaker = { calls = 0 }", "breaker.calls", "from 1 to 10000"),
+        ("breaker = { within = \"0s\" }", "breaker.within", "within = \"30s"),
+        ("breaker = { open = \"2h\" }", "breaker.open", "at most \"1h\""),
+        ("breaker = { open = \"99ms\" }", "breaker.open", "at least \"100ms\""),
+        ("breaker = { open = 10 }", "breaker.open", "open = \"10s\""),
+    ];
+    for (more, key, word) in table {
+        refused(&sync_vendor(more), &format!("vendors.v.{key}"), 5, word);
     }
 }
 
