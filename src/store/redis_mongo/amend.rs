@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{
     Core, RedisMongo,
     dispatch::{leaves_room, wanted},
-    docs::Found,
+    docs::{self, Found},
     group,
     mongo::{self, NotStored, PATIENCE, within},
     updates,
@@ -150,7 +150,7 @@ impl Core {
             return Ok(Overdue { jobs: Vec::new(), next_at: first });
         }
         let raw = self.mongo.jobs.clone_with_type::<RawDocumentBuf>();
-        let due = raw.find(doc! { "alarm_at": { "$lt": now.0 + 1 } }).sort(doc! { "alarm_at": 1 });
+        let due = raw.find(doc! { "alarm_at": docs::up_to(now) }).sort(doc! { "alarm_at": 1 });
         let due = due.projection(doc! { "payload": 0, "result": 0 }).max_time(PATIENCE);
         let mut due = within(async { due.await }).await?;
         let mut jobs = Vec::new();

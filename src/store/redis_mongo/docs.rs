@@ -117,6 +117,11 @@ pub(super) fn lanes_between(vendor: &str, from: usize, to: usize) -> Document {
     doc! { "lane": { "$gte": format!("{vendor}/{from}/"), "$lt": format!("{vendor}/{to}/") } }
 }
 
+/// All times up to this one, as a filter has it. They are whole milliseconds.
+pub(super) fn up_to(time: Time) -> Document {
+    doc! { "$lt": time.0.saturating_add(1) }
+}
+
 fn is_normal(priority: &Priority) -> bool {
     *priority == Priority::Normal
 }

@@ -20,10 +20,8 @@ use crate::{
     store::StoreError,
 };
 
-/// Tenants that nobody knows of are looked for this often.
-pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// And after a look that took long, no later than this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// How often a vendor is swept.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) struct Index {
     redis: Redis,
@@ -144,7 +142,7 @@ impl Index {
     /// Nothing when the index is lost.
     pub(super) async fn look(&self, vendor: &VendorWork) -> Result<Option<Look>, StoreError> {
         let mut call = self.on(&self.scripts.look, vendor);
-        call.arg(ms(SWEEP_EVERY)).arg(ms(LONGEST_PAUSE)).arg(self.patience.may_open(vendor, self.clock.nanos()));
+        call.arg(ms(SWEEP_EVERY)).arg(self.patience.may_open(vendor, self.clock.nanos()));
         let Some(found) = self.run::<Vec<String>>(&call).await? else { return Ok(None) };
         let Some(epoch) = found.first().filter(|epoch| !epoch.is_empty()) else { return Ok(None) };
         let opens = self.clock.now().plus(self.patience.saw(vendor, epoch, self.clock.nanos()));
@@ -185,13 +183,12 @@ impl Index {
         let found: Vec<String> = self.run(&call).await?.unwrap_or_default();
         let mut found = found.into_iter();
         let epoch = found.next().unwrap_or_default();
-        let waiting = found.next().and_then(|text| text.parse().ok()).unwrap_or(0);
         let mut turns = Vec::new();
         while let (Some(line), Some(tenant), Some(page), Some(known)) =
             (found.next(), found.next(), found.next(), found.next())
         {
             let number = |text: &str| text.parse::<usize>().unwrap_or(0);
-            turns.push(Turn { line: Line(number(&line)), tenant, page: number(&page), known: number(&known), waiting });
+            turns.push(Turn { line: Line(number(&line)), tenant, page: number(&page), known: number(&known) });
         }
         Ok((epoch, turns))
     }
@@ -308,14 +305,6 @@ impl Index {
         let heads = found.iter().skip(4).filter_map(|id| JobId::from_slice(id)).collect();
         let held = number(3).max(0).unsigned_abs();
         Ok(Stats { waiting: number(0), open: number(1), live: number(2), held, heads })
-    }
-
-    /// The next to look for unknown tenants is to wait for so long from now.
-    pub(super) async fn sweep_later(&self, vendor: &VendorWork, pause: Duration) -> Result<(), StoreError> {
-        let key = format!("{}:state", key_of(&self.database, &vendor.name));
-        let mut set = redis::cmd("HSET");
-        set.arg(key).arg("sweep_at").arg(self.clock.now().plus(pause.min(LONGEST_PAUSE)).0);
-        self.redis.command::<i64>(&set).await.map(drop)
     }
 
     /// Mends counts that are off by so much, whatever happens to them meanwhile.

@@ -17,7 +17,7 @@ use super::{
     docs::{self, id_bson, lane_name, lanes_between},
     index::Index,
     lock,
-    mongo::{LONG_PATIENCE, within, within_long},
+    mongo::within,
     sweep::on_its_way,
     words::{Line, VendorWork},
 };
@@ -148,9 +148,7 @@ impl Core {
         let lane = pieces.lanes.get(&(Line::of(job), job.lane.tenant.clone()));
         let polls = (Line::new(job.lane.priority, Stage::Poll), job.lane.tenant.clone());
         let polls = pieces.lanes.get(&polls).map_or(0, |polls| polls.due_by(self.clock.now()));
-        // A server that keeps the order of an index reads no more than is asked for, but not all of them do.
-        let until = lane.and_then(|lane| lane.first(EXACT as u64)).unwrap_or(Time(i64::MAX));
-        let first = self.first_of_lane(job, Time(i64::MIN), until).await?;
+        let first = self.first_of_lane(job, Time(i64::MIN)).await?;
         let heads = &first[..first.len().min(HEAD)];
         let held = if heads.is_empty() { Vec::new() } else { self.told(self.index.held(&vendor.name, heads)).await? };
         let held_before = |place: usize| held.iter().take(place).filter(|is_held| **is_held).count() as u64;
@@ -159,7 +157,7 @@ impl Core {
             return Ok((!is_held).then(|| place as u64 - held_before(place) + polls));
         }
         let Some(around) = lane.map(|lane| lane.around(job.due_at)) else { return Ok(None) };
-        let within = self.first_of_lane(job, around.from, Time(i64::MAX)).await?;
+        let within = self.first_of_lane(job, around.from).await?;
         let place = match within.iter().position(|id| *id == job.id) {
             Some(place) => place as u64,
             None => (around.jobs * around.share / 1000).max(within.len() as u64),
@@ -167,11 +165,11 @@ impl Core {
         Ok(Some((around.before + place).saturating_sub(held_before(HEAD)) + polls))
     }
 
-    /// The first jobs of this job's lane that are due from then on and before then, up to the job's own due time, in their order.
-    async fn first_of_lane(&self, job: &Job, from: Time, until: Time) -> Result<Vec<JobId>, StoreError> {
+    /// The first jobs of this job's lane that are due from then on, up to the job's own due time, in their order.
+    async fn first_of_lane(&self, job: &Job, from: Time) -> Result<Vec<JobId>, StoreError> {
         let lane = lane_name(&job.lane.vendor, Line::of(job), &job.lane.tenant);
-        let due = doc! { "$gte": from.0, "$lt": until.0.min(job.due_at.0 + 1) };
-        Ok(self.due_in_lane(&lane, due, EXACT + 1).await?.into_iter().map(|(_, id)| id).collect())
+        let due = doc! { "$gte": from.0, "$lt": job.due_at.0 + 1 };
+        Ok(self.in_lane(&lane, due, EXACT + 1).await?.into_iter().map(|(_, id)| id).collect())
     }
 
     /// Whether Redis knows what waits in which lane of a vendor.
@@ -201,7 +199,7 @@ impl Core {
         let second = doc! { "$subtract": ["$due_at", { "$mod": ["$due_at", 1000_i64] }] };
         let by_second = doc! { "_id": { "lane": "$lane", "second": second }, "jobs": { "$sum": 1_i64 } };
         let count = self.mongo.jobs.aggregate([doc! { "$match": of_vendor }, doc! { "$group": by_second }]);
-        let mut pieces = within_long(count.batch_size(SLICE as u32).max_time(LONG_PATIENCE)).await?;
+        let mut pieces = within(count.batch_size(SLICE as u32)).await?;
         while let Some(piece) = within(pieces.try_next()).await? {
             let Some((line, tenant, second, jobs)) = piece_of(&piece) else { continue };
             lanes.add(line, &tenant, second, jobs);
@@ -222,11 +220,6 @@ fn piece_of(counted: &Document) -> Option<(Line, Arc<str>, Time, i64)> {
 }
 
 impl Pieces {
-    /// The time before which so many jobs of a lane are due, if there are so many.
-    pub(super) fn first_of(&self, line: Line, tenant: &str, jobs: usize) -> Option<Time> {
-        self.lanes.get(&(line, tenant.into()))?.first(jobs as u64)
-    }
-
     fn all(&self) -> u64 {
         self.lanes.values().map(Histogram::jobs).sum()
     }

@@ -92,8 +92,6 @@ struct Core {
     untold: Untold,
     /// Vendors whose streams run dry.
     low: Mutex<BTreeSet<Arc<str>>>,
-    /// By lane: how far it was read for the streams.
-    reaches: Mutex<HashMap<String, refill::Reach>>,
     live: Mutex<Live>,
     /// By vendor: what waits in its lanes, as it was last read.
     seen: Mutex<HashMap<Arc<str>, lanes::Seen>>,
@@ -139,7 +137,6 @@ impl RedisMongo {
             epochs: Mutex::default(),
             untold: Untold::default(),
             low: Mutex::default(),
-            reaches: Mutex::default(),
             live: Mutex::default(),
             seen: Mutex::default(),
             sweeps,

@@ -26,8 +26,6 @@ use crate::{
 
 /// A statement has come to an end within this time, or it is not known whether it did. Where it can be told, the server gives it up then too.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// And one that reads all that waits of a vendor within this time: it takes its time where a server knows no better.
-pub(super) const LONG_PATIENCE: Duration = Duration::from_secs(30);
 /// A server is found within this time, or there is none.
 const FIND_SERVER: Duration = Duration::from_millis(800);
 /// The oldest server with the statements that we use.
@@ -321,16 +319,8 @@ where
     within_time(PATIENCE, statement).await
 }
 
-/// The same of a statement that may read all that waits of a vendor. Nobody's call is to wait for it.
-pub(super) async fn within_long<'a, T, S>(statement: S) -> Result<T, StoreError>
-where
-    S: IntoFuture<Output = Result<T, Error>>,
-    S::IntoFuture: Send + 'a,
-{
-    within_time(LONG_PATIENCE, statement).await
-}
-
-async fn within_time<'a, T, S>(patience: Duration, statement: S) -> Result<T, StoreError>
+/// The same, with another bound.
+pub(super) async fn within_time<'a, T, S>(patience: Duration, statement: S) -> Result<T, StoreError>
 where
     S: IntoFuture<Output = Result<T, Error>>,
     S::IntoFuture: Send + 'a,

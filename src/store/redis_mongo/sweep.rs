@@ -1,11 +1,8 @@
-//! The sweep: what MongoDB has and Redis does not know of, looked for now and then whatever the index says.
+//! The sweep: finds jobs that are in MongoDB and missing from the index, and corrects the counts. Each vendor is swept every ten seconds.
 //!
-//! Never keeps a vendor's calls waiting for long: it goes on beside them, and where a server reads all that waits it takes its time.
+//! Never blocks a vendor's calls: it runs beside them.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mongodb::{
@@ -17,8 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Core, docs,
-    index::SWEEP_EVERY,
-    mongo::{LONG_PATIENCE, within_long},
+    mongo::{within, within_time},
     words::{Channel, Counts, Line, Stats, VendorWork},
 };
 use crate::store::StoreError;
@@ -27,14 +23,13 @@ use crate::store::StoreError;
 pub(super) const MOST_ASKED: usize = 4096;
 /// Vendors that are swept at once.
 const SIDE_BY_SIDE: usize = 4;
-/// Of the time at most one part in so many is spent sweeping.
-const SHARE: u32 = 20;
-/// Tenants told to the index in one script.
+/// Tenants flagged in one script.
 const SLICE: usize = 500;
-/// More jobs than this take a while to read or to count where a server knows no better.
-pub(super) const LONG: i64 = 20_000;
-/// Of the sweeps of a vendor with so many one in so many counts them.
+/// A count reads an index entry for each job. Where more than this many wait it is made in one sweep of `SELDOM`.
+const MANY: i64 = 20_000;
 const SELDOM: u8 = 30;
+/// A count of millions of index entries takes seconds.
+const COUNT_WITHIN: Duration = Duration::from_secs(30);
 
 /// A vendor to be swept, and who waits for it.
 pub(super) struct Asked {
@@ -78,45 +73,27 @@ impl Core {
         }
     }
 
-    /// Puts the tenants that have something in MongoDB into the index, whatever it says. One by one they are read and found to have
-    /// nothing new, as a rule: so only of lanes in which there is a job, not of all that there ever were.
+    /// Flags every tenant that has a job in MongoDB, whatever the index says. Each is then read in its turn, and as a rule there is nothing new.
     async fn sweep(&self, vendor: &VendorWork) -> Result<(), StoreError> {
         let before = self.index.stats(vendor).await?;
-        let is_long = before.waiting > LONG;
-        if is_long {
-            // Nobody else is to begin meanwhile.
-            self.index.sweep_later(vendor, LONG_PATIENCE).await?;
-        }
-        let begun = Instant::now();
-        let swept = self.sweep_lanes(vendor, &before).await;
-        // It reads all that waits where a server knows no better. On a clock that a test moves, how long something takes says nothing.
-        let took = if self.clock.injected().is_some() { Duration::ZERO } else { begun.elapsed() };
-        let pause = SWEEP_EVERY.max(took * SHARE);
-        if is_long || pause > SWEEP_EVERY {
-            self.index.sweep_later(vendor, pause).await?;
-        }
-        swept
-    }
-
-    async fn sweep_lanes(&self, vendor: &VendorWork, before: &Stats) -> Result<(), StoreError> {
-        // Lanes may be too many for one answer, which `distinct` would give. By what an index begins with, MongoDB goes from one to the next.
+        // With a cursor: `distinct` answers in one document, which may be too small for all lanes. MongoDB skips from one lane of the index to the next.
         let of_vendor = doc! { "$match": docs::lanes_between(&vendor.name, 0, 6) };
         let lanes = self.mongo.jobs.aggregate([of_vendor, doc! { "$group": { "_id": "$lane" } }]);
-        let mut lanes = within_long(lanes.batch_size(SLICE as u32).max_time(LONG_PATIENCE)).await?;
+        let mut lanes = within(lanes.batch_size(SLICE as u32)).await?;
         let mut slice = next_lanes(&mut lanes).await?;
         let some_wait = !slice.is_empty();
-        let awaits = within_long(self.mongo.count_lanes(vendor, 6, 7).max_time(LONG_PATIENCE)).await?;
-        // Damage that no look sees.
+        let awaits = self.count(vendor, 6, 7).await?;
+        // Opens the index anew if a part of it is lost that no look at it misses.
         self.open_index_of(vendor, some_wait || awaits > 0).await?;
         while !slice.is_empty() {
             self.index.flag(vendor, &slice).await?;
             slice = next_lanes(&mut lanes).await?;
         }
-        self.recount(vendor, before, some_wait, awaits).await
+        self.recount(vendor, &before, some_wait, awaits).await
     }
 
-    /// The counts drift when a process dies between MongoDB and Redis. Long backlogs are counted less often. `before` is how they stood
-    /// when counting began.
+    /// Corrects the counts, which drift when a process dies between its writes to MongoDB and to Redis. `before` is how they stood when
+    /// the sweep began.
     async fn recount(
         &self,
         vendor: &VendorWork,
@@ -124,12 +101,11 @@ impl Core {
         some_wait: bool,
         awaits: u64,
     ) -> Result<(), StoreError> {
-        if before.waiting > LONG && self.knows_lanes(vendor).await? && fastrand::u8(..SELDOM) != 0 {
+        if before.waiting > MANY && self.knows_lanes(vendor).await? && fastrand::u8(..SELDOM) != 0 {
             return Ok(());
         }
-        let count =
-            async |from, to| within_long(self.mongo.count_lanes(vendor, from, to).max_time(LONG_PATIENCE)).await;
-        let (calls, polls) = if some_wait { (count(0, 3).await?, count(3, 6).await?) } else { (0, 0) };
+        let (calls, polls) =
+            if some_wait { (self.count(vendor, 0, 3).await?, self.count(vendor, 3, 6).await?) } else { (0, 0) };
         let after = self.index.stats(vendor).await?;
         let off = Counts {
             waiting: drift(before.waiting, after.waiting, calls + polls),
@@ -144,13 +120,18 @@ impl Core {
         }
         self.check_lanes(vendor, calls + polls).await
     }
+
+    /// How many jobs are in the lanes of a vendor, from one line up to another.
+    async fn count(&self, vendor: &VendorWork, from: usize, to: usize) -> Result<u64, StoreError> {
+        within_time(COUNT_WITHIN, self.mongo.count_lanes(vendor, from, to).max_time(COUNT_WITHIN)).await
+    }
 }
 
 /// The next lanes that were found; none at the end.
 async fn next_lanes(found: &mut Cursor<Document>) -> Result<Vec<(Line, Arc<str>)>, StoreError> {
     let mut lanes = Vec::new();
     while lanes.len() < SLICE {
-        let Some(lane) = within_long(found.try_next()).await? else { break };
+        let Some(lane) = within(found.try_next()).await? else { break };
         lanes.extend(lane.get_str("_id").ok().and_then(docs::line_and_tenant));
     }
     Ok(lanes)

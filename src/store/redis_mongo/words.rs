@@ -143,8 +143,6 @@ pub(super) struct Turn {
     pub(super) page: usize,
     /// How many ids of the line are in its stream already.
     pub(super) known: usize,
-    /// How many jobs wait for the vendor, about.
-    pub(super) waiting: i64,
 }
 
 /// What was read for a tenant.
