@@ -97,10 +97,10 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
     }
 }
 
-/// Writes all of them together. As a rule each matches; if not, a look says which did.
+/// Writes all of them with one command. As a rule each matches; if not, a read says which did.
 async fn store(core: &Core, requests: &[Request]) -> Result<Vec<bool>, NotStored> {
-    let updates = requests.iter().map(|request| (request.was.id, request.version, request.update.clone())).collect();
-    let matched = core.mongo.update_jobs(updates::together(updates)).await?;
+    let update = |request: &Request| updates::one(request.was.id, request.version, request.update.clone());
+    let matched = core.mongo.update_jobs(requests.iter().map(update).collect()).await?;
     if matched == requests.len() {
         return Ok(vec![true; requests.len()]);
     }

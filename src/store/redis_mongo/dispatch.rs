@@ -299,7 +299,7 @@ impl Core {
             }
             let set = doc! { "attempt": i64::from(attempt), "lapses": i64::from(lapses) };
             let change = doc! { "$set": set, "$inc": { "version": 1_i64 } };
-            updates.push(doc! { "q": updates::unchanged(job.id, version), "u": change });
+            updates.push(updates::one(job.id, version, change));
         }
         if !updates.is_empty() {
             self.mongo.update_jobs(updates).await?;

@@ -150,7 +150,7 @@ impl Mongo {
         within(async { self.calls.create_index(in_order).await }).await.map(drop)
     }
 
-    /// Many updates of jobs in one statement; says how many documents they matched.
+    /// Many updates of jobs with one command; says how many documents they matched.
     pub(super) async fn update_jobs(&self, updates: Vec<Document>) -> Result<usize, NotStored> {
         self.update_all_in("jobs", updates).await
     }

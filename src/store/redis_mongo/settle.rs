@@ -1,4 +1,4 @@
-//! Settling: what attempts made of their jobs, many in one statement. The fence in each update decides which of them count.
+//! Settling: what attempts made of their jobs, many with one command. The fence in each update decides which of them count.
 //!
 //! Never lets an outcome go: what MongoDB could not take is given back to the worker, who holds its lease until it is stored.
 
@@ -110,7 +110,7 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
     }
 }
 
-/// Writes all of them in one statement. As a rule each matches; if not, a look says which did.
+/// Writes all of them with one command. As a rule each matches; if not, a read says which did.
 async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: Time) -> Result<Vec<Took>, NotStored> {
     let after = |request: &Request| request.change.apply(&request.lease.job, request.lease.attempt, now);
     let mut updates = Vec::with_capacity(requests.len());
@@ -118,9 +118,9 @@ async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: T
         // Whoever holds no lease any more matches nothing.
         let (version, before) = hold.as_ref().map_or((-1, Attempts::default()), |h| (h.version, h.attempts.clone()));
         let update = with_attempt(core, &request.lease.job, &after(request), before, &request.attempt);
-        updates.push((request.lease.job.id, version, update));
+        updates.push(updates::one(request.lease.job.id, version, update));
     }
-    let matched = core.mongo.update_jobs(updates::together(updates)).await?;
+    let matched = core.mongo.update_jobs(updates).await?;
     if matched == requests.len() {
         return Ok(requests.iter().map(|request| Took::Change(Box::new(after(request)))).collect());
     }
