@@ -41,12 +41,11 @@ pub(super) struct Scripts {
     fill: Script,
     flag: Script,
     hold: Script,
-    pub(super) lanes: Script,
     lapsed: Script,
     look: Script,
     open: Script,
-    pub(super) recount: Script,
     release: Script,
+    pub(super) standing: Script,
     stats: Script,
     turn: Script,
     wake: Script,
@@ -68,12 +67,11 @@ impl Index {
             fill: lua!("fill.lua"),
             flag: lua!("flag.lua"),
             hold: lua!("hold.lua"),
-            lanes: lua!("lanes.lua"),
             lapsed: lua!("lapsed.lua"),
             look: lua!("look.lua"),
             open: lua!("open.lua"),
-            recount: lua!("recount.lua"),
             release: lua!("release.lua"),
+            standing: lua!("standing.lua"),
             stats: lua!("stats.lua"),
             turn: lua!("turn.lua"),
             wake: lua!("wake.lua"),
@@ -114,7 +112,7 @@ impl Index {
     /// Jobs that MongoDB has want to go.
     pub(super) async fn enqueue(&self, vendor: &VendorWork, counts: Counts, jobs: &[Wanted]) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.enqueue, vendor);
-        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(counts.lanes.json());
+        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live);
         for job in jobs {
             call.arg(job.line.0).arg(&*job.tenant).arg(job.due_at.0).arg(job.id.as_bytes());
         }
@@ -130,7 +128,7 @@ impl Index {
         amended: &[Amendment],
     ) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.amend, vendor);
-        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(counts.lanes.json());
+        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live);
         call.arg(u8::from(ring));
         for Amendment { id, next } in amended {
             call.arg(id.as_bytes());
@@ -229,7 +227,7 @@ impl Index {
         dealt: &[Dealt],
     ) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.dealt, vendor);
-        call.arg(&self.consumer).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(counts.lanes.json());
+        call.arg(&self.consumer).arg(counts.waiting).arg(counts.open).arg(counts.live);
         call.arg(u8::from(ring));
         for Dealt { entry, which, next } in dealt {
             let which = match which {

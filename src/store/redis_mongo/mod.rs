@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 use self::{docs::Found, group::Group, holds::Holds, index::Index, mongo::Mongo, untold::Untold, words::Channel};
 pub use self::{index::key_of, words::VendorWork};
 use super::{
-    Amended, Backlog, Claim, Decide, Filter, Lease, Overdue, Page, Ready, Settled, Store, StoreError, Submitted,
+    Ahead, Amended, Backlog, Claim, Decide, Filter, Lease, Overdue, Page, Ready, Settled, Store, StoreError, Submitted,
     Unsettled, Which, With, signals::Signals,
 };
 use crate::{
     clock::{Clock, Time, nanos},
-    job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, lifecycle::Change, turn::Lanes},
+    job::{Attempt, Attempts, Idempotency, Job, JobId, Lane, NewJob, lifecycle::Change},
     redis_link::Redis,
 };
 
@@ -37,13 +37,13 @@ mod feed;
 mod group;
 mod holds;
 mod index;
-mod lanes;
 mod mark;
 mod mongo;
 mod patience;
 mod read;
 mod refill;
 mod settle;
+mod standing;
 mod submit;
 mod sweep;
 mod unreadable;
@@ -93,8 +93,6 @@ struct Core {
     /// Vendors whose streams run dry.
     low: Mutex<BTreeSet<Arc<str>>>,
     live: Mutex<Live>,
-    /// By vendor: what waits in its lanes, as it was last read.
-    seen: Mutex<HashMap<Arc<str>, lanes::Seen>>,
     /// Where sweeps are asked for.
     sweeps: mpsc::Sender<sweep::Asked>,
     /// Rung when there is something to look after (see `feed`).
@@ -138,7 +136,6 @@ impl RedisMongo {
             untold: Untold::default(),
             low: Mutex::default(),
             live: Mutex::default(),
-            seen: Mutex::default(),
             sweeps,
             cares: Notify::new(),
             faults: Faults(std::env::var("FETCHGATE_FAULT").ok().filter(|_| cfg!(debug_assertions))),
@@ -318,12 +315,12 @@ impl Store for RedisMongo {
         self.core.backlog(vendor).await.unwrap_or_default()
     }
 
-    async fn lanes(&self, vendor: &str, due_by: Time) -> Result<Option<Arc<Lanes>>, StoreError> {
-        self.core.lanes(vendor, due_by).await
+    async fn ahead(&self, job: &Job) -> Result<Option<Ahead>, StoreError> {
+        self.core.ahead(job).await
     }
 
-    async fn ahead(&self, job: &Job) -> Result<Option<u64>, StoreError> {
-        self.core.ahead(job).await
+    async fn due_in_lane(&self, lane: &Lane, most: u64) -> Result<u64, StoreError> {
+        self.core.due_in_lane(lane, most).await
     }
 
     fn signals(&self) -> &Signals {

@@ -192,8 +192,7 @@ async fn tell(core: &Core, wanted: BTreeMap<Arc<str>, Vec<Wanted>>) {
         let live = i64::try_from(jobs.len()).unwrap_or(i64::MAX);
         core.note_accepted(jobs.len() as u64);
         let Some(vendor) = core.vendors.get(&name) else { continue };
-        let mut counts = Counts { waiting: live, live, ..Counts::default() };
-        jobs.iter().for_each(|job| counts.lanes.add(job.line, &job.tenant, job.due_at, 1));
+        let mut counts = Counts { waiting: live, live, open: 0 };
         for slice in jobs.chunks(SLICE) {
             if core.told(core.index.enqueue(vendor, std::mem::take(&mut counts), slice)).await.is_err() {
                 core.tell_later(&name, slice.iter().map(|job| (job.line, job.tenant.clone())));

@@ -101,7 +101,7 @@ impl Core {
         some_wait: bool,
         awaits: u64,
     ) -> Result<(), StoreError> {
-        if before.waiting > MANY && self.knows_lanes(vendor).await? && fastrand::u8(..SELDOM) != 0 {
+        if before.waiting > MANY && fastrand::u8(..SELDOM) != 0 {
             return Ok(());
         }
         let (calls, polls) =
@@ -111,14 +111,13 @@ impl Core {
             waiting: drift(before.waiting, after.waiting, calls + polls),
             open: drift(before.open, after.open, polls + awaits),
             live: drift(before.live, after.live, calls + polls + awaits),
-            ..Counts::default()
         };
         self.index.mend_counts(vendor, &off).await?;
         if off != Counts::default() {
             // Redis has missed something; so may those who waited for it.
             self.index.publish(Channel::Bells, vendor.name.as_bytes()).await?;
         }
-        self.check_lanes(vendor, calls + polls).await
+        Ok(())
     }
 
     /// How many jobs are in the lanes of a vendor, from one line up to another.
@@ -148,7 +147,7 @@ fn drift(before: i64, after: i64, found: u64) -> i64 {
 }
 
 /// How many of those that MongoDB has Redis may not have heard of yet, while it is counted.
-pub(super) fn on_its_way(found: u64) -> u64 {
+fn on_its_way(found: u64) -> u64 {
     found / 50
 }
 

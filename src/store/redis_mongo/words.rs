@@ -4,7 +4,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::lanes::LaneCounts;
 use crate::{
     clock::Time,
     job::{Job, JobId, Priority, Stage},
@@ -56,12 +55,11 @@ pub(super) struct Entry {
 }
 
 /// By how much the counts of a vendor change.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) waiting: i64,
     pub(super) open: i64,
     pub(super) live: i64,
-    pub(super) lanes: LaneCounts,
 }
 
 impl Counts {
@@ -72,13 +70,10 @@ impl Counts {
     }
 
     fn count(&mut self, job: Option<&Job>, by: i64) {
-        let Some((job, stage)) = job.and_then(|job| Some((job, job.live_stage()?))) else { return };
+        let Some(stage) = job.and_then(Job::live_stage) else { return };
         self.live += by;
         self.open += by * i64::from(matches!(stage, Stage::Await | Stage::Poll));
-        if matches!(stage, Stage::Call | Stage::Poll) {
-            self.waiting += by;
-            self.lanes.add(Line::of(job), &job.lane.tenant, job.due_at, by);
-        }
+        self.waiting += by * i64::from(matches!(stage, Stage::Call | Stage::Poll));
     }
 }
 

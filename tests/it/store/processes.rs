@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use fetchgate::{
     clock::Clock,
     job::{FailureCode, Idempotency, JobId, NewJob, Priority, Status, lifecycle, lifecycle::Next},
-    store::{Claim, Settled, Submitted, Which, redis_mongo::VendorWork},
+    store::{Ahead, Claim, Settled, Submitted, Which, redis_mongo::VendorWork},
 };
 use tokio::task::JoinSet;
 
@@ -114,7 +114,7 @@ async fn a_vendor_goes_on_that_waited_for_an_answer_of_which_redis_was_not_told(
     let (a, b) = (site.process_for(with_open(1), &site.clock).await, site.process_for(with_open(1), &site.clock).await);
     a.submit_all((0..40).map(|_| a.job("v", Priority::Normal, "t")).collect()).await;
     let lease = a.claim_one().await;
-    let id = lease.job.id;
+    let (id, lane) = (lease.job.id, lease.job.lane.clone());
     a.settle(lease, Next::Await { answer_by: site.now().plus(LEASE * 100) }).await;
     assert!(b.claim("v", 1).await.is_empty(), "one may be open, and is");
     let bells = [a.store.signals().bell("v").unwrap(), b.store.signals().bell("v").unwrap()];
@@ -122,7 +122,7 @@ async fn a_vendor_goes_on_that_waited_for_an_answer_of_which_redis_was_not_told(
     let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
     a.store.amend(Which::Id(id), site.now(), decide).await.unwrap();
     site.redis().thaw();
-    wait_until("Redis is told again", LONG, async || a.store.lanes("v", site.now()).await.ok()).await;
+    wait_until("Redis is told again", LONG, async || a.store.due_in_lane(&lane, 1).await.ok()).await;
     for (process, bell) in [&a, &b].into_iter().zip(bells) {
         // What was rung for other reasons has been heard, and there was no room.
         while tokio::time::timeout(Duration::from_millis(100), bell.notified()).await.is_ok() {}
@@ -302,8 +302,8 @@ async fn to_ask_for_a_waiting_job_writes_nothing_to_redis() {
     };
     let before = written().await;
     let job = a.find(id).await;
-    assert!(a.store.lanes("v", site.now()).await.unwrap().is_some());
-    assert_eq!(a.store.ahead(&job).await.unwrap(), Some(2));
+    assert_eq!(a.store.ahead(&job).await.unwrap(), Some(Ahead { jobs: 2, in_lane: 2, is_exact: true }));
+    assert_eq!(a.store.due_in_lane(&job.lane, 10).await.unwrap(), 3);
     assert_eq!(a.store.backlog("v").await.waiting, 3);
     assert_eq!(written().await, before);
 }
