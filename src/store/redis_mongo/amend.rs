@@ -11,11 +11,13 @@ use tokio::sync::oneshot;
 use super::{
     Core, RedisMongo,
     dispatch::{leaves_room, wanted},
-    docs::{self, Found},
     group,
-    mongo::{self, NotStored, PATIENCE, within},
-    updates,
-    words::{Amendment, Counts},
+    index::words::{Amendment, Counts},
+    truth::{
+        docs::{self, Found},
+        mongo::{self, NotStored, PATIENCE, within},
+        updates,
+    },
 };
 use crate::{
     clock::Time,

@@ -10,12 +10,16 @@ use tokio::sync::oneshot;
 
 use super::{
     Core,
-    docs::{self, Found},
-    holds::Hold,
+    index::{
+        holds::Hold,
+        words::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, VendorWork, Wanted},
+    },
     lock,
-    mongo::{PATIENCE, within},
-    updates,
-    words::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, VendorWork, Wanted},
+    truth::{
+        docs::{self, Found},
+        mongo::{PATIENCE, within},
+        updates,
+    },
 };
 use crate::{
     clock::{Nanos, Time, nanos},

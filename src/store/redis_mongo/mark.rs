@@ -4,7 +4,10 @@
 
 use mongodb::bson::{Document, doc};
 
-use super::{Core, docs::id_bson, updates};
+use super::{
+    Core,
+    truth::{docs::id_bson, updates},
+};
 use crate::{
     clock::Time,
     store::{Lease, StoreError, With},

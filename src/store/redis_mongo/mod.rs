@@ -16,8 +16,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{docs::Found, group::Group, holds::Holds, index::Index, mongo::Mongo, untold::Untold, words::Channel};
-pub use self::{index::key_of, words::VendorWork};
+pub use self::index::{key_of, words::VendorWork};
+use self::{
+    group::Group,
+    index::{Index, holds::Holds, words::Channel},
+    truth::{docs::Found, mongo::Mongo},
+    upkeep::{sweep, untold::Untold},
+};
 use super::{
     Ahead, Amended, Backlog, Claim, Decide, Filter, Lease, Overdue, Page, Ready, Settled, Store, StoreError, Submitted,
     Unsettled, Which, With, signals::Signals,
@@ -29,27 +34,16 @@ use crate::{
 };
 
 mod amend;
-mod book;
-mod calls;
 mod dispatch;
-mod docs;
-mod feed;
 mod group;
-mod holds;
 mod index;
 mod mark;
-mod mongo;
-mod patience;
 mod read;
-mod refill;
 mod settle;
 mod standing;
 mod submit;
-mod sweep;
-mod unreadable;
-mod untold;
-mod updates;
-mod words;
+mod truth;
+mod upkeep;
 
 /// A submit is answered within this time, stored or not.
 const SUBMIT_WITHIN: Duration = Duration::from_millis(900);

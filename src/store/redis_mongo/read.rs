@@ -10,8 +10,10 @@ use tokio::sync::oneshot;
 
 use super::{
     Core,
-    docs::{self, Found},
-    mongo::{self, PATIENCE, within},
+    truth::{
+        docs::{self, Found},
+        mongo::{self, PATIENCE, within},
+    },
 };
 use crate::{
     job::{Job, JobId, Status},

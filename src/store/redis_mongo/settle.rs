@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 use super::{
     Core,
     dispatch::{leaves_room, wanted},
-    docs::Found,
-    holds::Hold,
-    mongo::NotStored,
-    updates,
-    words::{Counts, Dealt, DealtWith},
+    index::{
+        holds::Hold,
+        words::{Counts, Dealt, DealtWith},
+    },
+    truth::{docs::Found, mongo::NotStored, updates},
 };
 use crate::{
     clock::Time,

@@ -7,10 +7,14 @@ use mongodb::bson::{Document, doc};
 
 use super::{
     Core,
-    docs::{self, lane_name, lanes_between},
-    index::Index,
-    mongo::{PATIENCE, within},
-    words::{Line, VendorWork},
+    index::{
+        Index,
+        words::{Line, VendorWork},
+    },
+    truth::{
+        docs::{self, lane_name, lanes_between},
+        mongo::{PATIENCE, within},
+    },
 };
 use crate::{
     clock::Time,

@@ -12,9 +12,11 @@ use tokio::sync::oneshot;
 
 use super::{
     Core,
-    docs::{self, JobDoc},
-    mongo::{self, PATIENCE, within},
-    words::{Counts, Line, Wanted},
+    index::words::{Counts, Line, Wanted},
+    truth::{
+        docs::{self, JobDoc},
+        mongo::{self, PATIENCE, within},
+    },
 };
 use crate::{
     clock::Time,

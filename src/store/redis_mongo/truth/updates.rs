@@ -5,8 +5,8 @@
 use mongodb::bson::{Bson, Document, doc};
 
 use super::{
+    super::index::words::Line,
     docs::{binary, id_bson, lane_name},
-    words::Line,
 };
 use crate::{
     clock::Time,
@@ -20,7 +20,7 @@ use crate::{
 const AWAITS: Line = Line(6);
 
 /// What a change of `was` writes: `job` as it is after it. Fields that it no longer has are taken out.
-pub(super) fn update(was: &Job, job: &Job) -> Document {
+pub(crate) fn update(was: &Job, job: &Job) -> Document {
     let (mut set, mut unset) = (Document::new(), Document::new());
     let mut put = |name: &str, before: Option<Bson>, after: Option<Bson>| match after {
         _ if before == after => {}
@@ -61,35 +61,35 @@ pub(super) fn update(was: &Job, job: &Job) -> Document {
 }
 
 /// Sets one more field in an update.
-pub(super) fn set(update: &mut Document, name: &str, value: impl Into<Bson>) {
+pub(crate) fn set(update: &mut Document, name: &str, value: impl Into<Bson>) {
     if let Some(Bson::Document(set)) = update.get_mut("$set") {
         set.insert(name, value);
     }
 }
 
 /// What the fields of an update weigh, those apart that may be long.
-pub(super) const FIELDS_WEIGH: usize = 1024;
+pub(crate) const FIELDS_WEIGH: usize = 1024;
 
 /// What an update weighs without its result, in bytes, about.
-pub(super) fn weight(update: &Document) -> usize {
+pub(crate) fn weight(update: &Document) -> usize {
     let text = |name: &str| update.get_document("$set").and_then(|set| set.get_str(name)).map_or(0, str::len);
     FIELDS_WEIGH + text("attempts") + text("ticket")
 }
 
 /// What attempts weigh in an update, in bytes, about.
-pub(super) fn attempts_weigh(attempts: &Attempts) -> usize {
+pub(crate) fn attempts_weigh(attempts: &Attempts) -> usize {
     attempts.iter().map(|attempt| 192 + attempt.detail.as_ref().map_or(0, String::len)).sum()
 }
 
 /// What becomes of a job whose outcome MongoDB does not take: its document would be too large, today and tomorrow.
-pub(super) fn too_large(job: &Job, change: &Change) -> Change {
+pub(crate) fn too_large(job: &Job, change: &Change) -> Change {
     let why = "what would be kept of the job, with its payload and the vendor's answer, is larger than the store keeps";
     let next = Next::Failed(Failure::new(FailureCode::ResponseTooLarge, why));
     Change { next, ticket: job.ticket.clone(), tries: change.tries }
 }
 
 /// Attempts as a document has them.
-pub(super) fn attempts_text(attempts: &Attempts) -> String {
+pub(crate) fn attempts_text(attempts: &Attempts) -> String {
     serde_json::to_string(attempts).expect("our own plain structs always serialize")
 }
 
@@ -98,12 +98,12 @@ fn number(time: Option<Time>) -> Option<Bson> {
 }
 
 /// One update among those of a command: of a job, if it still has this version.
-pub(super) fn one(id: JobId, version: i64, update: Document) -> Document {
+pub(crate) fn one(id: JobId, version: i64, update: Document) -> Document {
     doc! { "q": unchanged(id, version), "u": update }
 }
 
 /// Only a job that nobody has changed since it was seen.
-pub(super) fn unchanged(id: JobId, version: i64) -> Document {
+pub(crate) fn unchanged(id: JobId, version: i64) -> Document {
     // The first version is not stored.
     let version = if version == 0 { Bson::Null } else { version.into() };
     doc! { "_id": id_bson(id), "version": version }

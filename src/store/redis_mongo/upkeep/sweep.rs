@@ -12,15 +12,18 @@ use mongodb::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Core, docs,
-    mongo::{within, within_time},
-    words::{Channel, Counts, Line, Stats, VendorWork},
+use super::super::{
+    Core,
+    index::words::{Channel, Counts, Line, Stats, VendorWork},
+    truth::{
+        docs,
+        mongo::{within, within_time},
+    },
 };
 use crate::store::StoreError;
 
 /// Sweeps that wait for their turn, at most.
-pub(super) const MOST_ASKED: usize = 4096;
+pub(crate) const MOST_ASKED: usize = 4096;
 /// Vendors that are swept at once.
 const SIDE_BY_SIDE: usize = 4;
 /// Tenants flagged in one script.
@@ -32,14 +35,14 @@ const SELDOM: u8 = 30;
 const COUNT_WITHIN: Duration = Duration::from_secs(30);
 
 /// A vendor to be swept, and who waits for it.
-pub(super) struct Asked {
+pub(crate) struct Asked {
     vendor: Arc<str>,
     done: oneshot::Sender<()>,
 }
 
 impl Core {
     /// Has a vendor swept, and waits for that if it does not take long. Whose jobs are found later is rung for.
-    pub(super) async fn ask_for_sweep(&self, vendor: &VendorWork) {
+    pub(crate) async fn ask_for_sweep(&self, vendor: &VendorWork) {
         let (done, told) = oneshot::channel();
         // One that finds no room is asked for again in a while.
         if self.sweeps.try_send(Asked { vendor: vendor.name.clone(), done }).is_err() {
@@ -49,7 +52,7 @@ impl Core {
     }
 
     /// Sweeps what is asked for, until `stop`.
-    pub(super) async fn sweep_what_is_asked(
+    pub(crate) async fn sweep_what_is_asked(
         self: Arc<Self>,
         mut asked: mpsc::Receiver<Asked>,
         stop: CancellationToken,

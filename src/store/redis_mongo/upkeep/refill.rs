@@ -7,17 +7,19 @@ use std::collections::HashMap;
 use futures_util::{TryStreamExt as _, future::try_join_all};
 use mongodb::bson::{Document, doc};
 
-use super::{
+use super::super::{
     Core,
-    docs::{self, lane_name},
-    mongo::{PATIENCE, within},
-    words::{Line, More, Read, Turn, VendorWork},
+    index::words::{Line, More, Read, Turn, VendorWork},
+    truth::{
+        docs::{self, lane_name},
+        mongo::{PATIENCE, within},
+    },
 };
 use crate::{clock::Time, job::JobId, store::StoreError};
 
 impl Core {
     /// Says whether there was something new.
-    pub(super) async fn refill(&self, vendor: &VendorWork, now: Time) -> Result<bool, StoreError> {
+    pub(crate) async fn refill(&self, vendor: &VendorWork, now: Time) -> Result<bool, StoreError> {
         let (epoch, turns) = self.index.turns(vendor).await?;
         let read = try_join_all(turns.iter().map(|turn| self.read_lane(vendor, turn, now))).await?;
         let mut by_line: HashMap<Line, Vec<Read>> = HashMap::new();
@@ -48,7 +50,7 @@ impl Core {
     }
 
     /// The first jobs of a lane whose due times match, and those times. MongoDB reads as many index entries, and no document.
-    pub(super) async fn in_lane(
+    pub(crate) async fn in_lane(
         &self,
         lane: &str,
         due_at: Document,

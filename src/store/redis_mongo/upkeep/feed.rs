@@ -6,9 +6,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Core, VendorWork, lock,
-    words::{Channel, Entry},
+use super::super::{
+    Core, VendorWork,
+    index::words::{Channel, Entry},
+    lock,
 };
 use crate::{
     job::JobId,
@@ -23,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Core {
     /// Listens for bells and ends until `stop`.
-    pub(super) async fn listen(self: Arc<Self>, stop: CancellationToken) {
+    pub(crate) async fn listen(self: Arc<Self>, stop: CancellationToken) {
         let channels = [Channel::Bells, Channel::Ended, Channel::Book].map(|channel| self.index.channel(channel));
         let [bells, ended, book] = &channels;
         self.signals.note_deaf(true);
@@ -52,7 +53,7 @@ impl Core {
     }
 
     /// Looks once a second while there is something to look after, until `stop`.
-    pub(super) async fn look_after(self: Arc<Self>, stop: CancellationToken) {
+    pub(crate) async fn look_after(self: Arc<Self>, stop: CancellationToken) {
         loop {
             while !self.has_cares() {
                 tokio::select! {
@@ -127,7 +128,7 @@ impl Core {
     }
 
     /// Takes note of which index a vendor has. In a new one, what this process holds has to be entered.
-    pub(super) async fn note_epoch(&self, vendor: &VendorWork, epoch: &str) -> Result<(), StoreError> {
+    pub(crate) async fn note_epoch(&self, vendor: &VendorWork, epoch: &str) -> Result<(), StoreError> {
         if epoch.is_empty() {
             return Ok(());
         }

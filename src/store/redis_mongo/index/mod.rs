@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use redis::{FromRedisValue, Script, ScriptInvocation};
 
-use super::{
+use self::{
     patience::Patience,
     words::{
         Amendment, Channel, Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, Look, More, Read, Stats, Turn,
@@ -19,6 +19,10 @@ use crate::{
     redis_link::{Redis, script},
     store::StoreError,
 };
+
+pub(super) mod holds;
+mod patience;
+pub(super) mod words;
 
 /// How often a vendor is swept.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);

@@ -9,9 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Core, lock,
-    words::{Counts, Dealt, Entry, GivenBack, Line},
+use super::super::{
+    Core,
+    index::words::{Counts, Dealt, Entry, GivenBack, Line},
+    lock,
 };
 use crate::store::StoreError;
 
@@ -25,7 +26,7 @@ type Lanes = BTreeSet<(Line, Arc<str>)>;
 
 /// By vendor: what is to be told later.
 #[derive(Default)]
-pub(super) struct Untold {
+pub(crate) struct Untold {
     lanes: Mutex<BTreeMap<Arc<str>, Lanes>>,
     /// Entries that have been dealt with.
     dealt: Mutex<BTreeMap<Arc<str>, Vec<Dealt>>>,
@@ -37,14 +38,14 @@ pub(super) struct Untold {
 
 impl Untold {
     /// Whether there is something that is told while the process runs.
-    pub(super) fn is_some(&self) -> bool {
+    pub(crate) fn is_some(&self) -> bool {
         !lock(&self.dealt).is_empty() || !lock(&self.lanes).is_empty()
     }
 }
 
 impl Core {
     /// Waits for the index to be told something, but not for long, and not at all when it has just not been there.
-    pub(super) async fn told<T>(&self, telling: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    pub(crate) async fn told<T>(&self, telling: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         let silent = || StoreError::Unavailable("Redis does not answer".into());
         if lock(&self.untold.silent).is_some_and(|since| since.elapsed() < TELL_AGAIN) {
             return Err(silent());
@@ -56,7 +57,7 @@ impl Core {
         told
     }
 
-    pub(super) fn tell_later(&self, vendor: &str, lanes: impl Iterator<Item = (Line, Arc<str>)>) {
+    pub(crate) fn tell_later(&self, vendor: &str, lanes: impl Iterator<Item = (Line, Arc<str>)>) {
         let mut untold = lock(&self.untold.lanes);
         if untold.values().map(Lanes::len).sum::<usize>() < MOST_UNTOLD {
             untold.entry(vendor.into()).or_default().extend(lanes);
@@ -64,14 +65,14 @@ impl Core {
         }
     }
 
-    pub(super) fn deal_later(&self, vendor: &str, dealt: impl IntoIterator<Item = Dealt>) {
+    pub(crate) fn deal_later(&self, vendor: &str, dealt: impl IntoIterator<Item = Dealt>) {
         let mut undealt = lock(&self.untold.dealt);
         let room = MOST_UNTOLD.saturating_sub(undealt.values().map(Vec::len).sum());
         undealt.entry(vendor.into()).or_default().extend(dealt.into_iter().take(room));
         self.cares.notify_one();
     }
 
-    pub(super) fn give_back_later(&self, vendor: &Arc<str>, back: Vec<GivenBack>) {
+    pub(crate) fn give_back_later(&self, vendor: &Arc<str>, back: Vec<GivenBack>) {
         let mut ungiven = lock(&self.untold.back);
         if ungiven.values().map(Vec::len).sum::<usize>() < MOST_UNTOLD {
             ungiven.entry(vendor.clone()).or_default().extend(back);
@@ -79,7 +80,7 @@ impl Core {
     }
 
     /// Lanes that the index could not be told about.
-    pub(super) async fn tell_what_was_not_told(&self) -> Result<(), StoreError> {
+    pub(crate) async fn tell_what_was_not_told(&self) -> Result<(), StoreError> {
         let untold = std::mem::take(&mut *lock(&self.untold.lanes));
         let mut left = untold.into_iter();
         while let Some((name, lanes)) = left.next() {
@@ -95,7 +96,7 @@ impl Core {
     }
 
     /// Entries that have been dealt with while the index could not be told.
-    pub(super) async fn say_what_was_dealt_with(&self) -> Result<(), StoreError> {
+    pub(crate) async fn say_what_was_dealt_with(&self) -> Result<(), StoreError> {
         let undealt = std::mem::take(&mut *lock(&self.untold.dealt));
         let mut failed = Ok(());
         for (name, mut dealt) in undealt {
@@ -114,7 +115,7 @@ impl Core {
     }
 
     /// What this process holds and will not settle is free for others at once.
-    pub(super) async fn give_all_back(&self) {
+    pub(crate) async fn give_all_back(&self) {
         let mut by_vendor = std::mem::take(&mut *lock(&self.untold.back));
         for hold in self.holds.let_all_go() {
             by_vendor.entry(hold.vendor).or_default().push((hold.entry, "".into(), None));
