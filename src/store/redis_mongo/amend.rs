@@ -14,7 +14,7 @@ use super::{
     group,
     index::words::{Amendment, Counts},
     truth::{
-        docs::{self, Found},
+        docs::{self, StoredJob},
         mongo::{self, NotStored, PATIENCE, within},
         updates,
     },
@@ -29,7 +29,7 @@ use crate::{
 const TRIES: usize = 10;
 
 /// A change that wants to be stored, if nobody else changes the job first. Those that come at the same time are stored together.
-pub(super) struct Request {
+pub(super) struct Proposal {
     was: Job,
     is: Job,
     version: i64,
@@ -39,7 +39,7 @@ pub(super) struct Request {
     reply: oneshot::Sender<Result<bool, NotStored>>,
 }
 
-impl Request {
+impl Proposal {
     pub(super) fn bytes(&self) -> usize {
         self.is.result.as_ref().map_or(0, |result| result.len()) + updates::weight(&self.update)
     }
@@ -54,7 +54,7 @@ impl RedisMongo {
                 Which::Id(id) => self.read(*id, With::NEITHER).await?,
                 Which::Ticket { vendor, ticket } => self.core.mongo.find_by_ticket(vendor, ticket).await?,
             };
-            let Some(Found { job: was, version, .. }) = found else { return Ok(Amended::Unknown) };
+            let Some(StoredJob { job: was, version, .. }) = found else { return Ok(Amended::Unknown) };
             let Some(mut change) = decide(&was) else { return Ok(Amended::Left(was)) };
             if is_too_large {
                 change = updates::too_large(&was, &change);
@@ -66,7 +66,7 @@ impl RedisMongo {
             let mut update = updates::update(&was, &is);
             updates::set(&mut update, "by", by.clone());
             let (reply, answer) = oneshot::channel();
-            let request = Request { was, is: is.clone(), version, update, by, reply };
+            let request = Proposal { was, is: is.clone(), version, update, by, reply };
             self.amends.send(request).await.map_err(|_| group::closed())?;
             match answer.await.unwrap_or_else(|_| Err(group::closed().into())) {
                 Ok(true) => return Ok(Amended::Changed(is)),
@@ -80,7 +80,7 @@ impl RedisMongo {
 }
 
 /// Stores all of them, tells of those that were, and answers each.
-pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
+pub(super) async fn run(core: Arc<Core>, requests: Vec<Proposal>) {
     let stored = store(&core, &requests).await;
     if matches!(stored, Err(NotStored::TooLarge(_))) && requests.len() > 1 {
         // One of them. Alone, each is stored or not by its own size.
@@ -100,15 +100,15 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
 }
 
 /// Writes all of them with one command. As a rule each matches; if not, a read says which did.
-async fn store(core: &Core, requests: &[Request]) -> Result<Vec<bool>, NotStored> {
-    let update = |request: &Request| updates::one(request.was.id, request.version, request.update.clone());
+async fn store(core: &Core, requests: &[Proposal]) -> Result<Vec<bool>, NotStored> {
+    let update = |request: &Proposal| updates::one(request.was.id, request.version, request.update.clone());
     let matched = core.mongo.update_jobs(requests.iter().map(update).collect()).await?;
     if matched == requests.len() {
         return Ok(vec![true; requests.len()]);
     }
     let ids: Vec<JobId> = requests.iter().map(|request| request.was.id).collect();
     let found = core.mongo.find_all(&ids, With::NEITHER).await?;
-    let is_stored = |request: &Request| {
+    let is_stored = |request: &Proposal| {
         let found = found.get(&request.was.id);
         found.is_some_and(|found| found.by.as_ref() == Some(&request.by))
     };

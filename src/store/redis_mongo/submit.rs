@@ -28,21 +28,21 @@ use crate::{
 const SLICE: usize = 1000;
 
 /// Jobs that somebody wants stored.
-pub(super) struct Request {
+pub(super) struct Submission {
     pub(super) jobs: Vec<NewJob>,
     pub(super) reply: oneshot::Sender<Result<Vec<Submitted>, StoreError>>,
 }
 
-impl Request {
+impl Submission {
     pub(super) fn bytes(&self) -> usize {
         self.jobs.iter().map(|job| job.payload.len() + 512).sum()
     }
 }
 
 /// Stores the jobs of all these requests, and answers each.
-pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
+pub(super) async fn run(core: Arc<Core>, requests: Vec<Submission>) {
     // Whoever has gone meanwhile was told that nothing is known of its jobs, and may have sent them again.
-    let requests: Vec<Request> = requests.into_iter().filter(|request| !request.reply.is_closed()).collect();
+    let requests: Vec<Submission> = requests.into_iter().filter(|request| !request.reply.is_closed()).collect();
     let sizes: Vec<usize> = requests.iter().map(|request| request.jobs.len()).collect();
     let (jobs, replies): (Vec<_>, Vec<_>) = requests.into_iter().map(|request| (request.jobs, request.reply)).unzip();
     let stored = store(&core, jobs.into_iter().flatten().collect()).await;

@@ -19,7 +19,7 @@ use crate::{
 
 /// What a lease is made of here.
 #[derive(Debug, Clone)]
-pub(crate) struct Hold {
+pub(crate) struct HeldEntry {
     pub(crate) vendor: Arc<str>,
     pub(crate) entry: Entry,
     /// The fence.
@@ -34,10 +34,10 @@ pub(crate) struct Hold {
 
 /// By job and number of the attempt.
 #[derive(Default)]
-pub(crate) struct Holds(Mutex<HashMap<(JobId, u32), Hold>>);
+pub(crate) struct Holds(Mutex<HashMap<(JobId, u32), HeldEntry>>);
 
 impl Holds {
-    fn all(&self) -> MutexGuard<'_, HashMap<(JobId, u32), Hold>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<(JobId, u32), HeldEntry>> {
         lock(&self.0)
     }
 
@@ -47,7 +47,7 @@ impl Holds {
 
     /// A new lease on this job. Its number is no other's that this process still has in hand: after a loss, or after a change from
     /// outside that did not know of the lease, an earlier one may have the number that would be next.
-    pub(crate) fn lease(&self, job: Job, hold: Hold, until: Nanos) -> Lease {
+    pub(crate) fn lease(&self, job: Job, hold: HeldEntry, until: Nanos) -> Lease {
         let mut all = self.all();
         let mut attempt = job.attempt + 1;
         while all.contains_key(&(job.id, attempt)) {
@@ -69,12 +69,12 @@ impl Holds {
         }
     }
 
-    pub(crate) fn let_go(&self, lease: &Lease) -> Option<Hold> {
+    pub(crate) fn let_go(&self, lease: &Lease) -> Option<HeldEntry> {
         self.all().remove(&(lease.job.id, lease.attempt))
     }
 
     /// Everything that is held and that others may have, which is then held no more.
-    pub(crate) fn let_all_go(&self) -> Vec<Hold> {
+    pub(crate) fn let_all_go(&self) -> Vec<HeldEntry> {
         let mut all = self.all();
         // A stale lease of ours may be on the same entry.
         let called: HashSet<Entry> = all.values().filter(|hold| hold.called).map(|hold| hold.entry.clone()).collect();
@@ -82,7 +82,7 @@ impl Holds {
     }
 
     /// From here on the lease is kept until it is let go.
-    pub(crate) fn begin_settling(&self, lease: &Lease) -> Option<Hold> {
+    pub(crate) fn begin_settling(&self, lease: &Lease) -> Option<HeldEntry> {
         let mut all = self.all();
         let hold = all.get_mut(&(lease.job.id, lease.attempt))?;
         hold.settling = true;
@@ -96,7 +96,7 @@ impl Holds {
     }
 
     /// Whether a later lease of this process is on the same entry.
-    pub(crate) fn has_later(&self, lease: &Lease, hold: &Hold) -> bool {
+    pub(crate) fn has_later(&self, lease: &Lease, hold: &HeldEntry) -> bool {
         let id = lease.job.id;
         self.all()
             .iter()
@@ -147,7 +147,7 @@ mod tests {
         let held = [1, 2, 3].map(|number| entry(number, "old"));
         for entry in held.clone() {
             let (key, vendor, attempts) = ((entry.id, 1), "v".into(), Attempts::default());
-            holds.all().insert(key, Hold { vendor, entry, version: 0, attempts, settling: false, called: false });
+            holds.all().insert(key, HeldEntry { vendor, entry, version: 0, attempts, settling: false, called: false });
         }
         // The first is settled while the index is told of all of them, and has two of them anew.
         holds.all().remove(&(held[0].id, 1));

@@ -1,6 +1,6 @@
-//! The index in Redis of what wants to go: short streams, refilled from MongoDB. Every use of it is one script, in `lua/`.
+//! The index in Redis of jobs that are due: short streams, refilled from MongoDB. Every use of it is one script, in `lua/`.
 //!
-//! Never the truth: an index that is lost is opened anew and filled again. All keys of a vendor lie in one hash slot.
+//! Never the truth: a lost index is opened and filled again. All keys of a vendor are in one hash slot.
 
 use std::{sync::Arc, time::Duration};
 
@@ -97,7 +97,7 @@ impl Index {
         &self.redis
     }
 
-    /// A script's invocation with what all of them begin with.
+    /// A script's invocation, with the arguments that all of them have.
     pub(super) fn on<'a>(&self, script: &'a Script, vendor: &VendorWork) -> ScriptInvocation<'a> {
         let mut call = script.key(key_of(&self.database, &vendor.name));
         call.arg(self.clock.now().0).arg(vendor.lines());
@@ -113,7 +113,7 @@ impl Index {
         }
     }
 
-    /// Jobs that MongoDB has want to go.
+    /// Adds jobs that MongoDB has and that want a call or a poll.
     pub(super) async fn enqueue(&self, vendor: &VendorWork, counts: Counts, jobs: &[Wanted]) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.enqueue, vendor);
         call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live);
@@ -222,7 +222,7 @@ impl Index {
         Ok(self.run(&call).await?.unwrap_or(0))
     }
 
-    /// What this process held has been dealt with. `ring`: others may have room now.
+    /// Removes entries of this process whose jobs were settled. `ring`: others may have room now.
     pub(super) async fn dealt(
         &self,
         vendor: &VendorWork,
@@ -244,7 +244,7 @@ impl Index {
         self.run::<i64>(&call).await.map(drop)
     }
 
-    /// Gives entries back; those with a time leave the stream, and their tenant rests until then.
+    /// Releases entries; those with a time leave the stream, and their tenant rests until then.
     pub(super) async fn release(&self, vendor: &VendorWork, back: &[GivenBack]) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.release, vendor);
         call.arg(&self.consumer);
@@ -255,7 +255,7 @@ impl Index {
         self.run::<i64>(&call).await.map(drop)
     }
 
-    /// Lets no tenant rest any longer.
+    /// Ends the rest of all tenants.
     pub(super) async fn wake(&self, vendor: &VendorWork) -> Result<(), StoreError> {
         self.run::<i64>(&self.on(&self.scripts.wake, vendor)).await.map(drop)
     }
@@ -280,7 +280,7 @@ impl Index {
         Ok(self.redis.run::<i64>(&call).await? == 1)
     }
 
-    /// Says that these are still held. Gives the epoch, and new names of those that had to be entered anew.
+    /// Registers leases of this process. Gives the epoch, and the new names of entries that had to be added again.
     pub(super) async fn hold(&self, vendor: &VendorWork, held: &[Entry]) -> Result<(String, Vec<String>), StoreError> {
         let mut call = self.on(&self.scripts.hold, vendor);
         call.arg(&self.consumer);
@@ -309,7 +309,7 @@ impl Index {
         Ok(Stats { waiting: number(0), open: number(1), live: number(2), held, heads })
     }
 
-    /// Mends counts that are off by so much, whatever happens to them meanwhile.
+    /// Corrects the counts by so much.
     pub(super) async fn mend_counts(&self, vendor: &VendorWork, off: &Counts) -> Result<(), StoreError> {
         let key = format!("{}:counts", key_of(&self.database, &vendor.name));
         for (count, by) in [("waiting", off.waiting), ("open", off.open), ("live", off.live)] {

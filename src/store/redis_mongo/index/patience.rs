@@ -19,10 +19,10 @@ const MOST_LOOKS: usize = 64;
 
 /// By vendor: the index that was seen last.
 #[derive(Default)]
-pub(crate) struct Patience(Mutex<HashMap<Arc<str>, Known>>);
+pub(crate) struct Patience(Mutex<HashMap<Arc<str>, SeenIndex>>);
 
 #[derive(Default)]
-struct Known {
+struct SeenIndex {
     epoch: String,
     since: Nanos,
     /// Looks for what has lapsed, by when their answers came.
@@ -35,7 +35,7 @@ impl Patience {
         let mut all = lock(&self.0);
         let known = all.entry(vendor.name.clone()).or_default();
         if known.epoch != epoch {
-            *known = Known { epoch: epoch.to_owned(), since: now, looks: VecDeque::new() };
+            *known = SeenIndex { epoch: epoch.to_owned(), since: now, looks: VecDeque::new() };
         }
         Duration::from_nanos((known.since + nanos(SHUT) - now).max(0).unsigned_abs())
     }

@@ -1,6 +1,6 @@
-//! The words in which the store and its index in Redis speak: what is asked, what is told, and what is found.
+//! Arguments and results of the index's scripts.
 //!
-//! Never asks or tells anything itself.
+//! Never runs a script.
 
 use std::{sync::Arc, time::Duration};
 
@@ -167,7 +167,7 @@ pub(crate) struct Claimed {
 /// How much is where.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
-    /// As counted: below nothing where a count was lost, until a sweep mends it.
+    /// As counted: negative where a count was lost, until a sweep corrects it.
     pub(crate) waiting: i64,
     pub(crate) open: i64,
     pub(crate) live: i64,
@@ -176,7 +176,7 @@ pub(crate) struct Stats {
     pub(crate) heads: Vec<JobId>,
 }
 
-/// What processes tell each other. Whatever is said may be missed: those who listen look for themselves now and then.
+/// Messages between processes. Any of them may be missed: listeners also poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Channel {
     /// The name of a vendor that may have something to do.

@@ -89,7 +89,7 @@ struct FailureDoc {
 
 /// A job as it was read, and what else its document says.
 #[derive(Debug, Clone)]
-pub(crate) struct Found {
+pub(crate) struct StoredJob {
     /// Without what was not read.
     pub(crate) job: Job,
     pub(crate) version: i64,
@@ -174,7 +174,7 @@ impl JobDoc {
         }
     }
 
-    pub(crate) fn read(self) -> Result<Found, StoreError> {
+    pub(crate) fn read(self) -> Result<StoredJob, StoreError> {
         let no_id = || StoreError::Corrupt("a job's id is not 16 bytes".into());
         let id = JobId::from_slice(&self.id.0).ok_or_else(no_id)?;
         let failure = match self.failure {
@@ -208,7 +208,7 @@ impl JobDoc {
             finished_at: self.finished_at.map(Time),
         };
         let called_at = self.called_at.map(Time);
-        Ok(Found { job, version: self.version, by: self.by, lapses: self.lapses, called_at, attempts })
+        Ok(StoredJob { job, version: self.version, by: self.by, lapses: self.lapses, called_at, attempts })
     }
 }
 
@@ -293,7 +293,7 @@ mod tests {
         let fields: Vec<&str> = document.keys().map(String::as_str).collect();
         assert_eq!(fields, ["_id", "vendor", "tenant", "due_at", "lane", "payload"]);
         let doc: JobDoc = mongodb::bson::deserialize_from_document(document).unwrap();
-        let Found { job, version, attempts, .. } = doc.read().unwrap();
+        let StoredJob { job, version, attempts, .. } = doc.read().unwrap();
         assert_eq!((job.id, &job.lane, job.status, job.stage), (id, &lane, Status::Pending, Stage::Call));
         assert_eq!((version, attempts, job.tries, job.attempt), (0, Attempts::default(), 0, 0));
         assert_eq!((job.due_at, job.updated_at, job.finished_at), (Time(9), Time(1_000), None));

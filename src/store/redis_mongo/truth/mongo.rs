@@ -15,7 +15,7 @@ use mongodb::{
 
 use super::{
     super::index::words::VendorWork,
-    docs::{self, Found, JobDoc, id_bson, id_in},
+    docs::{self, JobDoc, StoredJob, id_bson, id_in},
     unreadable::Unreadable,
 };
 use crate::{
@@ -186,13 +186,13 @@ impl Mongo {
         Ok(self.update_jobs(vec![doc! { "q": filter, "u": update }]).await? == 1)
     }
 
-    pub(crate) async fn find(&self, id: JobId, with: With) -> Result<Option<Found>, StoreError> {
+    pub(crate) async fn find(&self, id: JobId, with: With) -> Result<Option<StoredJob>, StoreError> {
         let find = self.jobs.find_one(doc! { "_id": id_bson(id) }).max_time(PATIENCE);
         within(async { find.projection(without(with)).await }).await?.map(JobDoc::read).transpose()
     }
 
     /// The newest job that a vendor calls this.
-    pub(crate) async fn find_by_ticket(&self, vendor: &str, ticket: &str) -> Result<Option<Found>, StoreError> {
+    pub(crate) async fn find_by_ticket(&self, vendor: &str, ticket: &str) -> Result<Option<StoredJob>, StoreError> {
         let find =
             self.jobs.find_one(doc! { "ticket": ticket, "vendor": vendor }).sort(doc! { "_id": -1 }).max_time(PATIENCE);
         let without = without(With::NEITHER);
@@ -200,7 +200,7 @@ impl Mongo {
     }
 
     /// Jobs by their ids; without those that cannot be read.
-    pub(crate) async fn find_all(&self, ids: &[JobId], with: With) -> Result<HashMap<JobId, Found>, StoreError> {
+    pub(crate) async fn find_all(&self, ids: &[JobId], with: With) -> Result<HashMap<JobId, StoredJob>, StoreError> {
         let found = self.find_each(ids, with).await?.into_iter();
         Ok(found.filter_map(|(id, found)| Some((id, self.unreadable.told(id, found)?))).collect())
     }
@@ -210,7 +210,7 @@ impl Mongo {
         &self,
         ids: &[JobId],
         with: With,
-    ) -> Result<HashMap<JobId, Result<Found, StoreError>>, StoreError> {
+    ) -> Result<HashMap<JobId, Result<StoredJob, StoreError>>, StoreError> {
         Ok(self.find_up_to(ids, with, usize::MAX).await?.0)
     }
 
@@ -221,7 +221,7 @@ impl Mongo {
         ids: &[JobId],
         with: With,
         most_bytes: usize,
-    ) -> Result<(HashMap<JobId, Result<Found, StoreError>>, bool), StoreError> {
+    ) -> Result<(HashMap<JobId, Result<StoredJob, StoreError>>, bool), StoreError> {
         let (mut found, mut bytes) = (HashMap::with_capacity(ids.len()), 0);
         if ids.is_empty() {
             return Ok((found, true));
@@ -289,7 +289,7 @@ impl Mongo {
 }
 
 /// A job from its document.
-pub(crate) fn read(raw: &RawDocumentBuf) -> Result<Found, StoreError> {
+pub(crate) fn read(raw: &RawDocumentBuf) -> Result<StoredJob, StoreError> {
     let document = mongodb::bson::deserialize_from_slice::<JobDoc>(raw.as_bytes());
     document.map_err(|error| StoreError::Corrupt(error.to_string())).and_then(JobDoc::read)
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{super::lock, docs::Found};
+use super::{super::lock, docs::StoredJob};
 use crate::{job::JobId, store::StoreError};
 
 /// After this long they are tried again, and said again.
@@ -20,7 +20,7 @@ pub(crate) struct Unreadable(Mutex<HashMap<JobId, Instant>>);
 
 impl Unreadable {
     /// A job; nothing, and a line in the log, when it cannot be read. Its neighbours are not to suffer.
-    pub(crate) fn told(&self, id: JobId, found: Result<Found, StoreError>) -> Option<Found> {
+    pub(crate) fn told(&self, id: JobId, found: Result<StoredJob, StoreError>) -> Option<StoredJob> {
         let error = match found {
             Ok(found) => return Some(found),
             Err(error) => error,

@@ -22,9 +22,9 @@ use super::super::{
 };
 use crate::store::StoreError;
 
-/// Sweeps that wait for their turn, at most.
+/// Sweeps in the queue at most.
 pub(crate) const MOST_ASKED: usize = 4096;
-/// Vendors that are swept at once.
+/// Vendors that are swept at the same time.
 const SIDE_BY_SIDE: usize = 4;
 /// Tenants flagged in one script.
 const SLICE: usize = 500;
@@ -34,24 +34,24 @@ const SELDOM: u8 = 30;
 /// A count of millions of index entries takes seconds.
 const COUNT_WITHIN: Duration = Duration::from_secs(30);
 
-/// A vendor to be swept, and who waits for it.
+/// A vendor to sweep, and who waits for the end.
 pub(crate) struct Asked {
     vendor: Arc<str>,
     done: oneshot::Sender<()>,
 }
 
 impl Core {
-    /// Has a vendor swept, and waits for that if it does not take long. Whose jobs are found later is rung for.
+    /// Queues a sweep of a vendor and waits for it briefly. If it takes longer, the vendor is woken when jobs are found.
     pub(crate) async fn ask_for_sweep(&self, vendor: &VendorWork) {
         let (done, told) = oneshot::channel();
-        // One that finds no room is asked for again in a while.
+        // The queue is full: the next sweep is due in ten seconds.
         if self.sweeps.try_send(Asked { vendor: vendor.name.clone(), done }).is_err() {
             return;
         }
         let _ = tokio::time::timeout(self.patience(), told).await;
     }
 
-    /// Sweeps what is asked for, until `stop`.
+    /// Runs the queued sweeps, until `stop`.
     pub(crate) async fn sweep_what_is_asked(
         self: Arc<Self>,
         mut asked: mpsc::Receiver<Asked>,
@@ -64,9 +64,9 @@ impl Core {
                 if let Some(vendor) = core.vendors.get(&vendor)
                     && let Err(error) = core.sweep(vendor).await
                 {
-                    tracing::warn!(vendor = %vendor.name, %error, "no look for jobs that Redis does not know of; the next follows");
+                    tracing::warn!(vendor = %vendor.name, %error, "the sweep for jobs that are missing in Redis failed; the next is in ten seconds");
                 }
-                // Whoever asked may have gone on.
+                // Whoever waited may have gone on.
                 let _ = done.send(());
             }
         });
@@ -117,7 +117,7 @@ impl Core {
         };
         self.index.mend_counts(vendor, &off).await?;
         if off != Counts::default() {
-            // Redis has missed something; so may those who waited for it.
+            // Redis missed a change, so a dispatcher may have missed its wake-up.
             self.index.publish(Channel::Bells, vendor.name.as_bytes()).await?;
         }
         Ok(())
@@ -139,8 +139,8 @@ async fn next_lanes(found: &mut Cursor<Document>) -> Result<Vec<(Line, Arc<str>)
     Ok(lanes)
 }
 
-/// By how much a count is off that stood at `before` and `after` while so many were `found`. What changed meanwhile, and what MongoDB has
-/// and Redis will hear of in a moment, is no error: while others change a count, only what goes beyond that is mended.
+/// By how much a count is off that was `before` and `after` while so many jobs were `found` in MongoDB. A count that changed meanwhile is
+/// corrected only by what those changes, and writes that have not reached Redis yet, cannot explain.
 fn drift(before: i64, after: i64, found: u64) -> i64 {
     let found = i64::try_from(found).unwrap_or(i64::MAX);
     let off = found.saturating_sub(before.midpoint(after));
@@ -149,7 +149,7 @@ fn drift(before: i64, after: i64, found: u64) -> i64 {
     if off.unsigned_abs() <= unsure { 0 } else { off }
 }
 
-/// How many of those that MongoDB has Redis may not have heard of yet, while it is counted.
+/// How many jobs may be written to MongoDB and not yet to Redis, while they are counted.
 fn on_its_way(found: u64) -> u64 {
     found / 50
 }
