@@ -34,6 +34,8 @@ struct JobView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    position_at_least: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     eta: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline: Option<Time>,
@@ -93,6 +95,7 @@ fn render(job: &Job, payload: bool, why: Option<&WhyWaiting>) -> Vec<u8> {
         blocked_on: why.map(|why| &*why.blocked_on),
         eligible_at: why.and_then(|why| why.eligible_at),
         position: why.and_then(|why| why.position),
+        position_at_least: why.and_then(|why| why.position_at_least),
         eta: why.and_then(|why| why.eta),
         deadline: job.deadline.map(|deadline| deadline.at),
         created_at: job.id.created_at(),

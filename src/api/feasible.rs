@@ -20,6 +20,8 @@ use crate::{
 const GOOD_FOR: Nanos = 1_000_000_000;
 /// A job is not refused if it would be late by less than this.
 const LEAST_MARGIN: Duration = Duration::from_millis(100);
+/// Jobs of a lane are counted up to this number.
+const MOST_COUNTED: u64 = 10_000;
 /// Lanes that are remembered at once.
 const MOST_LANES: usize = 10_000;
 
@@ -91,12 +93,13 @@ impl Feasibility {
 
 async fn look(app: &App, lane: &Lane) -> Known {
     let at = app.clock.nanos();
-    let lanes = app.store.lanes(&lane.vendor, app.clock.now()).await.ok().flatten();
+    // Where nothing is known nothing is refused.
+    let before = app.store.due_in_lane(lane, MOST_COUNTED).await.unwrap_or(0);
     let limits = match app.vendors.get(&lane.vendor) {
         Some(vendor) => Limits::of(app, vendor, &lane.tenant).await,
         None => None,
     };
-    Known { at, before: lanes.map_or(0, |lanes| lanes.of(lane)), limits }
+    Known { at, before, limits }
 }
 
 /// Whether a job was submitted with this key before.

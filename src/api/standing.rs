@@ -8,7 +8,7 @@ use crate::{
     config::Kind,
     job::{Job, Stage, Status},
     limit::{Blocker, Key, Usage, breaker::Standing, forecast},
-    store::Backlog,
+    store::{Ahead, Backlog, EXACT_PLACES},
     vendor::Vendor,
 };
 
@@ -17,8 +17,9 @@ use crate::{
 pub(super) struct WhyWaiting {
     pub(super) blocked_on: String,
     pub(super) eligible_at: Option<Time>,
-    /// Among the vendor's waiting jobs, from 1.
+    /// Its place among the vendor's waiting jobs, from 1, or else the least that it can be.
     pub(super) position: Option<u64>,
+    pub(super) position_at_least: Option<u64>,
     /// When it is expected to be called.
     pub(super) eta: Option<Time>,
 }
@@ -27,10 +28,12 @@ pub(super) struct WhyWaiting {
 pub(super) async fn why_waiting(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError> {
     let Some(mut why) = blocked_on(app, job).await? else { return Ok(None) };
     if let (Stage::Call, Status::Pending, Some(vendor)) = (job.stage, job.status, app.vendors.get(&job.lane.vendor))
-        && let Some((position, in_lane)) = position(app, job).await
+        && let Ok(Some(ahead)) = app.store.ahead(job).await
     {
-        why.position = Some(position);
-        why.eta = eta(app, vendor, job, position, in_lane).await;
+        let at_least = ahead.jobs.min(EXACT_PLACES) + 1;
+        why.position = ahead.is_exact.then_some(at_least);
+        why.position_at_least = (!ahead.is_exact).then_some(at_least);
+        why.eta = eta(app, vendor, job, ahead).await;
     }
     Ok(Some(why))
 }
@@ -43,7 +46,7 @@ async fn blocked_on(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError
     let Some(vendor) = app.vendors.get(&job.lane.vendor) else { return Ok(None) };
     let because = |blocked_on: &str, eligible_at| {
         let blocked_on = blocked_on.into();
-        Ok(Some(WhyWaiting { blocked_on, eligible_at, position: None, eta: None }))
+        Ok(Some(WhyWaiting { blocked_on, eligible_at, position: None, position_at_least: None, eta: None }))
     };
     let now = app.clock.now();
     // A job without not_before does not wait for a time, even if the clock was set back since it was submitted.
@@ -90,33 +93,28 @@ async fn blocked_on(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError
     }
 }
 
-/// A job's position among the waiting jobs of its vendor, from 1, and how many jobs of its own lane are before it.
-async fn position(app: &App, job: &Job) -> Option<(u64, u64)> {
-    let in_lane = app.store.ahead(job).await.ok()??;
-    let lanes = app.store.lanes(&job.lane.vendor, job.due_at.max(app.clock.now())).await.ok()??;
-    Some((lanes.ahead(&job.lane, in_lane) + 1, in_lane))
-}
-
-async fn eta(app: &App, vendor: &Vendor, job: &Job, position: u64, in_lane: u64) -> Option<Time> {
+/// When a job is expected to be called. If it is not known how many are ahead of it, all that wait for the vendor are.
+async fn eta(app: &App, vendor: &Vendor, job: &Job, ahead: Ahead) -> Option<Time> {
     let from = begin(app, vendor)?;
     let limits = Limits::of(app, vendor, &job.lane.tenant).await?;
-    let by_limits = limits.when(from, position, in_lane + 1, forecast::expected);
-    let at = by_limits.max(by_concurrency(app, vendor, from, position));
+    let at_least = ahead.jobs + 1;
+    let n = if ahead.is_exact { at_least } else { app.store.backlog(vendor.name()).await.waiting.max(at_least) };
+    let by_limits = limits.when(from, n, ahead.in_lane + 1, forecast::expected);
+    let at = by_limits.max(by_concurrency(app, vendor, from, n));
     Some(app.clock.time_at(at).max(job.due_at))
 }
 
-/// When all jobs that wait for a vendor now will have been called; nothing if none waits, or if it is not known.
+/// When all jobs that wait for a vendor now could have been called, those whose time has not come taken for due; nothing if none waits, or
+/// if it is not known.
 pub(super) async fn drain_eta(app: &App, vendor: &Vendor, backlog: &Backlog, usage: &[Usage]) -> Option<Time> {
     if backlog.waiting == 0 {
         return None;
     }
     let from = begin(app, vendor)?;
-    let last_due = app.store.lanes(vendor.name(), app.clock.now()).await.ok()??.last_due;
     let outlook = app.limiter.outlook(&vendor.config.pool, app.clock.nanos(), 1).await.ok()?;
     let shared: Vec<Usage> = usage.iter().filter(|usage| usage.limit.key == Key::Vendor).cloned().collect();
     let by_limits = forecast::expected(&shared, from.max(outlook.next_at), backlog.waiting);
-    let at = app.clock.time_at(by_limits.max(by_concurrency(app, vendor, from, backlog.waiting)));
-    Some(last_due.map_or(at, |due| due.max(at)))
+    Some(app.clock.time_at(by_limits.max(by_concurrency(app, vendor, from, backlog.waiting))))
 }
 
 /// When calls to a vendor may begin, apart from its limits: now, or when its pause ends; nothing if the pause has no end.

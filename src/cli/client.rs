@@ -132,6 +132,7 @@ pub(super) struct JobState {
     pub(super) blocked_on: Option<String>,
     pub(super) eligible_at: Option<String>,
     pub(super) position: Option<u64>,
+    pub(super) position_at_least: Option<u64>,
     pub(super) eta: Option<String>,
 }
 

@@ -88,6 +88,9 @@ fn change(now: &str, job: &JobState) -> String {
     if let Some(position) = job.position {
         line.push_str(&format!("  number {position} in line"));
     }
+    if let Some(position) = job.position_at_least {
+        line.push_str(&format!("  number {position} in line or later"));
+    }
     if let Some(eta) = &job.eta {
         line.push_str(&format!("  expected at {}", print::shown(eta)));
     }

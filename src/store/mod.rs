@@ -10,11 +10,10 @@ pub use crate::store_error::StoreError;
 
 use crate::{
     clock::{Nanos, Time},
-    job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, Status, lifecycle::Change, turn::Lanes},
+    job::{Attempt, Attempts, Idempotency, Job, JobId, Lane, NewJob, Status, lifecycle::Change},
 };
 
 pub mod calls;
-mod histogram;
 pub mod redis_mongo;
 pub mod signals;
 pub mod sqlite;
@@ -173,6 +172,20 @@ pub struct Backlog {
     pub oldest_due: Option<Time>,
 }
 
+/// Places up to this one, counted from 1, are exact.
+pub const EXACT_PLACES: u64 = 1_000;
+
+/// How many jobs are ahead of one that waits for its call, as things stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    /// Jobs of the same vendor.
+    pub jobs: u64,
+    /// Those of them that are of the same lane.
+    pub in_lane: u64,
+    /// Whether that is all of them. Otherwise at least so many are ahead.
+    pub is_exact: bool,
+}
+
 /// The job's life, verb by verb. Every method returns only when what it did is durable.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -222,12 +235,12 @@ pub trait Store: Send + Sync {
 
     async fn backlog(&self, vendor: &str) -> Backlog;
 
-    /// What waits in each lane of a vendor and is due by then, by counters: never a count of jobs. Nothing while that is not known.
-    async fn lanes(&self, vendor: &str, due_by: Time) -> Result<Option<Arc<Lanes>>, StoreError>;
+    /// How many jobs are ahead of this one, exact below [`EXACT_PLACES`]. The work for it is bounded, however much waits. Nothing if that is
+    /// not known, or the job does not wait for its call any more.
+    async fn ahead(&self, job: &Job) -> Result<Option<Ahead>, StoreError>;
 
-    /// How many jobs of its lane go before this one, which waits for its call: exact to 1,000, about right beyond. Nothing if that is
-    /// not known, or it does not wait any more.
-    async fn ahead(&self, job: &Job) -> Result<Option<u64>, StoreError>;
+    /// How many jobs of a lane are due, counted up to `most`. Those that workers have leased do not count.
+    async fn due_in_lane(&self, lane: &Lane, most: u64) -> Result<u64, StoreError>;
 
     /// Wake-ups: for workers when there is work, for waiting callers when a job has ended.
     fn signals(&self) -> &signals::Signals;

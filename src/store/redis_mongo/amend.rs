@@ -11,11 +11,13 @@ use tokio::sync::oneshot;
 use super::{
     Core, RedisMongo,
     dispatch::{leaves_room, wanted},
-    docs::Found,
     group,
-    mongo::{self, NotStored, PATIENCE, within},
-    updates,
-    words::{Amendment, Counts},
+    index::words::{Amendment, Counts},
+    truth::{
+        docs::{self, StoredJob},
+        mongo::{self, NotStored, PATIENCE, within},
+        updates,
+    },
 };
 use crate::{
     clock::Time,
@@ -27,7 +29,7 @@ use crate::{
 const TRIES: usize = 10;
 
 /// A change that wants to be stored, if nobody else changes the job first. Those that come at the same time are stored together.
-pub(super) struct Request {
+pub(super) struct Proposal {
     was: Job,
     is: Job,
     version: i64,
@@ -37,7 +39,7 @@ pub(super) struct Request {
     reply: oneshot::Sender<Result<bool, NotStored>>,
 }
 
-impl Request {
+impl Proposal {
     pub(super) fn bytes(&self) -> usize {
         self.is.result.as_ref().map_or(0, |result| result.len()) + updates::weight(&self.update)
     }
@@ -52,7 +54,7 @@ impl RedisMongo {
                 Which::Id(id) => self.read(*id, With::NEITHER).await?,
                 Which::Ticket { vendor, ticket } => self.core.mongo.find_by_ticket(vendor, ticket).await?,
             };
-            let Some(Found { job: was, version, .. }) = found else { return Ok(Amended::Unknown) };
+            let Some(StoredJob { job: was, version, .. }) = found else { return Ok(Amended::Unknown) };
             let Some(mut change) = decide(&was) else { return Ok(Amended::Left(was)) };
             if is_too_large {
                 change = updates::too_large(&was, &change);
@@ -64,7 +66,7 @@ impl RedisMongo {
             let mut update = updates::update(&was, &is);
             updates::set(&mut update, "by", by.clone());
             let (reply, answer) = oneshot::channel();
-            let request = Request { was, is: is.clone(), version, update, by, reply };
+            let request = Proposal { was, is: is.clone(), version, update, by, reply };
             self.amends.send(request).await.map_err(|_| group::closed())?;
             match answer.await.unwrap_or_else(|_| Err(group::closed().into())) {
                 Ok(true) => return Ok(Amended::Changed(is)),
@@ -78,7 +80,7 @@ impl RedisMongo {
 }
 
 /// Stores all of them, tells of those that were, and answers each.
-pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
+pub(super) async fn run(core: Arc<Core>, requests: Vec<Proposal>) {
     let stored = store(&core, &requests).await;
     if matches!(stored, Err(NotStored::TooLarge(_))) && requests.len() > 1 {
         // One of them. Alone, each is stored or not by its own size.
@@ -97,16 +99,16 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
     }
 }
 
-/// Writes all of them together. As a rule each matches; if not, a look says which did.
-async fn store(core: &Core, requests: &[Request]) -> Result<Vec<bool>, NotStored> {
-    let updates = requests.iter().map(|request| (request.was.id, request.version, request.update.clone())).collect();
-    let matched = core.mongo.update_jobs(updates::together(updates)).await?;
+/// Writes all of them with one command. As a rule each matches; if not, a read says which did.
+async fn store(core: &Core, requests: &[Proposal]) -> Result<Vec<bool>, NotStored> {
+    let update = |request: &Proposal| updates::one(request.was.id, request.version, request.update.clone());
+    let matched = core.mongo.update_jobs(requests.iter().map(update).collect()).await?;
     if matched == requests.len() {
         return Ok(vec![true; requests.len()]);
     }
     let ids: Vec<JobId> = requests.iter().map(|request| request.was.id).collect();
     let found = core.mongo.find_all(&ids, With::NEITHER).await?;
-    let is_stored = |request: &Request| {
+    let is_stored = |request: &Proposal| {
         let found = found.get(&request.was.id);
         found.is_some_and(|found| found.by.as_ref() == Some(&request.by))
     };
@@ -150,7 +152,7 @@ impl Core {
             return Ok(Overdue { jobs: Vec::new(), next_at: first });
         }
         let raw = self.mongo.jobs.clone_with_type::<RawDocumentBuf>();
-        let due = raw.find(doc! { "alarm_at": { "$lt": now.0 + 1 } }).sort(doc! { "alarm_at": 1 });
+        let due = raw.find(doc! { "alarm_at": docs::up_to(now) }).sort(doc! { "alarm_at": 1 });
         let due = due.projection(doc! { "payload": 0, "result": 0 }).max_time(PATIENCE);
         let mut due = within(async { due.await }).await?;
         let mut jobs = Vec::new();

@@ -10,12 +10,16 @@ use tokio::sync::oneshot;
 
 use super::{
     Core,
-    docs::{self, Found},
-    holds::Hold,
+    index::{
+        holds::HeldEntry,
+        words::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, VendorWork, Wanted},
+    },
     lock,
-    mongo::{PATIENCE, within},
-    updates,
-    words::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, VendorWork, Wanted},
+    truth::{
+        docs::{self, StoredJob},
+        mongo::{PATIENCE, within},
+        updates,
+    },
 };
 use crate::{
     clock::{Nanos, Time, nanos},
@@ -174,7 +178,7 @@ impl Core {
         let (mut leases, mut dropped) = (Vec::with_capacity(entries.len()), Vec::new());
         for entry in entries {
             let found = found.remove(&entry.id).and_then(|found| self.mongo.unreadable.told(entry.id, found));
-            let Some(Found { job, version, attempts, called_at, .. }) = found else {
+            let Some(StoredJob { job, version, attempts, called_at, .. }) = found else {
                 dropped.push(Dealt { entry, which: DealtWith::IfHeld, next: None });
                 continue;
             };
@@ -184,7 +188,7 @@ impl Core {
             }
             if job.wants_to_go() && job.due_at <= now && Line::of(&job) == entry.line {
                 let hold =
-                    Hold { vendor: vendor.name.clone(), entry, version, attempts, settling: false, called: false };
+                    HeldEntry { vendor: vendor.name.clone(), entry, version, attempts, settling: false, called: false };
                 leases.push(self.holds.lease(job, hold, until));
             } else {
                 let next = job.wants_to_go().then(|| wanted(&job));
@@ -273,7 +277,7 @@ impl Core {
         let ids: Vec<JobId> = entries.iter().map(|entry| entry.id).collect();
         let (mut updates, mut freed) = (Vec::new(), 0);
         for found in self.mongo.find_all(&ids, With::NEITHER).await?.into_values() {
-            let Found { job, version, mut attempts, .. } = found;
+            let StoredJob { job, version, mut attempts, .. } = found;
             let (attempt, lapses) = (job.attempt + 1, found.lapses + 1);
             if job.status.has_ended() {
                 continue; // Whoever claims it next drops it.
@@ -299,7 +303,7 @@ impl Core {
             }
             let set = doc! { "attempt": i64::from(attempt), "lapses": i64::from(lapses) };
             let change = doc! { "$set": set, "$inc": { "version": 1_i64 } };
-            updates.push(doc! { "q": updates::unchanged(job.id, version), "u": change });
+            updates.push(updates::one(job.id, version, change));
         }
         if !updates.is_empty() {
             self.mongo.update_jobs(updates).await?;

@@ -1,6 +1,6 @@
-//! Many requests, one statement: what comes while a statement is under way goes with the next one.
+//! Many requests, one statement: those that come while a statement runs share the next one.
 //!
-//! Never waits for more to come, never has two statements under way, and never holds more than its bounds say.
+//! Never waits for more requests, never runs two statements at once, and is bounded in requests and bytes.
 
 use std::{
     future::Future,
@@ -13,7 +13,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::store::StoreError;
 
-/// Requests that wait for their turn at most; more wait outside.
+/// Requests in the queue at most; further senders wait.
 const MOST_QUEUED: usize = 4096;
 /// Requests in one statement at most.
 const MOST_TOGETHER: usize = 512;
@@ -56,9 +56,9 @@ impl<R: Send + 'static> Group<R> {
                     }
                     together.push(request);
                 }
-                // Whoever asked hears that there is no answer; those who come later are not to suffer.
+                // Those who sent these requests get an error; later requests are served.
                 if AssertUnwindSafe(run(together)).catch_unwind().await.is_err() {
-                    tracing::error!("a statement broke off; its requests have no answer");
+                    tracing::error!("a statement panicked; its requests get an error");
                 }
             }
         });

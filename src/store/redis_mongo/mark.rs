@@ -4,7 +4,10 @@
 
 use mongodb::bson::{Document, doc};
 
-use super::{Core, docs::id_bson, updates};
+use super::{
+    Core,
+    truth::{docs::id_bson, updates},
+};
 use crate::{
     clock::Time,
     store::{Lease, StoreError, With},
@@ -35,7 +38,7 @@ impl Core {
         let versions: Vec<i64> = leases.iter().map(|lease| self.holds.version(lease).unwrap_or(-1)).collect();
         let update = |(lease, version): (&Lease, &i64)| {
             let set = doc! { "called_at": now.0, "by": self.marker(lease) };
-            doc! { "q": updates::unchanged(lease.job.id, *version), "u": { "$set": set, "$inc": { "version": 1_i64 } } }
+            updates::one(lease.job.id, *version, doc! { "$set": set, "$inc": { "version": 1_i64 } })
         };
         let updates: Vec<Document> = leases.iter().zip(&versions).map(update).collect();
         let mut held = vec![true; leases.len()];

@@ -16,46 +16,40 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{docs::Found, group::Group, holds::Holds, index::Index, mongo::Mongo, untold::Untold, words::Channel};
-pub use self::{index::key_of, words::VendorWork};
+pub use self::index::{key_of, words::VendorWork};
+use self::{
+    group::Group,
+    index::{Index, holds::Holds, words::Channel},
+    truth::{docs::StoredJob, mongo::Mongo},
+    upkeep::{sweep, untold::Untold},
+};
 use super::{
-    Amended, Backlog, Claim, Decide, Filter, Lease, Overdue, Page, Ready, Settled, Store, StoreError, Submitted,
+    Ahead, Amended, Backlog, Claim, Decide, Filter, Lease, Overdue, Page, Ready, Settled, Store, StoreError, Submitted,
     Unsettled, Which, With, signals::Signals,
 };
 use crate::{
     clock::{Clock, Time, nanos},
-    job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, lifecycle::Change, turn::Lanes},
+    job::{Attempt, Attempts, Idempotency, Job, JobId, Lane, NewJob, lifecycle::Change},
     redis_link::Redis,
 };
 
 mod amend;
-mod book;
-mod calls;
 mod dispatch;
-mod docs;
-mod feed;
 mod group;
-mod holds;
 mod index;
-mod lanes;
 mod mark;
-mod mongo;
-mod patience;
 mod read;
-mod refill;
 mod settle;
+mod standing;
 mod submit;
-mod sweep;
-mod unreadable;
-mod untold;
-mod updates;
-mod words;
+mod truth;
+mod upkeep;
 
 /// A submit is answered within this time, stored or not.
 const SUBMIT_WITHIN: Duration = Duration::from_millis(900);
-/// Nobody waits longer than this for the index to be told something, or for a sweep.
+/// No caller waits longer than this for an update of the index, or for a sweep.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// How old the number of jobs may be that decides whether there are too many.
+/// How old the count of jobs may be that is compared with `capacity.max_waiting`.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// Idempotency keys are kept this long.
 const KEYS_KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -63,15 +57,15 @@ const KEYS_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// The store over Redis Streams and MongoDB.
 pub struct RedisMongo {
     core: Arc<Core>,
-    submits: Group<submit::Request>,
-    /// Slices of batches: they take their time, and keep no single job waiting.
-    batches: Group<submit::Request>,
-    settles: Group<settle::Request>,
-    amends: Group<amend::Request>,
+    submits: Group<submit::Submission>,
+    /// Batches have their own queue, so that a large one delays no single job.
+    batches: Group<submit::Submission>,
+    settles: Group<settle::Outcome>,
+    amends: Group<amend::Proposal>,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
     stop: CancellationToken,
     max_waiting: u64,
-    finds: Group<read::Request>,
+    finds: Group<read::Lookup>,
     releases: Group<dispatch::Release>,
     /// Where the next slice of pruning begins.
     prune_from: Mutex<JobId>,
@@ -84,27 +78,23 @@ struct Core {
     vendors: BTreeMap<Arc<str>, VendorWork>,
     signals: Signals,
     clock: Clock,
-    /// A name for this process, among all that there ever were.
+    /// A name that no other process has or had.
     process: String,
     holds: Holds,
     /// By vendor: which index we last saw.
     epochs: Mutex<HashMap<Arc<str>, String>>,
     untold: Untold,
-    /// Vendors whose streams run dry.
+    /// Vendors whose streams are low: the next claim refills them first.
     low: Mutex<BTreeSet<Arc<str>>>,
-    /// By lane: how far it was read for the streams.
-    reaches: Mutex<HashMap<String, refill::Reach>>,
     live: Mutex<Live>,
-    /// By vendor: what waits in its lanes, as it was last read.
-    seen: Mutex<HashMap<Arc<str>, lanes::Seen>>,
-    /// Where sweeps are asked for.
+    /// The queue of sweeps.
     sweeps: mpsc::Sender<sweep::Asked>,
-    /// Rung when there is something to look after (see `feed`).
+    /// Notified when `feed::look_after` has something to do.
     cares: Notify,
     faults: Faults,
 }
 
-/// Jobs that have not ended, about.
+/// About how many jobs have not ended.
 #[derive(Default)]
 struct Live {
     counted: u64,
@@ -112,11 +102,11 @@ struct Live {
     at: Option<Instant>,
 }
 
-/// The point at which a test has a debug build die: `FETCHGATE_FAULT` names it.
+/// The point at which a debug build aborts, for tests: `FETCHGATE_FAULT` names it.
 struct Faults(Option<String>);
 
 impl RedisMongo {
-    /// Finds MongoDB and begins to listen to Redis, which need not be there yet.
+    /// Connects to MongoDB and begins to listen to Redis, which may still be unavailable.
     pub async fn open(
         uri: &str,
         database: &str,
@@ -139,9 +129,7 @@ impl RedisMongo {
             epochs: Mutex::default(),
             untold: Untold::default(),
             low: Mutex::default(),
-            reaches: Mutex::default(),
             live: Mutex::default(),
-            seen: Mutex::default(),
             sweeps,
             cares: Notify::new(),
             faults: Faults(std::env::var("FETCHGATE_FAULT").ok().filter(|_| cfg!(debug_assertions))),
@@ -149,10 +137,10 @@ impl RedisMongo {
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         tasks.spawn(core.clone().sweep_what_is_asked(asked, stop.clone()));
         for vendor in core.vendors.keys() {
-            // The first submit finds an index. While Redis is away the first look opens it.
+            // So that the first submit finds an index. If Redis is unavailable now, the first look at it opens the index.
             let opening: BoxFuture<'_, _> = Box::pin(core.ready(vendor));
             if let Err(error) = core.told(opening).await {
-                tracing::warn!(%error, "jobs are accepted and no vendor is called until Redis is there");
+                tracing::warn!(%error, "Redis is unavailable: accepting jobs, not calling vendors");
                 break;
             }
         }
@@ -162,13 +150,13 @@ impl RedisMongo {
         let (submitting, batching, settling, amending) = (of(&core), of(&core), of(&core), of(&core));
         let (finding, releasing) = (of(&core), of(&core));
         let finds = Group::new(&mut tasks, |_| 0, move |many| read::run(of(&finding), many));
-        let submits = Group::new(&mut tasks, submit::Request::bytes, move |many| submit::run(of(&submitting), many));
-        let batches = Group::new(&mut tasks, submit::Request::bytes, move |many| submit::run(of(&batching), many));
+        let submits = Group::new(&mut tasks, submit::Submission::bytes, move |many| submit::run(of(&submitting), many));
+        let batches = Group::new(&mut tasks, submit::Submission::bytes, move |many| submit::run(of(&batching), many));
         let weighing = of(&core);
-        let weigh = move |request: &settle::Request| request.bytes(&weighing);
+        let weigh = move |request: &settle::Outcome| request.bytes(&weighing);
         let settles = Group::new(&mut tasks, weigh, move |many| settle::run(of(&settling), many));
-        let amends = Group::new(&mut tasks, amend::Request::bytes, move |many| amend::run(of(&amending), many));
-        // Permits are missed many at a time, when the machine stood still.
+        let amends = Group::new(&mut tasks, amend::Proposal::bytes, move |many| amend::run(of(&amending), many));
+        // When the machine has stood still, many permits are missed at once.
         let releases = Group::new(&mut tasks, |_| 0, move |many| dispatch::release(of(&releasing), many));
         let (tasks, prune_from) = (tokio::sync::Mutex::new(tasks), Mutex::new(JobId::MIN));
         Ok(RedisMongo {
@@ -186,13 +174,13 @@ impl RedisMongo {
         })
     }
 
-    async fn read(&self, id: JobId, with: With) -> Result<Option<Found>, StoreError> {
+    async fn read(&self, id: JobId, with: With) -> Result<Option<StoredJob>, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.finds.send(read::Request { id, with, reply }).await.map_err(|_| group::closed())?;
+        self.finds.send(read::Lookup { id, with, reply }).await.map_err(|_| group::closed())?;
         answer.await.unwrap_or_else(|_| Err(group::closed()))
     }
 
-    /// Whether there is room for so many more, by a count that is at most a second old.
+    /// Whether so many more jobs may be accepted, by a count that is at most a second old.
     async fn has_room(&self, more: u64) -> bool {
         let fits = |live: &Live| live.counted + live.accepted_since + more <= self.max_waiting;
         {
@@ -203,7 +191,7 @@ impl RedisMongo {
         }
         let mut counted = 0;
         for vendor in self.core.vendors.values() {
-            // Nobody can tell while Redis is away: then nobody is refused.
+            // While Redis is unavailable the count is unknown, and no job is refused.
             let Ok(stats) = self.core.told(self.core.index.stats(vendor)).await else { return true };
             counted += stats.live.max(0).unsigned_abs();
         }
@@ -224,7 +212,7 @@ impl Store for RedisMongo {
         let (reply, answer) = oneshot::channel();
         let submits = if jobs.len() > 1 { &self.batches } else { &self.submits };
         let submitted = async {
-            submits.send(submit::Request { jobs, reply }).await.map_err(|_| group::closed())?;
+            submits.send(submit::Submission { jobs, reply }).await.map_err(|_| group::closed())?;
             answer.await.unwrap_or_else(|_| Err(group::closed()))
         };
         let clock = &self.core.clock;
@@ -245,7 +233,7 @@ impl Store for RedisMongo {
     }
 
     async fn release(&self, leases: Vec<(Lease, Option<Time>)>) {
-        // As a rule a round has none to give back, and waits for nobody else's.
+        // Most rounds have nothing to release.
         if leases.is_empty() {
             return;
         }
@@ -266,7 +254,7 @@ impl Store for RedisMongo {
 
     async fn settle(&self, lease: Lease, change: Change, attempt: Attempt) -> Result<Settled, Unsettled> {
         let (reply, answer) = oneshot::channel();
-        let request = settle::Request { lease: Box::new(lease), change, attempt, reply };
+        let request = settle::Outcome { lease: Box::new(lease), change, attempt, reply };
         if let Err(request) = self.settles.send(request).await {
             request.give_back(group::closed());
         }
@@ -317,16 +305,16 @@ impl Store for RedisMongo {
     }
 
     async fn backlog(&self, vendor: &str) -> Backlog {
-        // For people: what cannot be told is not shown.
+        // For people: what is unknown is shown as nothing.
         self.core.backlog(vendor).await.unwrap_or_default()
     }
 
-    async fn lanes(&self, vendor: &str, due_by: Time) -> Result<Option<Arc<Lanes>>, StoreError> {
-        self.core.lanes(vendor, due_by).await
+    async fn ahead(&self, job: &Job) -> Result<Option<Ahead>, StoreError> {
+        self.core.ahead(job).await
     }
 
-    async fn ahead(&self, job: &Job) -> Result<Option<u64>, StoreError> {
-        self.core.ahead(job).await
+    async fn due_in_lane(&self, lane: &Lane, most: u64) -> Result<u64, StoreError> {
+        self.core.due_in_lane(lane, most).await
     }
 
     fn signals(&self) -> &Signals {
@@ -353,7 +341,7 @@ impl Store for RedisMongo {
 }
 
 impl Core {
-    /// On a clock that a test moves, how long something takes says nothing: there it is so long that only what never comes is given up.
+    /// Under a clock that a test sets, the bound is so long that only what never answers reaches it.
     fn patience(&self) -> Duration {
         if self.clock.injected().is_some() { PATIENCE * 20 } else { PATIENCE }
     }
@@ -362,7 +350,7 @@ impl Core {
         lock(&self.live).accepted_since += jobs;
     }
 
-    /// Wakes those who wait for these jobs, in every process. Who does not hear it looks within a second.
+    /// Wakes those who wait for these jobs, in every process. A missed message is caught by a poll within a second.
     async fn announce_ended(&self, ids: &[JobId]) {
         if ids.is_empty() {
             return;
@@ -372,7 +360,7 @@ impl Core {
         let _ = self.told(self.index.publish(Channel::Ended, &body)).await;
     }
 
-    /// Dies here if a test wants it so.
+    /// Aborts here if `FETCHGATE_FAULT` names this point.
     fn fault(&self, point: &str) {
         if self.faults.0.as_deref() == Some(point) {
             std::process::abort();

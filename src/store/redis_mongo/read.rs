@@ -10,8 +10,10 @@ use tokio::sync::oneshot;
 
 use super::{
     Core,
-    docs::{self, Found},
-    mongo::{self, PATIENCE, within},
+    truth::{
+        docs::{self, StoredJob},
+        mongo::{self, PATIENCE, within},
+    },
 };
 use crate::{
     job::{Job, JobId, Status},
@@ -22,15 +24,15 @@ use crate::{
 const EXAMINED: i64 = 5000;
 
 /// A job that somebody wants to see.
-pub(super) struct Request {
+pub(super) struct Lookup {
     pub(super) id: JobId,
     pub(super) with: With,
-    pub(super) reply: oneshot::Sender<Result<Option<Found>, StoreError>>,
+    pub(super) reply: oneshot::Sender<Result<Option<StoredJob>, StoreError>>,
 }
 
 /// Reads all of them, by what is wanted of them, and answers each.
-pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
-    let mut by_want: HashMap<(bool, bool), Vec<Request>> = HashMap::new();
+pub(super) async fn run(core: Arc<Core>, requests: Vec<Lookup>) {
+    let mut by_want: HashMap<(bool, bool), Vec<Lookup>> = HashMap::new();
     for request in requests {
         by_want.entry((request.with.payload, request.with.result)).or_default().push(request);
     }

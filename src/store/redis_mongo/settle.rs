@@ -1,4 +1,4 @@
-//! Settling: what attempts made of their jobs, many in one statement. The fence in each update decides which of them count.
+//! Settling: what attempts made of their jobs, many with one command. The fence in each update decides which of them count.
 //!
 //! Never lets an outcome go: what MongoDB could not take is given back to the worker, who holds its lease until it is stored.
 
@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 use super::{
     Core,
     dispatch::{leaves_room, wanted},
-    docs::Found,
-    holds::Hold,
-    mongo::NotStored,
-    updates,
-    words::{Counts, Dealt, DealtWith},
+    index::{
+        holds::HeldEntry,
+        words::{Counts, Dealt, DealtWith},
+    },
+    truth::{docs::StoredJob, mongo::NotStored, updates},
 };
 use crate::{
     clock::Time,
@@ -29,14 +29,14 @@ use crate::{
 const TRIES: usize = 5;
 
 /// An attempt's outcome that wants to be stored.
-pub(super) struct Request {
+pub(super) struct Outcome {
     pub(super) lease: Box<Lease>,
     pub(super) change: Change,
     pub(super) attempt: Attempt,
     pub(super) reply: oneshot::Sender<Result<Settled, Unsettled>>,
 }
 
-impl Request {
+impl Outcome {
     /// What it adds to a statement: the result, and all attempts so far.
     pub(super) fn bytes(&self, core: &Core) -> usize {
         let result = match &self.change.next {
@@ -53,16 +53,16 @@ impl Request {
     }
 
     /// In the place of an outcome that is too large: that it is.
-    fn said_too_large(self, why: &str) -> Request {
+    fn said_too_large(self, why: &str) -> Outcome {
         tracing::error!(job = %self.lease.job.id, why, "its outcome is larger than MongoDB keeps; the job fails");
         let change = updates::too_large(&self.lease.job, &self.change);
         let detail = Some("the outcome is larger than the store keeps".to_owned());
         let attempt = Attempt { outcome: AttemptOutcome::Refused, detail, ..self.attempt };
-        Request { change, attempt, ..self }
+        Outcome { change, attempt, ..self }
     }
 
     pub(super) fn give_back(self, why: StoreError) {
-        let Request { lease, change, attempt, reply } = self;
+        let Outcome { lease, change, attempt, reply } = self;
         let _ = reply.send(Err(Unsettled { lease, change, attempt, why }));
     }
 }
@@ -79,14 +79,16 @@ enum Took {
     Nothing(Option<Box<Job>>),
 }
 
-pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
+pub(super) async fn run(core: Arc<Core>, requests: Vec<Outcome>) {
     let now = core.clock.now();
-    let holds: Vec<Option<Hold>> = requests.iter().map(|request| core.holds.begin_settling(&request.lease)).collect();
+    let holds: Vec<Option<HeldEntry>> =
+        requests.iter().map(|request| core.holds.begin_settling(&request.lease)).collect();
     match store(&core, &requests, &holds, now).await {
         Ok(took) => {
             core.fault("settled");
             // As they are now: in a new index entries have new names.
-            let holds: Vec<Option<Hold>> = requests.iter().map(|request| core.holds.let_go(&request.lease)).collect();
+            let holds: Vec<Option<HeldEntry>> =
+                requests.iter().map(|request| core.holds.let_go(&request.lease)).collect();
             deal_with(&core, &requests, &holds, &took).await;
             for (request, took) in requests.into_iter().zip(took) {
                 let settled = if matches!(took, Took::Nothing(_)) { Settled::TooLate } else { Settled::Stored };
@@ -99,7 +101,7 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
                 Box::pin(run(core.clone(), vec![request])).await;
             }
         }
-        Err(NotStored::TooLarge(why)) if !requests.iter().any(Request::is_said_too_large) => {
+        Err(NotStored::TooLarge(why)) if !requests.iter().any(Outcome::is_said_too_large) => {
             let requests = requests.into_iter().map(|request| request.said_too_large(&why)).collect();
             Box::pin(run(core, requests)).await;
         }
@@ -110,17 +112,22 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
     }
 }
 
-/// Writes all of them in one statement. As a rule each matches; if not, a look says which did.
-async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: Time) -> Result<Vec<Took>, NotStored> {
-    let after = |request: &Request| request.change.apply(&request.lease.job, request.lease.attempt, now);
+/// Writes all of them with one command. As a rule each matches; if not, a read says which did.
+async fn store(
+    core: &Core,
+    requests: &[Outcome],
+    holds: &[Option<HeldEntry>],
+    now: Time,
+) -> Result<Vec<Took>, NotStored> {
+    let after = |request: &Outcome| request.change.apply(&request.lease.job, request.lease.attempt, now);
     let mut updates = Vec::with_capacity(requests.len());
     for (request, hold) in requests.iter().zip(holds) {
         // Whoever holds no lease any more matches nothing.
         let (version, before) = hold.as_ref().map_or((-1, Attempts::default()), |h| (h.version, h.attempts.clone()));
         let update = with_attempt(core, &request.lease.job, &after(request), before, &request.attempt);
-        updates.push((request.lease.job.id, version, update));
+        updates.push(updates::one(request.lease.job.id, version, update));
     }
-    let matched = core.mongo.update_jobs(updates::together(updates)).await?;
+    let matched = core.mongo.update_jobs(updates).await?;
     if matched == requests.len() {
         return Ok(requests.iter().map(|request| Took::Change(Box::new(after(request)))).collect());
     }
@@ -131,7 +138,7 @@ async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: T
         let found = by_id.get(&request.lease.job.id).cloned();
         // This statement, or the same one before it whose answer was lost.
         let name = settler(core, &request.attempt);
-        let is_ours = |found: &Found| {
+        let is_ours = |found: &StoredJob| {
             found.by.as_ref() == Some(&name) && hold.as_ref().is_some_and(|hold| found.version == hold.version + 1)
         };
         took.push(match found {
@@ -143,9 +150,14 @@ async fn store(core: &Core, requests: &[Request], holds: &[Option<Hold>], now: T
 }
 
 /// Data is taken while the job has not ended, whoever holds it by now: the vendor was paid for it.
-async fn take_stale(core: &Core, request: &Request, mut found: Option<Found>, now: Time) -> Result<Took, NotStored> {
+async fn take_stale(
+    core: &Core,
+    request: &Outcome,
+    mut found: Option<StoredJob>,
+    now: Time,
+) -> Result<Took, NotStored> {
     for _ in 0..TRIES {
-        let Some(Found { job: was, version, attempts, .. }) = found else { return Ok(Took::Nothing(None)) };
+        let Some(StoredJob { job: was, version, attempts, .. }) = found else { return Ok(Took::Nothing(None)) };
         let is_of = (was.attempt, was.run) == (request.lease.attempt, request.lease.job.run);
         if was.status.has_ended() && is_of && attempts.iter().all(|attempt| *attempt != request.attempt) {
             // The job ended by other means during this attempt: what came of it changes nothing, but is on record.
@@ -184,7 +196,7 @@ fn settler(core: &Core, attempt: &Attempt) -> String {
 }
 
 /// Tells the index, vendor by vendor, and those who wait for the end of these jobs.
-async fn deal_with(core: &Core, requests: &[Request], holds: &[Option<Hold>], took: &[Took]) {
+async fn deal_with(core: &Core, requests: &[Outcome], holds: &[Option<HeldEntry>], took: &[Took]) {
     let mut by_vendor: HashMap<&str, (Counts, bool, Vec<Dealt>)> = HashMap::new();
     let mut ended = Vec::new();
     for ((request, hold), took) in requests.iter().zip(holds).zip(took) {

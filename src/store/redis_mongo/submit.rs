@@ -12,9 +12,11 @@ use tokio::sync::oneshot;
 
 use super::{
     Core,
-    docs::{self, JobDoc},
-    mongo::{self, PATIENCE, within},
-    words::{Counts, Line, Wanted},
+    index::words::{Counts, Line, Wanted},
+    truth::{
+        docs::{self, JobDoc},
+        mongo::{self, PATIENCE, within},
+    },
 };
 use crate::{
     clock::Time,
@@ -26,21 +28,21 @@ use crate::{
 const SLICE: usize = 1000;
 
 /// Jobs that somebody wants stored.
-pub(super) struct Request {
+pub(super) struct Submission {
     pub(super) jobs: Vec<NewJob>,
     pub(super) reply: oneshot::Sender<Result<Vec<Submitted>, StoreError>>,
 }
 
-impl Request {
+impl Submission {
     pub(super) fn bytes(&self) -> usize {
         self.jobs.iter().map(|job| job.payload.len() + 512).sum()
     }
 }
 
 /// Stores the jobs of all these requests, and answers each.
-pub(super) async fn run(core: Arc<Core>, requests: Vec<Request>) {
+pub(super) async fn run(core: Arc<Core>, requests: Vec<Submission>) {
     // Whoever has gone meanwhile was told that nothing is known of its jobs, and may have sent them again.
-    let requests: Vec<Request> = requests.into_iter().filter(|request| !request.reply.is_closed()).collect();
+    let requests: Vec<Submission> = requests.into_iter().filter(|request| !request.reply.is_closed()).collect();
     let sizes: Vec<usize> = requests.iter().map(|request| request.jobs.len()).collect();
     let (jobs, replies): (Vec<_>, Vec<_>) = requests.into_iter().map(|request| (request.jobs, request.reply)).unzip();
     let stored = store(&core, jobs.into_iter().flatten().collect()).await;
@@ -192,8 +194,7 @@ async fn tell(core: &Core, wanted: BTreeMap<Arc<str>, Vec<Wanted>>) {
         let live = i64::try_from(jobs.len()).unwrap_or(i64::MAX);
         core.note_accepted(jobs.len() as u64);
         let Some(vendor) = core.vendors.get(&name) else { continue };
-        let mut counts = Counts { waiting: live, live, ..Counts::default() };
-        jobs.iter().for_each(|job| counts.lanes.add(job.line, &job.tenant, job.due_at, 1));
+        let mut counts = Counts { waiting: live, live, open: 0 };
         for slice in jobs.chunks(SLICE) {
             if core.told(core.index.enqueue(vendor, std::mem::take(&mut counts), slice)).await.is_err() {
                 core.tell_later(&name, slice.iter().map(|job| (job.line, job.tenant.clone())));

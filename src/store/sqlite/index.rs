@@ -1,4 +1,4 @@
-//! What dispatch needs of the table, in bounded memory: the keys of the first jobs of each lane, leases, and counts.
+//! What dispatch needs of the table, in bounded memory: the keys of the first jobs of each lane, leases, and counts of jobs by vendor.
 //!
 //! Never the truth: it is rebuilt from the table at start, changed only after a commit (leases excepted, which are only here),
 //! and refilled from the table lane by lane. One process owns the file, so nobody else changes the table. Never holds a payload.
@@ -9,7 +9,6 @@ use std::{
 };
 
 use super::{
-    counts::{Counts, Wants},
     leases::Held,
     rounds::{Filed, LaneState, VendorState, file, next_priority, pass_cost},
     shelf::{Entry, Place},
@@ -33,8 +32,7 @@ pub(super) struct Index {
     pub(super) vendors: Vec<VendorState>,
     pub(super) vendor_ids: HashMap<Arc<str>, usize>,
     pub(super) leases: HashMap<JobId, Held>,
-    pub(super) counts: Counts,
-    steady: Steady,
+    pub(super) steady: Steady,
     /// Lanes of which nothing is in memory and something in the table, and that nobody has asked for: no claim would come by.
     unread: BTreeSet<LaneId>,
     /// The same, but the last reading failed: it waits for `retry_readings`.
@@ -140,11 +138,9 @@ impl Index {
         removed
     }
 
-    /// Moves `jobs` of a lane in the counts from one stage and due time to another; `None` is before birth and after the end.
-    pub(super) fn recount(&mut self, id: LaneId, lane: &Lane, from: Wants, to: Wants, jobs: u64) {
-        self.counts.change(id, lane, from, to, jobs);
-        let (from, to) = (from.map(|(stage, _)| stage), to.map(|(stage, _)| stage));
-        let vendor = self.vendor_id(&lane.vendor);
+    /// Moves `jobs` of a vendor in the counts from one stage to another; `None` is before birth and after the end.
+    pub(super) fn recount(&mut self, vendor: &Arc<str>, from: Option<Stage>, to: Option<Stage>, jobs: u64) {
+        let vendor = self.vendor_id(vendor);
         let vendor = &mut self.vendors[vendor];
         let waits = |stage: Option<Stage>| jobs * u64::from(matches!(stage, Some(Stage::Call | Stage::Poll)));
         let is_open = |stage: Option<Stage>| jobs * u64::from(matches!(stage, Some(Stage::Await | Stage::Poll)));
@@ -368,7 +364,7 @@ fn lane_and_vendor<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::{super::counts::Counted, *};
+    use super::*;
 
     fn lane(i: i64) -> Lane {
         Lane { vendor: "v".into(), priority: Priority::Normal, tenant: i.to_string().into() }
@@ -379,20 +375,18 @@ mod tests {
         let now = index.now(&clock);
         for n in 0..lanes {
             let id = JobId::from_bytes(u128::try_from(n).unwrap().to_be_bytes());
-            index.recount(n, &lane(n), None, Some((Stage::Call, Time(0))), 1);
+            index.recount(&lane(n).vendor, None, Some(Stage::Call), 1);
             index.put_new(n, &lane(n), Stage::Call, Entry::new((0, n), id, Time(0), bytes, 0), now);
         }
         (index, now)
     }
 
     #[test]
-    fn a_tenant_with_one_job_costs_little_more_than_half_a_kilobyte_whatever_its_payload() {
+    fn a_tenant_with_one_job_costs_less_than_half_a_kilobyte_whatever_its_payload() {
         let (index, _) = index_of(1000, 1 << 20);
-        // Two maps that are full to between 7/16 and 7/8, and what lies on the heap: the entry, the piece of the histogram, the name twice.
-        let slots = size_of::<(LaneId, LaneState)>() + size_of::<(LaneId, Counted)>();
-        let on_heap = size_of::<Entry>() + 16 + 40 + 2 * 40;
-        let each = slots * 3 / 2 + on_heap;
-        assert!(each < 700, "{each} bytes");
+        // A map that is full to between 7/16 and 7/8, and what lies on the heap: the entry and the name.
+        let each = size_of::<(LaneId, LaneState)>() * 3 / 2 + size_of::<Entry>() + 16 + 40;
+        assert!(each < 500, "{each} bytes");
         assert!(index.lanes.values().all(|lane| lane.calls.room() == 1 && lane.polls.room() == 0), "no room to spare");
     }
 

@@ -23,19 +23,18 @@ use self::{
     writer::{After, Shared, Write, Writer, ask, ask_refills},
 };
 use super::{
-    Amended, Backlog, Claim, Decide, Filter, Lease, Overdue, Page, Ready, Settled, Store, StoreError, Submitted,
+    Ahead, Amended, Backlog, Claim, Decide, Filter, Lease, Overdue, Page, Ready, Settled, Store, StoreError, Submitted,
     Unsettled, Which, With, signals::Signals,
 };
 use crate::{
     clock::{Clock, Nanos, Time, nanos},
     job::lifecycle::Change,
-    job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, turn::Lanes},
+    job::{Attempt, Attempts, Idempotency, Job, JobId, Lane, NewJob},
 };
 
 mod amend;
 mod book;
 mod calls;
-mod counts;
 mod file;
 mod index;
 mod leases;
@@ -95,7 +94,6 @@ pub struct Sqlite {
     max_waiting: u64,
     /// Where the next slice of pruning begins.
     prune_from: Mutex<i64>,
-    reckoned: standing::Reckoned,
     file: OurFile,
 }
 
@@ -145,7 +143,6 @@ impl Sqlite {
             failed,
             max_waiting,
             prune_from: Mutex::new(0),
-            reckoned: standing::Reckoned::default(),
             file,
         })
     }
@@ -316,13 +313,14 @@ impl Store for Sqlite {
         index.backlog(vendor, now)
     }
 
-    async fn lanes(&self, vendor: &str, due_by: Time) -> Result<Option<Arc<Lanes>>, StoreError> {
-        Ok(Some(self.reckoned.lanes(vendor, due_by, &self.shared)))
-    }
-
-    async fn ahead(&self, job: &Job) -> Result<Option<u64>, StoreError> {
+    async fn ahead(&self, job: &Job) -> Result<Option<Ahead>, StoreError> {
         let (shared, id) = (Arc::clone(&self.shared), job.id);
         self.readers.read(move |conn| standing::ahead(conn, id, &shared)).await
+    }
+
+    async fn due_in_lane(&self, lane: &Lane, most: u64) -> Result<u64, StoreError> {
+        let (shared, lane) = (Arc::clone(&self.shared), lane.clone());
+        self.readers.read(move |conn| standing::due_in_lane(conn, &lane, most, &shared)).await
     }
 
     fn signals(&self) -> &Signals {

@@ -129,13 +129,10 @@ impl Shelf {
     }
 
     pub(super) fn remove(&mut self, n: i64) -> Option<Entry> {
-        let removed = self.jobs.remove(self.position(n)?);
+        let position = self.jobs.iter().position(|entry| entry.place.1 == n)?;
+        let removed = self.jobs.remove(position);
         self.give_back_memory();
         removed
-    }
-
-    fn position(&self, n: i64) -> Option<usize> {
-        self.jobs.iter().position(|entry| entry.place.1 == n)
     }
 
     /// A lane that was long for a while does not keep the room for it.
@@ -143,17 +140,6 @@ impl Shelf {
         if self.jobs.capacity() > 64 && self.jobs.len() < self.jobs.capacity() / 4 {
             self.jobs.shrink_to(self.jobs.len() * 2);
         }
-    }
-
-    /// How many jobs come before this one, if it is here.
-    pub(super) fn before(&self, n: i64) -> Option<usize> {
-        self.position(n)
-    }
-
-    /// How many jobs are due, if all of those are here.
-    pub(super) fn all_due(&self, now: Now) -> Option<usize> {
-        let is_here = self.reaches.is_none_or(|reaches| reaches.0 > now.wall.0);
-        is_here.then(|| self.jobs.partition_point(|entry| entry.due <= now.steady))
     }
 
     /// When the first job in memory is due.

@@ -3,9 +3,9 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use fetchgate::{
-    clock::{Clock, Time},
+    clock::Clock,
     job::{FailureCode, Idempotency, JobId, NewJob, Priority, Status, lifecycle, lifecycle::Next},
-    store::{Claim, Settled, Submitted, Which, redis_mongo::VendorWork},
+    store::{Ahead, Claim, Settled, Submitted, Which, redis_mongo::VendorWork},
 };
 use tokio::task::JoinSet;
 
@@ -114,7 +114,7 @@ async fn a_vendor_goes_on_that_waited_for_an_answer_of_which_redis_was_not_told(
     let (a, b) = (site.process_for(with_open(1), &site.clock).await, site.process_for(with_open(1), &site.clock).await);
     a.submit_all((0..40).map(|_| a.job("v", Priority::Normal, "t")).collect()).await;
     let lease = a.claim_one().await;
-    let id = lease.job.id;
+    let (id, lane) = (lease.job.id, lease.job.lane.clone());
     a.settle(lease, Next::Await { answer_by: site.now().plus(LEASE * 100) }).await;
     assert!(b.claim("v", 1).await.is_empty(), "one may be open, and is");
     let bells = [a.store.signals().bell("v").unwrap(), b.store.signals().bell("v").unwrap()];
@@ -122,7 +122,7 @@ async fn a_vendor_goes_on_that_waited_for_an_answer_of_which_redis_was_not_told(
     let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
     a.store.amend(Which::Id(id), site.now(), decide).await.unwrap();
     site.redis().thaw();
-    wait_until("Redis is told again", LONG, async || a.store.lanes("v", site.now()).await.ok()).await;
+    wait_until("Redis is told again", LONG, async || a.store.due_in_lane(&lane, 1).await.ok()).await;
     for (process, bell) in [&a, &b].into_iter().zip(bells) {
         // What was rung for other reasons has been heard, and there was no room.
         while tokio::time::timeout(Duration::from_millis(100), bell.notified()).await.is_ok() {}
@@ -204,20 +204,14 @@ async fn a_key_of_another_type_is_a_lost_index() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sweep_that_took_long_is_not_followed_by_another_at_once() {
+async fn a_clock_that_is_wrong_does_not_put_off_the_next_sweep() {
     let site = Site::new();
     let a = site.process().await;
     a.submit().await;
-    let next_after = async |ahead: Duration| {
-        let at = site.clock.now().plus(ahead).0.to_string();
-        site.ask::<i64>(&["HSET", ":state", "sweep_at", &at]).await;
-        a.store.ready("v").await.unwrap();
-        site.ask::<i64>(&["HGET", ":state", "sweep_at"]).await - site.clock.now().0
-    };
-    // A twentieth of the time at most is spent sweeping: this one took three seconds.
-    assert_eq!(next_after(Duration::from_secs(60)).await, 60_000);
-    // Set by a clock that is wrong.
-    assert_eq!(next_after(Duration::from_secs(86_400)).await, 10_000);
+    let tomorrow = site.now().plus(Duration::from_secs(86_400)).0.to_string();
+    site.ask::<i64>(&["HSET", ":state", "sweep_at", &tomorrow]).await;
+    a.store.ready("v").await.unwrap();
+    assert_eq!(site.ask::<i64>(&["HGET", ":state", "sweep_at"]).await - site.now().0, 10_000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -236,37 +230,6 @@ async fn nobody_waits_for_a_sweep_that_mongodb_does_not_answer() {
     assert_ne!(site.ask::<String>(&["HGET", ":state", "sweep_at"]).await, "0", "no sweep was asked for");
     site.mongo().thaw();
     assert_eq!(wait_until("MongoDB is back", LONG, async || a.claim("v", 1).await.pop()).await.attempt, 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_lane_is_read_in_its_order_whatever_the_counters_of_lanes_say() {
-    let place = |second: i64| format!("1 {second} t");
-    // What the counters say of jobs that are due in the last 40 seconds: the truth, nothing, all of them too early or too late, too many.
-    for wrong in ["", "nothing", "early", "late", "many"] {
-        let site = Site::new();
-        let (a, now) = (site.process().await, site.now());
-        let due = |i: u64| Time(now.0 - 1000 * i64::try_from(40 - i / 10).unwrap() + i64::try_from(i % 10).unwrap());
-        let jobs = (0..400).map(|i| NewJob { due_at: due(i), ..a.job("v", Priority::Normal, "t") });
-        let ids = a.submit_all(jobs.collect()).await;
-        // So many that it is worth looking at them.
-        site.ask::<i64>(&["HSET", ":counts", "waiting", "1000000"]).await;
-        let (first, last) = (now.0 / 1000 - 40, now.0 / 1000);
-        let said: Option<(String, i64)> = match wrong {
-            "early" => Some((place(first - 100), 400)),
-            "late" => Some((place(last), 400)),
-            "many" => Some((place(first), 1_000_000)),
-            _ => None,
-        };
-        if !wrong.is_empty() {
-            site.ask::<i64>(&["DEL", ":lanes"]).await;
-        }
-        if let Some((piece, jobs)) = said {
-            site.ask::<i64>(&["HSET", ":lanes", &piece, &jobs.to_string()]).await;
-        }
-        let b = site.process().await;
-        let claimed: Vec<JobId> = b.claim_all("v").await.into_iter().map(|lease| lease.job.id).collect();
-        assert!(claimed == ids, "{wrong}: {} of {}, or not in their order", claimed.len(), ids.len());
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -339,8 +302,8 @@ async fn to_ask_for_a_waiting_job_writes_nothing_to_redis() {
     };
     let before = written().await;
     let job = a.find(id).await;
-    assert!(a.store.lanes("v", site.now()).await.unwrap().is_some());
-    assert_eq!(a.store.ahead(&job).await.unwrap(), Some(2));
+    assert_eq!(a.store.ahead(&job).await.unwrap(), Some(Ahead { jobs: 2, in_lane: 2, is_exact: true }));
+    assert_eq!(a.store.due_in_lane(&job.lane, 10).await.unwrap(), 3);
     assert_eq!(a.store.backlog("v").await.waiting, 3);
     assert_eq!(written().await, before);
 }

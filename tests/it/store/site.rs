@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use fetchgate::{
     clock::{Clock, Time},
-    job::{JobId, JobIds},
+    job::{JobId, JobIds, Priority},
     redis_link::Redis,
     store::redis_mongo::{RedisMongo, VendorWork, key_of},
 };
@@ -134,7 +134,8 @@ impl Site {
         wait_until("Redis is found again", LONG, async || self.link.ping().await.ok()).await;
         for process in processes {
             // That is tried again a little after Redis could not be told something.
-            wait_until("Redis is told again", LONG, async || process.store.lanes("v", self.now()).await.ok()).await;
+            let lane = process.job("v", Priority::Normal, "t").lane;
+            wait_until("Redis is told again", LONG, async || process.store.due_in_lane(&lane, 1).await.ok()).await;
         }
     }
 

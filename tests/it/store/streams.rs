@@ -112,7 +112,7 @@ async fn rule_5_nothing_that_is_held_is_ever_trimmed() {
     for (process, lease) in held {
         assert_eq!(process.settle(lease, failed()).await, Settled::Stored);
     }
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/redis_mongo/lua");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/redis_mongo/index/lua");
     for script in std::fs::read_dir(folder).expect("the scripts") {
         let text = std::fs::read_to_string(script.expect("a file").path()).expect("text").to_uppercase();
         assert!(["'MAXLEN", "'MINID", "'XTRIM", "'BLOCK"].iter().all(|word| !text.contains(word)));

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use fetchgate::{
     clock::{Clock, Time},
-    job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, lifecycle::Change, turn::Lanes},
+    job::{Attempt, Attempts, Idempotency, Job, JobId, Lane, NewJob, lifecycle::Change},
     store::{
-        Amended, Backlog, Claim, Decide, Filter, Lease, Overdue, Page, Ready, Settled, Store, StoreError, Submitted,
-        Unsettled, Which, With, signals::Signals,
+        Ahead, Amended, Backlog, Claim, Decide, Filter, Lease, Overdue, Page, Ready, Settled, Store, StoreError,
+        Submitted, Unsettled, Which, With, signals::Signals,
     },
 };
 
@@ -93,12 +93,12 @@ impl Store for SlowStore {
         self.takes(self.store.backlog(vendor)).await
     }
 
-    async fn lanes(&self, vendor: &str, due_by: Time) -> Result<Option<Arc<Lanes>>, StoreError> {
-        self.takes(self.store.lanes(vendor, due_by)).await
+    async fn ahead(&self, job: &Job) -> Result<Option<Ahead>, StoreError> {
+        self.takes(self.store.ahead(job)).await
     }
 
-    async fn ahead(&self, job: &Job) -> Result<Option<u64>, StoreError> {
-        self.takes(self.store.ahead(job)).await
+    async fn due_in_lane(&self, lane: &Lane, most: u64) -> Result<u64, StoreError> {
+        self.takes(self.store.due_in_lane(lane, most)).await
     }
 
     fn signals(&self) -> &Signals {

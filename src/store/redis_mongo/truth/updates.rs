@@ -1,14 +1,12 @@
-//! What changes write: updates of jobs' documents, many of them in one statement.
+//! What changes write: updates of jobs' documents.
 //!
 //! Never changes a document that somebody else has changed meanwhile: each update is for one version.
-
-use std::collections::BTreeMap;
 
 use mongodb::bson::{Bson, Document, doc};
 
 use super::{
+    super::index::words::Line,
     docs::{binary, id_bson, lane_name},
-    words::Line,
 };
 use crate::{
     clock::Time,
@@ -18,14 +16,11 @@ use crate::{
     },
 };
 
-/// Jobs in one statement: with more of them each costs a server no less.
-const TOGETHER: usize = 32;
-
 /// Where jobs are that wait for a callback: no stream, only a place in the order of lanes.
 const AWAITS: Line = Line(6);
 
 /// What a change of `was` writes: `job` as it is after it. Fields that it no longer has are taken out.
-pub(super) fn update(was: &Job, job: &Job) -> Document {
+pub(crate) fn update(was: &Job, job: &Job) -> Document {
     let (mut set, mut unset) = (Document::new(), Document::new());
     let mut put = |name: &str, before: Option<Bson>, after: Option<Bson>| match after {
         _ if before == after => {}
@@ -66,103 +61,52 @@ pub(super) fn update(was: &Job, job: &Job) -> Document {
 }
 
 /// Sets one more field in an update.
-pub(super) fn set(update: &mut Document, name: &str, value: impl Into<Bson>) {
+pub(crate) fn set(update: &mut Document, name: &str, value: impl Into<Bson>) {
     if let Some(Bson::Document(set)) = update.get_mut("$set") {
         set.insert(name, value);
     }
 }
 
 /// What the fields of an update weigh, those apart that may be long.
-pub(super) const FIELDS_WEIGH: usize = 1024;
+pub(crate) const FIELDS_WEIGH: usize = 1024;
 
 /// What an update weighs without its result, in bytes, about.
-pub(super) fn weight(update: &Document) -> usize {
+pub(crate) fn weight(update: &Document) -> usize {
     let text = |name: &str| update.get_document("$set").and_then(|set| set.get_str(name)).map_or(0, str::len);
     FIELDS_WEIGH + text("attempts") + text("ticket")
 }
 
 /// What attempts weigh in an update, in bytes, about.
-pub(super) fn attempts_weigh(attempts: &Attempts) -> usize {
+pub(crate) fn attempts_weigh(attempts: &Attempts) -> usize {
     attempts.iter().map(|attempt| 192 + attempt.detail.as_ref().map_or(0, String::len)).sum()
 }
 
 /// What becomes of a job whose outcome MongoDB does not take: its document would be too large, today and tomorrow.
-pub(super) fn too_large(job: &Job, change: &Change) -> Change {
+pub(crate) fn too_large(job: &Job, change: &Change) -> Change {
     let why = "what would be kept of the job, with its payload and the vendor's answer, is larger than the store keeps";
     let next = Next::Failed(Failure::new(FailureCode::ResponseTooLarge, why));
     Change { next, ticket: job.ticket.clone(), tries: change.tries }
 }
 
 /// Attempts as a document has them.
-pub(super) fn attempts_text(attempts: &Attempts) -> String {
+pub(crate) fn attempts_text(attempts: &Attempts) -> String {
     serde_json::to_string(attempts).expect("our own plain structs always serialize")
-}
-
-/// A job and what is its own: an update, or the fields that it gets.
-type Own = (JobId, Document);
-
-/// Updates of [`update`]'s kind, each with its job and the version it is for, as few statements: to look up a document, to lock and to log it
-/// costs a server several times what the change itself does, and much of that it does once a statement. One statement takes jobs of the
-/// same version that lose the same fields, and finds for each document what is its own.
-pub(super) fn together(updates: Vec<(JobId, i64, Document)>) -> Vec<Document> {
-    let mut alike: BTreeMap<(i64, Vec<String>), Vec<Own>> = BTreeMap::new();
-    for (id, version, update) in updates {
-        let lost = update.get_document("$unset").map(|unset| unset.keys().cloned().collect()).unwrap_or_default();
-        alike.entry((version, lost)).or_default().push((id, update));
-    }
-    let mut statements = Vec::new();
-    for ((version, lost), jobs) in alike {
-        let mut jobs = jobs.into_iter().peekable();
-        while jobs.peek().is_some() {
-            let some: Vec<Own> = jobs.by_ref().take(TOGETHER).collect();
-            statements.push(one_statement(version, &lost, some));
-        }
-    }
-    statements
-}
-
-fn one_statement(version: i64, lost: &[String], mut jobs: Vec<Own>) -> Document {
-    if jobs.len() == 1 {
-        let (id, update) = jobs.remove(0);
-        return doc! { "q": unchanged(id, version), "u": update };
-    }
-    let ids: Vec<Bson> = jobs.iter().map(|(id, _)| id_bson(*id)).collect();
-    let sets = jobs.into_iter().map(|(id, mut update)| {
-        let mut set = match update.remove("$set") {
-            Some(Bson::Document(set)) => set,
-            _ => Document::new(),
-        };
-        set.insert("version", version + 1);
-        (id, set)
-    });
-    let mut sets: Vec<Own> = sets.collect();
-    sets.sort_by_key(|(id, _)| *id);
-    let steps = vec![doc! { "$replaceWith": { "$mergeObjects": ["$$ROOT", own(&sets)] } }, doc! { "$unset": lost }];
-    doc! { "q": { "_id": { "$in": ids }, "version": version_bson(version) }, "u": steps, "multi": true }
-}
-
-/// Of these, in the order of their ids, what is the document's own: found by halving, not by looking through all of them.
-fn own(sets: &[Own]) -> Bson {
-    if let [(_, set)] = sets {
-        // Data is no expression, whatever it looks like.
-        return doc! { "$literal": set }.into();
-    }
-    let (below, from) = sets.split_at(sets.len() / 2);
-    doc! { "$cond": [{ "$lt": ["$_id", id_bson(from[0].0)] }, own(below), own(from)] }.into()
 }
 
 fn number(time: Option<Time>) -> Option<Bson> {
     time.map(|time| Bson::Int64(time.0))
 }
 
-/// Only a job that nobody has changed since it was seen.
-pub(super) fn unchanged(id: JobId, version: i64) -> Document {
-    doc! { "_id": id_bson(id), "version": version_bson(version) }
+/// One update among those of a command: of a job, if it still has this version.
+pub(crate) fn one(id: JobId, version: i64, update: Document) -> Document {
+    doc! { "q": unchanged(id, version), "u": update }
 }
 
-/// A version, as a filter has it: the first is not stored.
-fn version_bson(version: i64) -> Bson {
-    if version == 0 { Bson::Null } else { version.into() }
+/// Only a job that nobody has changed since it was seen.
+pub(crate) fn unchanged(id: JobId, version: i64) -> Document {
+    // The first version is not stored.
+    let version = if version == 0 { Bson::Null } else { version.into() };
+    doc! { "_id": id_bson(id), "version": version }
 }
 
 /// The lane that a job is in, while it has not ended.

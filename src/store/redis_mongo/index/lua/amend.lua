@@ -1,13 +1,13 @@
 -- Jobs were changed from outside: each leaves its stream, whoever holds it, and enters anew if it wants to go.
--- ARGV: now, lines, depth, counts by (waiting, open, live, lanes), ring (1: others may have room now), then for each job: id, line, tenant,
+-- ARGV: now, lines, depth, counts by (waiting, open, live), ring (1: others may have room now), then for each job: id, line, tenant,
 -- due_at (ms; -1: it does not want to go).
 even_when_full()
 local now, depth = tonumber(ARGV[1]), tonumber(ARGV[3])
-count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7])
+count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]))
 local name, is_open = epoch()
 if not name then return 0 end
-local rung = ARGV[8] == '1'
-for i = 9, #ARGV, 4 do
+local rung = ARGV[7] == '1'
+for i = 8, #ARGV, 4 do
   local id, next_line, due_at = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 3])
   local line, entry = place(id)
   if entry then remove(line, {{entry, id}}) end

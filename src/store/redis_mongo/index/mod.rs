@@ -1,12 +1,12 @@
-//! The index in Redis of what wants to go: short streams, refilled from MongoDB. Every use of it is one script, in `lua/`.
+//! The index in Redis of jobs that are due: short streams, refilled from MongoDB. Every use of it is one script, in `lua/`.
 //!
-//! Never the truth: an index that is lost is opened anew and filled again. All keys of a vendor lie in one hash slot.
+//! Never the truth: a lost index is opened and filled again. All keys of a vendor are in one hash slot.
 
 use std::{sync::Arc, time::Duration};
 
 use redis::{FromRedisValue, Script, ScriptInvocation};
 
-use super::{
+use self::{
     patience::Patience,
     words::{
         Amendment, Channel, Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, Look, More, Read, Stats, Turn,
@@ -20,10 +20,12 @@ use crate::{
     store::StoreError,
 };
 
-/// Tenants that nobody knows of are looked for this often.
-pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// And after a look that took long, no later than this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+pub(super) mod holds;
+mod patience;
+pub(super) mod words;
+
+/// How often a vendor is swept.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) struct Index {
     redis: Redis,
@@ -43,12 +45,11 @@ pub(super) struct Scripts {
     fill: Script,
     flag: Script,
     hold: Script,
-    pub(super) lanes: Script,
     lapsed: Script,
     look: Script,
     open: Script,
-    pub(super) recount: Script,
     release: Script,
+    pub(super) standing: Script,
     stats: Script,
     turn: Script,
     wake: Script,
@@ -70,12 +71,11 @@ impl Index {
             fill: lua!("fill.lua"),
             flag: lua!("flag.lua"),
             hold: lua!("hold.lua"),
-            lanes: lua!("lanes.lua"),
             lapsed: lua!("lapsed.lua"),
             look: lua!("look.lua"),
             open: lua!("open.lua"),
-            recount: lua!("recount.lua"),
             release: lua!("release.lua"),
+            standing: lua!("standing.lua"),
             stats: lua!("stats.lua"),
             turn: lua!("turn.lua"),
             wake: lua!("wake.lua"),
@@ -97,7 +97,7 @@ impl Index {
         &self.redis
     }
 
-    /// A script's invocation with what all of them begin with.
+    /// A script's invocation, with the arguments that all of them have.
     pub(super) fn on<'a>(&self, script: &'a Script, vendor: &VendorWork) -> ScriptInvocation<'a> {
         let mut call = script.key(key_of(&self.database, &vendor.name));
         call.arg(self.clock.now().0).arg(vendor.lines());
@@ -113,10 +113,10 @@ impl Index {
         }
     }
 
-    /// Jobs that MongoDB has want to go.
+    /// Adds jobs that MongoDB has and that want a call or a poll.
     pub(super) async fn enqueue(&self, vendor: &VendorWork, counts: Counts, jobs: &[Wanted]) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.enqueue, vendor);
-        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(counts.lanes.json());
+        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live);
         for job in jobs {
             call.arg(job.line.0).arg(&*job.tenant).arg(job.due_at.0).arg(job.id.as_bytes());
         }
@@ -132,7 +132,7 @@ impl Index {
         amended: &[Amendment],
     ) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.amend, vendor);
-        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(counts.lanes.json());
+        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live);
         call.arg(u8::from(ring));
         for Amendment { id, next } in amended {
             call.arg(id.as_bytes());
@@ -144,7 +144,7 @@ impl Index {
     /// Nothing when the index is lost.
     pub(super) async fn look(&self, vendor: &VendorWork) -> Result<Option<Look>, StoreError> {
         let mut call = self.on(&self.scripts.look, vendor);
-        call.arg(ms(SWEEP_EVERY)).arg(ms(LONGEST_PAUSE)).arg(self.patience.may_open(vendor, self.clock.nanos()));
+        call.arg(ms(SWEEP_EVERY)).arg(self.patience.may_open(vendor, self.clock.nanos()));
         let Some(found) = self.run::<Vec<String>>(&call).await? else { return Ok(None) };
         let Some(epoch) = found.first().filter(|epoch| !epoch.is_empty()) else { return Ok(None) };
         let opens = self.clock.now().plus(self.patience.saw(vendor, epoch, self.clock.nanos()));
@@ -185,13 +185,12 @@ impl Index {
         let found: Vec<String> = self.run(&call).await?.unwrap_or_default();
         let mut found = found.into_iter();
         let epoch = found.next().unwrap_or_default();
-        let waiting = found.next().and_then(|text| text.parse().ok()).unwrap_or(0);
         let mut turns = Vec::new();
         while let (Some(line), Some(tenant), Some(page), Some(known)) =
             (found.next(), found.next(), found.next(), found.next())
         {
             let number = |text: &str| text.parse::<usize>().unwrap_or(0);
-            turns.push(Turn { line: Line(number(&line)), tenant, page: number(&page), known: number(&known), waiting });
+            turns.push(Turn { line: Line(number(&line)), tenant, page: number(&page), known: number(&known) });
         }
         Ok((epoch, turns))
     }
@@ -223,7 +222,7 @@ impl Index {
         Ok(self.run(&call).await?.unwrap_or(0))
     }
 
-    /// What this process held has been dealt with. `ring`: others may have room now.
+    /// Removes entries of this process whose jobs were settled. `ring`: others may have room now.
     pub(super) async fn dealt(
         &self,
         vendor: &VendorWork,
@@ -232,7 +231,7 @@ impl Index {
         dealt: &[Dealt],
     ) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.dealt, vendor);
-        call.arg(&self.consumer).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(counts.lanes.json());
+        call.arg(&self.consumer).arg(counts.waiting).arg(counts.open).arg(counts.live);
         call.arg(u8::from(ring));
         for Dealt { entry, which, next } in dealt {
             let which = match which {
@@ -245,7 +244,7 @@ impl Index {
         self.run::<i64>(&call).await.map(drop)
     }
 
-    /// Gives entries back; those with a time leave the stream, and their tenant rests until then.
+    /// Releases entries; those with a time leave the stream, and their tenant rests until then.
     pub(super) async fn release(&self, vendor: &VendorWork, back: &[GivenBack]) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.release, vendor);
         call.arg(&self.consumer);
@@ -256,7 +255,7 @@ impl Index {
         self.run::<i64>(&call).await.map(drop)
     }
 
-    /// Lets no tenant rest any longer.
+    /// Ends the rest of all tenants.
     pub(super) async fn wake(&self, vendor: &VendorWork) -> Result<(), StoreError> {
         self.run::<i64>(&self.on(&self.scripts.wake, vendor)).await.map(drop)
     }
@@ -281,7 +280,7 @@ impl Index {
         Ok(self.redis.run::<i64>(&call).await? == 1)
     }
 
-    /// Says that these are still held. Gives the epoch, and new names of those that had to be entered anew.
+    /// Registers leases of this process. Gives the epoch, and the new names of entries that had to be added again.
     pub(super) async fn hold(&self, vendor: &VendorWork, held: &[Entry]) -> Result<(String, Vec<String>), StoreError> {
         let mut call = self.on(&self.scripts.hold, vendor);
         call.arg(&self.consumer);
@@ -310,15 +309,7 @@ impl Index {
         Ok(Stats { waiting: number(0), open: number(1), live: number(2), held, heads })
     }
 
-    /// The next to look for unknown tenants is to wait for so long from now.
-    pub(super) async fn sweep_later(&self, vendor: &VendorWork, pause: Duration) -> Result<(), StoreError> {
-        let key = format!("{}:state", key_of(&self.database, &vendor.name));
-        let mut set = redis::cmd("HSET");
-        set.arg(key).arg("sweep_at").arg(self.clock.now().plus(pause.min(LONGEST_PAUSE)).0);
-        self.redis.command::<i64>(&set).await.map(drop)
-    }
-
-    /// Mends counts that are off by so much, whatever happens to them meanwhile.
+    /// Corrects the counts by so much.
     pub(super) async fn mend_counts(&self, vendor: &VendorWork, off: &Counts) -> Result<(), StoreError> {
         let key = format!("{}:counts", key_of(&self.database, &vendor.name));
         for (count, by) in [("waiting", off.waiting), ("open", off.open), ("live", off.live)] {

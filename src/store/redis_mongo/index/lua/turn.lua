@@ -1,12 +1,12 @@
 -- Tenants whose turn it is to be read from MongoDB, as many of each line as it has room for: they are the asker's for five seconds.
 -- ARGV: now, lines, depth.
--- Gives: epoch, how many jobs wait, then for each: line, tenant, how many to add, how many ids of the line are in its stream already.
+-- Gives: epoch, then for each: line, tenant, how many to add, how many ids of the line are in its stream already.
 even_when_full()
 local now, lines, depth = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local name, is_open = epoch()
 if not is_open then return {name or ''} end
 local MOST, PATIENCE = 16, 5000
-local answer = {name, redis.call('HGET', counts, 'waiting') or '0'}
+local answer = {name}
 for line = 0, lines - 1 do
   wake(line, now)
   local left, tenants = waiting(line), {}

@@ -7,7 +7,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use super::{lock, updates::attempts_weigh, words::Entry};
+use super::{
+    super::{lock, truth::updates::attempts_weigh},
+    words::Entry,
+};
 use crate::{
     clock::Nanos,
     job::{Attempts, Job, JobId},
@@ -16,35 +19,35 @@ use crate::{
 
 /// What a lease is made of here.
 #[derive(Debug, Clone)]
-pub(super) struct Hold {
-    pub(super) vendor: Arc<str>,
-    pub(super) entry: Entry,
+pub(crate) struct HeldEntry {
+    pub(crate) vendor: Arc<str>,
+    pub(crate) entry: Entry,
     /// The fence.
-    pub(super) version: i64,
+    pub(crate) version: i64,
     /// So far, so that the settle writes them whole.
-    pub(super) attempts: Attempts,
+    pub(crate) attempts: Attempts,
     /// Its outcome is known and wants to be stored.
-    pub(super) settling: bool,
+    pub(crate) settling: bool,
     /// Its call is on record: nobody else may make it.
-    pub(super) called: bool,
+    pub(crate) called: bool,
 }
 
 /// By job and number of the attempt.
 #[derive(Default)]
-pub(super) struct Holds(Mutex<HashMap<(JobId, u32), Hold>>);
+pub(crate) struct Holds(Mutex<HashMap<(JobId, u32), HeldEntry>>);
 
 impl Holds {
-    fn all(&self) -> MutexGuard<'_, HashMap<(JobId, u32), Hold>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<(JobId, u32), HeldEntry>> {
         lock(&self.0)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.all().is_empty()
     }
 
     /// A new lease on this job. Its number is no other's that this process still has in hand: after a loss, or after a change from
     /// outside that did not know of the lease, an earlier one may have the number that would be next.
-    pub(super) fn lease(&self, job: Job, hold: Hold, until: Nanos) -> Lease {
+    pub(crate) fn lease(&self, job: Job, hold: HeldEntry, until: Nanos) -> Lease {
         let mut all = self.all();
         let mut attempt = job.attempt + 1;
         while all.contains_key(&(job.id, attempt)) {
@@ -55,23 +58,23 @@ impl Holds {
     }
 
     /// The fence of a lease, if it is held.
-    pub(super) fn version(&self, lease: &Lease) -> Option<i64> {
+    pub(crate) fn version(&self, lease: &Lease) -> Option<i64> {
         self.all().get(&(lease.job.id, lease.attempt)).map(|hold| hold.version)
     }
 
     /// The call of a lease is on record, which has changed the document.
-    pub(super) fn mark(&self, lease: &Lease) {
+    pub(crate) fn mark(&self, lease: &Lease) {
         if let Some(hold) = self.all().get_mut(&(lease.job.id, lease.attempt)) {
             (hold.version, hold.called) = (hold.version + 1, true);
         }
     }
 
-    pub(super) fn let_go(&self, lease: &Lease) -> Option<Hold> {
+    pub(crate) fn let_go(&self, lease: &Lease) -> Option<HeldEntry> {
         self.all().remove(&(lease.job.id, lease.attempt))
     }
 
     /// Everything that is held and that others may have, which is then held no more.
-    pub(super) fn let_all_go(&self) -> Vec<Hold> {
+    pub(crate) fn let_all_go(&self) -> Vec<HeldEntry> {
         let mut all = self.all();
         // A stale lease of ours may be on the same entry.
         let called: HashSet<Entry> = all.values().filter(|hold| hold.called).map(|hold| hold.entry.clone()).collect();
@@ -79,7 +82,7 @@ impl Holds {
     }
 
     /// From here on the lease is kept until it is let go.
-    pub(super) fn begin_settling(&self, lease: &Lease) -> Option<Hold> {
+    pub(crate) fn begin_settling(&self, lease: &Lease) -> Option<HeldEntry> {
         let mut all = self.all();
         let hold = all.get_mut(&(lease.job.id, lease.attempt))?;
         hold.settling = true;
@@ -87,27 +90,27 @@ impl Holds {
     }
 
     /// What the attempts of this lease's job weigh so far.
-    pub(super) fn weight(&self, lease: &Lease) -> usize {
+    pub(crate) fn weight(&self, lease: &Lease) -> usize {
         let all = self.all();
         all.get(&(lease.job.id, lease.attempt)).map_or(0, |hold| attempts_weigh(&hold.attempts))
     }
 
     /// Whether a later lease of this process is on the same entry.
-    pub(super) fn has_later(&self, lease: &Lease, hold: &Hold) -> bool {
+    pub(crate) fn has_later(&self, lease: &Lease, hold: &HeldEntry) -> bool {
         let id = lease.job.id;
         self.all()
             .iter()
             .any(|((other, attempt), held)| *other == id && *attempt > lease.attempt && held.entry == hold.entry)
     }
 
-    pub(super) fn of(&self, vendor: &str, only_settling: bool) -> Vec<Entry> {
+    pub(crate) fn of(&self, vendor: &str, only_settling: bool) -> Vec<Entry> {
         let all = self.all();
         let of = all.values().filter(|hold| &*hold.vendor == vendor && (hold.settling || !only_settling));
         of.map(|hold| hold.entry.clone()).collect()
     }
 
     /// Of entries that were entered anew, under these names, those that nobody here holds any more.
-    pub(super) fn gone(&self, entries: &[Entry], names: &[String]) -> Vec<Entry> {
+    pub(crate) fn gone(&self, entries: &[Entry], names: &[String]) -> Vec<Entry> {
         let anew = entries.iter().zip(names).filter(|(_, name)| !name.is_empty());
         let anew = anew.map(|(entry, name)| Entry { name: name.clone(), ..entry.clone() });
         let held: HashSet<Entry> = self.all().values().map(|hold| hold.entry.clone()).collect();
@@ -115,7 +118,7 @@ impl Holds {
     }
 
     /// Entries that were entered anew have new names.
-    pub(super) fn rename(&self, entries: &[Entry], names: &[String]) {
+    pub(crate) fn rename(&self, entries: &[Entry], names: &[String]) {
         let renamed: HashMap<&Entry, &String> =
             entries.iter().zip(names).filter(|(_, name)| !name.is_empty()).collect();
         if renamed.is_empty() {
@@ -144,7 +147,7 @@ mod tests {
         let held = [1, 2, 3].map(|number| entry(number, "old"));
         for entry in held.clone() {
             let (key, vendor, attempts) = ((entry.id, 1), "v".into(), Attempts::default());
-            holds.all().insert(key, Hold { vendor, entry, version: 0, attempts, settling: false, called: false });
+            holds.all().insert(key, HeldEntry { vendor, entry, version: 0, attempts, settling: false, called: false });
         }
         // The first is settled while the index is told of all of them, and has two of them anew.
         holds.all().remove(&(held[0].id, 1));

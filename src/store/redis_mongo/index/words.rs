@@ -1,10 +1,9 @@
-//! The words in which the store and its index in Redis speak: what is asked, what is told, and what is found.
+//! Arguments and results of the index's scripts.
 //!
-//! Never asks or tells anything itself.
+//! Never runs a script.
 
 use std::{sync::Arc, time::Duration};
 
-use super::lanes::LaneCounts;
 use crate::{
     clock::Time,
     job::{Job, JobId, Priority, Stage},
@@ -25,96 +24,92 @@ pub struct VendorWork {
 }
 
 impl VendorWork {
-    pub(super) fn lines(&self) -> usize {
+    pub(crate) fn lines(&self) -> usize {
         if self.polls { 6 } else { 3 }
     }
 }
 
 /// A stream of a vendor: its calls, then its polls, each by priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Line(pub(super) usize);
+pub(crate) struct Line(pub(crate) usize);
 
 impl Line {
-    pub(super) const ALL: [Line; 6] = [Line(0), Line(1), Line(2), Line(3), Line(4), Line(5)];
+    pub(crate) const ALL: [Line; 6] = [Line(0), Line(1), Line(2), Line(3), Line(4), Line(5)];
 
-    pub(super) fn new(priority: Priority, stage: Stage) -> Line {
+    pub(crate) fn new(priority: Priority, stage: Stage) -> Line {
         Line(priority as usize + if stage == Stage::Poll { 3 } else { 0 })
     }
 
-    pub(super) fn of(job: &Job) -> Line {
+    pub(crate) fn of(job: &Job) -> Line {
         Line::new(job.lane.priority, job.stage)
     }
 }
 
 /// An entry of a stream that this process holds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Entry {
-    pub(super) line: Line,
+pub(crate) struct Entry {
+    pub(crate) line: Line,
     /// The stream's own name for it.
-    pub(super) name: String,
-    pub(super) id: JobId,
+    pub(crate) name: String,
+    pub(crate) id: JobId,
 }
 
 /// By how much the counts of a vendor change.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) waiting: i64,
-    pub(super) open: i64,
-    pub(super) live: i64,
-    pub(super) lanes: LaneCounts,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) waiting: i64,
+    pub(crate) open: i64,
+    pub(crate) live: i64,
 }
 
 impl Counts {
     /// A job as it was is now another; nothing is one that is not born.
-    pub(super) fn add(&mut self, was: Option<&Job>, is: Option<&Job>) {
+    pub(crate) fn add(&mut self, was: Option<&Job>, is: Option<&Job>) {
         self.count(was, -1);
         self.count(is, 1);
     }
 
     fn count(&mut self, job: Option<&Job>, by: i64) {
-        let Some((job, stage)) = job.and_then(|job| Some((job, job.live_stage()?))) else { return };
+        let Some(stage) = job.and_then(Job::live_stage) else { return };
         self.live += by;
         self.open += by * i64::from(matches!(stage, Stage::Await | Stage::Poll));
-        if matches!(stage, Stage::Call | Stage::Poll) {
-            self.waiting += by;
-            self.lanes.add(Line::of(job), &job.lane.tenant, job.due_at, by);
-        }
+        self.waiting += by * i64::from(matches!(stage, Stage::Call | Stage::Poll));
     }
 }
 
 /// A job that wants to go, or will.
-pub(super) struct Wanted {
-    pub(super) line: Line,
-    pub(super) tenant: Arc<str>,
-    pub(super) due_at: Time,
-    pub(super) id: JobId,
+pub(crate) struct Wanted {
+    pub(crate) line: Line,
+    pub(crate) tenant: Arc<str>,
+    pub(crate) due_at: Time,
+    pub(crate) id: JobId,
 }
 
 impl Wanted {
-    pub(super) fn lane(&self) -> (Line, Arc<str>) {
+    pub(crate) fn lane(&self) -> (Line, Arc<str>) {
         (self.line, self.tenant.clone())
     }
 }
 
 /// A job that was changed from outside, and what it waits for next.
-pub(super) struct Amendment {
-    pub(super) id: JobId,
-    pub(super) next: Option<Wanted>,
+pub(crate) struct Amendment {
+    pub(crate) id: JobId,
+    pub(crate) next: Option<Wanted>,
 }
 
 /// An entry that is given back, its tenant, and until when that is to rest.
-pub(super) type GivenBack = (Entry, Arc<str>, Option<Time>);
+pub(crate) type GivenBack = (Entry, Arc<str>, Option<Time>);
 
 /// An entry that has been dealt with, and what its job waits for next.
-pub(super) struct Dealt {
-    pub(super) entry: Entry,
-    pub(super) which: DealtWith,
-    pub(super) next: Option<Wanted>,
+pub(crate) struct Dealt {
+    pub(crate) entry: Entry,
+    pub(crate) which: DealtWith,
+    pub(crate) next: Option<Wanted>,
 }
 
 /// Whether an entry that has been dealt with leaves its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum DealtWith {
+pub(crate) enum DealtWith {
     /// If this process still holds it. Whoever else does looks at the job by itself.
     IfHeld,
     /// And any other that the job has by now.
@@ -123,40 +118,38 @@ pub(super) enum DealtWith {
 
 /// What a look at a vendor finds.
 #[derive(Debug, Default)]
-pub(super) struct Look {
-    pub(super) epoch: String,
+pub(crate) struct Look {
+    pub(crate) epoch: String,
     /// The asker is to look for tenants that nobody knows of.
-    pub(super) sweep: bool,
+    pub(crate) sweep: bool,
     /// Calls that workers hold, all of them together, and how many were ever claimed.
-    pub(super) calls_held: u64,
-    pub(super) claimed: i64,
-    pub(super) next_call: Option<Time>,
-    pub(super) next_poll: Option<Time>,
+    pub(crate) calls_held: u64,
+    pub(crate) claimed: i64,
+    pub(crate) next_call: Option<Time>,
+    pub(crate) next_poll: Option<Time>,
 }
 
 /// A tenant whose turn it is to be read from MongoDB.
 #[derive(Debug)]
-pub(super) struct Turn {
-    pub(super) line: Line,
-    pub(super) tenant: String,
+pub(crate) struct Turn {
+    pub(crate) line: Line,
+    pub(crate) tenant: String,
     /// How many to add.
-    pub(super) page: usize,
+    pub(crate) page: usize,
     /// How many ids of the line are in its stream already.
-    pub(super) known: usize,
-    /// How many jobs wait for the vendor, about.
-    pub(super) waiting: i64,
+    pub(crate) known: usize,
 }
 
 /// What was read for a tenant.
-pub(super) struct Read {
-    pub(super) tenant: String,
-    pub(super) ids: Vec<JobId>,
+pub(crate) struct Read {
+    pub(crate) tenant: String,
+    pub(crate) ids: Vec<JobId>,
     /// Whether it has more than that, and when.
-    pub(super) more: More,
+    pub(crate) more: More,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum More {
+pub(crate) enum More {
     Nothing,
     Due,
     At(Time),
@@ -164,28 +157,28 @@ pub(super) enum More {
 
 /// What a claim gives.
 #[derive(Default)]
-pub(super) struct Claimed {
-    pub(super) epoch: String,
+pub(crate) struct Claimed {
+    pub(crate) epoch: String,
     /// Streams run dry while there is more in MongoDB.
-    pub(super) low: bool,
-    pub(super) entries: Vec<Entry>,
+    pub(crate) low: bool,
+    pub(crate) entries: Vec<Entry>,
 }
 
 /// How much is where.
 #[derive(Debug, Default)]
-pub(super) struct Stats {
-    /// As counted: below nothing where a count was lost, until a sweep mends it.
-    pub(super) waiting: i64,
-    pub(super) open: i64,
-    pub(super) live: i64,
-    pub(super) held: u64,
+pub(crate) struct Stats {
+    /// As counted: negative where a count was lost, until a sweep corrects it.
+    pub(crate) waiting: i64,
+    pub(crate) open: i64,
+    pub(crate) live: i64,
+    pub(crate) held: u64,
     /// The first jobs of the streams.
-    pub(super) heads: Vec<JobId>,
+    pub(crate) heads: Vec<JobId>,
 }
 
-/// What processes tell each other. Whatever is said may be missed: those who listen look for themselves now and then.
+/// Messages between processes. Any of them may be missed: listeners also poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Channel {
+pub(crate) enum Channel {
     /// The name of a vendor that may have something to do.
     Bells,
     /// The ids of jobs that have ended, one after the other.

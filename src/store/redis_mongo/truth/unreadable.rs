@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{docs::Found, lock};
+use super::{super::lock, docs::StoredJob};
 use crate::{job::JobId, store::StoreError};
 
 /// After this long they are tried again, and said again.
@@ -16,11 +16,11 @@ const LEFT_ALONE: Duration = Duration::from_secs(600);
 const MOST: usize = 1000;
 
 #[derive(Default)]
-pub(super) struct Unreadable(Mutex<HashMap<JobId, Instant>>);
+pub(crate) struct Unreadable(Mutex<HashMap<JobId, Instant>>);
 
 impl Unreadable {
     /// A job; nothing, and a line in the log, when it cannot be read. Its neighbours are not to suffer.
-    pub(super) fn told(&self, id: JobId, found: Result<Found, StoreError>) -> Option<Found> {
+    pub(crate) fn told(&self, id: JobId, found: Result<StoredJob, StoreError>) -> Option<StoredJob> {
         let error = match found {
             Ok(found) => return Some(found),
             Err(error) => error,
@@ -34,12 +34,12 @@ impl Unreadable {
     }
 
     /// How many are left alone now.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         lock(&self.0).len()
     }
 
     /// Whether this job is left alone now.
-    pub(super) fn has(&self, id: JobId) -> bool {
+    pub(crate) fn has(&self, id: JobId) -> bool {
         lock(&self.0).get(&id).is_some_and(|since| since.elapsed() < LEFT_ALONE)
     }
 }

@@ -1,21 +1,21 @@
 -- Whether a vendor has something to do, and when.
--- ARGV: now, lines, sweep_every (ms), longest_pause (ms: a sweep that took long may put off the next by so much), epoch (this index has
--- been shut for long enough, as far as the asker has seen: it opens).
+-- ARGV: now, lines, sweep_every (ms), epoch (this index has been shut for long enough, as far as the asker has seen: it opens).
 -- Gives: epoch, is_open (1), sweep (1: the asker is to look for tenants that nobody knows of), calls held by all workers, calls ever
 -- claimed, when the next call and the next poll are due (ms; -1: none; while the index is shut nobody knows).
 even_when_full()
 local now, lines = tonumber(ARGV[1]), tonumber(ARGV[2])
 local name, is_open = epoch_of_this_run()
 if not name then return {''} end
-if not is_open and name == ARGV[5] then
+if not is_open and name == ARGV[4] then
   redis.call('HSET', state, 'is_open', '1')
   is_open = true
 end
 local sweep = 0
 local sweep_at = tonumber(redis.call('HGET', state, 'sweep_at') or 0)
--- A time that lies further away than it can was set by a clock that is wrong.
-if is_open and (sweep_at <= now or sweep_at > now + 2 * tonumber(ARGV[4])) then
-  redis.call('HSET', state, 'sweep_at', number(now + tonumber(ARGV[3])))
+local every = tonumber(ARGV[3])
+-- A time that lies further away was set by a clock that is wrong.
+if is_open and (sweep_at <= now or sweep_at > now + 2 * every) then
+  redis.call('HSET', state, 'sweep_at', number(now + every))
   sweep = 1
 end
 local next_at, calls_held = {-1, -1}, 0

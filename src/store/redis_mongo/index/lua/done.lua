@@ -1,13 +1,13 @@
 -- Jobs that a worker held have been settled in MongoDB: out of the index, and what they wait for next is noted.
--- ARGV: now, lines, consumer, counts by (waiting, open, live, lanes), ring (1: others may have room now), then for each job: line, entry, id,
+-- ARGV: now, lines, consumer, counts by (waiting, open, live), ring (1: others may have room now), then for each job: line, entry, id,
 -- which (held: if this worker still holds it, or else whoever does deals with it; any: wherever it is by now), next line, tenant,
 -- next due_at (ms; -1: none).
 even_when_full()
 local now, consumer = tonumber(ARGV[1]), ARGV[3]
-count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7])
+count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]))
 if not epoch() then return 0 end
-local rung, dealt = ARGV[8] == '1', {}
-for i = 9, #ARGV, 7 do
+local rung, dealt = ARGV[7] == '1', {}
+for i = 8, #ARGV, 7 do
   local line, entry, id, due_at = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 6])
   if ARGV[i + 3] == 'any' then
     local where, name = place(id)

@@ -8,7 +8,11 @@ use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use mongodb::bson::{Document, doc};
 
-use super::{RedisMongo, docs, mongo::within, words::Channel};
+use super::{
+    super::{RedisMongo, index::words::Channel},
+    docs,
+    mongo::within,
+};
 use crate::{
     book::{Book, Charge, Filed, LimitsOnRecord, LiveLimits, MOST_ON_RECORD, Pause, Spend},
     clock::Time,

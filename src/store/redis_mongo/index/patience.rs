@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{lock, words::VendorWork};
+use super::{super::lock, words::VendorWork};
 use crate::clock::{Nanos, nanos};
 
 /// How long a new index stays shut: workers that live say what they hold, a few times a second.
@@ -19,10 +19,10 @@ const MOST_LOOKS: usize = 64;
 
 /// By vendor: the index that was seen last.
 #[derive(Default)]
-pub(super) struct Patience(Mutex<HashMap<Arc<str>, Known>>);
+pub(crate) struct Patience(Mutex<HashMap<Arc<str>, SeenIndex>>);
 
 #[derive(Default)]
-struct Known {
+struct SeenIndex {
     epoch: String,
     since: Nanos,
     /// Looks for what has lapsed, by when their answers came.
@@ -31,24 +31,24 @@ struct Known {
 
 impl Patience {
     /// This index was there when a script ran that has been answered now. Gives how long it has to stay shut, if it is.
-    pub(super) fn saw(&self, vendor: &VendorWork, epoch: &str, now: Nanos) -> Duration {
+    pub(crate) fn saw(&self, vendor: &VendorWork, epoch: &str, now: Nanos) -> Duration {
         let mut all = lock(&self.0);
         let known = all.entry(vendor.name.clone()).or_default();
         if known.epoch != epoch {
-            *known = Known { epoch: epoch.to_owned(), since: now, looks: VecDeque::new() };
+            *known = SeenIndex { epoch: epoch.to_owned(), since: now, looks: VecDeque::new() };
         }
         Duration::from_nanos((known.since + nanos(SHUT) - now).max(0).unsigned_abs())
     }
 
     /// The index that may open now, if it is shut: it has been so for long enough.
-    pub(super) fn may_open(&self, vendor: &VendorWork, now: Nanos) -> String {
+    pub(crate) fn may_open(&self, vendor: &VendorWork, now: Nanos) -> String {
         let all = lock(&self.0);
         let waited = all.get(&vendor.name).filter(|known| known.since + nanos(SHUT) <= now);
         waited.map_or_else(String::new, |known| known.epoch.clone())
     }
 
     /// Everything that is held now in this index was held before the look of this number.
-    pub(super) fn looked(&self, vendor: &VendorWork, epoch: &str, number: i64, now: Nanos) {
+    pub(crate) fn looked(&self, vendor: &VendorWork, epoch: &str, number: i64, now: Nanos) {
         self.saw(vendor, epoch, now);
         let mut all = lock(&self.0);
         let Some(known) = all.get_mut(&vendor.name) else { return };
@@ -62,7 +62,7 @@ impl Patience {
     }
 
     /// The index, and the number of the look in it before which everything was held that has lapsed by now; 0 while nothing can have.
-    pub(super) fn lapsed(&self, vendor: &VendorWork, now: Nanos) -> (String, i64) {
+    pub(crate) fn lapsed(&self, vendor: &VendorWork, now: Nanos) -> (String, i64) {
         let mut all = lock(&self.0);
         let Some(known) = all.get_mut(&vendor.name) else { return (String::new(), 0) };
         let is_over = |looks: &VecDeque<(Nanos, i64)>, i: usize| {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use mongodb::bson::{Binary, Bson, Document, doc, spec::BinarySubtype};
 use serde::{Deserialize, Serialize, de};
 
-use super::words::Line;
+use super::super::index::words::Line;
 use crate::{
     clock::Time,
     job::{Attempts, Deadline, Failure, FailureCode, Job, JobId, Lane, NewJob, Priority, Stage, Status},
@@ -18,7 +18,7 @@ use crate::{
 /// A job's document. What is not there is not stored: a server pays for each field whenever it touches a document, so a new job has only
 /// what is its own, and updates write the rest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct JobDoc {
+pub(crate) struct JobDoc {
     #[serde(rename = "_id")]
     id: Blob,
     vendor: Arc<str>,
@@ -89,32 +89,37 @@ struct FailureDoc {
 
 /// A job as it was read, and what else its document says.
 #[derive(Debug, Clone)]
-pub(super) struct Found {
+pub(crate) struct StoredJob {
     /// Without what was not read.
-    pub(super) job: Job,
-    pub(super) version: i64,
-    pub(super) by: Option<String>,
-    pub(super) lapses: u32,
-    pub(super) called_at: Option<Time>,
-    pub(super) attempts: Attempts,
+    pub(crate) job: Job,
+    pub(crate) version: i64,
+    pub(crate) by: Option<String>,
+    pub(crate) lapses: u32,
+    pub(crate) called_at: Option<Time>,
+    pub(crate) attempts: Attempts,
 }
 
 /// A lane's name in a document: vendor, line and tenant. A vendor's name has no `/`, and a line is one digit: 0 to 2 are calls,
 /// 3 to 5 polls, 6 waits for callbacks.
-pub(super) fn lane_name(vendor: &str, line: Line, tenant: &str) -> String {
+pub(crate) fn lane_name(vendor: &str, line: Line, tenant: &str) -> String {
     format!("{vendor}/{}/{tenant}", line.0)
 }
 
 /// The line and the tenant in a lane's name, if it is one of a stream.
-pub(super) fn line_and_tenant(lane: &str) -> Option<(Line, Arc<str>)> {
+pub(crate) fn line_and_tenant(lane: &str) -> Option<(Line, Arc<str>)> {
     let mut parts = lane.splitn(3, '/').skip(1);
     let line = parts.next()?.parse().ok().filter(|line| *line < Line::ALL.len())?;
     Some((Line(line), parts.next()?.into()))
 }
 
 /// All lanes of a vendor from one line up to another.
-pub(super) fn lanes_between(vendor: &str, from: usize, to: usize) -> Document {
+pub(crate) fn lanes_between(vendor: &str, from: usize, to: usize) -> Document {
     doc! { "lane": { "$gte": format!("{vendor}/{from}/"), "$lt": format!("{vendor}/{to}/") } }
+}
+
+/// All times up to this one, as a filter has it. They are whole milliseconds.
+pub(crate) fn up_to(time: Time) -> Document {
+    doc! { "$lt": time.0.saturating_add(1) }
 }
 
 fn is_normal(priority: &Priority) -> bool {
@@ -135,7 +140,7 @@ fn millis(time: Duration) -> i64 {
 
 impl JobDoc {
     /// A new job.
-    pub(super) fn new(job: NewJob) -> JobDoc {
+    pub(crate) fn new(job: NewJob) -> JobDoc {
         let line = Line::new(job.lane.priority, Stage::Call);
         JobDoc {
             id: Blob::id(job.id),
@@ -169,7 +174,7 @@ impl JobDoc {
         }
     }
 
-    pub(super) fn read(self) -> Result<Found, StoreError> {
+    pub(crate) fn read(self) -> Result<StoredJob, StoreError> {
         let no_id = || StoreError::Corrupt("a job's id is not 16 bytes".into());
         let id = JobId::from_slice(&self.id.0).ok_or_else(no_id)?;
         let failure = match self.failure {
@@ -203,29 +208,29 @@ impl JobDoc {
             finished_at: self.finished_at.map(Time),
         };
         let called_at = self.called_at.map(Time);
-        Ok(Found { job, version: self.version, by: self.by, lapses: self.lapses, called_at, attempts })
+        Ok(StoredJob { job, version: self.version, by: self.by, lapses: self.lapses, called_at, attempts })
     }
 }
 
-pub(super) fn id_bson(id: JobId) -> Bson {
+pub(crate) fn id_bson(id: JobId) -> Bson {
     binary(id.as_bytes())
 }
 
 /// The id in a field of a document of which little else was read.
-pub(super) fn id_in(found: &Document, field: &str) -> Option<JobId> {
+pub(crate) fn id_in(found: &Document, field: &str) -> Option<JobId> {
     JobId::from_slice(found.get_binary_generic(field).ok()?)
 }
 
-pub(super) fn binary(bytes: impl AsRef<[u8]>) -> Bson {
+pub(crate) fn binary(bytes: impl AsRef<[u8]>) -> Bson {
     Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: bytes.as_ref().to_vec() })
 }
 
 /// Bytes that are kept as BSON Binary.
 #[derive(Clone)]
-pub(super) struct Blob(pub(super) Bytes);
+pub(crate) struct Blob(pub(crate) Bytes);
 
 impl Blob {
-    pub(super) fn id(id: JobId) -> Blob {
+    pub(crate) fn id(id: JobId) -> Blob {
         Blob(Bytes::copy_from_slice(id.as_bytes()))
     }
 }
@@ -288,7 +293,7 @@ mod tests {
         let fields: Vec<&str> = document.keys().map(String::as_str).collect();
         assert_eq!(fields, ["_id", "vendor", "tenant", "due_at", "lane", "payload"]);
         let doc: JobDoc = mongodb::bson::deserialize_from_document(document).unwrap();
-        let Found { job, version, attempts, .. } = doc.read().unwrap();
+        let StoredJob { job, version, attempts, .. } = doc.read().unwrap();
         assert_eq!((job.id, &job.lane, job.status, job.stage), (id, &lane, Status::Pending, Stage::Call));
         assert_eq!((version, attempts, job.tries, job.attempt), (0, Attempts::default(), 0, 0));
         assert_eq!((job.due_at, job.updated_at, job.finished_at), (Time(9), Time(1_000), None));

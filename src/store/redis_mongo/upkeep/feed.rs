@@ -1,14 +1,15 @@
-//! What processes tell each other, and what each looks for by itself now and then, because messages get lost.
+//! Messages between processes, and the polls that catch what a lost message would have said.
 //!
-//! Never carries data: a bell says look, an id says read.
+//! A message never carries data: a bell says that there may be work, an id that a job has ended.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Core, VendorWork, lock,
-    words::{Channel, Entry},
+use super::super::{
+    Core, VendorWork,
+    index::words::{Channel, Entry},
+    lock,
 };
 use crate::{
     job::JobId,
@@ -16,14 +17,14 @@ use crate::{
     store::{StoreError, With},
 };
 
-/// A bell that is not heard because the connection has died unnoticed is missed for so long at most.
+/// A dead connection is noticed within this time.
 const ASK_EVERY: Duration = Duration::from_secs(5);
-/// Each process looks for itself this often.
+/// How often each process polls.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Core {
     /// Listens for bells and ends until `stop`.
-    pub(super) async fn listen(self: Arc<Self>, stop: CancellationToken) {
+    pub(crate) async fn listen(self: Arc<Self>, stop: CancellationToken) {
         let channels = [Channel::Bells, Channel::Ended, Channel::Book].map(|channel| self.index.channel(channel));
         let [bells, ended, book] = &channels;
         self.signals.note_deaf(true);
@@ -51,8 +52,8 @@ impl Core {
         }
     }
 
-    /// Looks once a second while there is something to look after, until `stop`.
-    pub(super) async fn look_after(self: Arc<Self>, stop: CancellationToken) {
+    /// Polls once a second while there is anything to poll for, until `stop`.
+    pub(crate) async fn look_after(self: Arc<Self>, stop: CancellationToken) {
         loop {
             while !self.has_cares() {
                 tokio::select! {
@@ -73,18 +74,18 @@ impl Core {
             ];
             for done in looks {
                 if let Err(error) = done {
-                    tracing::debug!(%error, "the next look follows in a second");
+                    tracing::debug!(%error, "polling failed; the next poll is in a second");
                 }
             }
         }
     }
 
-    /// Whether anything here would find something to do.
+    /// Whether there is anything to poll for.
     fn has_cares(&self) -> bool {
         self.signals.somebody_waits() || !self.holds.is_empty() || self.untold.is_some()
     }
 
-    /// Jobs that callers wait for and that have ended, unheard.
+    /// Finds jobs that callers wait for and that have ended.
     async fn look_for_ends(&self) -> Result<(), StoreError> {
         for ids in self.signals.waited_for().chunks(1000) {
             let found = self.mongo.find_all(ids, With::NEITHER).await?;
@@ -95,7 +96,7 @@ impl Core {
         Ok(())
     }
 
-    /// What this process is settling is still held, however long the store is away; and in a new index it is entered anew.
+    /// Keeps the leases of what this process is settling, however long MongoDB is unavailable. In a new index they are registered again.
     async fn say_what_is_held(&self) -> Result<(), StoreError> {
         for vendor in self.vendors.values() {
             let settling = self.holds.of(&vendor.name, true);
@@ -108,14 +109,14 @@ impl Core {
         Ok(())
     }
 
-    /// Says that these are held, and everything that is when it turns out that the index is a new one.
+    /// Registers these leases, and all of them if the index turns out to be a new one.
     async fn say_held(&self, vendor: &VendorWork, held: Vec<Entry>) -> Result<(), StoreError> {
         let epoch = self.enter(vendor, &held).await?;
         self.note_epoch(vendor, &epoch).await
     }
 
-    /// Tells the index that these are held; gives its epoch. What was settled or given back meanwhile is let go there too: whoever did that
-    /// could not know that it is in a new index.
+    /// Registers these leases in the index; gives its epoch. Those that were settled or released meanwhile are released there too: whoever did
+    /// that did not know of the new index.
     async fn enter(&self, vendor: &VendorWork, held: &[Entry]) -> Result<String, StoreError> {
         let (epoch, names) = self.index.hold(vendor, held).await?;
         self.holds.rename(held, &names);
@@ -126,8 +127,8 @@ impl Core {
         Ok(epoch)
     }
 
-    /// Takes note of which index a vendor has. In a new one, what this process holds has to be entered.
-    pub(super) async fn note_epoch(&self, vendor: &VendorWork, epoch: &str) -> Result<(), StoreError> {
+    /// Remembers which index a vendor has. In a new one, this process registers its leases.
+    pub(crate) async fn note_epoch(&self, vendor: &VendorWork, epoch: &str) -> Result<(), StoreError> {
         if epoch.is_empty() {
             return Ok(());
         }
@@ -140,7 +141,7 @@ impl Core {
         for slice in held.chunks(500) {
             self.enter(vendor, slice).await?;
         }
-        // Not before all of it is entered, or nobody would try again.
+        // Only when all are registered, so that a failure is tried again.
         lock(&self.epochs).insert(vendor.name.clone(), epoch.to_owned());
         Ok(())
     }

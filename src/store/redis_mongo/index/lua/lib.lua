@@ -11,8 +11,6 @@
 --   :state   epoch (a name for this index), run (of Redis, in which it was opened), is_open (1: before, nothing is added or claimed), looks
 --            (for leases that have lapsed, so far), sweep_at, turn, spent, claimed
 --   :counts  how many jobs are where: waiting, open, live
---   :lanes   how many jobs wait in which lane and when they are due: '<line> <piece> <tenant>', a piece being so many seconds (state: width);
---            wrong until all that was there before is counted (state: counted)
 local base = KEYS[1]
 local GROUP, FREE = 'workers', 'free'
 local index, state, counts = base .. ':index', base .. ':state', base .. ':counts'
@@ -236,32 +234,8 @@ local function enqueue(line, tenant, due_at, now, is_open, room)
   return true, true
 end
 
--- Jobs that wait for something else by now: { line, second in which they are due, tenant, how many more }, ...
-local MOST_PIECES, WIDEST = 8192, 65536
-local function count_lanes(changes)
-  local lanes, width = base .. ':lanes', tonumber(redis.call('HGET', state, 'width') or 1)
-  for _, change in ipairs(changes) do
-    local field = change[1] .. ' ' .. number(math.floor(change[2] / width)) .. ' ' .. change[3]
-    if redis.call('HINCRBY', lanes, field, number(change[4])) == 0 then redis.call('HDEL', lanes, field) end
-  end
-  if redis.call('HLEN', lanes) <= MOST_PIECES or width >= WIDEST then return end
-  -- More pieces than anybody wants to read: from here on they are twice as wide.
-  local all, wider = redis.call('HGETALL', lanes), {}
-  for i = 1, #all, 2 do
-    local line, piece, tenant = string.match(all[i], '^(%d) (%-?%d+) (.*)$')
-    local field = line .. ' ' .. number(math.floor(piece / 2)) .. ' ' .. tenant
-    wider[field] = (wider[field] or 0) + all[i + 1]
-  end
-  redis.call('DEL', lanes)
-  for field, jobs in pairs(wider) do
-    if jobs ~= 0 then redis.call('HSET', lanes, field, number(jobs)) end
-  end
-  redis.call('HSET', state, 'width', number(width * 2))
-end
-
--- `changes`: those of the lanes, as JSON.
-local function count(waiting_by, open_by, live_by, changes)
-  count_lanes(cjson.decode(changes))
+-- By how much the counts of the vendor change.
+local function count(waiting_by, open_by, live_by)
   if waiting_by ~= 0 then redis.call('HINCRBY', counts, 'waiting', waiting_by) end
   if open_by ~= 0 then redis.call('HINCRBY', counts, 'open', open_by) end
   if live_by ~= 0 then redis.call('HINCRBY', counts, 'live', live_by) end

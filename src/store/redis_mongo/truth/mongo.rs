@@ -14,9 +14,9 @@ use mongodb::{
 };
 
 use super::{
-    docs::{self, Found, JobDoc, id_bson, id_in},
+    super::index::words::VendorWork,
+    docs::{self, JobDoc, StoredJob, id_bson, id_in},
     unreadable::Unreadable,
-    words::VendorWork,
 };
 use crate::{
     clock::Time,
@@ -25,9 +25,7 @@ use crate::{
 };
 
 /// A statement has come to an end within this time, or it is not known whether it did. Where it can be told, the server gives it up then too.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// And one that reads all that waits of a vendor within this time: it takes its time where a server knows no better.
-pub(super) const LONG_PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// A server is found within this time, or there is none.
 const FIND_SERVER: Duration = Duration::from_millis(800);
 /// The oldest server with the statements that we use.
@@ -43,7 +41,7 @@ const TOO_LARGE: [i32; 3] = [10_334, 17_419, 17_420];
 
 /// Why updates of jobs were not stored, or not all of them.
 #[derive(Debug, Clone)]
-pub(super) enum NotStored {
+pub(crate) enum NotStored {
     /// One of the documents would be larger than MongoDB keeps. Tried again it is the same.
     TooLarge(String),
     Failed(StoreError),
@@ -64,28 +62,28 @@ impl From<NotStored> for StoreError {
     }
 }
 
-pub(super) struct Mongo {
+pub(crate) struct Mongo {
     client: Client,
     database: Database,
-    pub(super) jobs: Collection<JobDoc>,
+    pub(crate) jobs: Collection<JobDoc>,
     /// Idempotency keys.
-    pub(super) keys: Collection<Document>,
-    pub(super) spends: Collection<Document>,
-    pub(super) pauses: Collection<Document>,
-    pub(super) live_limits: Collection<Document>,
-    pub(super) limits_on_record: Collection<Document>,
+    pub(crate) keys: Collection<Document>,
+    pub(crate) spends: Collection<Document>,
+    pub(crate) pauses: Collection<Document>,
+    pub(crate) live_limits: Collection<Document>,
+    pub(crate) limits_on_record: Collection<Document>,
     /// Processes that live, and what their files have.
-    pub(super) processes: Collection<Document>,
-    pub(super) settings: Collection<Document>,
-    pub(super) calls: Collection<Document>,
-    pub(super) tallies: Collection<Document>,
-    pub(super) verdicts: Collection<Document>,
-    pub(super) unreadable: Unreadable,
+    pub(crate) processes: Collection<Document>,
+    pub(crate) settings: Collection<Document>,
+    pub(crate) calls: Collection<Document>,
+    pub(crate) tallies: Collection<Document>,
+    pub(crate) verdicts: Collection<Document>,
+    pub(crate) unreadable: Unreadable,
 }
 
 impl Mongo {
     /// Finds the server, sees that it is one we can work with, and makes the indexes.
-    pub(super) async fn open(uri: &str, database: &str) -> Result<Mongo, StoreError> {
+    pub(crate) async fn open(uri: &str, database: &str) -> Result<Mongo, StoreError> {
         let mut options = ClientOptions::parse(uri).await.map_err(explain)?;
         options.app_name.get_or_insert_with(|| "fetchgate".into());
         options.server_selection_timeout = Some(FIND_SERVER);
@@ -152,12 +150,12 @@ impl Mongo {
         within(async { self.calls.create_index(in_order).await }).await.map(drop)
     }
 
-    /// Many updates of jobs in one statement; says how many documents they matched.
-    pub(super) async fn update_jobs(&self, updates: Vec<Document>) -> Result<usize, NotStored> {
+    /// Many updates of jobs with one command; says how many documents they matched.
+    pub(crate) async fn update_jobs(&self, updates: Vec<Document>) -> Result<usize, NotStored> {
         self.update_all_in("jobs", updates).await
     }
 
-    pub(super) async fn update_in(&self, collection: &str, updates: Vec<Document>) -> Result<usize, StoreError> {
+    pub(crate) async fn update_in(&self, collection: &str, updates: Vec<Document>) -> Result<usize, StoreError> {
         Ok(self.update_all_in(collection, updates).await?)
     }
 
@@ -184,17 +182,17 @@ impl Mongo {
     }
 
     /// Changes one job, if it is still as the filter says; says whether it was.
-    pub(super) async fn update_job(&self, filter: Document, update: Document) -> Result<bool, NotStored> {
+    pub(crate) async fn update_job(&self, filter: Document, update: Document) -> Result<bool, NotStored> {
         Ok(self.update_jobs(vec![doc! { "q": filter, "u": update }]).await? == 1)
     }
 
-    pub(super) async fn find(&self, id: JobId, with: With) -> Result<Option<Found>, StoreError> {
+    pub(crate) async fn find(&self, id: JobId, with: With) -> Result<Option<StoredJob>, StoreError> {
         let find = self.jobs.find_one(doc! { "_id": id_bson(id) }).max_time(PATIENCE);
         within(async { find.projection(without(with)).await }).await?.map(JobDoc::read).transpose()
     }
 
     /// The newest job that a vendor calls this.
-    pub(super) async fn find_by_ticket(&self, vendor: &str, ticket: &str) -> Result<Option<Found>, StoreError> {
+    pub(crate) async fn find_by_ticket(&self, vendor: &str, ticket: &str) -> Result<Option<StoredJob>, StoreError> {
         let find =
             self.jobs.find_one(doc! { "ticket": ticket, "vendor": vendor }).sort(doc! { "_id": -1 }).max_time(PATIENCE);
         let without = without(With::NEITHER);
@@ -202,28 +200,28 @@ impl Mongo {
     }
 
     /// Jobs by their ids; without those that cannot be read.
-    pub(super) async fn find_all(&self, ids: &[JobId], with: With) -> Result<HashMap<JobId, Found>, StoreError> {
+    pub(crate) async fn find_all(&self, ids: &[JobId], with: With) -> Result<HashMap<JobId, StoredJob>, StoreError> {
         let found = self.find_each(ids, with).await?.into_iter();
         Ok(found.filter_map(|(id, found)| Some((id, self.unreadable.told(id, found)?))).collect())
     }
 
     /// Jobs by their ids, those that cannot be read too.
-    pub(super) async fn find_each(
+    pub(crate) async fn find_each(
         &self,
         ids: &[JobId],
         with: With,
-    ) -> Result<HashMap<JobId, Result<Found, StoreError>>, StoreError> {
+    ) -> Result<HashMap<JobId, Result<StoredJob, StoreError>>, StoreError> {
         Ok(self.find_up_to(ids, with, usize::MAX).await?.0)
     }
 
     /// The same, until that comes to so many bytes; says whether these are all. They come a batch at a time, and each has its time: many
     /// large ones may take long.
-    pub(super) async fn find_up_to(
+    pub(crate) async fn find_up_to(
         &self,
         ids: &[JobId],
         with: With,
         most_bytes: usize,
-    ) -> Result<(HashMap<JobId, Result<Found, StoreError>>, bool), StoreError> {
+    ) -> Result<(HashMap<JobId, Result<StoredJob, StoreError>>, bool), StoreError> {
         let (mut found, mut bytes) = (HashMap::with_capacity(ids.len()), 0);
         if ids.is_empty() {
             return Ok((found, true));
@@ -241,13 +239,13 @@ impl Mongo {
     }
 
     /// How many jobs are in the lanes of a vendor, from one line up to another.
-    pub(super) fn count_lanes(&self, vendor: &VendorWork, from: usize, to: usize) -> CountDocuments<'_> {
+    pub(crate) fn count_lanes(&self, vendor: &VendorWork, from: usize, to: usize) -> CountDocuments<'_> {
         self.jobs.count_documents(docs::lanes_between(&vendor.name, from, to))
     }
 
     /// Deletes those of a slice of jobs that ended before `before`; says where the next slice begins, if there is one.
     /// Slices go by id, which no job that ended so early can have later: a job is made before it ends.
-    pub(super) async fn prune_jobs(&self, from: JobId, before: Time) -> Result<Option<JobId>, StoreError> {
+    pub(crate) async fn prune_jobs(&self, from: JobId, before: Time) -> Result<Option<JobId>, StoreError> {
         let range = doc! { "_id": { "$gt": id_bson(from), "$lt": id_bson(JobId::first_at(before)) } };
         let jobs = self.jobs.clone_with_type::<Document>();
         let find = jobs.find(range).sort(doc! { "_id": 1 }).limit(PRUNE).projection(doc! { "finished_at": 1 });
@@ -266,14 +264,14 @@ impl Mongo {
     }
 
     /// Jobs with ids from this one on have never been deleted.
-    pub(super) async fn pruned_up_to(&self) -> Result<JobId, StoreError> {
+    pub(crate) async fn pruned_up_to(&self) -> Result<JobId, StoreError> {
         let pruned = within(async { self.settings.find_one(doc! { "_id": PRUNED }).max_time(PATIENCE).await }).await?;
         let before = pruned.and_then(|pruned| pruned.get_i64("before").ok());
         Ok(before.map_or(JobId::MIN, |before| JobId::first_at(Time(before))))
     }
 
     /// Deletes a slice of idempotency keys from before `before`; says whether there may be more.
-    pub(super) async fn prune_keys(&self, before: Time) -> Result<bool, StoreError> {
+    pub(crate) async fn prune_keys(&self, before: Time) -> Result<bool, StoreError> {
         let find = self.keys.find(doc! { "at": { "$lt": before.0 } }).limit(PRUNE).projection(doc! { "_id": 1 });
         let find = find.max_time(PATIENCE);
         let slice: Vec<Document> = within(async { find.await?.try_collect().await }).await?;
@@ -284,20 +282,20 @@ impl Mongo {
         Ok(slice.len() as i64 == PRUNE)
     }
 
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         // What is still under way is cut off: whoever closes has waited for what matters.
         let _ = tokio::time::timeout(PATIENCE, self.client.clone().shutdown().immediate(true)).await;
     }
 }
 
 /// A job from its document.
-pub(super) fn read(raw: &RawDocumentBuf) -> Result<Found, StoreError> {
+pub(crate) fn read(raw: &RawDocumentBuf) -> Result<StoredJob, StoreError> {
     let document = mongodb::bson::deserialize_from_slice::<JobDoc>(raw.as_bytes());
     document.map_err(|error| StoreError::Corrupt(error.to_string())).and_then(JobDoc::read)
 }
 
 /// The id in a job's document.
-pub(super) fn id_of(raw: &RawDocumentBuf) -> Option<JobId> {
+pub(crate) fn id_of(raw: &RawDocumentBuf) -> Option<JobId> {
     JobId::from_slice(raw.get_binary("_id").ok()?.bytes)
 }
 
@@ -313,7 +311,7 @@ fn without(with: With) -> Document {
 }
 
 /// Waits for a statement, as long as there is hope. After an error it is not known whether it was done.
-pub(super) async fn within<'a, T, S>(statement: S) -> Result<T, StoreError>
+pub(crate) async fn within<'a, T, S>(statement: S) -> Result<T, StoreError>
 where
     S: IntoFuture<Output = Result<T, Error>>,
     S::IntoFuture: Send + 'a,
@@ -321,16 +319,8 @@ where
     within_time(PATIENCE, statement).await
 }
 
-/// The same of a statement that may read all that waits of a vendor. Nobody's call is to wait for it.
-pub(super) async fn within_long<'a, T, S>(statement: S) -> Result<T, StoreError>
-where
-    S: IntoFuture<Output = Result<T, Error>>,
-    S::IntoFuture: Send + 'a,
-{
-    within_time(LONG_PATIENCE, statement).await
-}
-
-async fn within_time<'a, T, S>(patience: Duration, statement: S) -> Result<T, StoreError>
+/// The same, with another bound.
+pub(crate) async fn within_time<'a, T, S>(patience: Duration, statement: S) -> Result<T, StoreError>
 where
     S: IntoFuture<Output = Result<T, Error>>,
     S::IntoFuture: Send + 'a,
@@ -345,7 +335,7 @@ fn no_answer() -> StoreError {
 }
 
 /// What went wrong, as its caller understands it.
-pub(super) fn explain(error: Error) -> StoreError {
+pub(crate) fn explain(error: Error) -> StoreError {
     match *error.kind {
         ErrorKind::BsonDeserialization(_) | ErrorKind::BsonSerialization(_) => StoreError::Corrupt(error.to_string()),
         _ => StoreError::Unavailable(format!("MongoDB: {error}")),
@@ -353,7 +343,7 @@ pub(super) fn explain(error: Error) -> StoreError {
 }
 
 /// Of an insert of many: which were there already. Any other failure is an error.
-pub(super) fn duplicates(error: Error) -> Result<Vec<usize>, StoreError> {
+pub(crate) fn duplicates(error: Error) -> Result<Vec<usize>, StoreError> {
     let ErrorKind::InsertMany(failed) = &*error.kind else { return Err(explain(error)) };
     let writes = failed.write_errors.as_deref().unwrap_or_default();
     if failed.write_concern_error.is_some() || writes.iter().any(|write| write.code != DUPLICATE) {

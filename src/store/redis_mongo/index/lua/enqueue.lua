@@ -1,11 +1,11 @@
 -- Jobs that MongoDB has and that want to go.
--- ARGV: now, lines, depth, counts by (waiting, open, live, lanes), then for each job: line, tenant, due_at, id.
+-- ARGV: now, lines, depth, counts by (waiting, open, live), then for each job: line, tenant, due_at, id.
 local now, depth = tonumber(ARGV[1]), tonumber(ARGV[3])
-count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7])
+count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]))
 local name, is_open = epoch()
 if not name then return 0 end
 local room, straight, rung = {}, {}, false
-for i = 8, #ARGV, 4 do
+for i = 7, #ARGV, 4 do
   local line = ARGV[i]
   if not room[line] then room[line], straight[line] = depth - waiting(line), {} end
   local goes, tell = enqueue(line, ARGV[i + 1], tonumber(ARGV[i + 2]), now, is_open, room[line])

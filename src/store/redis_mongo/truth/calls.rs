@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use mongodb::bson::{Bson, Document, doc};
 
-use super::{RedisMongo, docs, mongo::within};
+use super::{super::RedisMongo, docs, mongo::within};
 use crate::store::{
     StoreError,
     calls::{After, CallBlock, CallLog, Tally, Verdict},

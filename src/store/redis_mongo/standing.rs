@@ -1,0 +1,181 @@
+//! Where a job stands: how many jobs are ahead of it.
+//!
+//! Never reads more of a lane than a place takes: all counts are bounded. Where the index is lost nothing is known.
+
+use futures_util::TryStreamExt as _;
+use mongodb::bson::{Document, doc};
+
+use super::{
+    Core,
+    index::{
+        Index,
+        words::{Line, VendorWork},
+    },
+    truth::{
+        docs::{self, lane_name, lanes_between},
+        mongo::{PATIENCE, within},
+    },
+};
+use crate::{
+    clock::Time,
+    job::{Job, JobId, Lane, Priority, Stage, turn},
+    store::{Ahead, EXACT_PLACES, StoreError},
+};
+
+/// Reads of other lanes for one place. Each passes by at least one lane; where more long lanes wait, a place is only known to be at least so
+/// far back.
+const MOST_READS: usize = 16;
+
+/// What the index knows of a vendor's lines.
+struct Lines {
+    /// What each priority has paid for its turns.
+    paid: [u64; 3],
+    /// Jobs of each line that workers hold: their documents still say that they wait.
+    held: [u64; 6],
+}
+
+impl Index {
+    async fn lines(&self, vendor: &VendorWork) -> Result<Option<Lines>, StoreError> {
+        let found: Vec<i64> = self.run(&self.on(&self.scripts.standing, vendor)).await?.unwrap_or_default();
+        let Ok(found) = <[i64; 9]>::try_from(found) else { return Ok(None) };
+        let (spent, held) = found.split_at(3);
+        // Who has been idle begins where the others are.
+        let least = spent.iter().copied().filter(|spent| *spent >= 0).min().unwrap_or(0);
+        let paid = [0, 1, 2].map(|p: usize| if spent[p] < 0 { least } else { spent[p] }.unsigned_abs());
+        let held = [0, 1, 2, 3, 4, 5].map(|line: usize| held[line].max(0).unsigned_abs());
+        Ok(Some(Lines { paid, held }))
+    }
+}
+
+impl Core {
+    pub(super) async fn ahead(&self, job: &Job) -> Result<Option<Ahead>, StoreError> {
+        let Some(vendor) = self.vendors.get(&job.lane.vendor) else { return Ok(None) };
+        let Some(lines) = self.told(self.index.lines(vendor)).await? else { return Ok(None) };
+        let (own, due_by) = (job.lane.priority, job.due_at.max(self.clock.now()));
+        let held = lines.held[Line::of(job).0];
+        let Some(in_lane) = self.ahead_in_lane(vendor, job, held).await? else { return Ok(None) };
+        let turns = turn::of_other_lane(in_lane, false);
+        let (others, is_all) = self.ahead_in_other_lanes(vendor, job, due_by, turns, held).await?;
+        let mut jobs = in_lane + others;
+        // Polls go before calls, whose they may be.
+        jobs += self.waiting_in(vendor, &lines, Line::new(own, Stage::Poll), due_by, EXACT_PLACES).await?;
+        let same_priority = jobs;
+        for other in Priority::ALL.into_iter().filter(|other| *other != own) {
+            let turns = turn::of_other_priority(other, own, &lines.paid, same_priority);
+            let most = turns.min(EXACT_PLACES.saturating_sub(jobs));
+            let polls = self.waiting_in(vendor, &lines, Line::new(other, Stage::Poll), due_by, most).await?;
+            let calls = self.waiting_in(vendor, &lines, Line::new(other, Stage::Call), due_by, most - polls).await?;
+            jobs += polls + calls;
+        }
+        Ok(Some(Ahead { jobs, in_lane, is_exact: is_all && jobs < EXACT_PLACES }))
+    }
+
+    /// How many jobs of its own lane are ahead of a job, as far as that matters; nothing if a worker holds it or it is not there any more.
+    async fn ahead_in_lane(&self, vendor: &VendorWork, job: &Job, held: u64) -> Result<Option<u64>, StoreError> {
+        let lane = lane_name(&vendor.name, Line::of(job), &job.lane.tenant);
+        let most = EXACT_PLACES + held;
+        let first = self.in_lane(&lane, docs::up_to(job.due_at), most as usize).await?;
+        let ids: Vec<JobId> = first.into_iter().map(|(_, id)| id).collect();
+        let is_held = self.which_are_held(vendor, &ids, held).await?;
+        let place = ids.iter().position(|id| *id == job.id);
+        if place.is_some_and(|place| is_held[place]) || (place.is_none() && (ids.len() as u64) < most) {
+            return Ok(None);
+        }
+        let before = &is_held[..place.unwrap_or(ids.len())];
+        Ok(Some(before.iter().filter(|is_held| !**is_held).count() as u64))
+    }
+
+    /// How many jobs of the other lanes of its line are ahead of a job, up to `turns` of each lane; says whether all lanes were read.
+    async fn ahead_in_other_lanes(
+        &self,
+        vendor: &VendorWork,
+        job: &Job,
+        due_by: Time,
+        turns: u64,
+        held: u64,
+    ) -> Result<(u64, bool), StoreError> {
+        let line = Line::of(job);
+        let own = lane_name(&vendor.name, line, &job.lane.tenant);
+        let (mut after, end) = (lane_name(&vendor.name, line, ""), lane_name(&vendor.name, Line(line.0 + 1), ""));
+        let most = EXACT_PLACES + held;
+        let mut jobs = 0;
+        for _ in 0..MOST_READS {
+            if turns == 0 || turns + jobs >= EXACT_PLACES {
+                return Ok((jobs, true));
+            }
+            let lanes = doc! { "$gt": after.clone(), "$lt": end.clone(), "$ne": own.clone() };
+            let found = self.of_lanes(lanes, due_by, most).await?;
+            let ids: Vec<JobId> = found.iter().map(|(_, id)| *id).collect();
+            let is_held = self.which_are_held(vendor, &ids, held).await?;
+            let is_last = (found.len() as u64) < most;
+            let mut rest = found.iter().zip(&is_held).peekable();
+            while let Some(((lane, _), _)) = rest.peek().copied() {
+                let mut free = 0;
+                while let Some((_, is_held)) = rest.next_if(|((of, _), _)| of == lane) {
+                    free += u64::from(!is_held);
+                }
+                // The end of the read may have cut the last lane short: the next read begins with it.
+                if is_last || rest.peek().is_some() || free >= turns {
+                    jobs += free.min(turns);
+                    after = lane.clone();
+                }
+            }
+            if is_last {
+                return Ok((jobs, true));
+            }
+        }
+        Ok((jobs, false))
+    }
+
+    /// The first jobs of lanes in their order, those that are due by then, each with its lane. MongoDB reads little more of the index.
+    async fn of_lanes(&self, lanes: Document, due_by: Time, most: u64) -> Result<Vec<(String, JobId)>, StoreError> {
+        let jobs = self.mongo.jobs.clone_with_type::<Document>();
+        let find = jobs.find(doc! { "lane": lanes, "due_at": docs::up_to(due_by) });
+        let find = find.sort(doc! { "lane": 1, "due_at": 1, "_id": 1 }).projection(doc! { "lane": 1 });
+        let find = find.limit(i64::try_from(most).unwrap_or(i64::MAX)).max_time(PATIENCE);
+        let found: Vec<Document> = within(async { find.await?.try_collect().await }).await?;
+        let read = |job: &Document| Some((job.get_str("lane").ok()?.to_owned(), docs::id_in(job, "_id")?));
+        Ok(found.iter().filter_map(read).collect())
+    }
+
+    /// Which of these workers hold, where they hold `held` jobs of the line.
+    async fn which_are_held(&self, vendor: &VendorWork, ids: &[JobId], held: u64) -> Result<Vec<bool>, StoreError> {
+        if held == 0 || ids.is_empty() {
+            return Ok(vec![false; ids.len()]);
+        }
+        self.told(self.index.held(&vendor.name, ids)).await
+    }
+
+    /// How many jobs of a line are due by then and not held, counted up to `most`.
+    async fn waiting_in(
+        &self,
+        vendor: &VendorWork,
+        lines: &Lines,
+        line: Line,
+        due_by: Time,
+        most: u64,
+    ) -> Result<u64, StoreError> {
+        if most == 0 || line.0 >= vendor.lines() {
+            return Ok(0);
+        }
+        let mut due = lanes_between(&vendor.name, line.0, line.0 + 1);
+        due.insert("due_at", docs::up_to(due_by));
+        self.count_free(due, lines.held[line.0], most).await
+    }
+
+    pub(super) async fn due_in_lane(&self, lane: &Lane, most: u64) -> Result<u64, StoreError> {
+        let Some(vendor) = self.vendors.get(&lane.vendor) else { return Ok(0) };
+        let Some(lines) = self.told(self.index.lines(vendor)).await? else { return Ok(0) };
+        let line = Line::new(lane.priority, Stage::Call);
+        let name = lane_name(&vendor.name, line, &lane.tenant);
+        let due = doc! { "lane": name, "due_at": docs::up_to(self.clock.now()) };
+        self.count_free(due, lines.held[line.0], most).await
+    }
+
+    /// How many jobs match, up to `most`, if workers hold so many of them.
+    async fn count_free(&self, filter: Document, held: u64, most: u64) -> Result<u64, StoreError> {
+        let count = self.mongo.jobs.count_documents(filter).limit(most.saturating_add(held));
+        let counted = within(count.max_time(PATIENCE)).await?;
+        Ok(counted.saturating_sub(held).min(most))
+    }
+}

@@ -1,0 +1,10 @@
+//! What MongoDB has: the jobs and the book as documents, and the statements that read and write them.
+//!
+//! Never asks Redis.
+
+mod book;
+mod calls;
+pub(super) mod docs;
+pub(super) mod mongo;
+mod unreadable;
+pub(super) mod updates;

@@ -1,0 +1,180 @@
+//! The sweep: finds jobs that are in MongoDB and missing from the index, and corrects the counts. Each vendor is swept every ten seconds.
+//!
+//! Never blocks a vendor's calls: it runs beside them.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use mongodb::{
+    Cursor,
+    bson::{Document, doc},
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::super::{
+    Core,
+    index::words::{Channel, Counts, Line, Stats, VendorWork},
+    truth::{
+        docs,
+        mongo::{within, within_time},
+    },
+};
+use crate::store::StoreError;
+
+/// Sweeps in the queue at most.
+pub(crate) const MOST_ASKED: usize = 4096;
+/// Vendors that are swept at the same time.
+const SIDE_BY_SIDE: usize = 4;
+/// Tenants flagged in one script.
+const SLICE: usize = 500;
+/// A count reads an index entry for each job. Where more than this many wait it is made in one sweep of `SELDOM`.
+const MANY: i64 = 20_000;
+const SELDOM: u8 = 30;
+/// A count of millions of index entries takes seconds.
+const COUNT_WITHIN: Duration = Duration::from_secs(30);
+
+/// A vendor to sweep, and who waits for the end.
+pub(crate) struct Asked {
+    vendor: Arc<str>,
+    done: oneshot::Sender<()>,
+}
+
+impl Core {
+    /// Queues a sweep of a vendor and waits for it briefly. If it takes longer, the vendor is woken when jobs are found.
+    pub(crate) async fn ask_for_sweep(&self, vendor: &VendorWork) {
+        let (done, told) = oneshot::channel();
+        // The queue is full: the next sweep is due in ten seconds.
+        if self.sweeps.try_send(Asked { vendor: vendor.name.clone(), done }).is_err() {
+            return;
+        }
+        let _ = tokio::time::timeout(self.patience(), told).await;
+    }
+
+    /// Runs the queued sweeps, until `stop`.
+    pub(crate) async fn sweep_what_is_asked(
+        self: Arc<Self>,
+        mut asked: mpsc::Receiver<Asked>,
+        stop: CancellationToken,
+    ) {
+        let all = stream::poll_fn(|cx| asked.poll_recv(cx));
+        let sweeping = all.for_each_concurrent(SIDE_BY_SIDE, |Asked { vendor, done }| {
+            let core = &self;
+            async move {
+                if let Some(vendor) = core.vendors.get(&vendor)
+                    && let Err(error) = core.sweep(vendor).await
+                {
+                    tracing::warn!(vendor = %vendor.name, %error, "the sweep for jobs that are missing in Redis failed; the next is in ten seconds");
+                }
+                // Whoever waited may have gone on.
+                let _ = done.send(());
+            }
+        });
+        tokio::select! {
+            () = sweeping => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Flags every tenant that has a job in MongoDB, whatever the index says. Each is then read in its turn, and as a rule there is nothing new.
+    async fn sweep(&self, vendor: &VendorWork) -> Result<(), StoreError> {
+        let before = self.index.stats(vendor).await?;
+        // With a cursor: `distinct` answers in one document, which may be too small for all lanes. MongoDB skips from one lane of the index to the next.
+        let of_vendor = doc! { "$match": docs::lanes_between(&vendor.name, 0, 6) };
+        let lanes = self.mongo.jobs.aggregate([of_vendor, doc! { "$group": { "_id": "$lane" } }]);
+        let mut lanes = within(lanes.batch_size(SLICE as u32)).await?;
+        let mut slice = next_lanes(&mut lanes).await?;
+        let some_wait = !slice.is_empty();
+        let awaits = self.count(vendor, 6, 7).await?;
+        // Opens the index anew if a part of it is lost that no look at it misses.
+        self.open_index_of(vendor, some_wait || awaits > 0).await?;
+        while !slice.is_empty() {
+            self.index.flag(vendor, &slice).await?;
+            slice = next_lanes(&mut lanes).await?;
+        }
+        self.recount(vendor, &before, some_wait, awaits).await
+    }
+
+    /// Corrects the counts, which drift when a process dies between its writes to MongoDB and to Redis. `before` is how they stood when
+    /// the sweep began.
+    async fn recount(
+        &self,
+        vendor: &VendorWork,
+        before: &Stats,
+        some_wait: bool,
+        awaits: u64,
+    ) -> Result<(), StoreError> {
+        if before.waiting > MANY && fastrand::u8(..SELDOM) != 0 {
+            return Ok(());
+        }
+        let (calls, polls) =
+            if some_wait { (self.count(vendor, 0, 3).await?, self.count(vendor, 3, 6).await?) } else { (0, 0) };
+        let after = self.index.stats(vendor).await?;
+        let off = Counts {
+            waiting: drift(before.waiting, after.waiting, calls + polls),
+            open: drift(before.open, after.open, polls + awaits),
+            live: drift(before.live, after.live, calls + polls + awaits),
+        };
+        self.index.mend_counts(vendor, &off).await?;
+        if off != Counts::default() {
+            // Redis missed a change, so a dispatcher may have missed its wake-up.
+            self.index.publish(Channel::Bells, vendor.name.as_bytes()).await?;
+        }
+        Ok(())
+    }
+
+    /// How many jobs are in the lanes of a vendor, from one line up to another.
+    async fn count(&self, vendor: &VendorWork, from: usize, to: usize) -> Result<u64, StoreError> {
+        within_time(COUNT_WITHIN, self.mongo.count_lanes(vendor, from, to).max_time(COUNT_WITHIN)).await
+    }
+}
+
+/// The next lanes that were found; none at the end.
+async fn next_lanes(found: &mut Cursor<Document>) -> Result<Vec<(Line, Arc<str>)>, StoreError> {
+    let mut lanes = Vec::new();
+    while lanes.len() < SLICE {
+        let Some(lane) = within(found.try_next()).await? else { break };
+        lanes.extend(lane.get_str("_id").ok().and_then(docs::line_and_tenant));
+    }
+    Ok(lanes)
+}
+
+/// By how much a count is off that was `before` and `after` while so many jobs were `found` in MongoDB. A count that changed meanwhile is
+/// corrected only by what those changes, and writes that have not reached Redis yet, cannot explain.
+fn drift(before: i64, after: i64, found: u64) -> i64 {
+    let found = i64::try_from(found).unwrap_or(i64::MAX);
+    let off = found.saturating_sub(before.midpoint(after));
+    let unsure =
+        if before == after { 0 } else { before.abs_diff(after).saturating_add(on_its_way(found.unsigned_abs())) };
+    if off.unsigned_abs() <= unsure { 0 } else { off }
+}
+
+/// How many jobs may be written to MongoDB and not yet to Redis, while they are counted.
+fn on_its_way(found: u64) -> u64 {
+    found / 50
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_stands_still_is_set_to_what_was_found() {
+        for (counted, found) in [(0, 7), (7, 0), (-5, 0), (1_000, 999)] {
+            assert_eq!(counted + drift(counted, counted, found), found as i64);
+        }
+    }
+
+    #[test]
+    fn what_changes_while_it_is_counted_is_no_error() {
+        assert_eq!(drift(20_000, 19_000, 19_700), 0, "a vendor is being called");
+        assert_eq!(drift(19_000, 20_000, 20_300), 0, "Redis has not heard of all of them yet");
+        assert_eq!(drift(300, 0, 296), 0, "the last of a backlog");
+    }
+
+    #[test]
+    fn what_changes_cannot_explain_is_mended_meanwhile() {
+        assert_eq!(drift(1_000, 1_010, 5), -1_000);
+        assert_eq!(drift(-490, -500, 0), 495);
+    }
+}
