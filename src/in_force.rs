@@ -3,7 +3,7 @@
 //! Never counts a call (see `limit`) and never wakes a dispatcher: whoever changes limits rings the bells of the pool's vendors.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -26,6 +26,8 @@ const MOST_SILENT: u32 = 3;
 const MOST_ROUNDS: usize = 8;
 /// Changes of a pool's limits that are remembered, for the audit.
 const MOST_CHANGES: usize = 64;
+/// Ids of limits for each tenant that are remembered of a pool.
+const MOST_TENANT_LIMITS: usize = 256;
 
 pub struct InForce {
     book: Arc<dyn Book>,
@@ -67,6 +69,8 @@ struct Known {
     /// What was in force before this process began, the newest first.
     formers: HashMap<Arc<str>, Vec<Former>>,
     changes: HashMap<Arc<str>, VecDeque<Change>>,
+    /// The ids of the limits that count each tenant by itself, those of before included.
+    tenant_limits: HashMap<Arc<str>, HashSet<Arc<str>>>,
     /// This process's newest heartbeat, and when the next is due.
     beat: u64,
     beat_at: Nanos,
@@ -74,6 +78,16 @@ struct Known {
     count_at: Nanos,
     /// Processes whose file says something else.
     others: HashMap<String, Other>,
+}
+
+impl Known {
+    fn note_tenant_limits(&mut self, pool: &Arc<str>, limits: &[Limit]) {
+        let ids = self.tenant_limits.entry(pool.clone()).or_default();
+        if ids.len() > MOST_TENANT_LIMITS {
+            ids.clear();
+        }
+        ids.extend(limits.iter().filter(|limit| limit.key == Key::Tenant).map(|limit| limit.id.clone()));
+    }
 }
 
 struct Other {
@@ -101,7 +115,10 @@ impl InForce {
         let on_record = in_force.book.limits_on_record().await?;
         for (pool, limits) in in_force.effective(live) {
             let formers = in_force.record(&pool, &limits.limits, &on_record).await?;
-            in_force.lock().formers.insert(pool.clone(), formers);
+            let mut known = in_force.lock();
+            formers.iter().for_each(|former| known.note_tenant_limits(&pool, &former.limits));
+            known.formers.insert(pool.clone(), formers);
+            drop(known);
             in_force.note(pool, limits);
         }
         Ok(in_force)
@@ -153,9 +170,9 @@ impl InForce {
         self.lock().changes.get(pool).map(|changes| changes.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// Whether a limit of the pool counts each tenant by itself.
+    /// Whether a limit of the pool counts each tenant by itself. It may be one that was replaced: that binds for a while longer.
     pub fn is_per_tenant(&self, pool: &str, id: &str) -> bool {
-        self.any(pool, |limit| limit.key == Key::Tenant && *limit.id == *id)
+        self.lock().tenant_limits.get(pool).is_some_and(|ids| ids.contains(id))
     }
 
     /// Whether any limit of the pool counts each tenant by itself.
@@ -239,6 +256,7 @@ impl InForce {
         while changes.len() > MOST_CHANGES {
             changes.pop_front();
         }
+        known.note_tenant_limits(&pool, &effective.limits);
         known.pools.insert(pool, effective);
     }
 

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     Former, Limit, PoolLimits,
     ledger::{Ledger, history_names},
+    outgoing::Enforced,
     past::{Calls, Past, Rows, later_by, still_matter, unknown_to},
     rule::Count,
     state::State,
@@ -26,13 +27,23 @@ pub(super) struct OnRecord {
 impl State {
     /// Puts these limits in force. A count goes on with the history of one that differs only in N; others begin with what is known of the
     /// calls before (see [`past`](super::past)).
-    pub(super) fn change(&mut self, limits: Vec<Limit>, spends: &[Spend], clock: &Clock, tick: Nanos) {
+    /// `None` keeps the limits, without the replaced ones that do not bind any more.
+    pub(super) fn change(&mut self, limits: Option<Vec<Limit>>, spends: &[Spend], clock: &Clock, tick: Nanos) {
         let now = clock.nanos();
         let newest = self.newest().max(now);
-        let mut formers = vec![Former { limits: self.limits(), until: newest }];
-        formers.append(&mut self.formers);
-        let mut changed = State::empty(limits, Vec::new(), newest, tick);
-        changed.formers = still_matter(formers, &changed.limits(), now);
+        let own = std::mem::take(&mut self.enforced.own);
+        let mut formers = std::mem::take(&mut self.formers);
+        let limits = match limits {
+            None => own,
+            Some(limits) => {
+                formers.insert(0, Former { limits: own, until: newest });
+                limits
+            }
+        };
+        let formers = still_matter(formers, &limits, now);
+        let enforced = Enforced::new(limits, &formers, now);
+        let mut changed = State::empty(enforced.all(), formers, newest, tick);
+        changed.enforced = enforced;
         for spend in spends {
             changed.restore_ledger(spend, &|at| clock.nanos_at(at));
         }
@@ -81,11 +92,6 @@ impl State {
     pub(super) fn names(&self) -> Vec<String> {
         let shared = self.shared.iter().zip(&self.counts);
         history_names(shared.chain(self.tenants.iter().map(|each| (&each.limit, &each.fresh))))
-    }
-
-    /// The limits in the same order.
-    fn limits(&self) -> Vec<Limit> {
-        self.shared.iter().chain(self.tenants.iter().map(|each| &each.limit)).cloned().collect()
     }
 }
 

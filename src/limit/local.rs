@@ -25,6 +25,7 @@ use super::{
     Answer, Blocker, Limit, Limiter, Missed, Outlook, Per, Permit, PoolLimits, Usage,
     calendar::SKEW,
     change,
+    outgoing::Enforced,
     past::formers_on_timeline,
     rule::{self, Count},
     state::{State, is_short},
@@ -90,7 +91,10 @@ impl Local {
         for PoolLimits { pool, limits, formers } in pools {
             let of_pool: Vec<Spend> = spends.iter().filter(|spend| spend.pool == *pool).cloned().collect();
             let formers = formers_on_timeline(formers, &limits, &clock, opened);
-            states.insert(pool, State::open(limits, formers, &of_pool, opened, &|at| clock.nanos_at(at), tick));
+            let enforced = Enforced::new(limits, &formers, opened);
+            let mut state = State::open(enforced.all(), formers, &of_pool, opened, &|at| clock.nanos_at(at), tick);
+            state.enforced = enforced;
+            states.insert(pool, state);
         }
         // A vendor that asked for silence still wants it; longer than an hour is not believed.
         let gate_of = |pool: &str| {
@@ -103,6 +107,27 @@ impl Local {
         };
         let pools = states.into_iter().map(pool).collect();
         Ok(Local { pools, clock, book, tick, retention: AtomicI64::new(retention) })
+    }
+
+    /// Puts limits in force, or with `None` lets go of the replaced ones that do not bind any more.
+    async fn put_in_force(&self, pool: &LocalPool, limits: Option<Vec<Limit>>) -> Result<(), StoreError> {
+        // Payments under way go by the numbers of the ledgers.
+        let _in_order = pool.writing.lock().await;
+        self.retention.fetch_max(kept_for(limits.as_deref().map_or(0, change::memory)), Ordering::Relaxed);
+        let kept = self.retention.load(Ordering::Relaxed);
+        let mut spends = spends(&*self.book, &self.clock, kept).await?;
+        spends.retain(|spend| spend.pool == *pool.name);
+        pool.lock().change(limits, &spends, &self.clock, self.tick);
+        Ok(())
+    }
+
+    /// Replaced limits end with the last window that began under them. Where that cannot be, they bind a little longer.
+    async fn end_outgoing(&self, pool: &LocalPool) {
+        if pool.lock().enforced.is_over(self.clock.nanos())
+            && let Err(error) = self.put_in_force(pool, None).await
+        {
+            tracing::debug!(pool = %pool.name, %error, "limits that were replaced bind until the book can be read");
+        }
     }
 
     /// Makes durable what these wishes need. Meanwhile the pool's state is not locked, but its writes are.
@@ -143,6 +168,7 @@ impl Limiter for Local {
         let Some(pool) = self.pools.get(pool) else {
             return Ok(Outlook { next_at: now, by: None, room: most });
         };
+        self.end_outgoing(pool).await;
         if pool.has_unwritten(&self.clock)
             && let Err(error) = self.top_up(pool, &[], until).await
         {
@@ -157,6 +183,7 @@ impl Limiter for Local {
     async fn next_for(&self, pool: &str, tenant: &Arc<str>) -> Result<(Nanos, Option<Blocker>), StoreError> {
         let now = self.clock.nanos();
         let Some(pool) = self.pools.get(pool) else { return Ok((now, None)) };
+        self.end_outgoing(pool).await;
         let mut state = pool.lock();
         let (at, by) = state.next(now, pool.gate());
         Ok(state.tenant_wait(tenant, at, now).map_or((at, by), |(until, by)| (until, Some(by))))
@@ -166,6 +193,7 @@ impl Limiter for Local {
         let Some(pool) = self.pools.get(pool) else {
             return Ok(Permit::without_limits(pool, tenants, self.clock.nanos()));
         };
+        self.end_outgoing(pool).await;
         let mut answers = Vec::with_capacity(tenants.len());
         for _ in 0..MOST_PAYMENTS {
             // Paid before the permits are dated: a disk takes as long as a permit may be late.
@@ -222,14 +250,7 @@ impl Limiter for Local {
 
     async fn set_limits(&self, pool: &str, limits: Vec<Limit>) -> Result<(), StoreError> {
         let Some(pool) = self.pools.get(pool) else { return Ok(()) };
-        // Payments under way go by the numbers of the ledgers.
-        let _in_order = pool.writing.lock().await;
-        self.retention.fetch_max(kept_for(change::memory(&limits)), Ordering::Relaxed);
-        let kept = self.retention.load(Ordering::Relaxed);
-        let mut spends = spends(&*self.book, &self.clock, kept).await?;
-        spends.retain(|spend| spend.pool == *pool.name);
-        pool.lock().change(limits, &spends, &self.clock, self.tick);
-        Ok(())
+        self.put_in_force(pool, Some(limits)).await
     }
 
     async fn usage(&self, pool: &str) -> Vec<Usage> {
@@ -246,7 +267,7 @@ impl Limiter for Local {
             let busiest = each.counts.values().max_by_key(|count| count.used(now));
             usage(&each.limit, busiest.unwrap_or(&each.fresh))
         });
-        shared.chain(tenants).collect()
+        shared.chain(tenants).filter(|usage| state.enforced.own.contains(&usage.limit)).collect()
     }
 
     async fn stop(&self) -> Result<(), StoreError> {

@@ -19,6 +19,7 @@ pub mod forecast;
 mod late;
 mod ledger;
 pub mod local;
+mod outgoing;
 mod past;
 mod payments;
 pub mod redis;

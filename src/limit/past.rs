@@ -30,7 +30,7 @@ const MOST_FORMERS: usize = 8;
 
 /// Calls that former limits allowed may lie so much later than their change: permits are for times up to half a second ahead, and another
 /// process may learn of a change a second later.
-const OUTLASTS: Nanos = 1_500 * MS;
+pub(super) const OUTLASTS: Nanos = 1_500 * MS;
 
 /// Limits that were in force before those of now.
 #[derive(Debug, Clone, PartialEq)]

@@ -11,6 +11,7 @@ use super::{
     late::PutOff,
     ledger::{Ledger, Sub, count_name},
     local::{LocalPool, lateness, tolerance},
+    outgoing::Enforced,
     past::Rows,
     rule::{self, Count},
     tenants::TenantLimit,
@@ -54,6 +55,8 @@ pub(super) struct State {
     recent: VecDeque<Recent>,
     /// All permits after this are in `recent`, if they were not taken back.
     pub(super) recorded_since: Nanos,
+    /// The limits in force, and the replaced ones that still bind; all of them are counted.
+    pub(super) enforced: Enforced,
     /// What was in force before and may still matter, the newest first.
     pub(super) formers: Vec<Former<Nanos>>,
     /// How far wall time is ahead of the timeline, as the calendars take it and as the book's names are.
@@ -114,6 +117,7 @@ impl State {
             last_by: None,
             recent: VecDeque::new(),
             recorded_since: opened,
+            enforced: Enforced::default(),
             formers,
             calendars_ahead: 0,
             names_ahead: 0,

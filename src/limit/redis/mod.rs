@@ -115,7 +115,7 @@ impl Limiter for RedisLimiter {
         let Some(pool) = self.runner.pools.get(pool) else {
             return Ok(Outlook { next_at: self.runner.clock.nanos(), by: None, room: most });
         };
-        let (limits, query) = (pool.limits(), Query { until, most, ..Query::default() });
+        let (limits, query) = (pool.limits(self.runner.clock.nanos()), Query { until, most, ..Query::default() });
         let reply = self.runner.run(pool, &limits, &self.runner.scripts.look, &query).await?;
         let [at, by, room] = *reply.numbers else { return Err(unreadable()) };
         let room = usize::try_from(room).unwrap_or(0);
@@ -124,7 +124,7 @@ impl Limiter for RedisLimiter {
 
     async fn next_for(&self, pool: &str, tenant: &Arc<str>) -> Result<(Nanos, Option<Blocker>), StoreError> {
         let Some(pool) = self.runner.pools.get(pool) else { return Ok((self.runner.clock.nanos(), None)) };
-        let (limits, tenants) = (pool.limits(), std::slice::from_ref(tenant));
+        let (limits, tenants) = (pool.limits(self.runner.clock.nanos()), std::slice::from_ref(tenant));
         let query = Query { most: 1, tenants, ..Query::default() };
         let reply = self.runner.run(pool, &limits, &self.runner.scripts.look, &query).await?;
         let [at, by, _] = *reply.numbers else { return Err(unreadable()) };
@@ -198,14 +198,14 @@ impl Limiter for RedisLimiter {
                 // Under the limits that they were given by. If this fails, they stay charged.
                 let _ = self.runner.report(pool).await;
             }
-            pool.set_limits(limits, nanos(HORIZON), self.runner.clock.nanos());
+            pool.set_limits(limits, self.runner.clock.nanos());
         }
         Ok(())
     }
 
     async fn usage(&self, pool: &str) -> Vec<Usage> {
         let Some(pool) = self.runner.pools.get(pool) else { return Vec::new() };
-        let limits = pool.limits();
+        let limits = pool.limits(self.runner.clock.nanos());
         let Ok(reply) = self.runner.run(pool, &limits, &self.runner.scripts.usage, &Query::default()).await else {
             return Vec::new();
         };
@@ -214,7 +214,8 @@ impl Limiter for RedisLimiter {
             used: numbers[0].unsigned_abs(),
             next_at: reply.offset.never_early(numbers[1]),
         };
-        limits.limits.iter().zip(reply.numbers.chunks_exact(2)).map(usage).collect()
+        let in_force = |usage: &Usage| limits.enforced.own.contains(&usage.limit);
+        limits.limits.iter().zip(reply.numbers.chunks_exact(2)).map(usage).filter(in_force).collect()
     }
 
     async fn stop(&self) -> Result<(), StoreError> {

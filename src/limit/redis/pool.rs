@@ -21,6 +21,7 @@ use crate::{
         Blocker, Former, Key, Limit, Per, Permit, PoolLimits,
         ledger::Ledger,
         local::{lateness, tolerance},
+        outgoing::Enforced,
         past::{formers_on_timeline, still_matter},
         state::{MAX_RECENT, MS, SECOND},
     },
@@ -34,6 +35,8 @@ pub(super) struct RedisPool {
     pub(super) name: Arc<str>,
     pub(super) key: String,
     limits: RwLock<Arc<LimitSet>>,
+    /// Permits are for times so far ahead at most.
+    longest: Nanos,
     /// Closed until then, on our timeline: what the last look before a call reads.
     gate: AtomicI64,
     /// The gate as this process closed it, while Redis may not know it yet.
@@ -43,8 +46,9 @@ pub(super) struct RedisPool {
 
 /// The limits of a pool, and what the scripts need to know of them. They may change between two scripts, never within one.
 pub(super) struct LimitSet {
-    /// Those of the whole pool first. The scripts go by their place here, counted from 1.
+    /// Those of the whole pool first, the replaced ones that still bind included. The scripts go by their place here, counted from 1.
     pub(super) limits: Vec<Limit>,
+    pub(super) enforced: Enforced,
     /// What was in force before and may still matter, the newest first.
     pub(super) formers: Vec<Former<Nanos>>,
     pub(super) ledgers: Vec<Ledger>,
@@ -89,11 +93,13 @@ struct Given {
 
 impl RedisPool {
     pub(super) fn new(prefix: &str, pool: PoolLimits, longest: Nanos, clock: &Clock) -> RedisPool {
-        let formers = formers_on_timeline(pool.formers, &pool.limits, clock, clock.nanos());
+        let now = clock.nanos();
+        let formers = formers_on_timeline(pool.formers, &pool.limits, clock, now);
         RedisPool {
             key: format!("{prefix}:{{{}}}:state", pool.pool),
-            limits: RwLock::new(Arc::new(LimitSet::new(&pool.pool, pool.limits, formers, longest))),
+            limits: RwLock::new(Arc::new(LimitSet::new(&pool.pool, pool.limits, formers, longest, now))),
             name: pool.pool,
+            longest,
             gate: AtomicI64::new(Nanos::MIN),
             unsent_gate: AtomicI64::new(Nanos::MIN),
             memory: Mutex::default(),
@@ -125,16 +131,23 @@ impl RedisPool {
         }
     }
 
-    pub(super) fn limits(&self) -> Arc<LimitSet> {
-        self.limits.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn limits(&self, now: Nanos) -> Arc<LimitSet> {
+        let limits = self.limits.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if !limits.enforced.is_over(now) {
+            return limits;
+        }
+        let mut known = self.limits.write().unwrap_or_else(PoisonError::into_inner);
+        let (own, formers) = (known.enforced.own.clone(), known.formers.clone());
+        *known = Arc::new(LimitSet::new(&self.name, own, formers, self.longest, now));
+        known.clone()
     }
 
-    pub(super) fn set_limits(&self, limits: Vec<Limit>, longest: Nanos, now: Nanos) {
+    pub(super) fn set_limits(&self, limits: Vec<Limit>, now: Nanos) {
         let mut known = self.limits.write().unwrap_or_else(PoisonError::into_inner);
-        let mut formers = vec![Former { limits: known.limits.clone(), until: now }];
+        let mut formers = vec![Former { limits: known.enforced.own.clone(), until: now }];
         formers.extend(known.formers.iter().cloned());
         let formers = still_matter(formers, &limits, now);
-        *known = Arc::new(LimitSet::new(&self.name, limits, formers, longest));
+        *known = Arc::new(LimitSet::new(&self.name, limits, formers, self.longest, now));
     }
 
     /// A reply took so long.
@@ -151,7 +164,7 @@ impl RedisPool {
 
     /// Replies take longer than a permit may be late: the time in Redis is not known exactly enough.
     pub(super) fn too_slow(&self) -> StoreError {
-        let (slow, allowed) = (self.memory().slow, self.limits().lateness);
+        let (slow, allowed) = (self.memory().slow, self.limits.read().unwrap_or_else(PoisonError::into_inner).lateness);
         let ms = |nanos: Nanos| nanos as f64 / MS as f64;
         StoreError::Unavailable(format!(
             "Redis takes {:.1} ms to answer, but the guards of pool {:?} leave {:.1} ms for that. Give its limits guard = \"{:.0}ms\", or bring Redis nearer",
@@ -290,13 +303,15 @@ impl RedisPool {
 }
 
 impl LimitSet {
-    fn new(pool: &str, limits: Vec<Limit>, formers: Vec<Former<Nanos>>, longest: Nanos) -> LimitSet {
-        let (shared, tenants): (Vec<_>, Vec<_>) = limits.into_iter().partition(|limit| limit.key == Key::Vendor);
+    fn new(pool: &str, own: Vec<Limit>, formers: Vec<Former<Nanos>>, longest: Nanos, now: Nanos) -> LimitSet {
+        let enforced = Enforced::new(own, &formers, now);
+        let (shared, tenants): (Vec<_>, Vec<_>) =
+            enforced.all().into_iter().partition(|limit| limit.key == Key::Vendor);
         let limits: Vec<Limit> = shared.into_iter().chain(tenants).collect();
         let (spec, ledgers, zones) = Spec::new(pool, &limits, longest);
         let lateness = limits.iter().map(lateness).min().unwrap_or(Nanos::MAX);
         let tolerance = limits.iter().map(tolerance).min().unwrap_or(Nanos::MAX);
-        LimitSet { spec: spec.json(), lateness, tolerance, limits, formers, ledgers, zones }
+        LimitSet { spec: spec.json(), lateness, tolerance, limits, enforced, formers, ledgers, zones }
     }
 
     /// The calendar edges around this wall time.

@@ -245,7 +245,7 @@ impl Runner {
         until: Nanos,
     ) -> Result<Vec<Answer>, StoreError> {
         // One set of limits throughout: payments go by the numbers of its ledgers.
-        let (limits, mut paid) = (pool.limits(), Vec::new());
+        let (limits, mut paid) = (pool.limits(self.clock.nanos()), Vec::new());
         for _ in 0..MOST_PAYMENTS {
             let query = Query { until, most: tenants.len(), tenants, paid: &paid };
             let reply = self.run(pool, &limits, &self.scripts.reserve, &query).await?;
@@ -264,7 +264,7 @@ impl Runner {
 
     /// Looks at a pool for the sake of what the request reports.
     pub(super) async fn report(&self, pool: &RedisPool) -> Result<(), StoreError> {
-        self.run(pool, &pool.limits(), &self.scripts.look, &Query::default()).await.map(drop)
+        self.run(pool, &pool.limits(self.clock.nanos()), &self.scripts.look, &Query::default()).await.map(drop)
     }
 }
 
