@@ -79,9 +79,10 @@ async fn serve(store: &Arc<dyn Store>, n: usize) {
                 latency_ms: 1,
                 outcome: AttemptOutcome::Done,
                 detail: None,
+                response: None,
             };
             let next = Next::Complete { result: r#"{"ok":true,"score":712}"#.into() };
-            let change = Change { next, ticket: None, tries: 1 };
+            let change = Change { tries: 1, ..Change::of(&lease.job, next) };
             let store = store.clone();
             settling.spawn(async move { store.settle(lease, change, attempt).await });
         }

@@ -13,7 +13,7 @@ use crate::{
     audit::Audit,
     book::Book,
     clock::Clock,
-    config::{self, Config, Kind, StoreAt},
+    config::{self, Config, StoreAt},
     in_force::{FOLLOW_EVERY, FOLLOW_WITHOUT_MESSAGES, InForce},
     job::JobIds,
     limit::{
@@ -35,7 +35,7 @@ use crate::{
     },
     telemetry::Metrics,
     vendor::{Registry, auth::oauth, http::Client},
-    worker::{Context, Failures, Pool},
+    worker::{Context, Failures, Pool, slow_downs::SlowDowns},
 };
 
 /// A stream has room for about half a second of its vendor's rate, within these bounds.
@@ -81,6 +81,7 @@ impl Service {
             limits: limits.clone(),
             audit: audit.clone(),
             failures: Failures::default(),
+            slow_downs: SlowDowns::default(),
             metrics: Arc::new(Metrics::new(config.vendors.iter().map(|vendor| vendor.name.clone()))),
             client: Client::new(),
             clock: clock.clone(),
@@ -262,7 +263,7 @@ fn work(config: &Config, vendor: &config::Vendor) -> VendorWork {
     let depth = half_second.min().map_or(DEEPEST, |calls| u64::try_from(calls).unwrap_or(DEEPEST));
     VendorWork {
         name: vendor.name.clone(),
-        polls: matches!(vendor.kind, Kind::Polling(_)),
+        polls: vendor.asks_again(),
         lease: vendor.lease(),
         depth: usize::try_from(depth.clamp(SHALLOWEST, DEEPEST)).unwrap_or(0),
         open: vendor.open,

@@ -65,10 +65,12 @@ pub struct VendorMetrics {
     pub calls: Counter,
     /// What came of calls and polls, connections that failed included.
     outcomes: [Counter; AttemptOutcome::ALL.len()],
-    /// Replies 429, and 503 with Retry-After.
+    /// Replies that ask us to slow down.
     pub throttled: Counter,
     /// Those of them that were a 429 although every configured limit was kept.
     pub throttled_unexplained: Counter,
+    /// Silences that the vendor asked for, or that its headers asked for more than a minute of.
+    pub gate_closed: Counter,
     /// Calls beyond a limit, found by the audit: stays 0.
     pub breaches: Counter,
     pub permits_granted: Counter,
@@ -205,6 +207,7 @@ fn register_vendors(
     let accepted = counter("jobs_accepted", "Jobs accepted");
     let throttled = counter("vendor_throttled", "Replies 429, and 503 with Retry-After");
     let unexplained = counter("vendor_throttled_unexplained", "Replies 429 although every configured limit was kept");
+    let gate_closed = counter("vendor_gate_closed", "Times that the vendor had its pool's calls stopped for a while");
     let breaches = counter("limit_breaches", "Calls beyond a limit, found by the audit; must stay 0");
     let granted = counter("permits_granted", "Permits given by the limiter");
     let unused = counter("permits_unused", "Permits returned before their time");
@@ -245,6 +248,7 @@ fn register_vendors(
             outcomes,
             throttled: throttled.get_or_create_owned(&by),
             throttled_unexplained: unexplained.get_or_create_owned(&by),
+            gate_closed: gate_closed.get_or_create_owned(&by),
             breaches: breaches.get_or_create_owned(&by),
             permits_granted: granted.get_or_create_owned(&by),
             permits_unused: unused.get_or_create_owned(&by),

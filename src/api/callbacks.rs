@@ -10,6 +10,7 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
+use hyper::HeaderMap;
 
 use super::{
     App,
@@ -19,9 +20,13 @@ use super::{
     server::Segments,
 };
 use crate::{
-    job::{Failure, Job, JobId, lifecycle},
+    clock::nanos,
+    job::{Job, JobId, lifecycle},
     store::{Amended, Which},
-    vendor::{Callback, NotBelieved, Vendor},
+    vendor::{
+        Callback, NotBelieved, Reading, Silence, Vendor,
+        value::{Value, ValueFault},
+    },
 };
 
 /// `POST /vendor-webhook/{vendor}/{token}`: the URL that the vendor got for one job. The token is the proof.
@@ -36,9 +41,14 @@ pub(super) async fn for_one_job(
     };
     // The token of a vendor that was removed from the config is still valid, but its rules for reading are gone.
     let vendor = app.vendors.get(&vendor).ok_or_else(|| ApiError::unknown_vendor(&vendor))?;
+    let headers = request.headers().clone();
     let raw = body::read(request, MAX_CALLBACK).await?;
-    let outcome = vendor.read_callback(body::check_json(&raw)?);
-    match amend(&app, vendor, Which::Id(id), Some(run), outcome).await? {
+    let value = value(vendor, &headers, &raw)?;
+    if value.is_empty {
+        return Ok(success()); // A ping: it says nothing of the job.
+    }
+    let reading = vendor.read_callback(&headers, &raw, value, app.clock.now());
+    match amend(&app, vendor, Which::Id(id), Some(run), reading).await? {
         // Unknown: the job had ended and was deleted, so the vendor need not repeat the callback.
         Amended::Unknown | Amended::Changed(_) | Amended::Left(_) => Ok(success()),
     }
@@ -64,8 +74,11 @@ pub(super) async fn shared(
             }
         }
     })?;
-    let body = body::check_json(&raw)?;
-    let which = match vendor.job_in_callback(body) {
+    let value = value(vendor, &headers, &raw)?;
+    if value.is_empty {
+        return Ok(success());
+    }
+    let which = match vendor.job_in_callback(&value.json) {
         Some(Callback::Job(id)) => Which::Id(id),
         Some(Callback::Ticket(ticket)) => Which::Ticket { vendor: vendor.name().clone(), ticket },
         Some(Callback::UnknownJob) => return Err(ApiError::unknown_job()),
@@ -75,7 +88,8 @@ pub(super) async fn shared(
         }
     };
     let by_ticket = matches!(which, Which::Ticket { .. });
-    match amend(&app, vendor, which, None, vendor.read_callback(body)).await? {
+    let reading = vendor.read_callback(&headers, &raw, value, app.clock.now());
+    match amend(&app, vendor, which, None, reading).await? {
         Amended::Changed(job) | Amended::Left(job) if job.lane.vendor == *vendor.name() => Ok(success()),
         // The vendor may have called back before its own reply, which has the ticket, was stored.
         Amended::Unknown if by_ticket && app.store.backlog(vendor.name()).await.leased > 0 => {
@@ -86,22 +100,45 @@ pub(super) async fn shared(
     }
 }
 
-/// Ends the job with this outcome, if it has not ended and is this vendor's.
+/// What a callback says: read as replies are.
+fn value(vendor: &Vendor, headers: &HeaderMap, raw: &Bytes) -> Result<Value, ApiError> {
+    vendor.value(headers, raw.clone()).map_err(|fault| {
+        let detail = format!("the callback's body {fault}");
+        match fault {
+            ValueFault::TooLarge => ApiError::body_too_large(detail),
+            ValueFault::TooDeep => ApiError::bad_request("too_deep", detail),
+            ValueFault::UnknownCoding(_) => {
+                ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+            }
+            ValueFault::BadCoding { .. } | ValueFault::BadText(_) | ValueFault::NotJson(_) => {
+                ApiError::bad_request("malformed_json", detail)
+            }
+        }
+    })
+}
+
+/// Lets the outcome decide the job, if it has not ended and is this vendor's.
 async fn amend(
     app: &App,
     vendor: &Arc<Vendor>,
     which: Which,
     run: Option<u32>,
-    outcome: Result<Bytes, Failure>,
+    reading: Reading,
 ) -> Result<Amended, ApiError> {
     let name = vendor.name().clone();
+    if let Some(Silence::Asked(time)) = reading.silence {
+        let silence = nanos(time.unwrap_or(vendor.config.slow_down.first));
+        app.limiter.close_gate(&vendor.config.pool, app.clock.nanos().saturating_add(silence)).await;
+    }
+    let step = reading.step;
+    let (policy, jitter, now) = (vendor.policy(), fastrand::f64(), app.clock.now());
     let decide = move |job: &Job| {
         if job.lane.vendor != name {
             return None;
         }
-        lifecycle::answered(job, run, outcome.clone())
+        lifecycle::called_back(job, run, step.clone(), &policy, jitter, now)
     };
-    let amended = app.store.amend(which, app.clock.now(), Box::new(decide)).await?;
+    let amended = app.store.amend(which, now, Box::new(decide)).await?;
     if let Some(metrics) = app.metrics.vendor(vendor.name()) {
         match &amended {
             Amended::Changed(job) => {

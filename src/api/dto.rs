@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::standing::WhyWaiting;
 use crate::{
     clock::Time,
-    job::{Attempts, Job, JobId},
+    job::{Attempts, Failure, Job, JobId, VendorSaid},
 };
 
 #[derive(Serialize)]
@@ -26,9 +26,18 @@ struct JobView<'a> {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<ErrorView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<ErrorView<'a>>,
     attempts: u32,
+    tries: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ticket: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     blocked_on: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
     eligible_at: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,10 +54,19 @@ struct JobView<'a> {
     finished_at: Option<Time>,
 }
 
+/// Why a job failed, or what was wrong with a call.
 #[derive(Serialize)]
-struct ErrorView<'a> {
+pub(super) struct ErrorView<'a> {
     code: &'static str,
     message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vendor: Option<&'a VendorSaid>,
+}
+
+impl<'a> ErrorView<'a> {
+    pub(super) fn of(failure: &'a Failure) -> ErrorView<'a> {
+        ErrorView { code: failure.code.as_str(), message: &failure.message, vendor: failure.vendor.as_ref() }
+    }
 }
 
 /// `202 {"request_id": "…"}`, exactly that.
@@ -82,7 +100,8 @@ pub(super) fn page(jobs: &[Job], next_cursor: Option<&str>) -> Response {
 }
 
 fn render(job: &Job, payload: bool, why: Option<&WhyWaiting>) -> Vec<u8> {
-    let failure = job.failure.as_ref();
+    let failure = job.failure.as_ref().map(ErrorView::of);
+    let (error, last_error) = if job.status.has_ended() { (failure, None) } else { (None, failure) };
     let view = JobView {
         request_id: job.id,
         vendor: &job.lane.vendor,
@@ -90,9 +109,14 @@ fn render(job: &Job, payload: bool, why: Option<&WhyWaiting>) -> Vec<u8> {
         priority: job.lane.priority.as_str(),
         tags: &job.tags,
         status: job.status.as_str(),
-        error: failure.map(|failure| ErrorView { code: failure.code.as_str(), message: &failure.message }),
+        error,
+        last_error,
         attempts: job.attempt,
+        tries: job.tries,
+        ticket: job.ticket.as_deref().filter(|_| !job.status.has_ended()),
         blocked_on: why.map(|why| &*why.blocked_on),
+        since: why.and_then(|why| why.since),
+        until: why.and_then(|why| why.until),
         eligible_at: why.and_then(|why| why.eligible_at),
         position: why.and_then(|why| why.position),
         position_at_least: why.and_then(|why| why.position_at_least),
@@ -131,6 +155,8 @@ pub(super) fn attempts(attempts: &Attempts) -> Response {
         outcome: crate::job::AttemptOutcome,
         #[serde(skip_serializing_if = "Option::is_none")]
         detail: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        response: Option<&'a str>,
     }
     #[derive(Serialize)]
     struct List<'a> {
@@ -146,6 +172,7 @@ pub(super) fn attempts(attempts: &Attempts) -> Response {
         latency_ms: attempt.latency_ms,
         outcome: attempt.outcome,
         detail: attempt.detail.as_deref(),
+        response: attempt.response.as_deref(),
     });
     json(StatusCode::OK, &List { attempts: views.collect(), omitted: attempts.omitted() })
 }

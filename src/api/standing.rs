@@ -16,6 +16,10 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WhyWaiting {
     pub(super) blocked_on: String,
+    /// How long it has been so.
+    pub(super) since: Option<Time>,
+    /// Until when at most.
+    pub(super) until: Option<Time>,
     pub(super) eligible_at: Option<Time>,
     /// Its place among the vendor's waiting jobs, from 1, or else the least that it can be.
     pub(super) position: Option<u64>,
@@ -24,7 +28,28 @@ pub(super) struct WhyWaiting {
     pub(super) eta: Option<Time>,
 }
 
-/// Why a job waits, its position, and when it is expected to be called.
+/// Something that keeps jobs from going on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Block {
+    pub(super) by: String,
+    pub(super) since: Option<Time>,
+    pub(super) until: Option<Time>,
+}
+
+impl Block {
+    fn new(by: impl Into<String>, since: Option<Time>, until: Option<Time>) -> Block {
+        Block { by: by.into(), since, until }
+    }
+
+    /// For a job that waits for its own time too.
+    fn of_job(self, job: &Job) -> WhyWaiting {
+        let eligible_at = self.until.map(|until| until.max(job.due_at));
+        let Block { by: blocked_on, since, until } = self;
+        WhyWaiting { blocked_on, since, until, eligible_at, position: None, position_at_least: None, eta: None }
+    }
+}
+
+/// What keeps a job from going on, where it stands, and when it is expected to be called.
 pub(super) async fn why_waiting(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError> {
     let Some(mut why) = blocked_on(app, job).await? else { return Ok(None) };
     if let (Stage::Call, Status::Pending, Some(vendor)) = (job.stage, job.status, app.vendors.get(&job.lane.vendor))
@@ -44,53 +69,66 @@ async fn blocked_on(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError
         return Ok(None);
     }
     let Some(vendor) = app.vendors.get(&job.lane.vendor) else { return Ok(None) };
-    let because = |blocked_on: &str, eligible_at| {
-        let blocked_on = blocked_on.into();
-        Ok(Some(WhyWaiting { blocked_on, eligible_at, position: None, position_at_least: None, eta: None }))
-    };
     let now = app.clock.now();
     // A job without not_before does not wait for a time, even if the clock was set back since it was submitted.
     let is_due = job.due_at <= now || (job.attempt == 0 && job.due_at <= job.updated_at);
     if job.stage == Stage::Await {
-        // Jobs of other vendors are in this stage only during a call that is made at most once.
-        return if matches!(vendor.config.kind, Kind::Webhook(_)) {
-            because("awaiting_callback", None)
-        } else {
-            Ok(None)
-        };
+        // Others are in that stage only while they are called at most once.
+        let is_webhook = matches!(vendor.config.kind, Kind::Webhook(_));
+        let block = Block::new("awaiting_callback", Some(job.due_at), job.answer_by);
+        return Ok(is_webhook.then(|| WhyWaiting { eligible_at: None, ..block.of_job(job) }));
     }
     if !is_due && job.stage == Stage::Call && job.attempt == 0 {
-        return because("not_before", Some(job.due_at));
+        return Ok(Some(Block::new("not_before", Some(job.id.created_at()), Some(job.due_at)).of_job(job)));
     }
-    if let Some(pause) = app.pauses.get(vendor.name(), now) {
-        return because("vendor_paused", pause.until.map(|until| until.max(job.due_at)));
-    }
-    if let Some(refused) = credentials::refused(app, vendor).await {
-        return because("credentials", refused.until.map(|until| until.max(job.due_at)));
-    }
-    match app.breakers.look(vendor.name()).await {
-        Standing::Closed => {}
-        Standing::Open { until } => return because("breaker", Some(app.clock.time_at(until).max(job.due_at))),
-        // It depends on the probe, so there is no time.
-        Standing::HalfOpen => return because("breaker", None),
+    if let Some(block) = of_vendor(app, vendor).await? {
+        return Ok(Some(block.of_job(job)));
     }
     if !is_due {
         let what = if job.stage == Stage::Poll { "next_poll" } else { "retry_backoff" };
-        return because(what, Some(job.due_at));
+        return Ok(Some(Block::new(what, Some(job.updated_at), Some(job.due_at)).of_job(job)));
     }
+    by_others(app, vendor, job, now).await.map(Some)
+}
+
+/// What keeps all calls to a vendor back: the first that holds.
+pub(super) async fn of_vendor(app: &App, vendor: &Vendor) -> Result<Option<Block>, ApiError> {
+    if let Some(pause) = app.pauses.get(vendor.name(), app.clock.now()) {
+        return Ok(Some(Block::new("vendor_paused", None, pause.until)));
+    }
+    if let Some(refused) = credentials::refused(app, vendor).await {
+        return Ok(Some(Block::new("credentials", refused.since, refused.until)));
+    }
+    let until = match app.breakers.look(vendor.name()).await {
+        Standing::Closed => None,
+        Standing::Open { until } => Some(Some(app.clock.time_at(until))),
+        // Until the probe is back, which nobody knows.
+        Standing::HalfOpen => Some(None),
+    };
+    if let Some(until) = until {
+        let since = app.breakers.opened(vendor.name()).map(|opened| app.clock.time_at(opened.since));
+        return Ok(Some(Block::new("breaker", since, until)));
+    }
+    let gate = app.limiter.gate(&vendor.config.pool).await?;
+    Ok(gate.map(|gate| Block::new("slowed_by_vendor", gate.since, Some(app.clock.time_at(gate.until)))))
+}
+
+/// A job that is due waits for limits, or for other jobs.
+async fn by_others(app: &App, vendor: &Vendor, job: &Job, now: Time) -> Result<WhyWaiting, ApiError> {
     let (next_at, by) = app.limiter.next_for(&vendor.config.pool, &job.lane.tenant).await?;
     let eligible_at = Some(app.clock.time_at(next_at).max(now));
-    match by {
-        Some(Blocker::Limit(id)) => because(&format!("limit:{id}"), eligible_at),
-        // The vendor sent Retry-After.
-        Some(Blocker::Gate) => because("retry_backoff", eligible_at),
+    let block = match by {
+        Some(Blocker::Limit(id)) => Block::new(format!("limit:{id}"), None, eligible_at),
+        // Limits that start cold: none of them can be called used up.
+        Some(Blocker::Gate) => Block::new("retry_backoff", None, eligible_at),
         None => {
             // The leases of all processes, which only the store knows.
             let leased = app.store.backlog(vendor.name()).await.leased;
             let full = leased >= vendor.config.concurrency as u64;
-            because(if full { "concurrency" } else { "queue" }, None)
+            Block::new(if full { "concurrency" } else { "queue" }, None, None)
         }
-    }
+    };
+    Ok(WhyWaiting { eligible_at: block.until, ..block.of_job(job) })
 }
 
 /// When a job is expected to be called. If it is not known how many are ahead of it, all that wait for the vendor are.

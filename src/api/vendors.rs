@@ -10,22 +10,19 @@ use axum::{
     response::Response,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use super::{
     App, audit,
     body::{self, NoParams},
-    credentials::{self, Refused},
-    dto,
+    credentials, dto,
     error::ApiError,
     server::Segments,
     standing,
 };
 use crate::{
-    book::Pause,
     clock::Time,
     config::{Kind, parse_duration, write_limit},
-    limit::{Usage, breaker::Standing},
+    limit::Usage,
     vendor::Vendor,
 };
 
@@ -37,10 +34,10 @@ struct VendorView {
     paused: bool,
     paused_until: Option<Time>,
     breaker: &'static str,
-    blocked_on: Option<&'static str>,
+    blocked_on: Option<String>,
     since: Option<Time>,
     until: Option<Time>,
-    last_error: Option<Box<RawValue>>,
+    last_error: Option<serde_json::Value>,
     limits: Vec<LimitView>,
     concurrency: usize,
     in_flight: i64,
@@ -114,7 +111,7 @@ pub(super) async fn pause(
     Ok(dto::json(StatusCode::OK, &view(&app, vendor).await))
 }
 
-/// `POST /vendors/{name}/resume`
+/// `POST /vendors/{name}/resume`: ends a pause, and a silence that the vendor asked for.
 pub(super) async fn resume(
     State(app): State<Arc<App>>,
     _: NoParams,
@@ -125,7 +122,12 @@ pub(super) async fn resume(
     for breaker in [vendor.name(), &vendor.login.breaker] {
         app.breakers.hurry(breaker).await?;
     }
-    app.store.signals().ring(&name);
+    app.limiter.open_gate(&vendor.config.pool).await?;
+    // All vendors of the pool were waiting, in every process.
+    for of_pool in app.vendors.iter().filter(|one| one.config.pool == vendor.config.pool) {
+        app.store.wake(of_pool.name()).await?;
+        app.store.signals().ring(of_pool.name());
+    }
     Ok(dto::json(StatusCode::OK, &view(&app, vendor).await))
 }
 
@@ -135,9 +137,9 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
     let usage = app.limiter.usage(&vendor.config.pool).await;
     let drain_eta = standing::drain_eta(app, vendor, &backlog, &usage).await;
     let pause = app.pauses.get(vendor.name(), now);
+    // Who cannot be asked keeps back what only it knows.
+    let block = standing::of_vendor(app, vendor).await.unwrap_or_default();
     let counted = audit::counted(app, vendor).await;
-    let breaker = app.breakers.look(vendor.name()).await;
-    let blocked = blocked(app, vendor, pause.as_ref(), breaker).await;
     // With a queue there may be other processes; their calls are counted by their leases.
     let in_flight = match app.metrics.vendor(vendor.name()) {
         Some(metrics) if app.queue.is_none() => metrics.in_flight.get(),
@@ -153,11 +155,11 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
         pool: vendor.config.pool.clone(),
         paused: pause.is_some(),
         paused_until: pause.and_then(|pause| pause.until),
-        breaker: breaker.as_str(),
-        blocked_on: blocked.blocked_on,
-        since: blocked.since,
-        until: blocked.until,
-        last_error: blocked.last_error,
+        breaker: app.breakers.look(vendor.name()).await.as_str(),
+        since: block.as_ref().and_then(|block| block.since),
+        until: block.as_ref().and_then(|block| block.until),
+        blocked_on: block.map(|block| block.by),
+        last_error: last_error(app, vendor).await,
         limits: usage.into_iter().map(|usage| limit_view(app, usage)).collect(),
         concurrency: vendor.config.concurrency,
         in_flight,
@@ -171,30 +173,20 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
     }
 }
 
-/// What keeps all of a vendor's jobs from being called.
-#[derive(Default)]
-struct Blocked {
-    blocked_on: Option<&'static str>,
-    since: Option<Time>,
-    until: Option<Time>,
-    last_error: Option<Box<RawValue>>,
-}
-
-/// The first that holds, in the order of a job's `blocked_on`.
-async fn blocked(app: &App, vendor: &Vendor, pause: Option<&Pause>, breaker: Standing) -> Blocked {
-    let because = |blocked_on, since, until| Blocked { blocked_on: Some(blocked_on), since, until, last_error: None };
-    if let Some(pause) = pause {
-        return because("vendor_paused", None, pause.until);
+/// Why its credentials were refused, while they are; else what was wrong with its last call that this process knows of.
+async fn last_error(app: &App, vendor: &Vendor) -> Option<serde_json::Value> {
+    #[derive(Serialize)]
+    struct LastError<'a> {
+        #[serde(flatten)]
+        error: dto::ErrorView<'a>,
+        at: Time,
     }
-    if let Some(Refused { since, until, last_error }) = credentials::refused(app, vendor).await {
-        return Blocked { last_error, ..because("credentials", since, until) };
+    if let Some(refused) = credentials::refused(app, vendor).await {
+        return refused.last_error.and_then(|written| serde_json::from_str(written.get()).ok());
     }
-    let since = || app.breakers.opened(vendor.name()).map(|opened| app.clock.time_at(opened.since));
-    match breaker {
-        Standing::Closed => Blocked::default(),
-        Standing::HalfOpen => because("breaker", since(), None),
-        Standing::Open { until } => because("breaker", since(), Some(app.clock.time_at(until))),
-    }
+    let last = vendor.last_error();
+    let (failure, at) = last.as_ref()?;
+    serde_json::to_value(LastError { error: dto::ErrorView::of(failure), at: *at }).ok()
 }
 
 fn limit_view(app: &App, usage: Usage) -> LimitView {

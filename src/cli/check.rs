@@ -100,6 +100,7 @@ fn example(vendor: &str, payload: Bytes) -> Job {
         run: 0,
         tries: 0,
         unanswered: 0,
+        slowed: 0,
         attempt: 0,
         ticket: None,
         result: None,

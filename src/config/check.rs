@@ -8,10 +8,8 @@ use std::{
     time::Duration,
 };
 
-use toml::Spanned;
-
 use super::{
-    LiveSecret, Match, duration,
+    LiveSecret, duration,
     error::{Problem, form},
     fill,
     mask::{self, Part},
@@ -176,32 +174,6 @@ pub(super) fn optional<R, T>(raw: Option<&R>, check: impl FnOnce(&R) -> Option<T
 pub(super) fn required<T>(cx: &mut Check<'_>, whole: &Whole<'_>, name: &str, mend: &str) -> Option<T> {
     cx.problem(&whole.key(name), &whole.span, "this key is required", mend);
     None
-}
-
-pub(super) fn matching(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Match>) -> Option<Match> {
-    let mend = r#"Write { at = "/status", is = ["..."] }"#;
-    let at = match &raw.get_ref().at {
-        Some(at) => cx.pointer(&format!("{key}.at"), at),
-        None => {
-            cx.problem(&format!("{key}.at"), &raw.span(), "this key is required", mend);
-            None
-        }
-    };
-    let is_key = format!("{key}.is");
-    let Some(is) = &raw.get_ref().is else {
-        cx.problem(&is_key, &raw.span(), "this key is required", mend);
-        return None;
-    };
-    if !(1..=64).contains(&is.get_ref().len()) {
-        cx.problem(&is_key, &is.span(), "this names no value, or over 64", mend);
-        return None;
-    }
-    let texts = is.get_ref().iter().enumerate().map(|(i, item)| {
-        let text = Spanned::new(item.span(), item.get_ref().0.clone());
-        cx.text(&format!("{is_key}[{i}]"), &text).map(|text| text.text)
-    });
-    let texts: Vec<Option<String>> = texts.collect();
-    Some(Match { at: at?, is: texts.into_iter().collect::<Option<_>>()? })
 }
 
 /// A text as it was written, in quotes, not too long.

@@ -105,7 +105,7 @@ pub(super) fn form(path: &str) -> &'static str {
         "url" => r#""https://vendor.example/path""#,
         "kind" => r#""sync", "webhook" or "polling""#,
         "limits" => r#"limits such as ["50/s", { calls = 2000, per = "1m" }], or [] if there are none"#,
-        "timeout" | "grace" | "deadline" | "answer_within" | "every" | "first" | "max" | "guard" => {
+        "timeout" | "grace" | "deadline" | "answer_within" | "every" | "first" | "max" | "guard" | "wait" => {
             r#"a duration such as "10s""#
         }
         "retention" => r#"a duration such as "7d""#,
@@ -115,6 +115,14 @@ pub(super) fn form(path: &str) -> &'static str {
         "polling" => r#"{ ticket = "/id", url = "...", every = "2s", done = { at = "/state", is = ["done"] } }"#,
         "done" | "failed" => r#"{ at = "/status", is = ["..."] }"#,
         "is" => r#"an array of texts such as ["done"]"#,
+        "replies" => r#"rules such as [{ status = [404], means = "done" }]"#,
+        "status" => r#"an array of numbers and classes such as [403, "5xx"]"#,
+        "on" => r#"an array of "call", "poll" and "callback""#,
+        "means" => r#""done", "pending", "slow_down", "try_again", "refused" or "unauthorized""#,
+        "header" => r#"a header's name such as "X-State""#,
+        "slow_down" => r#"{ first = "1s", max = "5m" }"#,
+        "expect" => r#""json""#,
+        "unit" => r#""s" or "ms""#,
         "clean" => r#"{ trim = true, drop_null = true, redact = ["/ssn"] }"#,
         "redact" => r#"an array of JSON pointers such as ["/ssn"]"#,
         "headers" => r#"{ name = "value" }"#,
@@ -122,9 +130,9 @@ pub(super) fn form(path: &str) -> &'static str {
         "calls" | "burst" | "attempts" | "unanswered" | "open" | "concurrency" | "max_waiting" => {
             "a whole number such as 10"
         }
-        "rate_headers" => r#"{ remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#,
+        "rate_headers" => r#""off", or { remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#,
         "remaining" | "reset" => r#"a header's name such as "X-Calls-Left""#,
-        "trim" | "drop_null" | "allow_open" | "at_most_once" => "true or false",
+        "trim" | "drop_null" | "allow_open" | "at_most_once" | "exists" => "true or false",
         "server" | "ops" | "auth" | "store" | "queue" | "capacity" => "its keys under a [table] of this name",
         "vendors" => "a table for each vendor: [vendors.name]",
         _ => "...",

@@ -7,9 +7,10 @@ use url::{Host, Url};
 
 use super::{
     Kind, Polling, Secret, Verify, Webhook,
-    check::{Check, LONGEST, Whole, matching, optional, required},
+    check::{Check, LONGEST, Whole, optional, required},
     error::nearest,
     raw,
+    replies::matching,
     templates::url_template,
 };
 use crate::{

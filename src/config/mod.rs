@@ -14,7 +14,11 @@ use crate::{
     json::Pointer,
     limit::{PoolLimits, breaker::Terms},
     redis_link::RedisUrl,
-    vendor::{clean::Clean, template::Template},
+    vendor::{
+        clean::Clean,
+        replies::{Means, Rule, Test},
+        template::Template,
+    },
 };
 
 mod auth;
@@ -30,6 +34,7 @@ mod load;
 mod mask;
 mod raw;
 mod read;
+mod replies;
 mod root;
 mod secret;
 mod source;
@@ -134,10 +139,16 @@ pub struct Vendor {
     pub open: Option<u64>,
     /// A submitting call that may have been done is not repeated.
     pub at_most_once: bool,
-    /// The vendor's names of the headers that say what is left of its limit, if they are not the usual ones.
-    pub rate_headers: Option<RateHeaders>,
+    /// Which headers say what is left of the vendor's limit.
+    pub rate_headers: RateHeaders,
+    /// What its answers mean, before what they mean by themselves.
+    pub replies: Vec<Rule>,
     /// A failure inside a 2xx answer or a callback.
     pub failed: Option<Match>,
+    /// How long the pool is silent when the vendor wants fewer calls and does not say for how long.
+    pub slow_down: SlowDown,
+    /// An answer that should be data and is not JSON is none.
+    pub json_only: bool,
     pub clean: Clean,
     /// When it is not called because most calls fail; `None`: it always is.
     pub breaker: Option<Terms>,
@@ -160,7 +171,17 @@ impl Vendor {
         shown
     }
 
-    /// How long a worker's lease of a job is: until its permit, for a call, and some more time for the limiter and the store.
+    /// Whether a job may be called again because its vendor said "not yet": a poll, or the same request.
+    pub fn asks_again(&self) -> bool {
+        let by_itself = match self.kind {
+            Kind::Polling(_) => true,
+            Kind::Sync => self.method == hyper::Method::GET,
+            Kind::Webhook(_) => false,
+        };
+        by_itself || self.replies.iter().any(|rule| rule.means == Means::Pending)
+    }
+
+    /// How long a worker may hold a job: until its permit, for a call, and this much more for the limiter and the store.
     pub fn lease(&self) -> Duration {
         HORIZON + self.timeout + BESIDE_A_CALL
     }
@@ -281,18 +302,43 @@ pub struct Polling {
     pub result: Option<Pointer>,
 }
 
-/// A value in a JSON body that equals one of these texts (a string's content, else the JSON as written).
+/// A place in a JSON body, and what has to be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Match {
     pub at: Pointer,
-    pub is: Vec<String>,
+    pub test: Test,
 }
 
-/// Headers of a reply that say how many calls are left, and when there are more (in seconds, or a time).
+/// Which headers of a reply say what is left of the vendor's limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RateHeaders {
+pub enum RateHeaders {
+    /// `RateLimit` and `X-RateLimit-*` with their likes.
+    Usual,
+    /// These too.
+    Named(Vec<RateHeader>),
+    Off,
+}
+
+/// Headers that say how many calls are left, and when there are more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateHeader {
     pub remaining: hyper::header::HeaderName,
     pub reset: hyper::header::HeaderName,
+    pub unit: ResetUnit,
+}
+
+/// What a reset counts, if it is a number and no time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetUnit {
+    Seconds,
+    Millis,
+}
+
+/// The first silence of a pool and the longest; each is twice the one before while the vendor goes on asking to slow down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlowDown {
+    pub first: Duration,
+    pub max: Duration,
 }
 
 /// Text that is never shown: not in logs, not in errors, not in `{:?}`.

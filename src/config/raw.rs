@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer},
+    de::{
+        self, MapAccess, SeqAccess, Unexpected, Visitor,
+        value::{MapAccessDeserializer, SeqAccessDeserializer},
+    },
 };
 use toml::Spanned;
 
@@ -90,6 +93,9 @@ pub(super) struct Vendor {
     pub(super) webhook: Option<Spanned<Webhook>>,
     pub(super) polling: Option<Spanned<Polling>>,
     pub(super) failed: Option<Spanned<Match>>,
+    pub(super) replies: Option<Spanned<Vec<Spanned<Rule>>>>,
+    pub(super) slow_down: Option<Spanned<SlowDown>>,
+    pub(super) expect: Option<Text>,
     pub(super) clean: Clean,
     pub(super) breaker: Breaker,
     pub(super) rate_headers: Option<Spanned<RateHeaders>>,
@@ -175,7 +181,28 @@ pub(super) struct Polling {
 #[serde(deny_unknown_fields)]
 pub(super) struct Match {
     pub(super) at: Option<Text>,
-    pub(super) is: Option<Spanned<Vec<Spanned<Scalar>>>>,
+    pub(super) is: Option<Scalars>,
+    pub(super) exists: Option<Spanned<bool>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rule {
+    pub(super) on: Option<Spanned<Vec<Text>>>,
+    pub(super) status: Option<Scalars>,
+    pub(super) at: Option<Text>,
+    pub(super) header: Option<Text>,
+    pub(super) is: Option<Scalars>,
+    pub(super) exists: Option<Spanned<bool>>,
+    pub(super) means: Option<Text>,
+    pub(super) wait: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SlowDown {
+    pub(super) first: Option<Text>,
+    pub(super) max: Option<Text>,
 }
 
 #[derive(Deserialize)]
@@ -186,11 +213,18 @@ pub(super) struct Clean {
     pub(super) redact: Vec<Text>,
 }
 
+/// `"off"`, a table or several.
+pub(super) enum RateHeaders {
+    Word(String),
+    Named(Vec<RateHeader>),
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RateHeaders {
+pub(super) struct RateHeader {
     pub(super) remaining: Text,
     pub(super) reset: Text,
+    pub(super) unit: Option<Text>,
 }
 
 /// When a vendor's breaker opens, or that it has none.
@@ -235,6 +269,36 @@ pub(super) struct LimitTable {
 
 /// A text, a number or a bool, as the text that a JSON value is compared with.
 pub(super) struct Scalar(pub(super) String);
+
+pub(super) type Scalars = Spanned<Vec<Spanned<Scalar>>>;
+
+impl<'de> Deserialize<'de> for RateHeaders {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RateHeaders, D::Error> {
+        struct AnyOf;
+
+        impl<'de> Visitor<'de> for AnyOf {
+            type Value = RateHeaders;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("rate headers")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RateHeaders, E> {
+                Ok(RateHeaders::Word(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RateHeaders, A::Error> {
+                RateHeader::deserialize(MapAccessDeserializer::new(map)).map(|table| RateHeaders::Named(vec![table]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<RateHeaders, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(RateHeaders::Named)
+            }
+        }
+
+        deserializer.deserialize_any(AnyOf)
+    }
+}
 
 impl<'de> Deserialize<'de> for Limit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Limit, D::Error> {

@@ -129,6 +129,7 @@ fn wanted_type(wanted: &str) -> &'static str {
         "f64" => "a number",
         "a boolean" => "true or false",
         "a sequence" => "an array",
+        "rate headers" => "\"off\" or a table",
         "a limit" => "a limit",
         "a breaker" => "a table, or false,",
         _ => "a table",

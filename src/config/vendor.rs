@@ -9,12 +9,12 @@ use toml::Spanned;
 use url::Url;
 
 use super::{
-    Kind, LiveSecret, RateHeaders, Vendor,
+    Kind, LiveSecret, Vendor,
     auth::{self, OUR_HEADERS},
     breaker,
-    check::{Check, LONGEST, Whole, matching, optional, quoted_key, required, shown},
+    check::{Check, LONGEST, Whole, optional, quoted_key, required, shown},
     error::nearest,
-    kind, limits, raw,
+    kind, limits, raw, replies,
     secret::fits_header,
     templates::{body_template, url_template},
 };
@@ -139,9 +139,11 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
     let deadline = optional(raw.deadline.as_ref(), |text| cx.duration(&whole.key("deadline"), text, LONGEST));
     let answer_within = cx.duration(&whole.key("answer_within"), &raw.answer_within, LONGEST);
     let open = optional(raw.open.as_ref(), |open| cx.number(&whole.key("open"), open, 1..=1_000_000_000));
-    let failed = optional(raw.failed.as_ref(), |failed| matching(cx, &whole.key("failed"), failed));
-    let rate_headers =
-        optional(raw.rate_headers.as_ref(), |raw| rate_headers(cx, &whole.key("rate_headers"), raw.get_ref()));
+    let failed = optional(raw.failed.as_ref(), |failed| replies::matching(cx, &whole.key("failed"), failed));
+    let answers = replies::replies(cx, whole, kind.as_ref());
+    let slow_down = replies::slow_down(cx, whole);
+    let json_only = replies::json_only(cx, whole);
+    let rate_headers = replies::rate_headers(cx, whole);
     let clean = clean(cx, whole);
     let breaker = match &raw.breaker {
         raw::Breaker::Off => Some(None),
@@ -167,41 +169,21 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
         open: open?,
         at_most_once: raw.at_most_once.as_ref().is_some_and(|once| *once.get_ref()),
         rate_headers: rate_headers?,
+        replies: answers?,
         failed: failed?,
+        slow_down: slow_down?,
+        json_only: json_only?,
         clean: clean?,
         breaker: breaker?,
     })
 }
 
-/// A sync vendor's answer is there or not: nothing stays open, nothing is waited for.
+/// Nothing stays open at a sync vendor.
 fn refuse_for_sync(cx: &mut Check<'_>, whole: &Whole<'_>) {
-    let what = "a sync vendor answers at once";
-    let mend = "Remove it; it is for the kinds \"webhook\" and \"polling\"";
     if let Some(open) = &whole.raw.open {
-        cx.problem(&whole.key("open"), &open.span(), what, mend);
+        let mend = "Remove it; it is for the kinds \"webhook\" and \"polling\"";
+        cx.problem(&whole.key("open"), &open.span(), "a sync vendor answers at once", mend);
     }
-    let within = whole.raw.answer_within.span();
-    if !cx.sources.is_default(&within) {
-        cx.problem(&whole.key("answer_within"), &within, what, mend);
-    }
-}
-
-fn rate_headers(cx: &mut Check<'_>, key: &str, raw: &raw::RateHeaders) -> Option<RateHeaders> {
-    let mut header = |name: &str, raw: &raw::Text| {
-        let (key, text) = (format!("{key}.{name}"), cx.text(&format!("{key}.{name}"), raw)?);
-        let header = HeaderName::from_bytes(text.text.as_bytes()).ok();
-        if header.is_none() {
-            cx.problem(
-                &key,
-                &text.span,
-                format!("{} is not a header's name", text.shown),
-                "Write \"X-Calls-Left\", say",
-            );
-        }
-        header
-    };
-    let (remaining, reset) = (header("remaining", &raw.remaining), header("reset", &raw.reset));
-    Some(RateHeaders { remaining: remaining?, reset: reset? })
 }
 
 fn method(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Method> {

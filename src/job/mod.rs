@@ -237,11 +237,14 @@ pub struct Job {
     pub tries: u32,
     /// Orders of this run that the vendor accepted and did not answer in time. Known where the payload was read too.
     pub unanswered: u32,
+    /// How often in a row its vendor asked to slow down.
+    pub slowed: u32,
     /// All attempts so far, of all runs: the fence.
     pub attempt: u32,
     /// The vendor's own reference to accepted work.
     pub ticket: Option<String>,
     pub result: Option<Bytes>,
+    /// Why it ended without a result; while it has not ended, what was wrong with its last attempt.
     pub failure: Option<Failure>,
     pub updated_at: Time,
     pub finished_at: Option<Time>,
@@ -270,12 +273,33 @@ impl Job {
 pub struct Failure {
     pub code: FailureCode,
     pub message: String,
+    /// What the vendor said last, if it answered.
+    pub vendor: Option<VendorSaid>,
 }
 
 impl Failure {
     pub fn new(code: FailureCode, message: impl Into<String>) -> Failure {
-        Failure { code, message: message.into() }
+        Failure { code, message: message.into(), vendor: None }
     }
+
+    /// The same, with the vendor's own words.
+    pub fn with_words(self, vendor: Option<VendorSaid>) -> Failure {
+        Failure { vendor, ..self }
+    }
+}
+
+/// What a vendor answered when it brought no data. Both are bounded and redacted before they get here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VendorSaid {
+    /// Nothing for a callback, which has none.
+    pub status: Option<u16>,
+    /// The beginning of the body, as text.
+    pub body: String,
+}
+
+impl VendorSaid {
+    /// Bytes of a body that are kept at most.
+    pub const MAX_BODY: usize = 2048;
 }
 
 /// The stable names of what went wrong.
@@ -347,6 +371,9 @@ pub struct Attempt {
     pub outcome: AttemptOutcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// The beginning of a body that was neither data nor "not yet".
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub response: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -430,6 +457,8 @@ pub struct Attempts {
 impl Attempts {
     const FIRST: usize = 5;
     const LAST: usize = 45;
+    /// Bytes of responses that are kept of one job at most.
+    const MAX_RESPONSES: usize = 16 << 10;
 
     pub fn push(&mut self, attempt: Attempt) {
         if self.first.len() < Self::FIRST {
@@ -441,6 +470,20 @@ impl Attempts {
             self.omitted += 1;
         }
         self.last.push_back(attempt);
+        self.bound_responses();
+    }
+
+    /// Drops the oldest responses after the first attempts, until what is left is small enough.
+    fn bound_responses(&mut self) {
+        let length = |attempt: &Attempt| attempt.response.as_ref().map_or(0, String::len);
+        let mut kept: usize = self.iter().map(length).sum();
+        for attempt in &mut self.last {
+            if kept <= Self::MAX_RESPONSES {
+                return;
+            }
+            kept -= length(attempt);
+            attempt.response = None;
+        }
     }
 
     /// Those on record, oldest first.
@@ -450,5 +493,41 @@ impl Attempts {
 
     pub fn omitted(&self) -> u32 {
         self.omitted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(n: u32, response: &str) -> Attempt {
+        Attempt {
+            n,
+            kind: AttemptKind::Call,
+            sent_at: None,
+            permit_at: 0,
+            status: Some(500),
+            latency_ms: 0,
+            outcome: AttemptOutcome::TryAgain,
+            detail: None,
+            response: Some(response.to_owned()),
+        }
+    }
+
+    #[test]
+    fn responses_of_a_job_are_bounded_and_the_first_and_the_last_are_kept() {
+        let mut attempts = Attempts::default();
+        (1..=100).for_each(|n| attempts.push(attempt(n, &"x".repeat(VendorSaid::MAX_BODY))));
+        let kept: Vec<u32> = attempts.iter().filter(|one| one.response.is_some()).map(|one| one.n).collect();
+        assert_eq!(kept, [1, 2, 3, 4, 5, 98, 99, 100]);
+        assert_eq!((attempts.iter().count(), attempts.omitted()), (50, 50));
+    }
+
+    #[test]
+    fn outcomes_that_earlier_versions_stored_are_still_read() {
+        let read = |word: &str| serde_json::from_str::<AttemptOutcome>(&format!("\"{word}\"")).unwrap();
+        let words = ["done", "check_again", "await_callback", "try_again", "give_up"].map(|word| read(word).as_str());
+        assert_eq!(words, ["done", "pending", "accepted", "try_again", "refused"]);
+        assert!(AttemptOutcome::ALL.into_iter().all(|outcome| read(outcome.as_str()) == outcome));
     }
 }

@@ -61,6 +61,11 @@ impl Pointer {
         })
     }
 
+    /// The place `below`, seen from this one.
+    pub(crate) fn join(&self, below: &Pointer) -> Pointer {
+        Pointer(self.0.iter().chain(&below.0).cloned().collect())
+    }
+
     pub(crate) fn steps(&self) -> &[Step] {
         &self.0
     }

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 
 pub use super::tenants::MAX_TENANTS;
 use super::{
-    Answer, Blocker, Limit, Limiter, Missed, Outlook, Per, Permit, PoolLimits, Usage,
+    Answer, Blocker, Gate, Limit, Limiter, Missed, Outlook, Per, Permit, PoolLimits, Usage,
     calendar::SKEW,
     change,
     outgoing::Enforced,
@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     book::{Book, Charge, Spend},
-    clock::{Clock, Nanos, nanos},
+    clock::{Clock, Nanos, Time, nanos},
     store_error::StoreError,
 };
 
@@ -66,6 +66,10 @@ pub(super) struct LocalPool {
     pub(super) name: Arc<str>,
     /// Closed until then. Beside the lock, so that the last look before a call is one load.
     gate: AtomicI64,
+    /// How long the gate is closed because we started cold.
+    cold: Nanos,
+    /// Since when a vendor keeps it closed, in milliseconds; `i64::MIN` if that is not known.
+    closed_at: AtomicI64,
     state: Mutex<State>,
     /// Locked while the `Book` is written: its numbers are absolute and must arrive in order.
     writing: tokio::sync::Mutex<()>,
@@ -238,6 +242,9 @@ impl Limiter for Local {
         let Some(pool) = self.pools.get(pool) else { return };
         let before = pool.gate.fetch_max(until, Ordering::AcqRel);
         let now = self.clock.nanos();
+        if before <= now.max(pool.cold) {
+            pool.closed_at.store(self.clock.now().0, Ordering::Release);
+        }
         if until <= now.saturating_add(SECOND) || until <= before.saturating_add(SECOND) {
             return; // not worth a write
         }
@@ -246,6 +253,23 @@ impl Limiter for Local {
         if let Err(error) = self.book.charge(vec![Charge { spend, forget: self.clock.now() }]).await {
             tracing::warn!(pool = %pool.name, %error, "the vendor asked us to be silent: this process is, but after a restart it would not be");
         }
+    }
+
+    async fn gate(&self, pool: &str) -> Result<Option<Gate>, StoreError> {
+        let Some(pool) = self.pools.get(pool) else { return Ok(None) };
+        let (until, since) = (pool.gate(), pool.closed_at.load(Ordering::Acquire));
+        let is_closed = until > self.clock.nanos().max(pool.cold);
+        Ok(is_closed.then_some(Gate { since: (since != i64::MIN).then_some(Time(since)), until }))
+    }
+
+    async fn open_gate(&self, pool: &str) -> Result<(), StoreError> {
+        let Some(pool) = self.pools.get(pool) else { return Ok(()) };
+        let (name, count, ends_at) = (pool.name.to_string(), GATE.to_owned(), self.clock.now());
+        let spend = Spend { pool: name, count, tenant: String::new(), ends_at, calls: 0 };
+        // What the book has of it is all forgotten.
+        self.book.charge(vec![Charge { spend, forget: Time(i64::MAX) }]).await?;
+        pool.gate.store(pool.cold, Ordering::Release);
+        Ok(())
     }
 
     async fn set_limits(&self, pool: &str, limits: Vec<Limit>) -> Result<(), StoreError> {
@@ -285,13 +309,10 @@ impl Limiter for Local {
 impl LocalPool {
     fn new(name: Arc<str>, state: State, gate: Nanos, opened: Nanos) -> LocalPool {
         // The gate says that we start cold; the counts alone would say the same under the name of a limit.
-        let gate = state
-            .counts
-            .iter()
-            .filter(|count| is_short(count))
-            .map(|count| count.earliest(opened))
-            .fold(gate, Nanos::max);
-        LocalPool { name, gate: AtomicI64::new(gate), state: Mutex::new(state), writing: tokio::sync::Mutex::default() }
+        let short = state.counts.iter().filter(|count| is_short(count));
+        let cold = short.map(|count| count.earliest(opened)).fold(Nanos::MIN, Nanos::max);
+        let (gate, closed_at) = (AtomicI64::new(gate.max(cold)), AtomicI64::new(i64::MIN));
+        LocalPool { name, gate, cold, closed_at, state: Mutex::new(state), writing: tokio::sync::Mutex::default() }
     }
 
     pub(super) fn gate(&self) -> Nanos {

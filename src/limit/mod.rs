@@ -9,7 +9,10 @@ use async_trait::async_trait;
 
 pub use past::Former;
 
-use crate::{clock::Nanos, store_error::StoreError};
+use crate::{
+    clock::{Nanos, Time},
+    store_error::StoreError,
+};
 
 pub mod breaker;
 pub mod breakers;
@@ -172,6 +175,14 @@ pub struct Outlook {
     pub room: usize,
 }
 
+/// A gate that a vendor has closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gate {
+    /// Where that is known.
+    pub since: Option<Time>,
+    pub until: Nanos,
+}
+
 /// One limit's state for people: what `GET /vendors/{name}` shows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Usage {
@@ -227,6 +238,12 @@ pub trait Limiter: Send + Sync {
 
     /// Closes the gate of the whole pool until then, because the vendor asked for it. Never makes it open earlier than it would have.
     async fn close_gate(&self, pool: &str, until: Nanos);
+
+    /// The pool's gate, if a vendor keeps it closed now. That a limiter starts cold is no vendor's wish.
+    async fn gate(&self, pool: &str) -> Result<Option<Gate>, StoreError>;
+
+    /// Opens a gate that a vendor has closed, in every process.
+    async fn open_gate(&self, pool: &str) -> Result<(), StoreError>;
 
     /// Puts these limits of the pool in force. A limit that differs from an earlier one only in N goes on with what was charged to that one.
     /// Earlier permits can still be used: they lie within the horizon. Does nothing for unknown pools.

@@ -23,6 +23,7 @@ use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    time::timeout_at,
 };
 use tokio_rustls::TlsConnector;
 
@@ -30,6 +31,11 @@ use super::{error::CallError, template::Template};
 
 /// Bytes of a reply's body that are read at most.
 pub const MAX_REPLY_BYTES: usize = 8 << 20;
+/// Bytes that are read of a body of which only the beginning matters, and how long it may take after the head.
+const MAX_BEGINNING: usize = 64 << 10;
+const BEGINNING_WITHIN: Duration = Duration::from_secs(1);
+/// For calls that have no time-out of their own.
+const LONGEST: Duration = Duration::from_secs(86_400);
 /// A connection idle for longer is not used again: servers close theirs after 5 s or more, and a call into a closing one is lost.
 const MAX_IDLE: Duration = Duration::from_secs(4);
 /// Idle connections kept for one origin.
@@ -71,12 +77,23 @@ impl Origin {
     }
 }
 
-/// What came back, whole.
+/// What came back: the head, and as much of the body as came.
 #[derive(Debug, Clone)]
 pub struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// Why the body is not whole, if it is not.
+    pub broken: Option<CallError>,
+}
+
+/// How much of a reply's body is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// All of it, up to [`MAX_REPLY_BYTES`].
+    Whole,
+    /// What comes of it soon after the head: the head has said what the reply means.
+    Beginning,
 }
 
 /// Keeps connections to vendors. Cheap to clone.
@@ -201,15 +218,34 @@ impl Connection {
     /// Sends one request and reads the whole reply. Not cancel-safe: dropped half-way, the vendor may have been called,
     /// and the connection is gone.
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Reply, CallError> {
+        let mut reply = self.call(request, Instant::now() + LONGEST, |_, _| Reads::Whole).await?;
+        reply.broken.take().map_or(Ok(reply), Err)
+    }
+
+    /// Sends one request; the head of the reply counts as soon as it is there, whatever becomes of the body. `reads` says by the head how
+    /// much of the body is wanted. All is over by `until`. Not cancel-safe, like [`Connection::send`].
+    pub async fn call(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        until: Instant,
+        reads: impl Fn(StatusCode, &HeaderMap) -> Reads,
+    ) -> Result<Reply, CallError> {
         let Connection { sender, driver, .. } = self;
         let exchange = async {
-            let response = sender.send_request(request).await.map_err(|error| interrupted(&error))?;
+            let head = timeout_at(until.into(), sender.send_request(request)).await;
+            let response = head.map_err(|_| CallError::TimedOut)?.map_err(|error| interrupted(&error))?;
             let (head, body) = response.into_parts();
-            let body = read_capped(body).await?;
-            Ok(Reply { status: head.status, headers: head.headers, body })
+            let (body, broken) = match reads(head.status, &head.headers) {
+                Reads::Whole => read_capped(body, MAX_REPLY_BYTES, until).await,
+                Reads::Beginning => {
+                    read_capped(body, MAX_BEGINNING, until.min(Instant::now() + BEGINNING_WITHIN)).await
+                }
+            };
+            Ok(Reply { status: head.status, headers: head.headers, body, broken })
         };
         let reply = drive(driver, exchange).await;
-        if reply.is_err() {
+        // What is left of a body stands in the way of the next reply.
+        if !reply.as_ref().is_ok_and(|reply| reply.broken.is_none()) {
             self.driver = None;
         }
         reply
@@ -245,30 +281,57 @@ fn step(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
     }
 }
 
-async fn read_capped(mut body: Incoming) -> Result<Bytes, CallError> {
-    let too_large = || CallError::TooLarge(MAX_REPLY_BYTES);
-    if body.size_hint().lower() > MAX_REPLY_BYTES as u64 {
-        return Err(too_large());
+/// Up to `most` bytes of a body, and why that is not all of it, if it is not.
+async fn read_capped(mut body: Incoming, most: usize, until: Instant) -> (Bytes, Option<CallError>) {
+    let mut read = Pieces::default();
+    if most == MAX_REPLY_BYTES && body.size_hint().lower() > most as u64 {
+        return (Bytes::new(), Some(CallError::TooLarge(most)));
     }
-    let mut whole = BytesMut::new();
-    let mut only = Bytes::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|error| interrupted(&error))?.into_data() else { continue };
-        if only.len() + whole.len() + data.len() > MAX_REPLY_BYTES {
-            return Err(too_large());
+    let whole = async {
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|error| interrupted(&error))?.into_data() else { continue };
+            if !read.push(data, most) {
+                return Err(CallError::TooLarge(most));
+            }
         }
-        if whole.is_empty() && only.is_empty() {
-            only = data; // Most replies are one piece, which then needs no copy.
-            continue;
+        Ok(())
+    };
+    let broken = timeout_at(until.into(), whole).await.unwrap_or(Err(CallError::TimedOut)).err();
+    (read.into_bytes(), broken)
+}
+
+/// The pieces of a body put together. Most replies are one piece, which then needs no copy.
+#[derive(Default)]
+struct Pieces {
+    only: Bytes,
+    joined: BytesMut,
+}
+
+impl Pieces {
+    /// Says whether the piece still fits into `most` bytes; if not, what fits of it is kept.
+    fn push(&mut self, mut piece: Bytes, most: usize) -> bool {
+        let room = most.saturating_sub(self.only.len() + self.joined.len());
+        let fits = piece.len() <= room;
+        piece.truncate(room);
+        if self.only.is_empty() && self.joined.is_empty() {
+            self.only = piece;
+            return fits;
         }
-        whole.extend_from_slice(&std::mem::take(&mut only));
-        whole.extend_from_slice(&data);
+        self.joined.extend_from_slice(&std::mem::take(&mut self.only));
+        self.joined.extend_from_slice(&piece);
+        fits
     }
-    Ok(if whole.is_empty() { only } else { whole.freeze() })
+
+    fn into_bytes(self) -> Bytes {
+        if self.joined.is_empty() { self.only } else { self.joined.freeze() }
+    }
 }
 
 /// hyper's message and its cause; neither holds headers or bodies.
 fn interrupted(error: &hyper::Error) -> CallError {
+    if error.is_canceled() {
+        return CallError::Unreachable("the connection was closed before the call was sent".to_owned());
+    }
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
     CallError::Interrupted(format!("{error}{cause}"))
 }

@@ -1,32 +1,33 @@
 //! How to talk to vendors: what a call looks like on the wire, and what its reply means. The only module that calls out.
 //!
-//! Never waits for a limit, never stores anything, never retries: a reply becomes a [`Step`], and others act on it.
+//! Never waits for a limit, never stores anything, never retries: a reply becomes a [`Reading`], and others act on it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
-use bytes::{BufMut as _, Bytes};
+use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, Request,
-    header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue},
+    header::{ACCEPT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue},
 };
 use serde_json::value::RawValue;
 
 use self::{
     auth::Login,
-    error::CallError,
-    http::{MAX_REPLY_BYTES, Origin, Reply},
-    quota::Quota,
+    clean::Clean,
+    http::{MAX_REPLY_BYTES, Origin},
+    replies::Rule,
     template::{RenderError, Scope},
     token::CallbackKey,
 };
 use crate::{
-    config::{Config, Kind, Match, Vendor as VendorConfig},
-    job::{
-        AttemptKind, Failure, FailureCode, Job, JobId, Stage,
-        lifecycle::{Policy, Step},
-    },
-    json,
+    clock::Time,
+    config::{Config, Kind, Vendor as VendorConfig},
+    job::{AttemptKind, Failure, FailureCode, Job, JobId, Stage, lifecycle::Policy},
+    json::{self, Pointer},
 };
 
 pub mod auth;
@@ -35,13 +36,16 @@ pub mod error;
 pub mod http;
 mod polling;
 mod quota;
-mod refusal;
+mod reading;
+pub mod replies;
 pub mod signature;
-mod sync;
 pub mod template;
 pub mod token;
+pub mod value;
+mod waits;
 mod webhook;
 
+pub use reading::{Reading, Silence};
 pub use webhook::{Callback, NotBelieved};
 
 /// Bytes of a vendor's ticket at most.
@@ -84,24 +88,14 @@ pub struct Vendor {
     origin: Origin,
     headers: HeaderMap,
     pub login: Login,
+    /// What its answers mean, in the order in which the rules count.
+    rules: Vec<Rule>,
+    /// What is redacted in a whole body of its own words.
+    redacted: Clean,
+    /// What was wrong with its last call in this process, if anything was, and when.
+    last_error: Mutex<Option<(Failure, Time)>>,
     callback_base: String,
     key: CallbackKey,
-}
-
-/// What a reply means.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
-    pub step: Step,
-    /// The vendor asked for silence, or said that nothing is left of its limit: its whole pool is not called for this long.
-    pub close_gate: Option<Duration>,
-    /// What is left of the vendor's limit lasts if its pool's calls are so far apart.
-    pub apart: Option<Duration>,
-}
-
-impl Reading {
-    fn of(step: Step) -> Reading {
-        Reading { step, close_gate: None, apart: None }
-    }
 }
 
 impl Vendor {
@@ -116,11 +110,23 @@ impl Vendor {
             }
         }
         let origin = Origin::of_template(&config.url);
-        Vendor { origin, headers, login: Login::new(&config), callback_base, key, config }
+        let (rules, redacted) = (replies::of(&config), redacted(&config.clean, &config.kind));
+        let login = Login::new(&config);
+        Vendor { origin, headers, login, rules, redacted, last_error: Mutex::default(), callback_base, key, config }
     }
 
     pub fn name(&self) -> &Arc<str> {
         &self.config.name
+    }
+
+    /// Remembers what was wrong with a call, or that nothing was.
+    pub fn note(&self, reading: &Reading, now: Time) {
+        *self.last_error() = reading.failure().map(|why| (why.clone(), now));
+    }
+
+    /// What was wrong with the last call of this process, if anything was, and when.
+    pub fn last_error(&self) -> MutexGuard<'_, Option<(Failure, Time)>> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The rules that the state machine needs.
@@ -202,6 +208,7 @@ impl Vendor {
             .entry("user-agent")
             .or_insert(HeaderValue::from_static(concat!("fetchgate/", env!("CARGO_PKG_VERSION"))));
         headers.entry("accept").or_insert(HeaderValue::from_static("application/json"));
+        headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("gzip"));
         if has_body {
             headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         }
@@ -212,36 +219,6 @@ impl Vendor {
     fn callback_url(&self, job: &Job) -> Option<String> {
         matches!(self.config.kind, Kind::Webhook(_))
             .then(|| format!("{}{}", self.callback_base, self.key.sign(self.name(), job.id, job.run)))
-    }
-
-    /// What a reply, or its absence, means for the job.
-    pub fn read(&self, job: &Job, reply: Result<Reply, CallError>) -> Reading {
-        let reply = match reply {
-            Ok(reply) => reply,
-            Err(error) => return Reading::of(refusal::without_reply(&error)),
-        };
-        let Quota { silence, apart } = quota::read(&reply.headers, self.config.rate_headers.as_ref());
-        if !reply.status.is_success() {
-            let reading = refusal::not_success(&reply);
-            return Reading { close_gate: reading.close_gate.max(silence), apart, ..reading };
-        }
-        let step = match &self.config.kind {
-            Kind::Sync => sync::read(self, reply.body),
-            Kind::Webhook(webhook) => webhook::accepted(self, webhook, &reply.body),
-            Kind::Polling(polling) => polling::read(self, polling, job, reply.body),
-        };
-        Reading { step: step.unwrap_or_else(|why| Step::GiveUp { why }), close_gate: silence, apart }
-    }
-
-    /// The vendor's own word, inside a 2xx answer or a callback, that it failed.
-    fn reported_failure(&self, body: &RawValue) -> Result<(), Failure> {
-        match &self.config.failed {
-            Some(failed) if matches(failed, body) => {
-                let message = format!("the vendor reported a failure at {}", failed.at);
-                Err(Failure::new(FailureCode::VendorRefused, message))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Vendor data as we keep it.
@@ -257,29 +234,18 @@ impl Vendor {
     }
 }
 
-/// Whether a body has one of the values at the place.
-fn matches(wanted: &Match, body: &RawValue) -> bool {
-    wanted.at.find(body).is_some_and(|found| wanted.is.iter().any(|is| *is == json::text(found)))
-}
-
-/// A body as JSON: what is not JSON becomes a JSON string, when it is UTF-8. As such it may be several times as long, and is bounded too.
-fn as_json(body: &Bytes) -> Result<Box<RawValue>, Failure> {
-    match json::check(body) {
-        Ok(value) => Ok(value.to_owned()),
-        Err(json::JsonFault::TooDeep) => {
-            Err(Failure::new(FailureCode::BadResponse, "the vendor's answer is nested too deeply"))
-        }
-        Err(json::JsonFault::Malformed(_)) => {
-            let no_text =
-                || Failure::new(FailureCode::BadResponse, "the vendor's answer is neither JSON nor text in UTF-8");
-            let text = std::str::from_utf8(body).map_err(|_| no_text())?;
-            let mut bounded = Vec::new().limit(MAX_REPLY_BYTES).writer();
-            serde_json::to_writer(&mut bounded, text)
-                .map_err(|_| too_large("kept as a JSON string, the vendor's answer"))?;
-            let text = String::from_utf8(bounded.into_inner().into_inner()).map_err(|_| no_text())?;
-            RawValue::from_string(text).map_err(|_| no_text())
-        }
-    }
+/// What to redact in a whole body: the places of the config, in the body itself and in the part of it that is the result.
+fn redacted(clean: &Clean, kind: &Kind) -> Clean {
+    let results: Vec<Pointer> = match kind {
+        Kind::Sync => Vec::new(),
+        Kind::Polling(polling) => polling.result.iter().cloned().collect(),
+        Kind::Webhook(webhook) => match &webhook.result {
+            Some(at) => vec![at.clone()],
+            None => webhook::DEFAULT_RESULTS.iter().map(|key| Pointer::from_keys([*key])).collect(),
+        },
+    };
+    let inside = results.iter().flat_map(|result| clean.redact.iter().map(move |at| result.join(at)));
+    Clean { redact: clean.redact.iter().cloned().chain(inside).collect(), ..Clean::default() }
 }
 
 fn too_large(what: &str) -> Failure {

@@ -6,14 +6,13 @@ use hyper::{Method, Request};
 use serde_json::value::RawValue;
 
 use super::{
-    Vendor, as_json, bounded_ticket,
+    Vendor, bounded_ticket,
     http::Origin,
-    matches,
     template::{RenderError, Scope},
 };
 use crate::{
     config::Polling,
-    job::{Failure, FailureCode, Job, Stage, lifecycle::Step},
+    job::{Failure, FailureCode},
 };
 
 /// Asks whether the work is done.
@@ -27,28 +26,16 @@ pub(super) fn poll_request(
     Ok(vendor.bare_request(Method::GET, &origin, &path, Bytes::new()))
 }
 
-/// A 2xx reply: done already, or accepted with a ticket, or not done yet.
-pub(super) fn read(vendor: &Vendor, polling: &Polling, job: &Job, body: Bytes) -> Result<Step, Failure> {
-    let answer = as_json(&body)?;
-    vendor.reported_failure(&answer)?;
-    if matches(&polling.done, &answer) {
-        return Ok(Step::Done { result: vendor.cleaned(select(polling, &answer)?)? });
-    }
-    let ticket = match job.stage {
-        Stage::Poll => None,
-        _ => Some(read_ticket(polling, &answer)?),
-    };
-    Ok(Step::CheckAgain { after: polling.every, ticket })
-}
-
-fn select<'a>(polling: &Polling, answer: &'a RawValue) -> Result<&'a RawValue, Failure> {
+/// The data in an answer that is done.
+pub(super) fn result<'a>(polling: &Polling, answer: &'a RawValue) -> Result<&'a RawValue, Failure> {
     let Some(at) = &polling.result else { return Ok(answer) };
     at.find(answer).ok_or_else(|| {
         Failure::new(FailureCode::BadResponse, format!("the vendor's answer is done and has nothing at {at}"))
     })
 }
 
-fn read_ticket(polling: &Polling, answer: &RawValue) -> Result<String, Failure> {
+/// The vendor's own reference, in its acceptance.
+pub(super) fn ticket(polling: &Polling, answer: &RawValue) -> Result<String, Failure> {
     let ticket = polling.ticket.find(answer).map(bounded_ticket).transpose()?;
     ticket.filter(|ticket| !ticket.is_empty() && ticket != "null").ok_or_else(|| {
         let message = format!("the vendor accepted the job and gave no ticket at {}", polling.ticket);

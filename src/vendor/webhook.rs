@@ -1,13 +1,12 @@
 //! Vendors that take work and call back when it is done.
 
-use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{Vendor, as_json, bounded_ticket, signature::StandardWebhooks, template::Scope};
+use super::{Vendor, bounded_ticket, signature::StandardWebhooks, template::Scope, value::Value};
 use crate::{
     clock::Time,
     config::{Verify, Webhook},
-    job::{Failure, FailureCode, JobId, lifecycle::Step},
+    job::{Failure, FailureCode, JobId},
     json::{self, Pointer},
 };
 
@@ -21,12 +20,21 @@ pub(super) fn default_body(scope: &Scope<'_>) -> String {
     )
 }
 
-/// A 2xx reply to the submitting call: the vendor has accepted, maybe with a ticket of its own.
-pub(super) fn accepted(vendor: &Vendor, webhook: &Webhook, body: &Bytes) -> Result<Step, Failure> {
-    let answer = as_json(body)?;
-    vendor.reported_failure(&answer)?;
-    let found = webhook.ticket.as_ref().and_then(|at| at.find(&answer));
-    Ok(Step::AwaitCallback { ticket: found.map(bounded_ticket).transpose()? })
+/// The vendor's own reference in its acceptance, if it gives one. Without that nothing of the acceptance is needed.
+pub(super) fn ticket(webhook: &Webhook, answer: &Result<Value, Failure>) -> Result<Option<String>, Failure> {
+    let Some(at) = &webhook.ticket else { return Ok(None) };
+    let answer = answer.as_ref().map_err(Clone::clone)?;
+    at.find(&answer.json).map(bounded_ticket).transpose()
+}
+
+/// The data in a callback, or in an answer that is done.
+pub(super) fn result<'a>(webhook: &Webhook, answer: &'a RawValue) -> Result<&'a RawValue, Failure> {
+    match &webhook.result {
+        Some(at) => at.find(answer).ok_or_else(|| {
+            Failure::new(FailureCode::BadResponse, format!("the vendor's callback has nothing at {at}"))
+        }),
+        None => Ok(DEFAULT_RESULTS.iter().find_map(|key| Pointer::from_keys([*key]).find(answer)).unwrap_or(answer)),
+    }
 }
 
 /// What a callback on the shared URL says about which job it is for.
@@ -72,18 +80,6 @@ impl Vendor {
         ticket_at.find(body).map(|found| bounded_ticket(found).map_or(Callback::UnknownJob, Callback::Ticket))
     }
 
-    /// The data in a callback, or the failure that it reports.
-    pub fn read_callback(&self, body: &RawValue) -> Result<Bytes, Failure> {
-        self.reported_failure(body)?;
-        let data = match self.webhook().and_then(|webhook| webhook.result.as_ref()) {
-            Some(at) => at.find(body).ok_or_else(|| {
-                Failure::new(FailureCode::BadResponse, format!("the vendor's callback has nothing at {at}"))
-            })?,
-            None => DEFAULT_RESULTS.iter().find_map(|key| Pointer::from_keys([*key]).find(body)).unwrap_or(body),
-        };
-        self.cleaned(data)
-    }
-
     fn webhook(&self) -> Option<&Webhook> {
         match &self.config.kind {
             crate::config::Kind::Webhook(webhook) => Some(webhook),
@@ -93,4 +89,4 @@ impl Vendor {
 }
 
 /// Where the data is, when the config does not say: the first of these members, else the whole body.
-const DEFAULT_RESULTS: [&str; 3] = ["final_result", "result", "data"];
+pub(super) const DEFAULT_RESULTS: [&str; 3] = ["final_result", "result", "data"];

@@ -10,18 +10,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hyper::HeaderMap;
+
 use super::{
     Context,
     breaker::{self, Leave},
-    limits,
+    limits::{self, Answer},
     login::{self, Verdict},
     places::Hold,
 };
 use crate::{
-    clock::{Time, nanos},
+    clock::{Nanos, Time, nanos},
     job::{
-        Attempt, AttemptOutcome, Stage, Status,
-        lifecycle::{self, Change, Step},
+        Attempt, Status,
+        lifecycle::{self, Change},
     },
     limit::Permit,
     store::{Lease, Settled},
@@ -58,39 +60,38 @@ pub(super) async fn run(
         cx.store.release(vec![(lease, None)]).await;
         return;
     }
-    let failed_to_call = failed_to_call(&call);
-    let status = call.reply.as_ref().ok().map(|reply| reply.status.as_u16());
+    let answer = Answer { status: call.reply.as_ref().ok().map(|reply| reply.status.as_u16()), sent: call.sent };
     let was_tried = call.unsendable.is_none();
-    let Reading { mut step, close_gate, apart } = match call.unsendable {
-        Some(why) => Reading { step: Step::GiveUp { why }, close_gate: None, apart: None },
-        None => vendor.read(&lease.job, call.reply),
+    let mut reading = match call.unsendable {
+        Some(why) => Reading::unsendable(why),
+        None => vendor.read(&lease.job, call.reply, cx.clock.now()),
     };
-    if let Some(silence) = close_gate {
-        limits::be_silent(&cx, &vendor, status.unwrap_or_default(), silence, hold.metrics()).await;
-    } else if let Some(apart) = apart {
-        limits::slow_down(&cx, &vendor, apart).await;
-    }
-    let failed = was_tried.then(|| breaker::is_failure(&step, status));
+    vendor.note(&reading, cx.clock.now());
+    limits::heed(&cx, &vendor, &reading, answer, hold.metrics()).await;
+    let failed = was_tried.then(|| breaker::is_failure(&reading.step));
     let verdict = match (call.sent_at, call.proof) {
         (Some(sent_at), Some(proof)) => {
-            login::verdict(&vendor, &mut step, lease.job.id, status, proof, (sent_at, cx.clock.now()))
+            let times = (sent_at, cx.clock.now());
+            login::verdict(&vendor, &mut reading.step, lease.job.id, answer.status, proof, times)
         }
         _ => Verdict::Unknown,
     };
     breaker::tell(&cx, &vendor, probe, failed, verdict).await;
-    let (outcome, detail) = describe(&step, lease.job.stage);
+    let why = reading.failure();
+    let response = why.and_then(|why| why.vendor.as_ref()).map(|said| said.body.clone());
     let attempt = Attempt {
         n: lease.attempt,
         kind: attempt_kind(lease.job.stage),
         sent_at: call.sent_at.map(|at| at.0),
         permit_at: permit_at.0,
-        status,
+        status: answer.status,
         latency_ms: u64::try_from(call.took.as_millis()).unwrap_or(u64::MAX),
-        outcome: failed_to_call.unwrap_or(outcome),
-        detail,
+        outcome: reading.outcome,
+        detail: why.map(|why| why.message.clone()),
+        response: response.filter(|body| !body.is_empty()),
     };
     report(&cx, &lease, &attempt, hold.metrics());
-    let change = lifecycle::advance(&lease.job, step, &vendor.policy(), fastrand::f64(), cx.clock.now());
+    let change = lifecycle::advance(&lease.job, reading.step, &vendor.policy(), fastrand::f64(), cx.clock.now());
     settle(&cx, lease, change, attempt, &hold).await;
 }
 
@@ -102,11 +103,16 @@ struct Call {
     sent_at: Option<Time>,
     /// The credentials that went with it.
     proof: Option<Proof>,
+    /// The same on the limiter's timeline; for a call that was not sent, when that was clear.
+    sent: Nanos,
     took: Duration,
 }
 
 async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, metrics: &VendorMetrics) -> Call {
-    let not_sent = |reply, unsendable| Call { reply, unsendable, sent_at: None, proof: None, took: Duration::ZERO };
+    let not_sent = |reply, unsendable| {
+        let sent = cx.clock.nanos();
+        Call { reply, unsendable, sent_at: None, proof: None, sent, took: Duration::ZERO }
+    };
     let mut request = match vendor.request(&lease.job) {
         Ok(request) => request,
         Err(why) => return not_sent(Err(CallError::Unreachable(why.message.clone())), Some(why)),
@@ -129,10 +135,11 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
         return not_sent(Err(error), None);
     }
     limits::note_sent(cx, vendor, permit);
-    let (sent_at, sent) = (cx.clock.now(), Instant::now());
+    let (sent_at, sent, started) = (cx.clock.now(), cx.clock.nanos(), Instant::now());
     metrics.calls.inc();
     let reply = {
-        let mut sending = pin!(tokio::time::timeout_at(within.into(), connection.send(request)));
+        let reads = |status, headers: &HeaderMap| vendor.reads(&lease.job, status, headers, cx.clock.now());
+        let mut sending = pin!(connection.call(request, within, reads));
         // The first step writes the request.
         let first = poll_fn(|task| Poll::Ready(sending.as_mut().poll(task))).await;
         cx.limiter.left(permit, cx.clock.nanos());
@@ -141,13 +148,10 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
             Poll::Pending => sending.await,
         }
     };
-    let reply = reply.unwrap_or(Err(CallError::TimedOut));
-    let took = sent.elapsed();
+    let took = started.elapsed();
     metrics.observe_latency(took);
-    if reply.is_ok() {
-        cx.client.keep(connection);
-    }
-    Call { reply, unsendable: None, sent_at: Some(sent_at), proof: Some(proof), took }
+    cx.client.keep(connection);
+    Call { reply, unsendable: None, sent_at: Some(sent_at), proof: Some(proof), sent, took }
 }
 
 /// Whether the permit is still good, and the lease as long as the call may take: else another worker might call too.
@@ -155,31 +159,6 @@ fn may_go(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit) -> Resu
     let now = cx.clock.nanos();
     cx.limiter.check(permit, now).map_err(CallError::Missed)?;
     if now.saturating_add(nanos(vendor.config.timeout)) > lease.until { Err(CallError::LeaseTooOld) } else { Ok(()) }
-}
-
-/// The word for a call that brought no reply at all.
-fn failed_to_call(call: &Call) -> Option<AttemptOutcome> {
-    match &call.reply {
-        Err(CallError::TimedOut) => Some(AttemptOutcome::Timeout),
-        Err(CallError::Unreachable(_) | CallError::Interrupted(_)) if call.unsendable.is_none() => {
-            Some(AttemptOutcome::NoConnection)
-        }
-        _ => None,
-    }
-}
-
-/// A step, for the record.
-fn describe(step: &Step, stage: Stage) -> (AttemptOutcome, Option<String>) {
-    match step {
-        Step::Done { .. } => (AttemptOutcome::Done, None),
-        Step::CheckAgain { .. } if stage == Stage::Call => (AttemptOutcome::Accepted, None),
-        Step::CheckAgain { .. } => (AttemptOutcome::Pending, None),
-        Step::AwaitCallback { .. } => (AttemptOutcome::Accepted, None),
-        Step::TryAgain { why, counts: false, .. } => (AttemptOutcome::SlowDown, Some(why.message.clone())),
-        Step::TryAgain { why, .. } => (AttemptOutcome::TryAgain, Some(why.message.clone())),
-        Step::Unauthorized { why, .. } => (AttemptOutcome::Unauthorized, Some(why.message.clone())),
-        Step::GiveUp { why } => (AttemptOutcome::Refused, Some(why.message.clone())),
-    }
 }
 
 /// Says what came of a call: to the metrics, and to the log.

@@ -122,8 +122,8 @@ pub(super) async fn tell(cx: &Context, vendor: &Vendor, leave: Option<Leave>, fa
 }
 
 /// Whether a call says that its vendor is broken. One that is merely busy has a gate for that, and a refusal is an answer like any other.
-pub(super) fn is_failure(step: &Step, status: Option<u16>) -> bool {
-    matches!(step, Step::TryAgain { counts: true, .. }) && status != Some(429)
+pub(super) fn is_failure(step: &Step) -> bool {
+    matches!(step, Step::TryAgain { .. })
 }
 
 fn stricter(a: Standing, b: Standing) -> Standing {

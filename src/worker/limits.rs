@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use super::Context;
+use super::{Context, slow_downs::Begun};
 use crate::{
     audit::block::Call,
     clock::{Nanos, nanos},
     limit::{Key, Limit, Per, Permit, Usage},
     telemetry::VendorMetrics,
-    vendor::Vendor,
+    vendor::{Reading, Silence, Vendor},
 };
 
 /// Asks the limiter once, so that what begins cold there begins now and not with the first job. Who cannot ask waits later.
@@ -29,34 +29,70 @@ pub(super) fn note_sent(cx: &Context, vendor: &Vendor, permit: &Permit) {
     cx.audit.note(&permit.pool, Call { at, vendor: vendor.name().clone(), tenant: permit.tenant.clone() });
 }
 
-/// Closes the gate of the vendor's pool, in every process. A vendor that refuses a call is told to people with what our own books say.
-pub(super) async fn be_silent(cx: &Context, vendor: &Vendor, status: u16, silence: Duration, metrics: &VendorMetrics) {
-    let pool = &vendor.config.pool;
-    cx.limiter.close_gate(pool, cx.clock.nanos().saturating_add(nanos(silence))).await;
-    if status < 300 {
-        tracing::debug!(vendor = %vendor.name(), ?silence, "the vendor says that nothing is left; its gate is closed until there is");
+/// What is known of a call besides what its answer means.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answer {
+    /// Nothing when none came.
+    pub(super) status: Option<u16>,
+    /// When the call was sent.
+    pub(super) sent: Nanos,
+}
+
+/// A gate that a vendor's headers close for longer than this is worth a line in the log.
+const A_LITTLE: Duration = Duration::from_secs(60);
+
+/// Does what an answer wants of the vendor's whole pool: silence, in every process, or fewer calls.
+pub(super) async fn heed(cx: &Context, vendor: &Vendor, reading: &Reading, answer: Answer, metrics: &VendorMetrics) {
+    let (pool, now) = (&vendor.config.pool, cx.clock.nanos());
+    if let Some(Silence::Asked(time)) = reading.silence {
+        let silence = cx.slow_downs.begin(pool, answer.sent, now, time, &vendor.config.slow_down);
+        cx.limiter.close_gate(pool, silence.until).await;
+        note_throttled(cx, vendor, answer.status, silence, metrics).await;
         return;
     }
+    if answer.status.is_some() {
+        cx.slow_downs.end(pool, answer.sent);
+    }
+    let wait = match (reading.silence, reading.apart) {
+        (Some(Silence::NothingLeft(time)), _) => time,
+        (_, Some(apart)) if is_slower(cx, vendor, apart) => apart,
+        _ => return,
+    };
+    cx.limiter.close_gate(pool, now.saturating_add(nanos(wait))).await;
+    if wait > A_LITTLE {
+        metrics.gate_closed.inc();
+        tracing::warn!(
+            vendor = %vendor.name(), seconds = wait.as_secs(),
+            "the vendor's rate-limit headers say that little or nothing is left; its pool is not called until then. \
+             `fetchgate vendors resume` lets calls go at once, rate_headers = \"off\" in the config ignores these headers"
+        );
+    }
+}
+
+/// A vendor that asks to slow down is counted; in the log it comes with what our own books say, once for each silence.
+async fn note_throttled(cx: &Context, vendor: &Vendor, status: Option<u16>, silence: Begun, metrics: &VendorMetrics) {
+    let (pool, status) = (&vendor.config.pool, status.unwrap_or_default());
     metrics.throttled.inc();
     let limits = cx.limits.get(pool).map(|terms| terms.limits);
     // Whoever has limits keeps them: by our books it has no reason.
     let is_unexplained = status == 429 && limits.is_some_and(|limits| !limits.is_empty());
     metrics.throttled_unexplained.inc_by(u64::from(is_unexplained));
     cx.audit.note_throttled(vendor.name());
+    if !silence.is_new {
+        return;
+    }
+    metrics.gate_closed.inc();
     let of = |usage: Usage| format!("{} of {} used", usage.used, usage.limit.id);
     let books: Vec<String> = cx.limiter.usage(pool).await.into_iter().map(of).collect();
-    tracing::warn!(vendor = %vendor.name(), status, ?silence, is_unexplained, books = books.join(", "), "the vendor asked us to slow down; its gate is closed");
+    let until = cx.clock.time_at(silence.until).rfc3339();
+    tracing::warn!(vendor = %vendor.name(), status, until, is_unexplained, books = books.join(", "), "the vendor asked us to slow down; its pool is not called until then");
 }
 
-/// The vendor says how far apart calls must be for what is left to last. Where that is slower than our own limits are, by half or more, the
-/// pool is not called for so long after this reply.
-pub(super) async fn slow_down(cx: &Context, vendor: &Vendor, apart: Duration) {
-    let pool = &vendor.config.pool;
-    let pace = cx.limits.get(pool).and_then(|terms| terms.limits.iter().filter_map(pace).max()).unwrap_or(0);
-    if nanos(apart) >= pace.saturating_mul(2) {
-        tracing::debug!(vendor = %vendor.name(), ?apart, "the vendor says that little is left; it is called more slowly");
-        cx.limiter.close_gate(pool, cx.clock.nanos().saturating_add(nanos(apart))).await;
-    }
+/// Whether calls so far apart are slower than our own limits are, by half or more.
+fn is_slower(cx: &Context, vendor: &Vendor, apart: Duration) -> bool {
+    let limits = cx.limits.get(&vendor.config.pool);
+    let pace = limits.and_then(|terms| terms.limits.iter().filter_map(pace).max()).unwrap_or(0);
+    nanos(apart) >= pace.saturating_mul(2)
 }
 
 /// How far apart the calls of a limit are when all of it is used.

@@ -56,7 +56,7 @@ pub(super) fn verdict(
             }
         }
         // A vendor that is busy or broken may not have looked at them.
-        Step::TryAgain { .. } => Verdict::Unknown,
+        Step::TryAgain { .. } | Step::SlowDown { .. } => Verdict::Unknown,
         _ if status.is_none() => Verdict::Unknown,
         _ => {
             vendor.login.taken(job, proof, sent_at);

@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::failures::Failures;
-use self::{dispatch::Dispatcher, janitor::Janitor};
+use self::{dispatch::Dispatcher, janitor::Janitor, slow_downs::SlowDowns};
 use crate::{
     audit::Audit,
     clock::{Clock, Nanos},
@@ -33,6 +33,7 @@ mod limits;
 mod login;
 mod places;
 mod round;
+pub mod slow_downs;
 mod warm;
 
 /// What every attempt needs. Built once.
@@ -44,6 +45,7 @@ pub struct Context {
     pub pauses: Arc<Pauses>,
     pub limits: Arc<InForce>,
     pub audit: Arc<Audit>,
+    pub slow_downs: SlowDowns,
     pub metrics: Arc<Metrics>,
     pub failures: Failures,
     pub client: Client,

@@ -12,10 +12,10 @@ use std::{
 use async_trait::async_trait;
 use fetchgate::{
     clock::{Clock, Nanos, nanos},
-    limit::{Answer, Blocker, Limit, Limiter, Missed, Outlook, Permit, Usage, breaker::Standing},
+    limit::{Answer, Blocker, Gate, Limit, Limiter, Missed, Outlook, Permit, Usage, breaker::Standing},
     store::{Store, StoreError},
     vendor::http::Client,
-    worker::{Context, Failures, Pool, Tick, dispatch::Dispatcher},
+    worker::{Context, Failures, Pool, Tick, dispatch::Dispatcher, slow_downs::SlowDowns},
 };
 use mock_vendors::Answer as Reply;
 use tokio::sync::Semaphore;
@@ -104,6 +104,14 @@ impl Limiter for Slow {
         self.limiter.close_gate(pool, until).await;
     }
 
+    async fn gate(&self, pool: &str) -> Result<Option<Gate>, StoreError> {
+        self.limiter.gate(pool).await
+    }
+
+    async fn open_gate(&self, pool: &str) -> Result<(), StoreError> {
+        self.limiter.open_gate(pool).await
+    }
+
     async fn set_limits(&self, pool: &str, limits: Vec<Limit>) -> Result<(), StoreError> {
         self.limiter.set_limits(pool, limits).await
     }
@@ -132,6 +140,7 @@ impl Slow {
 fn dispatcher(app: &TestApp, limiter: Arc<dyn Limiter>, store: Arc<dyn Store>) -> Dispatcher {
     let of = &app.app;
     let cx = Context {
+        slow_downs: SlowDowns::default(),
         store,
         limiter,
         breakers: of.breakers.clone(),

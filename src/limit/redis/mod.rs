@@ -25,7 +25,7 @@ use self::{
     shares::Shares,
     spec::MICRO,
 };
-use super::{Answer, Blocker, Limit, Limiter, Missed, Outlook, Permit, PoolLimits, Usage, change};
+use super::{Answer, Blocker, Gate, Limit, Limiter, Missed, Outlook, Permit, PoolLimits, Usage, change};
 use crate::{
     book::Book,
     clock::{Clock, Nanos, nanos},
@@ -35,6 +35,7 @@ use crate::{
 
 mod args;
 mod breaker;
+mod gate;
 mod history;
 mod offset;
 mod pool;
@@ -185,9 +186,24 @@ impl Limiter for RedisLimiter {
 
     async fn close_gate(&self, pool: &str, until: Nanos) {
         let Some(pool) = self.runner.pools.get(pool) else { return };
+        self.runner.note_closed(pool).await;
         pool.close_gate(until);
         if let Err(error) = self.runner.report(pool).await {
             tracing::warn!(pool = %pool.name, %error, "the gate is closed in this process; the others learn of it with its next request to Redis");
+        }
+    }
+
+    async fn gate(&self, pool: &str) -> Result<Option<Gate>, StoreError> {
+        match self.runner.pools.get(pool) {
+            Some(pool) => self.runner.gate(pool).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn open_gate(&self, pool: &str) -> Result<(), StoreError> {
+        match self.runner.pools.get(pool) {
+            Some(pool) => self.runner.open_gate(pool).await,
+            None => Ok(()),
         }
     }
 

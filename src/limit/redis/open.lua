@@ -64,6 +64,7 @@ local function begin(p, numbers, history)
   if not p.epoch then
     p.epoch, p.cold, p.since, p.settled = p.cold, nil, history.opened_at, p.ahead
     p.gate = math.max(p.gate, history.gate)
+    redis.call('HSET', KEYS[1], 'floor', digits(history.gate)) -- the gate is never opened below this (see gate.rs)
   end
   -- A limit that is not in force any more is not charged from here on: if it comes back, it begins anew.
   local opened, is_new = {}, {}

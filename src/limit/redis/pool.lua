@@ -1,7 +1,7 @@
 -- One pool's state: may it be trusted, what does it count, and when is the next slot? Only functions; main.lua calls them.
 --
 -- Keys, all under the tag of KEYS[1] (`<prefix>:{<pool>}:state`):
---   state                            hash: run, seen, since, epoch, cold, gate, opened, ahead, settled (ahead when the epoch began)
+--   state                            hash: run, seen, since, epoch, cold, gate, opened, ahead, settled (ahead when the epoch began), floor
 --   own                              set: keys of the pool itself. They never expire, so a new epoch has to delete them
 --   <epoch>:recent                   list: the newest permits, so that they can be taken back; the last is the newest slot
 --   <epoch>:undone                   list: requests to take back permits that were served, in case one arrives twice

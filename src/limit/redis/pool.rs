@@ -72,6 +72,8 @@ struct Memory {
     unused_epoch: String,
     /// The late calls that Redis may not know of yet.
     late: Option<Late>,
+    /// How often the gate was closed, as far as this process knows.
+    raised: u64,
     /// How long replies take: the slowest of late; each faster one takes an eighth off.
     slow: Nanos,
 }
@@ -196,19 +198,40 @@ impl RedisPool {
     }
 
     /// Notes the gate that every reply carries. `epoch_before`: the one that this process knew when it sent the request.
-    pub(super) fn note_reply(&self, reply: &Reply, epoch_before: &str) {
+    /// `raised_before`: what [`RedisPool::raised`] was then.
+    pub(super) fn note_reply(&self, reply: &Reply, epoch_before: &str, raised_before: u64) {
+        let memory = &mut *self.memory();
         // Rather too early than too late: the permits after the gate must not look as if they were before it.
-        self.gate.fetch_max(reply.offset.never_late(reply.gate), Ordering::AcqRel);
-        if !epoch_before.is_empty() && epoch_before != reply.epoch {
+        let gate = reply.offset.never_late(reply.gate);
+        let is_lost = !epoch_before.is_empty() && epoch_before != reply.epoch;
+        if !is_lost && memory.raised == raised_before && self.unsent_gate().is_none() {
+            // Nobody has closed it since the request was sent: Redis knows best, also when somebody has opened it.
+            self.gate.store(gate, Ordering::Release);
+            return;
+        }
+        self.raise(memory, gate);
+        if is_lost {
             // Redis has lost its state, and the gate with it.
             self.unsent_gate.fetch_max(self.gate(), Ordering::AcqRel);
         }
     }
 
+    /// How often the gate was closed, as far as this process knows.
+    pub(super) fn raised(&self) -> u64 {
+        self.memory().raised
+    }
+
+    fn raise(&self, memory: &mut Memory, gate: Nanos) {
+        if self.gate.fetch_max(gate, Ordering::AcqRel) < gate {
+            memory.raised += 1;
+        }
+    }
+
     /// Another process has closed the gate. Without a timeline this process has no permits that it could stop.
     pub(super) fn note_gate(&self, gate: i64) {
-        if let Some(timeline) = &self.memory().timeline {
-            self.gate.fetch_max(timeline.offset.never_late(gate), Ordering::AcqRel);
+        let memory = &mut *self.memory();
+        if let Some(gate) = memory.timeline.as_ref().map(|timeline| timeline.offset.never_late(gate)) {
+            self.raise(memory, gate);
         }
     }
 
@@ -217,8 +240,21 @@ impl RedisPool {
     }
 
     pub(super) fn close_gate(&self, until: Nanos) {
-        self.gate.fetch_max(until, Ordering::AcqRel);
+        let memory = &mut *self.memory();
+        self.raise(memory, until);
         self.unsent_gate.fetch_max(until, Ordering::AcqRel);
+    }
+
+    /// Somebody has opened the gate.
+    pub(super) fn open_gate(&self) {
+        let _in_order = self.memory();
+        self.gate.store(Nanos::MIN, Ordering::Release);
+        self.unsent_gate.store(Nanos::MIN, Ordering::Release);
+    }
+
+    /// A time on the pool's timeline as one of ours, once that is known.
+    pub(super) fn ours(&self, redis: i64) -> Option<Nanos> {
+        self.memory().timeline.as_ref().map(|timeline| timeline.offset.never_early(redis))
     }
 
     /// The gate that still has to be sent to Redis.

@@ -112,7 +112,7 @@ impl Runner {
             let injected = self.clock.injected().map(|now| now.div_euclid(MICRO));
             let (latest, epoch, ahead) = pool.expected(before).unwrap_or_default();
             let about_now = if latest > 0 { latest + ahead } else { injected.unwrap_or(before.div_euclid(MICRO)) };
-            let gate = pool.unsent_gate();
+            let (gate, raised) = (pool.unsent_gate(), pool.raised());
             let args = Args {
                 now: injected.unwrap_or(0),
                 latest,
@@ -149,7 +149,7 @@ impl Runner {
             if is_open {
                 pool.note_late_sent(late);
                 let reply = Reply { at, offset, epoch: answered, gate: new_gate, numbers, due };
-                pool.note_reply(&reply, &epoch);
+                pool.note_reply(&reply, &epoch, raised);
                 return Ok(reply);
             }
             let [since, settled] = *due else { return Err(unreadable()) };

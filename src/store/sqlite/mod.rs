@@ -52,7 +52,7 @@ mod upkeep;
 mod writer;
 
 /// The schema, one step a version: `PRAGMA user_version` says how many have been made.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("../../../migrations/0001_jobs.sql"),
     include_str!("../../../migrations/0002_live_limits.sql"),
     include_str!("../../../migrations/0003_calls.sql"),
@@ -60,6 +60,7 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("../../../migrations/0005_idle_lanes.sql"),
     include_str!("../../../migrations/0006_limits_on_record.sql"),
     include_str!("../../../migrations/0007_unanswered.sql"),
+    include_str!("../../../migrations/0008_vendors_words.sql"),
 ]; // in their order: each is made once
 
 /// Idempotency keys are kept this long.

@@ -255,13 +255,14 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
     const SQL: &str = "UPDATE jobs SET status = :status, stage = :stage, due_at = :due_at, alarm_at = :alarm_at, \
            answer_by = :answer_by, deadline_at = :deadline_at, run = :run, tries = :tries, unanswered = :unanswered, attempt = max(attempt, :attempt), \
            updated_at = :updated_at, finished_at = :finished_at, failure_code = :failure_code, failure = :failure, \
-           ticket = :ticket, result = :result, attempts = coalesce(:attempts, attempts) \
+           ticket = :ticket, result = :result, attempts = coalesce(:attempts, attempts), said = :said, slowed = :slowed \
          WHERE id = :id AND status < :below AND attempt < :fence";
     let (below, fence) = match fence {
         Fence::NotEndedBefore(attempt) => (2, i64::from(attempt)),
         Fence::NotEnded => (2, i64::MAX),
         Fence::Any => (Status::ALL.len(), i64::MAX),
     };
+    let said = job.failure.as_ref().and_then(|failure| failure.vendor.as_ref());
     let changed = tx.conn.prepare_cached(SQL)?.execute(named_params! {
         ":id": job.id.as_bytes(),
         ":below": below,
@@ -283,6 +284,8 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
         ":ticket": job.ticket,
         ":result": job.result.as_deref(),
         ":attempts": history,
+        ":said": said.map(|said| serde_json::json!(said).to_string()),
+        ":slowed": job.slowed,
     })?;
     Ok(changed == 1)
 }

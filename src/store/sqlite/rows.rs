@@ -18,7 +18,7 @@ use crate::{
 pub(super) fn columns(with: With) -> String {
     format!(
         "j.n, j.lane, j.id, j.status, j.stage, j.due_at, j.answer_by, j.deadline_at, j.deadline_within, j.run, j.tries, j.attempt, \
-         j.updated_at, j.finished_at, j.failure_code, j.failure, j.ticket, j.tags, {}, {}",
+         j.updated_at, j.finished_at, j.failure_code, j.failure, j.ticket, j.tags, {}, {}, j.said, j.slowed",
         // Its column is behind the big ones: to read it alone would cost as much as to read them.
         if with.payload { "j.payload, j.unanswered" } else { "NULL, 0" },
         if with.result { "j.result" } else { "NULL" }
@@ -32,7 +32,7 @@ pub(super) fn select(with: With) -> String {
 
 /// Reads a job and its lane.
 pub(super) fn with_lane(row: &SqlRow<'_>) -> rusqlite::Result<(Row, Job)> {
-    let lane = Lane { vendor: arc(row, 21)?, priority: one_of(row, 22, &Priority::ALL)?, tenant: arc(row, 23)? };
+    let lane = Lane { vendor: arc(row, 23)?, priority: one_of(row, 24, &Priority::ALL)?, tenant: arc(row, 25)? };
     job(row, lane)
 }
 
@@ -53,7 +53,6 @@ pub(super) fn stage(number: u8) -> rusqlite::Result<Stage> {
 pub(super) fn job(row: &SqlRow<'_>, lane: Lane) -> rusqlite::Result<(Row, Job)> {
     let deadline_at: Option<i64> = row.get(7)?;
     let within: Option<u64> = row.get(8)?;
-    let failure_code: Option<String> = row.get(14)?;
     let tags: Option<String> = row.get(17)?;
     let blob = |column: usize| Ok::<_, rusqlite::Error>(row.get::<_, Option<Vec<u8>>>(column)?.map(Bytes::from));
     let job = Job {
@@ -72,16 +71,20 @@ pub(super) fn job(row: &SqlRow<'_>, lane: Lane) -> rusqlite::Result<(Row, Job)> 
         attempt: row.get(11)?,
         ticket: row.get(16)?,
         result: blob(20)?,
-        failure: match failure_code {
-            Some(code) => {
-                Some(Failure { code: FailureCode::from_text(&code).ok_or_else(|| bad(14))?, message: row.get(15)? })
-            }
-            None => None,
-        },
+        slowed: row.get(22)?,
+        failure: failure(row)?,
         updated_at: Time(row.get(12)?),
         finished_at: row.get::<_, Option<i64>>(13)?.map(Time),
     };
     Ok((Row { n: row.get(0)?, lane: row.get(1)? }, job))
+}
+
+fn failure(row: &SqlRow<'_>) -> rusqlite::Result<Option<Failure>> {
+    let Some(code) = row.get::<_, Option<String>>(14)? else { return Ok(None) };
+    let code = FailureCode::from_text(&code).ok_or_else(|| bad(14))?;
+    let said: Option<String> = row.get(21)?;
+    let vendor = said.map(|json| from_json(json.as_bytes(), 21)).transpose()?;
+    Ok(Some(Failure { code, message: row.get(15)?, vendor }))
 }
 
 /// What was read, or nothing where it cannot be understood, which is told: one bad row must not hide others.

@@ -88,8 +88,10 @@ async fn outcome_waits_for_the_disk(is_on_record: bool) {
         latency_ms: 1,
         outcome: AttemptOutcome::Done,
         detail: None,
+        response: None,
     };
-    let settled = store.settle(lease, Change { next, ticket: None, tries: 0 }, attempt).await;
+    let change = Change::of(&lease.job, next);
+    let settled = store.settle(lease, change, attempt).await;
     let Err(Unsettled { lease, change, attempt, .. }) = settled else { panic!("it fits: {settled:?}") };
     clock.advance(lasts);
     assert_eq!(store.reclaim().await.unwrap(), 0, "the vendor would be called again");

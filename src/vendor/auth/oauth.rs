@@ -299,7 +299,8 @@ mod tests {
             client_in: ClientIn::Body,
         });
         let status = StatusCode::from_u16(status).expect("a status");
-        let reply = Reply { status, headers: HeaderMap::new(), body: Bytes::copy_from_slice(body.as_bytes()) };
+        let reply =
+            Reply { status, headers: HeaderMap::new(), body: Bytes::copy_from_slice(body.as_bytes()), broken: None };
         oauth.read(&reply, 0).map(|token| (token.renew_at, token.ends_at))
     }
 

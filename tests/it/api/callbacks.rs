@@ -298,8 +298,7 @@ async fn a_body_that_is_no_json_is_refused_and_the_job_waits_on(backend: Backend
     let mut app = TestApp::with(backend, QUIET).await;
     let (id, own) = accepted(&mut app, "other").await;
     let deep = |levels| "[".repeat(levels) + &"]".repeat(levels);
-    let cases: [(Vec<u8>, u16, &str); 8] = [
-        ("".into(), 400, "malformed_json"),
+    let cases: [(Vec<u8>, u16, &str); 7] = [
         ("{".into(), 400, "malformed_json"),
         ("hello".into(), 400, "malformed_json"),
         ("1 2".into(), 400, "malformed_json"),
@@ -313,6 +312,8 @@ async fn a_body_that_is_no_json_is_refused_and_the_job_waits_on(backend: Backend
             let answer = app.post(path, body.clone()).await;
             assert_eq!((answer.status.as_u16(), &*answer.code()), (*status, *code), "{path}");
         }
+        // A ping says nothing of any job.
+        assert_eq!(app.post(path, "").await.status, 200);
     }
     assert_awaits(&app, &id).await;
     // Large and deep is not wrong, up to the bounds.
@@ -434,7 +435,11 @@ async fn the_shared_url_with_signatures_believes_only_those(backend: Backend) {
     }
     // Who is not believed learns nothing: neither what is wrong with the body nor which jobs there are.
     assert_eq!(send(wrong, "{", "{", START, "").await, refused);
-    assert_eq!(send(good, "{", "{", START, "").await, "400 malformed_json");
+    assert_eq!(
+        send(good, "{", "{", START, "").await,
+        "400 missing_request_id",
+        "text of no declared type names no job"
+    );
     assert_awaits(&app, &id).await;
     assert_eq!(send(good, &body, &body, START, "").await, "success");
     assert_result(&app, &id, json!(1)).await;

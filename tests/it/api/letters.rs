@@ -92,7 +92,11 @@ limits = []
         ("1e400", "1e400", "1e400"),
         ("-0", "-0", "-0"),
         ("true", "true", "true"),
-        (r#""\u00e9 é/?&=#+%41 \"""#, "%C3%A9%20%C3%A9%2F%3F%26%3D%23%2B%2541%20%22", r#""é é/?&=#+%41 \"""#),
+        (
+            r#""\"\u00e9 é/?&=#+%41 \\\"\"""#,
+            "%22%C3%A9%20%C3%A9%2F%3F%26%3D%23%2B%2541%20%5C%22%22",
+            r#""é é/?&=#+%41 \"""#,
+        ),
     ];
     for (i, (value, sent, echoed)) in cases.into_iter().enumerate() {
         let id = app.submit("shaped", &format!(r#"{{"id": {digits}, "text": {value}}}"#)).await;
@@ -170,9 +174,8 @@ async fn text_that_is_not_json_is_kept_as_a_json_string(backend: Backend) {
     let mut app = TestApp::start(backend).await;
     let cases = [
         (Answer::fault(Fault::Text), r#""hello""#),
-        (Answer::fault(Fault::Garbage), r#""{\"not json""#),
         (Answer::status(200).body("<p>\u{e9}\t\"\\</p>\r\n"), r#""<p>é\t\"\\</p>\r\n""#),
-        (Answer::status(200), r#""""#),
+        (Answer::status(200), "null"),
     ];
     for (answer, wanted) in cases {
         app.vendors.script("sync", vec![answer]);

@@ -11,5 +11,6 @@ mod limits;
 mod once;
 mod position;
 mod refusals;
+mod replies;
 mod retries;
 mod vendors;

@@ -189,7 +189,7 @@ async fn a_job_says_that_it_waits_for_its_next_attempt(backend: Backend) {
     app.run_for(Duration::from_millis(1)).await;
     let second = app.submit("one", "2").await;
     for id in [first, second] {
-        assert_eq!(waits_for(&app, &id).await.0, "retry_backoff");
+        assert_eq!(waits_for(&app, &id).await.0, "slowed_by_vendor");
     }
     app.stop().await;
 }

@@ -84,7 +84,6 @@ fn vendors_that_are_wrong_are_refused() {
         ("retry = 5", "retry", "attempts = 16"),
         ("deadline = \"0s\"", "deadline", "too short"),
         ("open = 5", "open", "polling"),
-        ("answer_within = \"5m\"", "answer_within", "polling"),
         ("method = \"DELETE\"", "method", "\"POST\""),
         ("method = \"post\"", "method", "Did you mean \"POST\"?"),
         ("pool = \"My Pool\"", "pool", "a-z"),

@@ -255,7 +255,8 @@ async fn a_ticket_finds_its_job(backend: Backend) {
     let id = t.submit().await;
     let lease = t.claim_one().await;
     let next = Next::Await { answer_by: t.now().plus(Duration::from_secs(60)) };
-    let (change, attempt) = (Change { next, ticket: Some("abc".into()), tries: 0 }, attempt(&lease, t.now()));
+    let (change, attempt) =
+        (Change { ticket: Some("abc".into()), ..Change::of(&lease.job, next) }, attempt(&lease, t.now()));
     t.store.settle(lease, change, attempt).await.unwrap();
     assert_eq!(t.store.backlog("v").await.open, 1);
     let answered = async |vendor: &str| {

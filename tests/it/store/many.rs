@@ -144,7 +144,7 @@ impl World {
             settles.spawn(async move {
                 let (attempt, lease) = (super::attempt(&held.lease, now), held.lease);
                 let id = lease.job.id;
-                let change = lifecycle::Change { next: next.clone(), ticket: None, tries: lease.job.tries };
+                let change = lifecycle::Change { ticket: None, ..lifecycle::Change::of(&lease.job, next.clone()) };
                 let settled = store.settle(lease, change, attempt).await.expect("the store works");
                 (id, held.version, held.sure, next, settled)
             });

@@ -189,7 +189,7 @@ impl TestStore {
         let mut settling = JoinSet::new();
         for (lease, next) in settles {
             let (store, attempt) = (self.store.clone(), attempt(&lease, self.now()));
-            let change = Change { next, ticket: lease.job.ticket.clone(), tries: lease.job.tries };
+            let change = Change::of(&lease.job, next);
             settling.spawn(async move { store.settle(lease, change, attempt).await });
         }
         for settled in settling.join_all().await {
@@ -199,7 +199,7 @@ impl TestStore {
 
     async fn try_settle(&self, lease: Lease, next: Next) -> Result<Settled, Unsettled> {
         let attempt = attempt(&lease, self.now());
-        let change = Change { next, ticket: lease.job.ticket.clone(), tries: lease.job.tries };
+        let change = Change::of(&lease.job, next);
         self.store.settle(lease, change, attempt).await
     }
 
@@ -248,6 +248,7 @@ fn attempt(lease: &Lease, now: Time) -> Attempt {
         latency_ms: 1,
         outcome: AttemptOutcome::Done,
         detail: None,
+        response: None,
     }
 }
 

@@ -37,6 +37,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) mod openapi;
+pub(crate) mod raw;
 pub(crate) mod servers;
 pub(crate) mod slow;
 

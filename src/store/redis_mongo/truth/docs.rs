@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de};
 use super::super::index::words::Line;
 use crate::{
     clock::Time,
-    job::{Attempts, Deadline, Failure, FailureCode, Job, JobId, Lane, NewJob, Priority, Stage, Status},
+    job::{Attempts, Deadline, Failure, FailureCode, Job, JobId, Lane, NewJob, Priority, Stage, Status, VendorSaid},
     store::StoreError,
 };
 
@@ -50,6 +50,8 @@ pub(crate) struct JobDoc {
     #[serde(skip_serializing, default)]
     unanswered: u32,
     #[serde(skip_serializing, default)]
+    slowed: u32,
+    #[serde(skip_serializing, default)]
     attempt: u32,
     /// The fence: every change adds one, and is made only if nobody made another.
     #[serde(skip_serializing, default)]
@@ -85,6 +87,8 @@ pub(crate) struct JobDoc {
 struct FailureDoc {
     code: String,
     message: String,
+    #[serde(default)]
+    vendor: Option<VendorSaid>,
 }
 
 /// A job as it was read, and what else its document says.
@@ -159,6 +163,7 @@ impl JobDoc {
             run: 0,
             tries: 0,
             unanswered: 0,
+            slowed: 0,
             attempt: 0,
             version: 0,
             by: None,
@@ -178,9 +183,9 @@ impl JobDoc {
         let no_id = || StoreError::Corrupt("a job's id is not 16 bytes".into());
         let id = JobId::from_slice(&self.id.0).ok_or_else(no_id)?;
         let failure = match self.failure {
-            Some(FailureDoc { code, message }) => {
+            Some(FailureDoc { code, message, vendor }) => {
                 let unknown = || StoreError::Corrupt(format!("job {id} has a failure that no version wrote"));
-                Some(Failure { code: FailureCode::from_text(&code).ok_or_else(unknown)?, message })
+                Some(Failure { code: FailureCode::from_text(&code).ok_or_else(unknown)?, message, vendor })
             }
             None => None,
         };
@@ -200,6 +205,7 @@ impl JobDoc {
             run: self.run,
             tries: self.tries,
             unanswered: self.unanswered,
+            slowed: self.slowed,
             attempt: self.attempt,
             ticket: self.ticket,
             result: self.result.map(|blob| blob.0),

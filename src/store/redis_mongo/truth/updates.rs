@@ -11,7 +11,7 @@ use super::{
 use crate::{
     clock::Time,
     job::{
-        Attempts, Failure, FailureCode, Job, JobId, Stage,
+        Attempts, Failure, FailureCode, Job, JobId, Stage, VendorSaid,
         lifecycle::{Change, Next},
     },
 };
@@ -28,12 +28,13 @@ pub(crate) fn update(was: &Job, job: &Job) -> Document {
         None => drop(unset.insert(name, "")),
     };
     type Field = (&'static str, fn(&Job) -> Option<Bson>);
-    const FIELDS: [Field; 15] = [
+    const FIELDS: [Field; 16] = [
         ("status", |job| Some(job.status.as_str().into())),
         ("stage", |job| Some(job.stage.as_str().into())),
         ("run", |job| Some(i64::from(job.run).into())),
         ("tries", |job| Some(i64::from(job.tries).into())),
         ("unanswered", |job| Some(i64::from(job.unanswered).into())),
+        ("slowed", |job| (job.slowed > 0).then(|| i64::from(job.slowed).into())),
         ("attempt", |job| Some(i64::from(job.attempt).into())),
         ("updated_at", |job| number(updated_at(job))),
         ("lane", |job| lane_of(job).map(Bson::from)),
@@ -41,9 +42,7 @@ pub(crate) fn update(was: &Job, job: &Job) -> Document {
         ("answer_by", |job| number(job.answer_by)),
         ("deadline_at", |job| number(job.deadline.map(|deadline| deadline.at))),
         ("ticket", |job| job.ticket.clone().map(Bson::from)),
-        ("failure", |job| {
-            job.failure.as_ref().map(|why| doc! { "code": why.code.as_str(), "message": &why.message }.into())
-        }),
+        ("failure", |job| job.failure.as_ref().map(failure)),
         ("finished_at", |job| number(job.finished_at)),
         ("result", |job| job.result.as_ref().map(binary)),
     ];
@@ -60,6 +59,15 @@ pub(crate) fn update(was: &Job, job: &Job) -> Document {
     doc! { "$inc": { "version": 1_i64 }, "$set": set, "$unset": unset }
 }
 
+fn failure(why: &Failure) -> Bson {
+    let mut doc = doc! { "code": why.code.as_str(), "message": &why.message };
+    if let Some(said) = &why.vendor {
+        let status = said.status.map(|status| Bson::Int32(status.into()));
+        doc.insert("vendor", doc! { "status": status, "body": &said.body });
+    }
+    doc.into()
+}
+
 /// Sets one more field in an update.
 pub(crate) fn set(update: &mut Document, name: &str, value: impl Into<Bson>) {
     if let Some(Bson::Document(set)) = update.get_mut("$set") {
@@ -68,7 +76,7 @@ pub(crate) fn set(update: &mut Document, name: &str, value: impl Into<Bson>) {
 }
 
 /// What the fields of an update weigh, those apart that may be long.
-pub(crate) const FIELDS_WEIGH: usize = 1024;
+pub(crate) const FIELDS_WEIGH: usize = 1024 + VendorSaid::MAX_BODY;
 
 /// What an update weighs without its result, in bytes, about.
 pub(crate) fn weight(update: &Document) -> usize {
@@ -78,14 +86,15 @@ pub(crate) fn weight(update: &Document) -> usize {
 
 /// What attempts weigh in an update, in bytes, about.
 pub(crate) fn attempts_weigh(attempts: &Attempts) -> usize {
-    attempts.iter().map(|attempt| 192 + attempt.detail.as_ref().map_or(0, String::len)).sum()
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    attempts.iter().map(|attempt| 192 + text(&attempt.detail) + text(&attempt.response)).sum()
 }
 
 /// What becomes of a job whose outcome MongoDB does not take: its document would be too large, today and tomorrow.
 pub(crate) fn too_large(job: &Job, change: &Change) -> Change {
     let why = "what would be kept of the job, with its payload and the vendor's answer, is larger than the store keeps";
     let next = Next::Failed(Failure::new(FailureCode::ResponseTooLarge, why));
-    Change { next, ticket: job.ticket.clone(), tries: change.tries }
+    Change { tries: change.tries, ..Change::of(job, next) }
 }
 
 /// Attempts as a document has them.
@@ -140,6 +149,7 @@ mod tests {
                 latency_ms: 10_000,
                 outcome: AttemptOutcome::TryAgain,
                 detail: Some("x".repeat(20 * n as usize)),
+                response: None,
             });
             let (weigh, takes) = (attempts_weigh(&attempts), attempts_text(&attempts).len());
             assert!(weigh >= takes && weigh <= takes * 2, "{n}: {weigh} for {takes}");

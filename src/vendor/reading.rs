@@ -1,0 +1,320 @@
+//! What an answer means: its head and its value against the vendor's rules (see `replies`), the same for replies, polls and callbacks.
+//!
+//! Never waits and never calls: it says what becomes of the job, and how long the pool should be silent.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::{HeaderMap, StatusCode};
+use serde_json::value::RawValue;
+
+use super::{
+    Vendor,
+    error::CallError,
+    http::{Reads, Reply},
+    polling,
+    quota::{self, Quota},
+    replies::{Answer, Body, Fit, Means, On, Rule},
+    value::{self, Value, ValueFault},
+    waits, webhook,
+};
+use crate::{
+    clock::Time,
+    config::Kind,
+    job::{AttemptOutcome, Failure, FailureCode, Job, Stage, VendorSaid, lifecycle::Step},
+};
+
+/// What an answer, or its absence, means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    pub step: Step,
+    /// The word for it on record.
+    pub outcome: AttemptOutcome,
+    /// The vendor's whole pool is not to be called for a while.
+    pub silence: Option<Silence>,
+    /// What is left of the vendor's limit lasts if its pool's calls are so far apart.
+    pub apart: Option<Duration>,
+}
+
+/// Why a pool should be silent, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// The vendor wants fewer calls; for so long, if it says.
+    Asked(Option<Duration>),
+    /// The vendor says that nothing is left of its limit for so long.
+    NothingLeft(Duration),
+}
+
+impl Reading {
+    fn of(step: Step, outcome: AttemptOutcome) -> Reading {
+        Reading { step, outcome, silence: None, apart: None }
+    }
+
+    /// The request could not be built: nothing was sent.
+    pub fn unsendable(why: Failure) -> Reading {
+        Reading::of(Step::GiveUp { why }, AttemptOutcome::Refused)
+    }
+
+    /// What is wrong, if anything is.
+    pub fn failure(&self) -> Option<&Failure> {
+        match &self.step {
+            Step::SlowDown { why, .. }
+            | Step::Unauthorized { why, .. }
+            | Step::TryAgain { why, .. }
+            | Step::GiveUp { why } => Some(why),
+            Step::Done { .. } | Step::CheckAgain { .. } | Step::AwaitCallback { .. } => None,
+        }
+    }
+}
+
+/// An answer as it came: what its meaning is read from.
+struct Received<'a> {
+    on: On,
+    status: Option<StatusCode>,
+    headers: &'a HeaderMap,
+    body: Result<Value, Failure>,
+    retry_after: Option<Duration>,
+    quota: Quota,
+    may_be_done: bool,
+    words: &'a dyn Fn() -> VendorSaid,
+}
+
+impl Vendor {
+    /// How much of a reply's body its meaning needs, by its head.
+    pub fn reads(&self, job: &Job, status: StatusCode, headers: &HeaderMap, now: Time) -> Reads {
+        let nothing_left = quota::read(headers, &self.config.rate_headers, now).nothing_left;
+        let (on, may_be_done) = (self.on(job), may_be_done(job));
+        let answer = Answer { on, status: Some(status), headers, body: Body::Unread, nothing_left, may_be_done };
+        let mut fits = self.rules.iter().map(|rule| (rule.fit(&answer), rule.means)).filter(|(fit, _)| *fit != Fit::No);
+        let by_head = fits.find(|(fit, means)| *fit == Fit::Yes || matches!(means, Means::Done | Means::Accepted));
+        let is_data = by_head.is_some_and(|(_, means)| matches!(means, Means::Done | Means::Accepted));
+        // A poll's 2xx says in its body whether the work is done.
+        if is_data || (on == On::Poll && status.is_success()) { Reads::Whole } else { Reads::Beginning }
+    }
+
+    /// What a reply, or its absence, means for the job.
+    pub fn read(&self, job: &Job, reply: Result<Reply, CallError>, now: Time) -> Reading {
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(error) => return without_reply(&error, None),
+        };
+        let Reply { status, headers, body, broken } = &reply;
+        let value = match broken {
+            Some(error) => Err(Failure::new(FailureCode::BadResponse, error.to_string())),
+            None => self.value(headers, body.clone()).map_err(Failure::from),
+        };
+        let words = || self.words(Some(*status), headers, body, broken.is_none());
+        let received = Received {
+            on: self.on(job),
+            status: Some(*status),
+            headers,
+            body: value,
+            retry_after: waits::retry_after(headers, now),
+            quota: quota::read(headers, &self.config.rate_headers, now),
+            may_be_done: may_be_done(job),
+            words: &words,
+        };
+        let (rule, quota) = (self.rule_for(&received), received.quota);
+        // Data, and whether a poll's work is done, stand in the body.
+        let is_in_body =
+            matches!(rule.means, Means::Done | Means::Accepted) || (received.on == On::Poll && status.is_success());
+        let mut reading = match broken {
+            Some(error) if is_in_body => without_reply(error, Some(words())),
+            _ => self.meaning(job.stage, rule, &received),
+        };
+        reading.apart = quota.apart;
+        reading.silence = match (reading.silence, quota.silence) {
+            (Some(Silence::Asked(time)), left) => Some(Silence::Asked(time.max(left))),
+            (None, Some(left)) => Some(Silence::NothingLeft(left)),
+            (silence, None) | (silence @ Some(Silence::NothingLeft(_)), _) => silence,
+        };
+        reading
+    }
+
+    /// What a callback means. A fault is of its bytes: they are no value.
+    pub fn read_callback(&self, headers: &HeaderMap, raw: &Bytes, value: Value, now: Time) -> Reading {
+        let words = || self.words(None, headers, raw, true);
+        let received = Received {
+            on: On::Callback,
+            status: None,
+            headers,
+            body: Ok(value),
+            retry_after: waits::retry_after(headers, now),
+            quota: Quota::default(),
+            may_be_done: true,
+            words: &words,
+        };
+        self.meaning(Stage::Await, self.rule_for(&received), &received)
+    }
+
+    /// A body as the value that this vendor's rules and pointers are for.
+    pub fn value(&self, headers: &HeaderMap, body: Bytes) -> Result<Value, ValueFault> {
+        value::read(headers, body, self.config.json_only)
+    }
+
+    /// Another request for the same thing is a call; a poll has a URL of its own.
+    fn on(&self, job: &Job) -> On {
+        let polls = matches!(self.config.kind, Kind::Polling(_));
+        if polls && job.stage == Stage::Poll { On::Poll } else { On::Call }
+    }
+
+    /// The first rule that fits.
+    fn rule_for(&self, received: &Received<'_>) -> &Rule {
+        let body = match &received.body {
+            Ok(value) => Body::Json(&value.json),
+            Err(_) => Body::Unreadable,
+        };
+        let &Received { on, status, headers, quota: Quota { nothing_left, .. }, may_be_done, .. } = received;
+        let answer = Answer { on, status, headers, body, nothing_left, may_be_done };
+        let fits = |rule: &&Rule| rule.fit(&answer) == Fit::Yes;
+        self.rules.iter().find(fits).expect("the last built-in rule fits whatever no other does")
+    }
+
+    fn meaning(&self, stage: Stage, rule: &Rule, received: &Received<'_>) -> Reading {
+        // Both are the vendor's wish, or its operator's: the longer one is kept.
+        let asked = rule.wait.max(received.retry_after.filter(|wait| !wait.is_zero()));
+        let why = || {
+            let message = described(rule, received.status);
+            let code = match rule.means {
+                Means::Refused | Means::Unauthorized => FailureCode::VendorRefused,
+                _ => FailureCode::AttemptsExhausted,
+            };
+            Failure::new(code, message).with_words(Some((received.words)()))
+        };
+        match rule.means {
+            Means::Done => match self.done(received) {
+                Ok(result) => Reading::of(Step::Done { result }, AttemptOutcome::Done),
+                Err(why) => self.no_data(received, why),
+            },
+            Means::Accepted => match self.accepted(received, asked) {
+                Ok(step) => Reading::of(step, AttemptOutcome::Accepted),
+                Err(why) => self.no_data(received, why),
+            },
+            Means::Pending => match self.pending(stage, received, asked) {
+                Ok(step) => Reading::of(step, AttemptOutcome::Pending),
+                Err(why) => self.no_data(received, why),
+            },
+            Means::SlowDown => {
+                let silence = Some(Silence::Asked(asked));
+                let step = Step::SlowDown { why: why(), after: asked };
+                Reading { silence, ..Reading::of(step, AttemptOutcome::SlowDown) }
+            }
+            Means::TryAgain => {
+                let silence = received.retry_after.map(|_| Silence::Asked(asked));
+                // A gateway that got no answer from behind it knows no more than we do.
+                let may_be_done =
+                    matches!(received.status, Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT));
+                let step = Step::TryAgain { why: why(), after: asked, may_be_done };
+                Reading { silence, ..Reading::of(step, AttemptOutcome::TryAgain) }
+            }
+            Means::Refused => Reading::of(Step::GiveUp { why: why() }, AttemptOutcome::Refused),
+            Means::Unauthorized => {
+                Reading::of(Step::Unauthorized { why: why(), is_alone: false }, AttemptOutcome::Unauthorized)
+            }
+        }
+    }
+
+    /// The data in an answer that is done.
+    fn done(&self, received: &Received<'_>) -> Result<Bytes, Failure> {
+        let value = received.body.as_ref().map_err(Clone::clone)?;
+        let data: &RawValue = match &self.config.kind {
+            Kind::Sync => &value.json,
+            // An answer such as "no match" has no result where data has one: it is the result.
+            _ if received.status.is_some_and(|status| !status.is_success()) => &value.json,
+            Kind::Polling(polling) => polling::result(polling, &value.json)?,
+            Kind::Webhook(webhook) => webhook::result(webhook, &value.json)?,
+        };
+        // Untouched data stays in the buffer that it arrived in.
+        let is_whole = data.get().len() == value.json.get().len();
+        match &value.source {
+            Some(source) if is_whole && self.config.clean.is_noop() => Ok(source.clone()),
+            _ => self.cleaned(data),
+        }
+    }
+
+    /// The vendor has taken the job: it will call back, or wants to be polled.
+    fn accepted(&self, received: &Received<'_>, asked: Option<Duration>) -> Result<Step, Failure> {
+        match &self.config.kind {
+            Kind::Sync => Ok(Step::CheckAgain { after: asked, ticket: None }),
+            Kind::Webhook(webhook) => Ok(Step::AwaitCallback { ticket: webhook::ticket(webhook, &received.body)? }),
+            Kind::Polling(polling) => {
+                let value = received.body.as_ref().map_err(Clone::clone)?;
+                let ticket = Some(polling::ticket(polling, &value.json)?);
+                Ok(Step::CheckAgain { after: Some(polling.every.max(asked.unwrap_or_default())), ticket })
+            }
+        }
+    }
+
+    /// The vendor is not done.
+    fn pending(&self, stage: Stage, received: &Received<'_>, asked: Option<Duration>) -> Result<Step, Failure> {
+        match &self.config.kind {
+            Kind::Polling(polling) if stage == Stage::Poll => {
+                // A poll whose answer nobody can read says nothing about the work.
+                if received.status.is_some_and(|status| status.is_success()) {
+                    received.body.as_ref().map_err(Clone::clone)?;
+                }
+                Ok(Step::CheckAgain { after: Some(polling.every.max(asked.unwrap_or_default())), ticket: None })
+            }
+            Kind::Polling(_) => self.accepted(received, asked),
+            _ => Ok(Step::CheckAgain { after: asked, ticket: None }),
+        }
+    }
+
+    /// An answer that should have brought something and did not. A poll is asked again: what the vendor works on is not lost by it.
+    fn no_data(&self, received: &Received<'_>, why: Failure) -> Reading {
+        let why = why.with_words(Some((received.words)()));
+        let is_poll = received.on == On::Poll && received.body.is_err() && why.code == FailureCode::BadResponse;
+        if is_poll {
+            return Reading::of(Step::TryAgain { why, after: None, may_be_done: false }, AttemptOutcome::TryAgain);
+        }
+        Reading::of(Step::GiveUp { why }, AttemptOutcome::Refused)
+    }
+
+    /// The beginning of what the vendor said, without what must not be kept: that is found only in a body that is whole and JSON.
+    fn words(&self, status: Option<StatusCode>, headers: &HeaderMap, body: &Bytes, is_whole: bool) -> VendorSaid {
+        let most = VendorSaid::MAX_BODY;
+        let body = if self.redacted.redact.is_empty() {
+            value::beginning(headers, body, most)
+        } else {
+            let value = if is_whole { value::read(headers, body.clone(), true).ok() } else { None };
+            let clean = value.filter(|value| !value.is_empty).map(|value| self.redacted.apply(&value.json));
+            value::beginning(&HeaderMap::new(), clean.unwrap_or_default().as_bytes(), most)
+        };
+        VendorSaid { status: status.map(|status| status.as_u16()), body }
+    }
+}
+
+/// Whether an earlier call of the job may have been done: one counted, or the worker that made it was lost.
+fn may_be_done(job: &Job) -> bool {
+    job.tries > 0 || (job.attempt > 0 && job.run == 0 && job.stage == Stage::Call && job.failure.is_none())
+}
+
+/// What it means that no reply came, or not all of it.
+fn without_reply(error: &CallError, words: Option<VendorSaid>) -> Reading {
+    let failure = |code| Failure::new(code, error.to_string()).with_words(words);
+    let again = |why, may_be_done| Step::TryAgain { why, after: None, may_be_done };
+    match error {
+        CallError::TooLarge(_) => {
+            let why = failure(FailureCode::ResponseTooLarge);
+            Reading::of(Step::GiveUp { why }, AttemptOutcome::Refused)
+        }
+        CallError::TimedOut => Reading::of(again(failure(FailureCode::Timeout), true), AttemptOutcome::Timeout),
+        CallError::Interrupted(_) => {
+            Reading::of(again(failure(FailureCode::AttemptsExhausted), true), AttemptOutcome::NoConnection)
+        }
+        CallError::Missed(_) | CallError::LeaseTooOld | CallError::NoToken | CallError::Unreachable(_) => {
+            Reading::of(again(failure(FailureCode::AttemptsExhausted), false), AttemptOutcome::NoConnection)
+        }
+    }
+}
+
+/// What happened, for people.
+fn described(rule: &Rule, status: Option<StatusCode>) -> String {
+    match (rule.looks_at(), status) {
+        (Some(at), _) if rule.means == Means::Refused => format!("the vendor reported a failure at {at}"),
+        (Some(at), _) if rule.means == Means::SlowDown => format!("the vendor asked us to slow down at {at}"),
+        (_, Some(status)) => format!("the vendor answered {}", status.as_u16()),
+        (Some(at), None) => format!("the vendor's callback says at {at} that it failed"),
+        (None, None) => "the vendor's callback says that it failed".to_owned(),
+    }
+}

@@ -1,0 +1,337 @@
+//! Bytes into a value: content coding, charset and byte order mark, then JSON or text. The same for replies and callbacks.
+//!
+//! Never takes more decoded bytes than a bound, and never guesses a charset that nobody declared.
+
+use std::{
+    borrow::Cow,
+    io::{self, Read},
+};
+
+use bytes::{BufMut as _, Bytes};
+use encoding_rs::{Encoding, UTF_8};
+use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use hyper::{
+    HeaderMap,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
+use serde_json::value::RawValue;
+
+use super::http::MAX_REPLY_BYTES;
+use crate::{
+    job::{Failure, FailureCode},
+    json::{self, JsonFault},
+};
+
+/// Codings on top of each other that are undone; nobody needs two.
+const MAX_CODINGS: usize = 3;
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// A body as JSON. What is not JSON has become a JSON string, and nothing at all `null`.
+#[derive(Debug, Clone)]
+pub struct Value {
+    pub json: Box<RawValue>,
+    /// The same text in the buffer that it arrived in, where that holds nothing else.
+    pub(super) source: Option<Bytes>,
+    pub is_empty: bool,
+}
+
+/// Why bytes are no value; each continues "the vendor's answer ...".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ValueFault {
+    #[error("has the content coding {0:?}; gzip and deflate are understood")]
+    UnknownCoding(String),
+    #[error("cannot be decoded: its {coding} is damaged ({why})")]
+    BadCoding { coding: &'static str, why: String },
+    #[error("is not text in {0}")]
+    BadText(&'static str),
+    #[error("should be JSON and is not: {0}")]
+    NotJson(String),
+    #[error("is nested more than {} levels deep", json::MAX_DEPTH)]
+    TooDeep,
+    #[error("is larger than {MAX_REPLY_BYTES} bytes once it is decoded, or kept as a JSON string")]
+    TooLarge,
+}
+
+impl From<ValueFault> for Failure {
+    fn from(fault: ValueFault) -> Failure {
+        let code = match fault {
+            ValueFault::TooLarge => FailureCode::ResponseTooLarge,
+            _ => FailureCode::BadResponse,
+        };
+        Failure::new(code, format!("the vendor's answer {fault}"))
+    }
+}
+
+/// Reads a whole body. `json_only`: what is not JSON is a fault, whatever it says of itself.
+pub fn read(headers: &HeaderMap, body: Bytes, json_only: bool) -> Result<Value, ValueFault> {
+    let text = to_utf8(headers, decode(headers, body)?)?;
+    if text.trim_ascii().is_empty() {
+        return Ok(Value { json: RawValue::NULL.to_owned(), source: None, is_empty: true });
+    }
+    match json::check(&text) {
+        Ok(json) => {
+            let json = json.to_owned();
+            let source = (json.get().len() == text.len()).then_some(text);
+            Ok(Value { json, source, is_empty: false })
+        }
+        Err(JsonFault::TooDeep) => Err(ValueFault::TooDeep),
+        Err(JsonFault::Malformed(why)) => {
+            let text = std::str::from_utf8(&text).map_err(|_| ValueFault::BadText("UTF-8"))?;
+            if json_only || says_json(headers) {
+                return Err(ValueFault::NotJson(why));
+            }
+            Ok(Value { json: as_json_string(text)?, source: None, is_empty: false })
+        }
+    }
+}
+
+/// The beginning of a body as text, for people: as much as can be read of it, even if it is damaged or cut off.
+pub(super) fn beginning(headers: &HeaderMap, body: &[u8], most: usize) -> String {
+    let mut decoded = Vec::new();
+    match codings(headers, body).as_slice() {
+        [] => decoded.extend_from_slice(&body[..body.len().min(most * 4)]),
+        // What was decoded before the damage stays.
+        [coding] => drop(decoder(coding, body).map(|reader| reader.take(most as u64 * 4).read_to_end(&mut decoded))),
+        _ => {}
+    }
+    let (text, _, _) = charset(headers).unwrap_or(UTF_8).decode(&decoded);
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].trim_end_matches('\u{fffd}').to_owned()
+}
+
+/// Undoes the content codings.
+fn decode(headers: &HeaderMap, body: Bytes) -> Result<Bytes, ValueFault> {
+    let codings = codings(headers, &body);
+    if codings.len() > MAX_CODINGS {
+        return Err(ValueFault::UnknownCoding(codings.join(", ")));
+    }
+    let mut body = body;
+    for coding in codings.iter().rev() {
+        let name = if coding.contains("gzip") { "gzip" } else { "deflate" };
+        let mut decoded = Vec::new();
+        let Some(reader) = decoder(coding, &body) else { return Err(ValueFault::UnknownCoding(coding.clone())) };
+        reader
+            .take(MAX_REPLY_BYTES as u64 + 1)
+            .read_to_end(&mut decoded)
+            .map_err(|error| ValueFault::BadCoding { coding: name, why: error.to_string() })?;
+        if decoded.len() > MAX_REPLY_BYTES {
+            return Err(ValueFault::TooLarge);
+        }
+        body = decoded.into();
+    }
+    Ok(body)
+}
+
+/// The content codings of a body, in the order in which they were applied. Some servers send gzip and do not say so, and some proxies
+/// undo it and leave the header: the first bytes tell.
+fn codings(headers: &HeaderMap, body: &[u8]) -> Vec<String> {
+    let is_gzip = body.starts_with(b"\x1f\x8b");
+    let named = headers.get_all(CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let named = named.flat_map(|value| value.split(',')).map(|coding| coding.trim().to_ascii_lowercase());
+    let mut codings: Vec<String> = named.filter(|coding| !coding.is_empty() && coding != "identity").collect();
+    if body.is_empty() {
+        return Vec::new();
+    }
+    match codings.last() {
+        None if is_gzip => codings.push("gzip".to_owned()),
+        Some(last) if last.contains("gzip") && !is_gzip => drop(codings.pop()),
+        _ => {}
+    }
+    codings
+}
+
+/// Nothing for a coding that we do not know.
+fn decoder<'a>(coding: &str, body: &'a [u8]) -> Option<Box<dyn Read + 'a>> {
+    match coding {
+        "gzip" | "x-gzip" => Some(Box::new(MultiGzDecoder::new(body))),
+        // Zlib by the standard (RFC 9110, 8.4.1.2); many send it without the wrapper.
+        "deflate" if is_zlib(body) => Some(Box::new(ZlibDecoder::new(body))),
+        "deflate" => Some(Box::new(DeflateDecoder::new(body))),
+        _ => None,
+    }
+}
+
+fn is_zlib(body: &[u8]) -> bool {
+    matches!(body, [first, second, ..] if first & 0x0f == 8 && (usize::from(*first) << 8 | usize::from(*second)) % 31 == 0)
+}
+
+/// A text as UTF-8, without a byte order mark.
+fn to_utf8(headers: &HeaderMap, body: Bytes) -> Result<Bytes, ValueFault> {
+    let Some(charset) = charset(headers).filter(|charset| *charset != UTF_8) else {
+        return Ok(if body.starts_with(BYTE_ORDER_MARK) { body.slice(BYTE_ORDER_MARK.len()..) } else { body });
+    };
+    let (text, used, has_errors) = charset.decode(&body);
+    if has_errors {
+        return Err(ValueFault::BadText(used.name()));
+    }
+    if text.len() > MAX_REPLY_BYTES {
+        return Err(ValueFault::TooLarge);
+    }
+    Ok(match text {
+        // Nothing to change: the buffer stays, but for a byte order mark.
+        Cow::Borrowed(same) => body.slice_ref(same.as_bytes()),
+        Cow::Owned(text) => text.into(),
+    })
+}
+
+/// The charset that a body says it is in; nothing for none and for one that nobody knows. ASCII is read as UTF-8, which it is a part of.
+fn charset(headers: &HeaderMap) -> Option<&'static Encoding> {
+    let content_type = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let parameters = content_type.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+    let mut named = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
+    let name = named.next()?.1.trim().trim_matches(['"', '\'']);
+    if name.eq_ignore_ascii_case("us-ascii") || name.eq_ignore_ascii_case("ascii") {
+        return None;
+    }
+    Encoding::for_label(name.as_bytes())
+}
+
+fn says_json(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media_type == "text/json"
+        || media_type.split_once('/').is_some_and(|(_, sub)| sub == "json" || sub.ends_with("+json"))
+}
+
+/// A text as a JSON string, which may be several times as long and is bounded too.
+fn as_json_string(text: &str) -> Result<Box<RawValue>, ValueFault> {
+    let mut bounded = Vec::new().limit(MAX_REPLY_BYTES).writer();
+    let written: Result<(), io::Error> = serde_json::to_writer(&mut bounded, text).map_err(io::Error::from);
+    let string = written.ok().and_then(|()| String::from_utf8(bounded.into_inner().into_inner()).ok());
+    string.and_then(|string| RawValue::from_string(string).ok()).ok_or(ValueFault::TooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::{Compression, write};
+    use hyper::header::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &str)| {
+            (HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap())
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    fn json(pairs: &[(&str, &str)], body: impl Into<Bytes>) -> Result<String, ValueFault> {
+        read(&headers(pairs), body.into(), false).map(|value| value.json.get().to_owned())
+    }
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = write::GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn gzip_and_deflate_are_undone_whether_they_are_declared_or_not() {
+        let text = br#"{"a":1.10}"#;
+        let mut zlib = write::ZlibEncoder::new(Vec::new(), Compression::fast());
+        zlib.write_all(text).unwrap();
+        let mut raw = write::DeflateEncoder::new(Vec::new(), Compression::fast());
+        raw.write_all(text).unwrap();
+        let coded = |name: &'static str| [("content-encoding", name), ("content-type", "application/json")];
+        for (name, body) in [
+            ("gzip", gzip(text)),
+            ("X-GZIP", gzip(text)),
+            ("", gzip(text)),
+            ("gzip, gzip", gzip(&gzip(text))),
+            ("gzip", text.to_vec()),
+            ("identity", text.to_vec()),
+            ("deflate", zlib.finish().unwrap()),
+            ("deflate", raw.finish().unwrap()),
+        ] {
+            assert_eq!(json(&coded(name), body).as_deref(), Ok(r#"{"a":1.10}"#), "{name}");
+        }
+        assert_eq!(json(&coded("br"), "x"), Err(ValueFault::UnknownCoding("br".into())));
+        let cut = gzip(text)[..14].to_vec();
+        assert!(matches!(json(&coded("gzip"), cut), Err(ValueFault::BadCoding { coding: "gzip", .. })));
+    }
+
+    #[test]
+    fn a_small_body_cannot_become_a_large_one() {
+        let bomb = gzip(&vec![b' '; MAX_REPLY_BYTES + 1]);
+        assert!(bomb.len() < 100_000);
+        assert_eq!(json(&[], bomb), Err(ValueFault::TooLarge));
+        assert!(json(&[], gzip(&vec![b' '; MAX_REPLY_BYTES])).is_ok());
+        assert_eq!(json(&[], vec![1; MAX_REPLY_BYTES / 2]), Err(ValueFault::TooLarge), "each takes six bytes");
+    }
+
+    #[test]
+    fn a_declared_charset_is_decoded_and_a_byte_order_mark_is_dropped() {
+        let typed = |charset: &'static str| [("content-type", charset)];
+        for (content_type, body, wanted) in [
+            ("application/json; charset=ISO-8859-1", &b"{\"n\":\"M\xfcller\"}"[..], r#"{"n":"Müller"}"#),
+            ("application/json;CHARSET=\"windows-1252\"", b"\"\x80\"", "\"€\""),
+            ("application/json; charset=utf-16", b"\xff\xfe\"\0a\0\"\0", "\"a\""),
+            ("application/json; charset=utf-16be", b"\0\"\0a\0\"", "\"a\""),
+            ("application/json; charset=utf-8", "\u{feff}{\"a\":1}".as_bytes(), r#"{"a":1}"#),
+            ("application/json", "\u{feff}{\"a\":1}".as_bytes(), r#"{"a":1}"#),
+            ("application/json; charset=us-ascii", "\"ü\"".as_bytes(), "\"ü\""),
+            ("application/json; charset=of-nobody", "\"ü\"".as_bytes(), "\"ü\""),
+            ("text/plain; charset=latin1", b"M\xfcller", "\"Müller\""),
+        ] {
+            assert_eq!(json(&typed(content_type), body).as_deref(), Ok(wanted), "{content_type}");
+        }
+        let no_text = json(&typed("text/plain; charset=shift_jis"), &b"\x81"[..]);
+        assert_eq!(no_text, Err(ValueFault::BadText("Shift_JIS")));
+        assert_eq!(json(&[], &b"\xff\xfe"[..]), Err(ValueFault::BadText("UTF-8")));
+    }
+
+    #[test]
+    fn nothing_is_null_and_other_types_are_kept_as_strings() {
+        for body in ["", " \r\n", "\u{feff}"] {
+            let value = read(&headers(&[("content-type", "application/json")]), body.into(), true).unwrap();
+            assert_eq!((value.json.get(), value.is_empty), ("null", true), "{body:?}");
+        }
+        assert_eq!(json(&[("content-type", "text/csv")], "a,b").as_deref(), Ok("\"a,b\""));
+        assert_eq!(json(&[("content-type", "text/html")], r#"{"a":1}"#).as_deref(), Ok(r#"{"a":1}"#));
+        assert!(matches!(read(&headers(&[]), "a,b".into(), true), Err(ValueFault::NotJson(_))));
+    }
+
+    #[test]
+    fn json_that_is_none_says_where() {
+        for content_type in ["application/json", "application/problem+json; charset=utf-8", "text/json"] {
+            let fault = json(&[("content-type", content_type)], "{\"a\":").unwrap_err().to_string();
+            assert!(fault.contains("line 1 column 5"), "{fault}");
+        }
+        assert_eq!(json(&[], "[".repeat(200)), Err(ValueFault::TooDeep));
+    }
+
+    #[test]
+    fn the_beginning_is_what_can_be_read() {
+        let plain = headers(&[]);
+        assert_eq!(beginning(&plain, "aü".as_bytes(), 2), "a", "a letter is whole or not there");
+        assert_eq!(beginning(&plain, b"caf\xe9", 10), "caf");
+        assert_eq!(beginning(&headers(&[("content-type", "text/plain; charset=latin1")]), b"caf\xe9", 10), "café");
+        let long: Vec<u8> = (0..20_000_u32).flat_map(|n| n.to_string().into_bytes()).collect();
+        let cut = &gzip(&long)[..20_000];
+        assert!(beginning(&headers(&[("content-encoding", "gzip")]), cut, 2048).starts_with("012345678910"));
+        assert_eq!(beginning(&headers(&[("content-encoding", "br")]), b"x", 10), "");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_bytes_are_it_ends_within_bounds(
+            body: Vec<u8>,
+            gzipped: bool,
+            coding in "(gzip|deflate|br|x-gzip, deflate|)",
+            content_type in "(application/json|text/plain|)(; ?charset=(utf-16|latin1|gb18030|utf-7|x))?",
+        ) {
+            let body = if gzipped { gzip(&body) } else { body };
+            let head = headers(&[("content-encoding", &coding), ("content-type", &content_type)]);
+            if let Ok(value) = read(&head, body.clone().into(), false) {
+                prop_assert!(value.json.get().len() <= MAX_REPLY_BYTES);
+            }
+            prop_assert!(beginning(&head, &body, 64).len() <= 64);
+        }
+    }
+}
