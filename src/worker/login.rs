@@ -73,7 +73,11 @@ fn refused(vendor: &Vendor, why: &Failure, now: Time) -> Verdict {
 
 /// A failure as the API shows it.
 fn written(why: &Failure, at: Time) -> Arc<str> {
-    json!({ "code": why.code.as_str(), "message": why.message, "at": at.rfc3339() }).to_string().into()
+    let mut error = json!({ "code": why.code.as_str(), "message": why.message, "at": at.rfc3339() });
+    if let Some(said) = &why.vendor {
+        error["vendor"] = json!(said);
+    }
+    error.to_string().into()
 }
 
 /// The sentence in what [`written`] gives.

@@ -168,6 +168,8 @@ async fn report_01_a_vendor_that_answers_401_to_everybody_for_a_minute_fails_no_
     assert_eq!((&job["blocked_on"], &job["attempts"]), (&"credentials".into(), &0.into()));
     let vendor = app.get("/vendors/one").await.json();
     assert_eq!(vendor["last_error"]["message"], "the vendor answered 401");
+    let said = &vendor["last_error"]["vendor"];
+    assert_eq!((&said["status"], &said["body"]), (&401.into(), &r#"{"error":"invalid_token"}"#.into()), "{vendor}");
     let since = vendor["since"].clone();
     assert_eq!(state(&app).await, ("credentials".into(), "2".into()));
     app.run_for(31 * SECOND).await;
@@ -250,9 +252,9 @@ async fn a_secret_in_a_file_is_used_within_two_seconds_of_its_change(backend: Ba
     submit(&app, 1).await;
     app.run_for(SECOND).await;
     fs::write(&path, "new\n").expect("written");
-    app.advance(2 * SECOND).await;
+    app.live_for(2 * SECOND).await;
     submit(&app, 1).await;
-    app.run_for(3 * SECOND).await;
+    app.live_for(SECOND).await;
     assert_eq!(authorizations(&app), ["Bearer old", "Bearer new"]);
     let arrivals = app.vendors.arrivals("one");
     let keys: Vec<_> = arrivals.iter().map(|arrival| arrival.header("x-key").unwrap_or_default()).collect();
@@ -268,7 +270,7 @@ async fn a_vendor_that_waits_is_asked_when_a_secrets_file_changes(backend: Backe
     app.run_for(SECOND).await;
     assert_eq!((app.calls("one"), state(&app).await.0), (1, "credentials".into()));
     fs::write(&path, "new\n").expect("written");
-    app.advance(2 * SECOND).await;
+    app.live_for(2 * SECOND).await;
     app.run_for(SECOND).await;
     assert_all_are(&app, &ids, "complete").await;
 }
@@ -278,11 +280,11 @@ async fn a_secrets_file_that_is_gone_leaves_the_last_secret_in_use(backend: Back
     let (path, text) = in_file(&folder);
     let mut app = TestApp::with(backend, &text).await;
     fs::remove_file(&path).expect("removed");
-    app.advance(2 * SECOND).await;
+    app.live_for(2 * SECOND).await;
     fs::write(&path, "").expect("written");
-    app.advance(2 * SECOND).await;
+    app.live_for(2 * SECOND).await;
     submit(&app, 1).await;
-    app.run_for(SECOND).await;
+    app.live_for(SECOND).await;
     assert_eq!(authorizations(&app), ["Bearer old"]);
 }
 
