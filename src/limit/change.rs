@@ -8,7 +8,7 @@ use super::{
     Former, Limit, PoolLimits,
     ledger::{Ledger, history_names},
     outgoing::Enforced,
-    past::{Calls, Past, Rows, later_by, still_matter, unknown_to},
+    past::{self, Calls, Past, Rows, later_by, still_matter, unknown_to},
     rule::Count,
     state::State,
     tenants::TenantLimit,
@@ -42,8 +42,7 @@ impl State {
         };
         let formers = still_matter(formers, &limits, now);
         let enforced = Enforced::new(limits, &formers, now);
-        let mut changed = State::empty(enforced.all(), formers, newest, tick);
-        changed.enforced = enforced;
+        let mut changed = State::empty(enforced, formers, newest, tick);
         for spend in spends {
             changed.restore_ledger(spend, &|at| clock.nanos_at(at));
         }
@@ -70,9 +69,10 @@ impl State {
     /// Charges what is known of the calls before to the counts that do not go on with a history of their own.
     pub(super) fn begin(&mut self, record: &OnRecord, rows: &Rows, now: Nanos, goes_on: impl Fn(&String) -> bool) {
         let (names, formers) = (self.names(), std::mem::take(&mut self.formers));
+        let own = past::names(&self.enforced.own);
         let all: Calls = record.permits.iter().map(|(at, _)| (*at, 1)).collect();
         for (i, name) in names.iter().enumerate().filter(|(_, name)| !goes_on(name)) {
-            let unknown = unknown_to(name, &names, &formers);
+            let unknown = unknown_to(name, &own, &formers);
             // Calls since the last change are in the book, or count as used up because the process has just begun.
             let Some(recorded_since) = record.since.or(unknown.first().map(|former| former.until)) else { continue };
             let ahead = self.calendars_ahead;

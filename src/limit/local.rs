@@ -96,9 +96,7 @@ impl Local {
             let of_pool: Vec<Spend> = spends.iter().filter(|spend| spend.pool == *pool).cloned().collect();
             let formers = formers_on_timeline(formers, &limits, &clock, opened);
             let enforced = Enforced::new(limits, &formers, opened);
-            let mut state = State::open(enforced.all(), formers, &of_pool, opened, &|at| clock.nanos_at(at), tick);
-            state.enforced = enforced;
-            states.insert(pool, state);
+            states.insert(pool, State::open(enforced, formers, &of_pool, opened, &|at| clock.nanos_at(at), tick));
         }
         // A vendor that asked for silence still wants it; longer than an hour is not believed.
         let gate_of = |pool: &str| {

@@ -76,14 +76,14 @@ struct Recent {
 impl State {
     /// The state of a process that begins at `opened`: short limits count as used up then, long ones have what the book has.
     pub(super) fn open(
-        limits: Vec<Limit>,
+        enforced: Enforced,
         formers: Vec<Former<Nanos>>,
         spends: &[Spend],
         opened: Nanos,
         on_timeline: OnTimeline<'_>,
         tick: Nanos,
     ) -> State {
-        let mut state = State::empty(limits, formers, opened, tick);
+        let mut state = State::empty(enforced, formers, opened, tick);
         let rows = Rows::new(spends, on_timeline);
         state.begin(&OnRecord { since: None, permits: Vec::new() }, &rows, opened, |_| false);
         for count in state.counts.iter_mut().filter(|count| is_short(count)) {
@@ -102,7 +102,8 @@ impl State {
     }
 
     /// Nothing charged yet.
-    pub(super) fn empty(limits: Vec<Limit>, formers: Vec<Former<Nanos>>, opened: Nanos, tick: Nanos) -> State {
+    pub(super) fn empty(enforced: Enforced, formers: Vec<Former<Nanos>>, opened: Nanos, tick: Nanos) -> State {
+        let limits = enforced.all();
         let mut state = State {
             shared: Vec::new(),
             counts: Vec::new(),
@@ -117,7 +118,7 @@ impl State {
             last_by: None,
             recent: VecDeque::new(),
             recorded_since: opened,
-            enforced: Enforced::default(),
+            enforced,
             formers,
             calendars_ahead: 0,
             names_ahead: 0,

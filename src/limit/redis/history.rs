@@ -47,7 +47,8 @@ impl LimitSet {
     pub(super) fn anew(&self, pool: &str, spends: &[Spend], begin: Begin, clock: &Clock) -> (History, Vec<Charge>) {
         let mut spends = of_pool(pool, spends);
         let opened = begin.at.saturating_mul(MICRO);
-        let mut state = State::open(self.limits.clone(), self.formers_at(begin), &spends, opened, &on_timeline, MICRO);
+        let mut state =
+            State::open(self.enforced.clone(), self.formers_at(begin), &spends, opened, &on_timeline, MICRO);
         let (before, ahead) = (begin.ahead_before.saturating_mul(MICRO), begin.ahead.saturating_mul(MICRO));
         let moved = state.set_calendars(before, ahead, opened, clock);
         let forget = |count: &str| {
@@ -90,7 +91,7 @@ impl LimitSet {
         if formers.is_empty() {
             formers.push(Former { limits: Vec::new(), until: now }); // other processes had limits that are not known here
         }
-        let mut state = State::empty(self.limits.clone(), formers, now, MICRO);
+        let mut state = State::empty(self.enforced.clone(), formers, now, MICRO);
         state.each_count(|count| count.believe(begin.ahead.saturating_mul(MICRO)));
         state.calendars_ahead = begin.ahead.saturating_mul(MICRO);
         let missing: Vec<usize> = missing.iter().filter_map(|number| usize::try_from(*number).ok()).collect();
