@@ -119,6 +119,8 @@ struct World {
     formers: Vec<Former>,
     ahead: Nanos,
     right_from: Nanos,
+    /// A process has ended, and its calls are known by their periods only.
+    has_restarted: bool,
     random: u64,
 }
 
@@ -142,6 +144,7 @@ impl World {
             formers: Vec::new(),
             ahead: 0,
             right_from: Nanos::MIN,
+            has_restarted: false,
             random: seed,
         }
     }
@@ -178,6 +181,7 @@ impl World {
     }
 
     async fn restart(&mut self) {
+        self.has_restarted = true;
         self.held.clear();
         self.closed.clear();
         self.book.away.store(false, Ordering::Relaxed);
@@ -207,7 +211,10 @@ impl World {
 
     async fn step(&mut self, op: Op) {
         // Of the calls of a process that ended only their calendar periods are known: that is for one step, not for several.
-        if matches!(op, Op::Crash { .. } | Op::Stop) && self.right_from > Nanos::MIN {
+        let has_stepped = self.right_from > Nanos::MIN;
+        if has_stepped
+            && (matches!(op, Op::Crash { .. } | Op::Stop) || (matches!(op, Op::Step { .. }) && self.has_restarted))
+        {
             return;
         }
         match op {
