@@ -128,7 +128,7 @@ impl Client {
                 "this machine has no certificates to trust; calls to https vendors will fail (install ca-certificates)"
             );
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the provider supports TLS 1.2 and 1.3")
