@@ -9,7 +9,7 @@ use fetchgate::{
     config,
     job::{
         Failure, Job, JobIds, Lane, Priority, Stage, Status, VendorSaid,
-        lifecycle::{self, Next},
+        lifecycle::{self, Next, Step},
     },
     vendor::{
         Reading, Registry, Silence, Vendor,
@@ -243,6 +243,7 @@ fn follow(vendor: &Vendor, answers: &[Answer]) -> Job {
     let (mut job, mut now, policy) = (fresh(vendor), START, vendor.policy());
     for (step, answer) in answers.iter().cycle().take(STEPS).enumerate() {
         let (headers, reply) = (answer.headers(), answer.reply());
+        let mut is_tried_again = false;
         let change = if job.stage == Stage::Await {
             let body = Bytes::from(answer.body.clone());
             let value = vendor.value(&headers, body.clone()).ok();
@@ -257,6 +258,7 @@ fn follow(vendor: &Vendor, answers: &[Answer]) -> Job {
             vendor.reads(&job, StatusCode::from_u16(answer.status).expect("a status"), &headers, now);
             let reading = vendor.read(&job, reply, now);
             assert_bounded(&reading);
+            is_tried_again = matches!(reading.step, Step::TryAgain { .. } | Step::SlowDown { .. });
             lifecycle::advance(&job, reading.step, &policy, 0.5, now)
         };
         job = change.apply(&job, u32::try_from(step).expect("few") + 1, now);
@@ -267,6 +269,7 @@ fn follow(vendor: &Vendor, answers: &[Answer]) -> Job {
         }
         assert!(!matches!(change.next, Next::Cancelled | Next::Rerun { .. }), "{change:?}");
         assert!(job.due_at.since(now) <= HOUR, "it waits for an hour at most: {job:?}");
+        assert!(!is_tried_again || job.due_at.since(now) >= policy.retry.first / 2, "at full speed: {job:?}");
         now = Time(now.0.max(job.due_at.0));
         if let Some(overdue) = lifecycle::alarmed(&job, &policy, 0.5, now) {
             job = overdue.apply(&job, job.attempt, now);

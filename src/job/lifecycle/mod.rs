@@ -102,7 +102,8 @@ pub fn advance(job: &Job, step: Step, policy: &Policy, jitter: f64, now: Time) -
         }
         // A poll that failed says nothing about the vendor's work: ask again, until its time to answer is up.
         Step::TryAgain { why, after, .. } if job.stage == Stage::Poll => {
-            let wait = after.unwrap_or_else(|| retry::backoff(&policy.retry, 3, jitter).max(policy.retry.first));
+            // A vendor that names next to no time is not asked at full speed.
+            let wait = after.unwrap_or_else(|| retry::backoff(&policy.retry, 3, jitter)).max(policy.retry.first);
             Change { last_error: Some(why), ..Change::of(job, again(job, now.plus(wait))) }
         }
         Step::TryAgain { why, may_be_done: true, .. } if policy.at_most_once => {

@@ -43,15 +43,14 @@ impl Errors {
 
     /// Writes what may be written now; says whether something is left for later.
     pub(super) async fn write(&self, redis: &Redis, now: Nanos) -> bool {
-        let (due, is_left) = self.take_due(now);
-        for (vendor, error) in due {
+        for (vendor, error) in self.take_due(now) {
             let mut set = ::redis::cmd("SET");
             set.arg(self.key(&vendor)).arg(&*error);
             if let Err(why) = redis.command::<()>(&set).await {
                 tracing::debug!(%vendor, error = %why, "the vendor's last error is not shown by other processes");
             }
         }
-        is_left
+        self.is_left()
     }
 
     /// The last error of a vendor in any process. An own one that is not written yet is newer than what Redis has.
@@ -66,17 +65,19 @@ impl Errors {
         of_all.map(Arc::from).or(own.map(|(error, _)| error))
     }
 
-    fn take_due(&self, now: Nanos) -> (Vec<(Arc<str>, Arc<str>)>, bool) {
-        let (mut due, mut is_left) = (Vec::new(), false);
-        for (vendor, own) in self.lock().iter_mut().filter(|(_, own)| !own.is_written) {
-            if own.next_at > now {
-                is_left = true;
-                continue;
-            }
+    /// Vendors and their errors that may be written now.
+    fn take_due(&self, now: Nanos) -> Vec<(Arc<str>, Arc<str>)> {
+        let mut vendors = self.lock();
+        let due = vendors.iter_mut().filter(|(_, own)| !own.is_written && own.next_at <= now);
+        let take = |(vendor, own): (&Arc<str>, &mut Own)| {
             (own.is_written, own.next_at) = (true, now.saturating_add(nanos(EVERY)));
-            due.push((vendor.clone(), own.error.clone()));
-        }
-        (due, is_left)
+            (vendor.clone(), own.error.clone())
+        };
+        due.map(take).collect()
+    }
+
+    fn is_left(&self) -> bool {
+        self.lock().values().any(|own| !own.is_written)
     }
 
     fn key(&self, vendor: &str) -> String {
@@ -96,14 +97,14 @@ mod tests {
     #[test]
     fn of_many_errors_within_a_second_the_last_is_written_when_the_second_is_over() {
         let (errors, acme) = (Errors::new("p"), Arc::from("acme"));
-        let due = |now| errors.take_due(now).0.into_iter().map(|(_, error)| error.to_string()).collect::<Vec<_>>();
+        let due = |now| errors.take_due(now).into_iter().map(|(_, error)| error.to_string()).collect::<Vec<_>>();
         errors.note(&acme, "a".into());
         assert_eq!(due(0), ["a"]);
         for error in ["b", "c"] {
             errors.note(&acme, error.into());
-            assert_eq!(errors.take_due(999_999_999), (vec![], true), "it is left for later");
+            assert!(due(999_999_999).is_empty() && errors.is_left(), "it is left for later");
         }
         assert_eq!(due(1_000_000_000), ["c"]);
-        assert_eq!(errors.take_due(9_000_000_000), (vec![], false), "once");
+        assert!(due(9_000_000_000).is_empty() && !errors.is_left(), "once");
     }
 }
