@@ -10,6 +10,7 @@ use axum::{
     response::Response,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::{
     App, audit,
@@ -37,7 +38,7 @@ struct VendorView {
     blocked_on: Option<String>,
     since: Option<Time>,
     until: Option<Time>,
-    last_error: Option<serde_json::Value>,
+    last_error: Option<Box<RawValue>>,
     limits: Vec<LimitView>,
     concurrency: usize,
     in_flight: i64,
@@ -173,20 +174,13 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
     }
 }
 
-/// Why its credentials were refused, while they are; else what was wrong with its last call that this process knows of.
-async fn last_error(app: &App, vendor: &Vendor) -> Option<serde_json::Value> {
-    #[derive(Serialize)]
-    struct LastError<'a> {
-        #[serde(flatten)]
-        error: dto::ErrorView<'a>,
-        at: Time,
-    }
+/// Why its credentials were refused, while they are; else what was wrong with the last call that failed, in any process.
+async fn last_error(app: &App, vendor: &Vendor) -> Option<Box<RawValue>> {
     if let Some(refused) = credentials::refused(app, vendor).await {
-        return refused.last_error.and_then(|written| serde_json::from_str(written.get()).ok());
+        return refused.last_error;
     }
-    let last = vendor.last_error();
-    let (failure, at) = last.as_ref()?;
-    serde_json::to_value(LastError { error: dto::ErrorView::of(failure), at: *at }).ok()
+    let error = app.breakers.last_error(vendor.name()).await?;
+    serde_json::from_str(&error).ok()
 }
 
 fn limit_view(app: &App, usage: Usage) -> LimitView {

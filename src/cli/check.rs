@@ -10,7 +10,12 @@ use clap::Args;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request};
 
-use super::{ConfigArgs, Failure, batch::MAX_JOB, connect, print, serve, submit};
+use super::{
+    ConfigArgs, Failure,
+    batch::MAX_JOB,
+    connect, print, serve, submit,
+    vendor_words::{self, MASK},
+};
 use crate::{
     clock::Clock,
     config::{Config, Kind, Vendor, write_duration},
@@ -22,9 +27,6 @@ use crate::{
 
 /// Headers whose values are no secrets, even if the config has them.
 const PLAIN_HEADERS: [&str; 4] = ["accept", "accept-language", "content-type", "user-agent"];
-/// Stands for a value that is never shown.
-const MASK: &str = "***";
-
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
     #[command(flatten)]
@@ -119,15 +121,23 @@ fn origin(vendor: &Vendor, stage: Stage) -> String {
     url.origin().map(|origin| origin.origin().ascii_serialization()).unwrap_or_default()
 }
 
-/// A request as text: its first line with the whole URL, its headers, its body. Of the headers in the config only some are shown.
+/// A request as text: its first line with the whole URL, its headers, its body. Of the headers in the config only some are shown, and of
+/// the vendor's credentials none.
 async fn written(vendor: &Vendor, stage: Stage, request: Request<Full<Bytes>>) -> String {
     let (head, body) = request.into_parts();
-    let mut lines = vec![format!("{} {}{}", head.method, origin(vendor, stage), head.uri)];
-    for (name, value) in &head.headers {
+    let parameter = vendor_words::added_parameter(vendor).map(|parameter| {
+        let separator = if head.uri.query().is_some() { '&' } else { '?' };
+        format!("{separator}{parameter}")
+    });
+    let (url, added) = (format!("{}{}", origin(vendor, stage), head.uri), vendor_words::added_headers(vendor));
+    let mut lines = vec![format!("{} {url}{}", head.method, parameter.unwrap_or_default())];
+    let is_added = |name| added.iter().any(|(other, _)| other == name);
+    for (name, value) in head.headers.iter().filter(|(name, _)| !is_added(*name)) {
         let is_secret = value.is_sensitive() && !PLAIN_HEADERS.contains(&name.as_str());
         let value = if is_secret { MASK.into() } else { String::from_utf8_lossy(value.as_bytes()) };
         lines.push(format!("{name}: {}", print::shown(&value)));
     }
+    lines.extend(added.iter().map(|(name, value)| format!("{name}: {value}")));
     // A body that is whole in memory cannot fail.
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     if !body.is_empty() {
@@ -164,6 +174,7 @@ fn vendor_in_words(vendor: &Vendor, limits: &[Limit]) -> Vec<String> {
     if !headers.is_empty() {
         lines.push(format!("headers: {}", headers.join(", ")));
     }
+    lines.extend(vendor_words::login(vendor));
     lines.push(match (&vendor.body, &vendor.kind) {
         _ if vendor.method == Method::GET => "no body".to_owned(),
         (Some(body), _) => format!("body: {}", print::shown(&body.to_string())),
@@ -173,6 +184,7 @@ fn vendor_in_words(vendor: &Vendor, limits: &[Limit]) -> Vec<String> {
     if let Kind::Polling(polling) = &vendor.kind {
         lines.push(format!("polls: GET {} every {}", polling.url, write_duration(polling.every)));
     }
+    lines.extend(vendor.replies.iter().map(vendor_words::rule));
     let timeout = write_duration(vendor.timeout);
     lines.push(format!("time-out {timeout} a call, {} calls in flight at once", vendor.concurrency));
     lines.extend(patience(vendor));

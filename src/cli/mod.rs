@@ -17,6 +17,7 @@ mod limits;
 mod print;
 mod serve;
 mod submit;
+mod vendor_words;
 mod vendors;
 mod watch;
 

@@ -222,8 +222,9 @@ pub(super) enum RateHeaders {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RateHeader {
-    pub(super) remaining: Text,
-    pub(super) reset: Text,
+    pub(super) limit: Option<Text>,
+    pub(super) remaining: Option<Text>,
+    pub(super) reset: Option<Text>,
     pub(super) unit: Option<Text>,
 }
 

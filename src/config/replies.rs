@@ -22,14 +22,9 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(3600);
 
 const SLOW_DOWN: SlowDown = SlowDown { first: Duration::from_secs(1), max: Duration::from_secs(300) };
 
-const MEANS: [(&str, Means); 6] = [
-    ("done", Means::Done),
-    ("pending", Means::Pending),
-    ("slow_down", Means::SlowDown),
-    ("try_again", Means::TryAgain),
-    ("refused", Means::Refused),
-    ("unauthorized", Means::Unauthorized),
-];
+/// What a rule can say; that a job was accepted is only in the built-in table.
+const MEANS: [Means; 6] =
+    [Means::Done, Means::Pending, Means::SlowDown, Means::TryAgain, Means::Refused, Means::Unauthorized];
 
 /// The rules of a vendor, in their order.
 pub(super) fn replies(cx: &mut Check<'_>, whole: &Whole<'_>, kind: Option<&Kind>) -> Option<Vec<Rule>> {
@@ -109,7 +104,7 @@ fn on(cx: &mut Check<'_>, key: &str, table: &raw::Rule, kind: Option<&Kind>) -> 
 
 fn means(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Rule>) -> Option<Means> {
     let key = format!("{key}.means");
-    let words = MEANS.map(|(word, _)| word);
+    let words = MEANS.map(Means::as_str);
     let mend = format!("Write means = \"{}\"", words.join("\", \"")).replacen("\"unauthorized", "or \"unauthorized", 1);
     let mend = mend.replace(", or", " or");
     let Some(text) = &raw.get_ref().means else {
@@ -117,7 +112,7 @@ fn means(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Rule>) -> Option<Mean
         return None;
     };
     let text = cx.text(&key, text)?;
-    let found = MEANS.iter().find(|(word, _)| *word == text.text);
+    let found = MEANS.into_iter().find(|means| means.as_str() == text.text);
     if found.is_none() {
         let mend = match nearest(&text.text, &words) {
             Some(near) if !text.is_filled => format!("Did you mean {near:?}?"),
@@ -125,7 +120,7 @@ fn means(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Rule>) -> Option<Mean
         };
         cx.problem(&key, &text.span, format!("an answer cannot mean {}", text.shown), mend);
     }
-    found.map(|(_, means)| *means)
+    found
 }
 
 /// `[403, "5xx"]`
@@ -276,15 +271,30 @@ pub(super) fn rate_headers(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Rate
                 cx.problem(&key, &raw.span(), "this names no header, or too many", mend);
                 return None;
             }
-            let pairs: Vec<_> = tables.iter().map(|table| rate_header(cx, &key, table)).collect();
+            let pairs: Vec<_> = tables.iter().map(|table| rate_header(cx, &key, &raw.span(), table)).collect();
             Some(RateHeaders::Named(pairs.into_iter().collect::<Option<_>>()?))
         }
     }
 }
 
-fn rate_header(cx: &mut Check<'_>, key: &str, raw: &raw::RateHeader) -> Option<RateHeader> {
-    let remaining = header(cx, &format!("{key}.remaining"), &raw.remaining);
-    let reset = header(cx, &format!("{key}.reset"), &raw.reset);
+fn rate_header(
+    cx: &mut Check<'_>,
+    key: &str,
+    whole: &std::ops::Range<usize>,
+    raw: &raw::RateHeader,
+) -> Option<RateHeader> {
+    // Named for completeness: how many calls the vendor allows is what `limits` says.
+    let limit = optional(raw.limit.as_ref(), |raw| header(cx, &format!("{key}.limit"), raw));
+    let mut needed = |name: &str, raw: Option<&raw::Text>| match raw {
+        Some(raw) => header(cx, &format!("{key}.{name}"), raw),
+        None => {
+            let mend = r#"Write { remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#;
+            cx.problem(&format!("{key}.{name}"), whole, "this key is required", mend);
+            None
+        }
+    };
+    let remaining = needed("remaining", raw.remaining.as_ref());
+    let reset = needed("reset", raw.reset.as_ref());
     let unit = optional(raw.unit.as_ref(), |raw| {
         let text = cx.text(&format!("{key}.unit"), raw)?;
         match text.text.as_str() {
@@ -297,6 +307,7 @@ fn rate_header(cx: &mut Check<'_>, key: &str, raw: &raw::RateHeader) -> Option<R
             }
         }
     });
+    limit?;
     Some(RateHeader { remaining: remaining?, reset: reset?, unit: unit?.unwrap_or(ResetUnit::Seconds) })
 }
 

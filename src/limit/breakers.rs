@@ -1,4 +1,5 @@
-//! The breakers of all vendors: what dispatchers ask and attempts tell. This file keeps them for one process, `redis` for many.
+//! The breakers of all vendors: what dispatchers ask and attempts report; and the last error of each vendor, which people look for beside
+//! them. This file keeps both for one process, `redis` for many.
 //!
 //! Never decides by itself when one opens (see [`breaker`](super::breaker)), and never keeps them over a restart: a vendor that is still
 //! broken is found out soon enough.
@@ -56,6 +57,12 @@ pub trait Breakers: Send + Sync {
     /// Since when it is not closed and why, as far as this process knows; asks nobody.
     fn opened(&self, vendor: &str) -> Option<Opened>;
 
+    /// Notes what was wrong with a call to the vendor, as the API shows it. Every process can read it a second later at most.
+    fn note_error(&self, vendor: &Arc<str>, error: Arc<str>);
+
+    /// What was noted last, in any process.
+    async fn last_error(&self, vendor: &str) -> Option<Arc<str>>;
+
     /// Ends what runs in the background.
     async fn stop(&self);
 }
@@ -63,13 +70,19 @@ pub trait Breakers: Send + Sync {
 /// The breakers of one process.
 pub struct LocalBreakers {
     breakers: HashMap<Arc<str>, Mutex<Breaker>>,
+    /// The last error of each vendor that had one.
+    errors: Mutex<HashMap<Arc<str>, Arc<str>>>,
     clock: Clock,
 }
 
 impl LocalBreakers {
     pub fn new(terms: impl IntoIterator<Item = (Arc<str>, Terms)>, clock: Clock) -> LocalBreakers {
         let breakers = terms.into_iter().map(|(vendor, terms)| (vendor, Mutex::new(Breaker::new(terms)))).collect();
-        LocalBreakers { breakers, clock }
+        LocalBreakers { breakers, errors: Mutex::default(), clock }
+    }
+
+    fn errors(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<str>>> {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A panic under the lock leaves at worst a call that is not counted.
@@ -121,6 +134,14 @@ impl Breakers for LocalBreakers {
 
     fn opened(&self, vendor: &str) -> Option<Opened> {
         self.lock(vendor).and_then(|breaker| breaker.opened())
+    }
+
+    fn note_error(&self, vendor: &Arc<str>, error: Arc<str>) {
+        self.errors().insert(vendor.clone(), error);
+    }
+
+    async fn last_error(&self, vendor: &str) -> Option<Arc<str>> {
+        self.errors().get(vendor).cloned()
     }
 
     async fn stop(&self) {}

@@ -1,8 +1,12 @@
-//! Why a call brought no reply, told apart by what it means for the job and for the limits.
+//! Why a call brought no reply, by what that means for the job and for the limits.
 //!
 //! Never holds bodies, headers or query strings: messages end up in logs and in front of callers.
 
-use crate::limit::Missed;
+use super::Reading;
+use crate::{
+    job::{AttemptOutcome, Failure, FailureCode, VendorSaid, lifecycle::Step},
+    limit::Missed,
+};
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
@@ -26,4 +30,25 @@ pub enum CallError {
     /// The reply is larger than we keep; the rest was not read.
     #[error("the vendor's reply is larger than {0} bytes")]
     TooLarge(usize),
+}
+
+impl CallError {
+    /// What it means for the job that no reply came, or not all of it.
+    pub(super) fn reading(&self, words: Option<VendorSaid>) -> Reading {
+        let failure = |code| Failure::new(code, self.to_string()).with_words(words);
+        let again = |why, may_be_done| Step::TryAgain { why, after: None, may_be_done };
+        match self {
+            CallError::TooLarge(_) => {
+                let why = failure(FailureCode::ResponseTooLarge);
+                Reading::of(Step::GiveUp { why }, AttemptOutcome::Refused)
+            }
+            CallError::TimedOut => Reading::of(again(failure(FailureCode::Timeout), true), AttemptOutcome::Timeout),
+            CallError::Interrupted(_) => {
+                Reading::of(again(failure(FailureCode::AttemptsExhausted), true), AttemptOutcome::NoConnection)
+            }
+            CallError::Missed(_) | CallError::LeaseTooOld | CallError::NoToken | CallError::Unreachable(_) => {
+                Reading::of(again(failure(FailureCode::AttemptsExhausted), false), AttemptOutcome::NoConnection)
+            }
+        }
+    }
 }

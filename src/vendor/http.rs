@@ -244,7 +244,7 @@ impl Connection {
             Ok(Reply { status: head.status, headers: head.headers, body, broken })
         };
         let reply = drive(driver, exchange).await;
-        // What is left of a body stands in the way of the next reply.
+        // The rest of a body would be read as the next reply.
         if !reply.as_ref().is_ok_and(|reply| reply.broken.is_none()) {
             self.driver = None;
         }

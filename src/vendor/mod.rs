@@ -1,18 +1,12 @@
-//! How to talk to vendors: what a call looks like on the wire, and what its reply means. The only module that calls out.
+//! How to talk to vendors: what a call looks like on the wire (`request`), and what its reply means (`reading`). The only module that calls
+//! out.
 //!
 //! Never waits for a limit, never stores anything, never retries: a reply becomes a [`Reading`], and others act on it.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{
-    HeaderMap, Method, Request,
-    header::{ACCEPT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue},
-};
+use hyper::{HeaderMap, header::HeaderValue};
 use serde_json::value::RawValue;
 
 use self::{
@@ -20,13 +14,11 @@ use self::{
     clean::Clean,
     http::{MAX_REPLY_BYTES, Origin},
     replies::Rule,
-    template::{RenderError, Scope},
     token::CallbackKey,
 };
 use crate::{
-    clock::Time,
     config::{Config, Kind, Vendor as VendorConfig},
-    job::{AttemptKind, Failure, FailureCode, Job, JobId, Stage, lifecycle::Policy},
+    job::{AttemptKind, Failure, FailureCode, JobId, Stage, lifecycle::Policy},
     json::{self, Pointer},
 };
 
@@ -38,6 +30,7 @@ mod polling;
 mod quota;
 mod reading;
 pub mod replies;
+mod request;
 pub mod signature;
 pub mod template;
 pub mod token;
@@ -92,8 +85,6 @@ pub struct Vendor {
     rules: Vec<Rule>,
     /// What is redacted in a whole body of its own words.
     redacted: Clean,
-    /// What was wrong with its last call in this process, if anything was, and when.
-    last_error: Mutex<Option<(Failure, Time)>>,
     callback_base: String,
     key: CallbackKey,
 }
@@ -112,21 +103,11 @@ impl Vendor {
         let origin = Origin::of_template(&config.url);
         let (rules, redacted) = (replies::of(&config), redacted(&config.clean, &config.kind));
         let login = Login::new(&config);
-        Vendor { origin, headers, login, rules, redacted, last_error: Mutex::default(), callback_base, key, config }
+        Vendor { origin, headers, login, rules, redacted, callback_base, key, config }
     }
 
     pub fn name(&self) -> &Arc<str> {
         &self.config.name
-    }
-
-    /// Remembers what was wrong with a call, or that nothing was.
-    pub fn note(&self, reading: &Reading, now: Time) {
-        *self.last_error() = reading.failure().map(|why| (why.clone(), now));
-    }
-
-    /// What was wrong with the last call of this process, if anything was, and when.
-    pub fn last_error(&self) -> MutexGuard<'_, Option<(Failure, Time)>> {
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The rules that the state machine needs.
@@ -136,89 +117,6 @@ impl Vendor {
             answer_within: self.config.answer_within,
             at_most_once: self.config.at_most_once,
         }
-    }
-
-    /// Where the job's next call goes. Submitting calls and polls may go to different hosts.
-    pub fn origin(&self, stage: Stage) -> Origin {
-        match &self.config.kind {
-            Kind::Polling(polling) if stage == Stage::Poll => Origin::of_template(&polling.url),
-            _ => self.origin.clone(),
-        }
-    }
-
-    /// Whether a payload has what this vendor's templates need.
-    pub fn check_payload(&self, payload: &RawValue) -> Result<(), RenderError> {
-        let scope = Scope { request_id: "-", payload, callback_url: Some("-"), ticket: Some("-"), tenant: "-" };
-        self.config.url.render(&scope)?;
-        if let Some(body) = &self.config.body {
-            body.render(&scope)?;
-        }
-        Ok(())
-    }
-
-    /// The job's next call: its submitting call, or a poll.
-    pub fn request(&self, job: &Job) -> Result<Request<Full<Bytes>>, Failure> {
-        let payload: &RawValue = serde_json::from_slice(&job.payload).map_err(|error| {
-            Failure::new(FailureCode::BadResponse, format!("the stored payload is not JSON: {error}"))
-        })?;
-        let request_id = job.id.to_string();
-        let callback_url = self.callback_url(job);
-        let scope = Scope {
-            request_id: &request_id,
-            payload,
-            callback_url: callback_url.as_deref(),
-            ticket: job.ticket.as_deref(),
-            tenant: &job.lane.tenant,
-        };
-        let built = match &self.config.kind {
-            Kind::Polling(polling) if job.stage == Stage::Poll => polling::poll_request(self, polling, &scope),
-            _ => self.submit_request(job, &scope),
-        };
-        built.map_err(|error| {
-            Failure::new(FailureCode::VendorRefused, format!("the payload does not fit the vendor's template: {error}"))
-        })
-    }
-
-    fn submit_request(&self, job: &Job, scope: &Scope<'_>) -> Result<Request<Full<Bytes>>, RenderError> {
-        let path = self.config.url.render(scope)?;
-        let body = match (&self.config.body, &self.config.kind) {
-            (_, _) if self.config.method == Method::GET => Bytes::new(),
-            (Some(template), _) => template.render(scope)?.into(),
-            (None, Kind::Webhook(_)) => webhook::default_body(scope).into(),
-            (None, _) => job.payload.clone(),
-        };
-        let mut request = self.bare_request(self.config.method.clone(), &self.origin, &path, body);
-        let key = if job.run == 0 { scope.request_id.to_owned() } else { format!("{}-{}", scope.request_id, job.run) };
-        set(request.headers_mut(), "idempotency-key", &key);
-        set(request.headers_mut(), "traceparent", &traceparent(job.id));
-        Ok(request)
-    }
-
-    /// A request with the headers that every call to this vendor has.
-    fn bare_request(&self, method: Method, origin: &Origin, path: &str, body: Bytes) -> Request<Full<Bytes>> {
-        let has_body = !body.is_empty();
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
-        // The template has percent-encoded whatever is not allowed in a path.
-        *request.uri_mut() = path.parse().unwrap_or_default();
-        let headers = request.headers_mut();
-        *headers = self.headers.clone();
-        set(headers, HOST.as_str(), &origin.authority());
-        headers
-            .entry("user-agent")
-            .or_insert(HeaderValue::from_static(concat!("fetchgate/", env!("CARGO_PKG_VERSION"))));
-        headers.entry("accept").or_insert(HeaderValue::from_static("application/json"));
-        headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("gzip"));
-        if has_body {
-            headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
-        }
-        request
-    }
-
-    /// Where this vendor reports on this run of the job. Only webhook vendors have one.
-    fn callback_url(&self, job: &Job) -> Option<String> {
-        matches!(self.config.kind, Kind::Webhook(_))
-            .then(|| format!("{}{}", self.callback_base, self.key.sign(self.name(), job.id, job.run)))
     }
 
     /// Vendor data as we keep it.
@@ -264,18 +162,6 @@ fn bounded_ticket(found: &RawValue) -> Result<String, Failure> {
         return Err(Failure::new(FailureCode::BadResponse, message));
     }
     Ok(ticket.into_owned())
-}
-
-/// W3C Trace Context: the job is the trace, each call a span of its own.
-fn traceparent(id: JobId) -> String {
-    let trace: String = id.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("00-{trace}-{:016x}-01", fastrand::u64(1..))
-}
-
-fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(HeaderName::from_static(name), value);
-    }
 }
 
 /// What kind of call a job's next one is.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper::HeaderMap;
 
-use super::waits::{MAX_SILENCE, reset, texts};
+use super::waits::{MAX_SILENCE, MOST_VALUES, reset, texts};
 use crate::{
     clock::Time,
     config::{RateHeaders, ResetUnit},
@@ -69,8 +69,9 @@ fn pairs(
         values
             .flat_map(|text| match reset(&text, unit, headers, now) {
                 Some(_) => vec![text],
-                None => text.split(',').map(|part| part.trim().to_owned()).collect(),
+                None => text.split(',').take(MOST_VALUES).map(|part| part.trim().to_owned()).collect(),
             })
+            .take(MOST_VALUES)
             .collect()
     };
     let resets: Vec<Option<Duration>> = list(reset_name).iter().map(|text| reset(text, unit, headers, now)).collect();
@@ -104,7 +105,7 @@ fn structured(headers: &HeaderMap) -> Vec<(f64, Option<Duration>)> {
 fn items(headers: &HeaderMap, name: &str) -> Vec<(String, String)> {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     let item = |item: &str| item.split_once(';').map(|(name, rest)| (name.trim().to_owned(), rest.to_owned()));
-    values.flat_map(|value| value.split(',')).filter_map(item).collect()
+    values.flat_map(|value| value.split(',')).take(MOST_VALUES).filter_map(item).collect()
 }
 
 fn parameter(item: &str, name: &str) -> Option<u64> {

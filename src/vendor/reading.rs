@@ -46,7 +46,7 @@ pub enum Silence {
 }
 
 impl Reading {
-    fn of(step: Step, outcome: AttemptOutcome) -> Reading {
+    pub(super) fn of(step: Step, outcome: AttemptOutcome) -> Reading {
         Reading { step, outcome, silence: None, apart: None }
     }
 
@@ -85,18 +85,18 @@ impl Vendor {
         let nothing_left = quota::read(headers, &self.config.rate_headers, now).nothing_left;
         let (on, may_be_done) = (self.on(job), may_be_done(job));
         let answer = Answer { on, status: Some(status), headers, body: Body::Unread, nothing_left, may_be_done };
-        let mut fits = self.rules.iter().map(|rule| (rule.fit(&answer), rule.means)).filter(|(fit, _)| *fit != Fit::No);
-        let by_head = fits.find(|(fit, means)| *fit == Fit::Yes || matches!(means, Means::Done | Means::Accepted));
-        let is_data = by_head.is_some_and(|(_, means)| matches!(means, Means::Done | Means::Accepted));
+        let first = self.rules.iter().map(|rule| (rule.fit(&answer), rule.means)).find(|(fit, _)| *fit != Fit::No);
+        // A rule that may fit needs the body: a part of it is not JSON.
+        let is_in_body = first.is_some_and(|(fit, means)| fit == Fit::Maybe || is_data(means));
         // A poll's 2xx says in its body whether the work is done.
-        if is_data || (on == On::Poll && status.is_success()) { Reads::Whole } else { Reads::Beginning }
+        if is_in_body || (on == On::Poll && status.is_success()) { Reads::Whole } else { Reads::Beginning }
     }
 
     /// What a reply, or its absence, means for the job.
     pub fn read(&self, job: &Job, reply: Result<Reply, CallError>, now: Time) -> Reading {
         let reply = match reply {
             Ok(reply) => reply,
-            Err(error) => return without_reply(&error, None),
+            Err(error) => return error.reading(None),
         };
         let Reply { status, headers, body, broken } = &reply;
         let value = match broken {
@@ -115,11 +115,13 @@ impl Vendor {
             words: &words,
         };
         let (rule, quota) = (self.rule_for(&received), received.quota);
-        // Data, and whether a poll's work is done, stand in the body.
-        let is_in_body =
-            matches!(rule.means, Means::Done | Means::Accepted) || (received.on == On::Poll && status.is_success());
+        // Data, a ticket, and whether a poll's work is done, are in the body.
+        let is_in_body = match rule.means {
+            Means::Accepted => self.needs_ticket(),
+            means => is_data(means) || (received.on == On::Poll && status.is_success()),
+        };
         let mut reading = match broken {
-            Some(error) if is_in_body => without_reply(error, Some(words())),
+            Some(error) if is_in_body => error.reading(Some(words())),
             _ => self.meaning(job.stage, rule, &received),
         };
         reading.apart = quota.apart;
@@ -232,6 +234,11 @@ impl Vendor {
         }
     }
 
+    /// Whether an acceptance is of no use without its body. One that only says "accepted" counts by its head: the job is not ordered twice.
+    fn needs_ticket(&self) -> bool {
+        !matches!(&self.config.kind, Kind::Webhook(webhook) if webhook.ticket.is_none())
+    }
+
     /// The vendor has taken the job: it will call back, or wants to be polled.
     fn accepted(&self, received: &Received<'_>, asked: Option<Duration>) -> Result<Step, Failure> {
         match &self.config.kind {
@@ -270,9 +277,11 @@ impl Vendor {
         Reading::of(Step::GiveUp { why }, AttemptOutcome::Refused)
     }
 
-    /// The beginning of what the vendor said, without what must not be kept: that is found only in a body that is whole and JSON.
+    /// The beginning of what the vendor said, without our secrets and what must not be kept: that is found only in a body that is whole and
+    /// JSON.
     fn words(&self, status: Option<StatusCode>, headers: &HeaderMap, body: &Bytes, is_whole: bool) -> VendorSaid {
-        let most = VendorSaid::MAX_BODY;
+        // A secret that is cut in two cannot be found, so more is read than is kept.
+        let most = 2 * VendorSaid::MAX_BODY;
         let body = if self.redacted.redact.is_empty() {
             value::beginning(headers, body, most)
         } else {
@@ -280,32 +289,19 @@ impl Vendor {
             let clean = value.filter(|value| !value.is_empty).map(|value| self.redacted.apply(&value.json));
             value::beginning(&HeaderMap::new(), clean.unwrap_or_default().as_bytes(), most)
         };
+        let body = value::cut(&self.login.masked(body), VendorSaid::MAX_BODY).to_owned();
         VendorSaid { status: status.map(|status| status.as_u16()), body }
     }
+}
+
+/// Whether what an answer of this meaning brought is in its body.
+fn is_data(means: Means) -> bool {
+    matches!(means, Means::Done | Means::Accepted)
 }
 
 /// Whether an earlier call of the job may have been done: one counted, or the worker that made it was lost.
 fn may_be_done(job: &Job) -> bool {
     job.tries > 0 || (job.attempt > 0 && job.run == 0 && job.stage == Stage::Call && job.failure.is_none())
-}
-
-/// What it means that no reply came, or not all of it.
-fn without_reply(error: &CallError, words: Option<VendorSaid>) -> Reading {
-    let failure = |code| Failure::new(code, error.to_string()).with_words(words);
-    let again = |why, may_be_done| Step::TryAgain { why, after: None, may_be_done };
-    match error {
-        CallError::TooLarge(_) => {
-            let why = failure(FailureCode::ResponseTooLarge);
-            Reading::of(Step::GiveUp { why }, AttemptOutcome::Refused)
-        }
-        CallError::TimedOut => Reading::of(again(failure(FailureCode::Timeout), true), AttemptOutcome::Timeout),
-        CallError::Interrupted(_) => {
-            Reading::of(again(failure(FailureCode::AttemptsExhausted), true), AttemptOutcome::NoConnection)
-        }
-        CallError::Missed(_) | CallError::LeaseTooOld | CallError::NoToken | CallError::Unreachable(_) => {
-            Reading::of(again(failure(FailureCode::AttemptsExhausted), false), AttemptOutcome::NoConnection)
-        }
-    }
 }
 
 /// What happened, for people.

@@ -37,6 +37,21 @@ pub enum Means {
     Unauthorized,
 }
 
+impl Means {
+    /// The word for it in the config.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Means::Done => "done",
+            Means::Accepted => "accepted",
+            Means::Pending => "pending",
+            Means::SlowDown => "slow_down",
+            Means::TryAgain => "try_again",
+            Means::Refused => "refused",
+            Means::Unauthorized => "unauthorized",
+        }
+    }
+}
+
 /// One rule: all its conditions must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {

@@ -24,6 +24,8 @@ use crate::{
 
 /// Codings on top of each other that are undone; nobody needs two.
 const MAX_CODINGS: usize = 3;
+/// Characters of a coding's name that are repeated in an error.
+const MOST_OF_A_NAME: usize = 40;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A body as JSON. What is not JSON has become a JSON string, and nothing at all `null`.
@@ -50,6 +52,13 @@ pub enum ValueFault {
     TooDeep,
     #[error("is larger than {MAX_REPLY_BYTES} bytes once it is decoded, or kept as a JSON string")]
     TooLarge,
+}
+
+impl ValueFault {
+    /// The name comes from outside and ends up in errors and logs, so it is bounded.
+    fn unknown_coding(name: &str) -> ValueFault {
+        ValueFault::UnknownCoding(name.chars().take(MOST_OF_A_NAME).collect())
+    }
 }
 
 impl From<ValueFault> for Failure {
@@ -95,24 +104,25 @@ pub(super) fn beginning(headers: &HeaderMap, body: &[u8], most: usize) -> String
         _ => {}
     }
     let (text, _, _) = charset(headers).unwrap_or(UTF_8).decode(&decoded);
-    let mut end = text.len().min(most);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].trim_end_matches('\u{fffd}').to_owned()
+    cut(&text, most).trim_end_matches('\u{fffd}').to_owned()
+}
+
+/// As much of a text as fits into so many bytes.
+pub(super) fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
 }
 
 /// Undoes the content codings.
 fn decode(headers: &HeaderMap, body: Bytes) -> Result<Bytes, ValueFault> {
     let codings = codings(headers, &body);
     if codings.len() > MAX_CODINGS {
-        return Err(ValueFault::UnknownCoding(codings.join(", ")));
+        return Err(ValueFault::unknown_coding(&codings.join(", ")));
     }
     let mut body = body;
     for coding in codings.iter().rev() {
         let name = if coding.contains("gzip") { "gzip" } else { "deflate" };
         let mut decoded = Vec::new();
-        let Some(reader) = decoder(coding, &body) else { return Err(ValueFault::UnknownCoding(coding.clone())) };
+        let Some(reader) = decoder(coding, &body) else { return Err(ValueFault::unknown_coding(coding)) };
         reader
             .take(MAX_REPLY_BYTES as u64 + 1)
             .read_to_end(&mut decoded)
@@ -252,6 +262,10 @@ mod tests {
             assert_eq!(json(&coded(name), body).as_deref(), Ok(r#"{"a":1.10}"#), "{name}");
         }
         assert_eq!(json(&coded("br"), "x"), Err(ValueFault::UnknownCoding("br".into())));
+        for long in ["x".repeat(100_000), "gzip,".repeat(20_000)] {
+            let fault = json(&[("content-encoding", &long)], "\x1f\u{8b}").unwrap_err();
+            assert!(fault.to_string().len() < 200, "an error is bounded: {} bytes", fault.to_string().len());
+        }
         let cut = gzip(text)[..14].to_vec();
         assert!(matches!(json(&coded("gzip"), cut), Err(ValueFault::BadCoding { coding: "gzip", .. })));
     }

@@ -14,6 +14,9 @@ use crate::{clock::Time, config::ResetUnit};
 /// The longest a vendor can close its gate with one reply.
 pub(super) const MAX_SILENCE: Duration = Duration::from_secs(3600);
 
+/// Values of one header that are looked at; nobody needs more.
+pub(super) const MOST_VALUES: usize = 32;
+
 /// Numbers from here on are times since 1970: in seconds (from 2001 on), then milliseconds, microseconds and nanoseconds.
 const EPOCH_SECONDS: f64 = 1e9;
 const EPOCH_MILLIS: f64 = 1e11;
@@ -59,14 +62,14 @@ fn vendors_now(headers: &HeaderMap, now: Time) -> Time {
 
 /// A value, or the longest of a list of values. A date has a comma too.
 fn longest(text: &str, wait: impl Fn(&str) -> Option<Duration>) -> Option<Duration> {
-    wait(text).or_else(|| text.split(',').filter_map(|part| wait(part.trim())).max())
+    wait(text).or_else(|| text.split(',').take(MOST_VALUES).filter_map(|part| wait(part.trim())).max())
 }
 
 fn seconds(text: &str) -> Option<Duration> {
     number(text).map(bounded)
 }
 
-/// Digits with or without a fraction. No sign, no exponent, no word: whoever writes these does not mean a wait.
+/// Digits with or without a fraction. A sign, an exponent or a word such as `inf` does not mean a wait.
 fn number(text: &str) -> Option<f64> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     text.parse().ok().filter(|number: &f64| is_plain && number.is_finite())

@@ -36,7 +36,7 @@ use crate::{
     },
 };
 
-/// The first wait before a settle is tried again while the store is away; doubles up to `MAX_SETTLE_WAIT`.
+/// The first wait before a settle is tried again while the store is unavailable; doubles up to `MAX_SETTLE_WAIT`.
 const FIRST_SETTLE_WAIT: Duration = Duration::from_millis(200);
 const MAX_SETTLE_WAIT: Duration = Duration::from_secs(5);
 
@@ -66,7 +66,9 @@ pub(super) async fn run(
         Some(why) => Reading::unsendable(why),
         None => vendor.read(&lease.job, call.reply, cx.clock.now()),
     };
-    vendor.note(&reading, cx.clock.now());
+    if let Some(why) = reading.failure() {
+        cx.breakers.note_error(vendor.name(), login::written(why, cx.clock.now()));
+    }
     limits::heed(&cx, &vendor, &reading, answer, hold.metrics()).await;
     let failed = was_tried.then(|| breaker::is_failure(&reading.step));
     let verdict = match (call.sent_at, call.proof) {
@@ -128,7 +130,7 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
         cx.client.keep(connection);
         return not_sent(Err(CallError::NoToken), None);
     };
-    // The last look: from here on the bytes go out.
+    // The last check: from here on the bytes go out.
     if let Err(error) = may_go(cx, vendor, lease, permit) {
         cx.client.keep(connection);
         metrics.permits_late.inc();
@@ -154,14 +156,14 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
     Call { reply, unsendable: None, sent_at: Some(sent_at), proof: Some(proof), sent, took }
 }
 
-/// Whether the permit is still good, and the lease as long as the call may take: else another worker might call too.
+/// Whether the permit is still valid and the lease lasts as long as the call may: otherwise another worker might call too.
 fn may_go(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit) -> Result<(), CallError> {
     let now = cx.clock.nanos();
     cx.limiter.check(permit, now).map_err(CallError::Missed)?;
     if now.saturating_add(nanos(vendor.config.timeout)) > lease.until { Err(CallError::LeaseTooOld) } else { Ok(()) }
 }
 
-/// Says what came of a call: to the metrics, and to the log.
+/// Reports what came of a call to the metrics and the log.
 fn report(cx: &Context, lease: &Lease, attempt: &Attempt, metrics: &VendorMetrics) {
     let (vendor, outcome) = (&lease.job.lane.vendor, attempt.outcome);
     metrics.count_call(outcome);
@@ -181,7 +183,7 @@ fn report(cx: &Context, lease: &Lease, attempt: &Attempt, metrics: &VendorMetric
     }
 }
 
-/// Stores a change, however long the store is away: the vendor has done its work. The dispatcher bounds how many wait here.
+/// Stores a change, however long the store is unavailable: the vendor has done its work. The dispatcher bounds how many wait here.
 async fn settle(cx: &Context, lease: Lease, change: Change, attempt: Attempt, hold: &Hold) {
     let (id, end) = (lease.job.id, change.next.end());
     let mut settling = cx.metrics.timed(cx.store.settle(lease, change, attempt)).await;
@@ -191,7 +193,7 @@ async fn settle(cx: &Context, lease: Lease, change: Change, attempt: Attempt, ho
             Ok(Settled::Stored) => return end.map_or((), |status| hold.metrics().count_ended(status)),
             Ok(Settled::TooLate) => {
                 let end = end.map(Status::as_str);
-                tracing::info!(request_id = %id, end, "came too late: the job had ended or gone to another worker");
+                tracing::info!(request_id = %id, end, "the outcome came too late: the job had ended, or another worker has it");
                 return;
             }
             Err(unsettled) => {

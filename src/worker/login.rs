@@ -1,5 +1,5 @@
 //! A vendor's credentials, as its dispatcher, its attempts and the janitor meet them: a token is there before jobs are claimed, a refusal is
-//! told apart from a token that has ended, and secrets in files are read again.
+//! distinguished from a token that has expired, and secrets in files are read again.
 //!
 //! Never decides when a vendor is asked again (see `limit::breaker`) and never asks for a token itself (see `vendor::auth`).
 
@@ -72,7 +72,7 @@ fn refused(vendor: &Vendor, why: &Failure, now: Time) -> Verdict {
 }
 
 /// A failure as the API shows it.
-fn written(why: &Failure, at: Time) -> Arc<str> {
+pub(super) fn written(why: &Failure, at: Time) -> Arc<str> {
     let mut error = json!({ "code": why.code.as_str(), "message": why.message, "at": at.rfc3339() });
     if let Some(said) = &why.vendor {
         error["vendor"] = json!(said);

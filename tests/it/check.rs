@@ -136,6 +136,73 @@ fn a_request_is_printed_with_its_secrets_masked() {
     assert!(polled[0] == "POST https://batchy.example/jobs" && polls.is_some(), "{polled:?}");
 }
 
+/// One vendor with these keys.
+fn one(more: &str) -> String {
+    format!("[vendors.one]\nkind = \"sync\"\nurl = \"https://one.example/x\"\nlimits = []\n{more}\n")
+}
+
+#[test]
+fn how_a_vendor_logs_in_is_said_and_shown_in_its_requests_without_the_secret() {
+    for (auth, words, lines) in [
+        ("", None, &[][..]),
+        (r#"{ kind = "bearer", token = "${KEY}" }"#, Some("with a bearer token"), &["authorization: Bearer ***"]),
+        (
+            r#"{ kind = "basic", user = "u", password = "SECRET" }"#,
+            Some("with a user and a password (basic)"),
+            &["authorization: Basic ***"],
+        ),
+        (
+            r#"{ kind = "header", name = "X-Api-Key", value = "SECRET" }"#,
+            Some("with a secret in the header x-api-key"),
+            &["x-api-key: ***"],
+        ),
+        (
+            r#"{ kind = "query", name = "apikey", value = "${KEY}" }"#,
+            Some("with a secret in the parameter apikey of the URL"),
+            &["POST https://one.example/x?apikey=***"],
+        ),
+        (
+            r#"{ kind = "oauth2", token_url = "https://id.example/token?key=SECRET", client_id = "c", client_secret = "${KEY}" }"#,
+            Some("with tokens from https://id.example (OAuth 2.0, client credentials)"),
+            &["authorization: Bearer ***"],
+        ),
+        (
+            r#"{ kind = "sigv4", region = "eu-west-1", service = "execute-api", access_key = "SECRET", secret_key = "${KEY}" }"#,
+            Some("by AWS Signature Version 4 (region eu-west-1, service execute-api)"),
+            &["authorization: AWS4-HMAC-SHA256 ***", "x-amz-date: ***"],
+        ),
+    ] {
+        let config = one(&if auth.is_empty() { String::new() } else { format!("auth = {auth}") });
+        let run = check(&config, &[]);
+        let said = run.stdout.lines().find_map(|line| line.strip_prefix("  logs in "));
+        assert_eq!((run.code, said), (0, words), "{}{}", run.stdout, run.stderr);
+        let run = check(&config, &["--vendor", "one", "--payload", "1"]);
+        for wanted in lines {
+            assert_eq!(run.stdout.lines().filter(|line| line == wanted).count(), 1, "{wanted}: {}", run.stdout);
+        }
+        assert_eq!(run.stdout.contains("***"), words.is_some(), "{}", run.stdout);
+    }
+}
+
+#[test]
+fn what_a_vendors_answers_mean_is_said_rule_by_rule() {
+    let rules = r#"replies = [
+  { status = [403], at = "/error/reason", is = ["rate", "quota"], means = "slow_down", wait = "30s" },
+  { status = [404, "5xx"], on = ["call"], means = "try_again" },
+  { header = "X-Error", exists = true, means = "refused" },
+  { at = "", exists = false, means = "pending" },
+]"#;
+    let run = check(&one(rules), &[]);
+    let said: Vec<&str> = run.stdout.lines().filter_map(|line| line.strip_prefix("  an answer ")).collect();
+    let wanted = [
+        r#"with status 403 and "rate" or "quota" at "/error/reason" means slow_down, and to wait 30s"#,
+        "of a call with status 404 or 500 to 599 means try_again",
+        "with the header x-error means refused",
+        r#"with nothing at "" means pending"#,
+    ];
+    assert_eq!(said, wanted, "{}", run.stdout);
+}
+
 #[test]
 fn a_payload_comes_from_a_file_or_stdin() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -178,6 +245,7 @@ kind = "sync"
 url = "VENDORS/sync/one?body=${file:FILE}&latency_ms={{ payload.wait | query }}"
 limits = []
 headers = { x-key = "${file:FILE}" }
+auth = { kind = "bearer", token = "${file:FILE}" }
 body = '{"key": "${file:FILE}", "all": {{ payload | json }}}'
 "#;
     let vendors = vendors.replace("FILE", &secret.display().to_string());
@@ -194,6 +262,7 @@ body = '{"key": "${file:FILE}", "all": {{ payload | json }}}'
     let line = format!("{} {}{}", sent.method, app.vendors.url(), mask(&sent.path_and_query));
     assert_eq!(lines.next(), Some(&*line));
     let of_each_job = ["idempotency-key", "traceparent"];
+    assert!(run.stdout.contains("\nauthorization: Bearer ***\n"), "{}", run.stdout);
     for (name, value) in lines.by_ref().take_while(|line| !line.is_empty()).filter_map(|line| line.split_once(": ")) {
         let there = sent.header(name).unwrap_or_else(|| panic!("{name} was not sent"));
         assert!(of_each_job.contains(&name) || mask(there) == value, "{name}: {value}, and {there} was sent");

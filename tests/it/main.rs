@@ -24,6 +24,8 @@ mod hangup;
 mod house;
 /// The limiter: the arithmetic, and the limiter of one process, in virtual time.
 mod limit;
+/// What answers mean, whatever they are.
+mod readings;
 /// Processes with one role, and what is told of the things that they depend on.
 mod roles;
 /// What a dispatcher holds goes out at its time while a round waits for an answer.

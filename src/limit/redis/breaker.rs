@@ -1,6 +1,6 @@
 //! The breakers of many processes: one script keeps the rule of [`breaker`](crate::limit::breaker) in Redis, and says what it came to.
 //!
-//! Never asks for each call: what ended is told in batches, and what others found out is heard.
+//! Never asks for each call: what ended is reported in batches, and what other processes found out comes over a subscription.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 use tokio::{sync::Notify, task::JoinSet};
 
-use super::{ASK_EVERY, pool::micros, spec::MICRO};
+use super::{ASK_EVERY, errors::Errors, pool::micros, spec::MICRO};
 use crate::{
     clock::{Clock, Nanos, nanos},
     limit::{
@@ -24,7 +24,7 @@ use crate::{
     store_error::StoreError,
 };
 
-/// Calls that end within this are told together.
+/// Calls that end within this are reported together.
 const TOGETHER: Duration = Duration::from_millis(100);
 /// How an open breaker stands, in the script's words.
 const OPEN: u8 = 2;
@@ -41,7 +41,8 @@ struct Shared {
     channel: String,
     clock: Clock,
     vendors: HashMap<Arc<str>, Vendor>,
-    /// Something has ended that is not told yet.
+    errors: Errors,
+    /// Something has ended that is not reported yet.
     untold: Notify,
     /// Whoever waits for a vendor's breaker is woken by it.
     wake: Box<dyn Fn(&str) + Send + Sync>,
@@ -63,7 +64,7 @@ struct Known {
     untold: Tally,
 }
 
-/// What is told and asked in one go.
+/// What is reported and asked in one request.
 #[derive(Default)]
 struct Ask {
     tally: Tally,
@@ -119,6 +120,7 @@ impl RedisBreakers {
             channel: format!("{prefix}:breakers"),
             clock,
             vendors: terms.into_iter().map(vendor).collect(),
+            errors: Errors::new(prefix),
             untold: Notify::new(),
             wake: Box::new(wake),
         });
@@ -131,7 +133,7 @@ impl RedisBreakers {
     }
 }
 
-/// Hears what others have found out. What is missed comes with the next answer.
+/// Follows what other processes have found out. What is missed comes with the next answer.
 async fn listen(shared: Arc<Shared>) {
     let heard = |heard: Heard<'_>| {
         let Heard::Message { body, .. } = heard else { return };
@@ -149,13 +151,16 @@ async fn listen(shared: Arc<Shared>) {
     shared.redis.listen(std::slice::from_ref(&shared.channel), &shared.clock, ASK_EVERY, heard).await;
 }
 
-/// For ever: tells what has ended, a little after it has.
+/// Reports what has ended, a little after it has, until it is aborted.
 async fn tell(shared: Arc<Shared>) {
     loop {
         shared.untold.notified().await;
         shared.clock.sleep_until(shared.clock.nanos().saturating_add(nanos(TOGETHER))).await;
         for vendor in shared.vendors.values() {
             shared.tell(vendor).await;
+        }
+        if shared.errors.write(&shared.redis, shared.clock.nanos()).await {
+            shared.untold.notify_one();
         }
     }
 }
@@ -240,7 +245,7 @@ impl Breakers for RedisBreakers {
         if let Some(known) = self.shared.vendors.get(vendor)
             && let Err(error) = self.shared.ask(known, known.take_untold()).await
         {
-            tracing::debug!(vendor, %error, "how the breaker stands is what was last heard");
+            tracing::debug!(vendor, %error, "Redis is unavailable: the breaker's last known state is shown");
         }
         self.standing(vendor)
     }
@@ -294,6 +299,15 @@ impl Breakers for RedisBreakers {
 
     fn opened(&self, vendor: &str) -> Option<Opened> {
         self.shared.vendors.get(vendor).and_then(|vendor| vendor.known().opened.clone())
+    }
+
+    fn note_error(&self, vendor: &Arc<str>, error: Arc<str>) {
+        self.shared.errors.note(vendor, error);
+        self.shared.untold.notify_one();
+    }
+
+    async fn last_error(&self, vendor: &str) -> Option<Arc<str>> {
+        self.shared.errors.last(&self.shared.redis, vendor).await
     }
 
     async fn stop(&self) {

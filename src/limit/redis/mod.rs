@@ -35,6 +35,7 @@ use crate::{
 
 mod args;
 mod breaker;
+mod errors;
 mod gate;
 mod history;
 mod offset;

@@ -33,6 +33,9 @@ mod sigv4;
 
 /// A job that is refused so often while others are taken is refused for good.
 const MOST_REFUSALS: u32 = 3;
+/// Shorter texts are not masked in the vendor's words: too many words have them in them.
+const SHORTEST_MASKED: usize = 8;
+const MASK: &str = "***";
 /// Jobs whose refusals are counted at once; the one that was refused longest ago is forgotten first.
 const MOST_JOBS: usize = 1000;
 
@@ -185,7 +188,23 @@ impl Login {
         has_changed
     }
 
-    /// Whether any secret stands in a file.
+    /// The vendor's words without our secrets: some vendors repeat the header or the URL that they were called with.
+    pub(super) fn masked(&self, words: String) -> String {
+        let mut secrets: Vec<String> =
+            self.auth.iter().flat_map(Auth::secrets).map(|one| one.reveal().to_string()).collect();
+        secrets.extend(self.headers.iter().map(|(_, value)| value.reveal().to_string()));
+        secrets.extend(self.oauth.as_ref().and_then(OAuth::token));
+        if let Some(Auth::Basic { user, password }) = &self.auth {
+            secrets.push(BASE64_STANDARD.encode(format!("{}:{}", user.reveal(), password.reveal())));
+        }
+        let parts = secrets.iter().flat_map(|secret| secret.split_whitespace());
+        parts.filter(|part| part.len() >= SHORTEST_MASKED).fold(words, |words, part| {
+            let encoded = utf8_percent_encode(part, NON_ALPHANUMERIC).to_string();
+            words.replace(part, MASK).replace(&encoded, MASK)
+        })
+    }
+
+    /// Whether any secret is in a file.
     pub fn is_in_files(&self) -> bool {
         !self.headers.is_empty() || self.auth.iter().flat_map(Auth::secrets).any(LiveSecret::is_in_files)
     }

@@ -1,6 +1,6 @@
 //! Access tokens by client credentials (RFC 6749, 4.4): one for each vendor of a process, renewed before it ends and when it is refused.
 //!
-//! Never shows a secret or a token, and never asks twice at once: whoever needs a token waits for the one request under way.
+//! Never shows a secret or a token, and never asks twice at once: calls that need a token wait for the one request under way.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -107,6 +107,11 @@ impl OAuth {
         let state = self.state();
         let token = state.token.as_ref().filter(|token| now < token.ends_at)?;
         Some((token.header.clone(), state.number))
+    }
+
+    /// The token in use, so that it can be masked where a vendor repeats it.
+    pub(super) fn token(&self) -> Option<String> {
+        self.state().token.as_ref().and_then(|token| Some(token.header.to_str().ok()?.to_owned()))
     }
 
     /// The vendor took the token of this number.

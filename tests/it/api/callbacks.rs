@@ -24,6 +24,7 @@ on_every_backend!(
     a_callback_ends_a_job_that_waits_for_its_next_attempt,
     a_callback_ends_a_job_that_is_being_called_again,
     a_callback_can_report_a_failure,
+    a_callback_that_means_unauthorized_is_an_attempt_that_failed,
     the_result_is_found_in_its_usual_places,
     a_configured_result_must_be_there,
     a_body_that_is_no_json_is_refused_and_the_job_waits_on,
@@ -258,6 +259,22 @@ async fn a_callback_can_report_a_failure(backend: Backend) {
         call_back(&app, &path, r#"{"status": "done", "result": 1}"#).await;
         assert_eq!(app.find(&id).await, job);
     }
+    app.stop().await;
+}
+
+async fn a_callback_that_means_unauthorized_is_an_attempt_that_failed(backend: Backend) {
+    let rule = "retry = { attempts = 3, first = \"1s\" }\n\
+                replies = [{ at = \"/code\", is = [\"AUTH\"], on = [\"callback\"], means = \"unauthorized\" }]\n";
+    let mut app = TestApp::with(backend, &format!("{}{rule}", QUIET.split("[vendors.other]").next().unwrap())).await;
+    let id = app.submit("one", "1").await;
+    for call in 0..3 {
+        app.run_for(Duration::from_secs(20)).await;
+        assert_eq!(app.calls("one"), call + 1, "one order for each callback");
+        assert_eq!(app.post(&app.callback_path("one", call), r#"{"code": "AUTH"}"#).await.status, 200);
+    }
+    app.run_for(Duration::from_secs(60)).await;
+    let job = app.find(&id).await;
+    assert_eq!((&job["status"], &job["tries"], app.calls("one")), (&json!("failed"), &json!(3), 3), "{job}");
     app.stop().await;
 }
 

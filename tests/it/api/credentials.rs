@@ -24,6 +24,7 @@ on_every_backend!(
     a_vendor_that_waits_is_asked_when_a_secrets_file_changes,
     a_secrets_file_that_is_gone_leaves_the_last_secret_in_use,
     every_kind_of_auth_goes_out_and_no_secret_is_shown,
+    a_secret_that_the_vendor_repeats_is_masked,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -316,5 +317,35 @@ async fn every_kind_of_auth_goes_out_and_no_secret_is_shown(backend: Backend) {
             assert!(!text.contains(SECRET), "{path}: {text}");
         }
         assert_eq!(app.status(&id).await, "failed");
+    }
+}
+
+async fn a_secret_that_the_vendor_repeats_is_masked(backend: Backend) {
+    const SECRET: &str = "canary-7f3a9c";
+    for (auth, repeated) in [
+        (r#"{ kind = "bearer", token = "canary-7f3a9c" }"#, "Bearer canary-7f3a9c".to_owned()),
+        (
+            r#"{ kind = "query", name = "body", value = "canary-7f3a9c" }"#,
+            "Cannot GET /x?body=canary%2D7f3a9c".to_owned(),
+        ),
+        (r#"{ kind = "basic", user = "u", password = "canary-7f3a9c" }"#, "Basic dTpjYW5hcnktN2YzYTlj".to_owned()),
+        // Over the end of what is kept.
+        (r#"{ kind = "bearer", token = "canary-7f3a9c" }"#, format!("{}{SECRET}", "x".repeat(2044))),
+    ] {
+        let mut app = TestApp::with(backend, &vendor(&format!("auth = {auth}"))).await;
+        app.vendors.script("one", vec![Answer::status(422).body(repeated)]);
+        let id = submit(&app, 1).await.remove(0);
+        app.run_for(SECOND).await;
+        let shown = [
+            app.find(&id).await,
+            app.get(&format!("/jobs/{id}/attempts")).await.json(),
+            app.get("/vendors/one").await.json(),
+        ];
+        for shown in shown {
+            let text = shown.to_string();
+            assert!(["canary", "dTpj", "7f3a9c"].iter().all(|part| !text.contains(part)), "{text}");
+        }
+        let job = app.find(&id).await;
+        assert!(job["error"]["vendor"]["body"].as_str().is_some_and(|body| body.contains("***")), "{auth}: {job}");
     }
 }

@@ -32,6 +32,8 @@ on_every_backend!(
     report_26_gzip_is_taken_whether_it_is_declared_or_not,
     report_32_a_retry_after_of_zero_is_no_full_speed,
     hostile_m2_the_head_counts_whatever_becomes_of_the_body,
+    an_acceptance_counts_by_its_head_and_is_not_ordered_twice,
+    a_rule_about_the_body_of_a_refusal_reads_all_of_it,
     hostile_m3_a_gate_that_a_header_closed_is_seen_and_can_be_opened,
     hostile_m3_rate_headers_can_be_ignored,
     hostile_l2_a_date_needs_no_date_of_the_reply,
@@ -391,6 +393,29 @@ async fn hostile_m2_the_head_counts_whatever_becomes_of_the_body(backend: Backen
         assert!(matches!(status, Some(429 | 503)), "{status:?}");
         app.stop().await;
     }
+}
+
+async fn an_acceptance_counts_by_its_head_and_is_not_ordered_twice(backend: Backend) {
+    let head = b"HTTP/1.1 202 Accepted\r\ncontent-length: 50\r\n\r\n{".to_vec();
+    let vendor = RawVendor::start(vec![Raw::Cut(head)]).await;
+    let config = ONE.replace("\"sync\"", "\"webhook\"").replace("VENDORS/sync/one", &vendor.url);
+    let mut app = TestApp::with(backend, &config).await;
+    let id = app.submit("one", "1").await;
+    app.run_for(secs(60)).await;
+    let job = app.find(&id).await;
+    assert_eq!((&job["status"], &job["blocked_on"]), (&json!("processing"), &json!("awaiting_callback")), "{job}");
+    assert_eq!(vendor.calls(), 1);
+    app.stop().await;
+}
+
+async fn a_rule_about_the_body_of_a_refusal_reads_all_of_it(backend: Backend) {
+    let rule = r#"{ status = [403], at = "/reason", is = ["rate"], means = "slow_down", wait = "5s" }"#;
+    let mut app = TestApp::with(backend, &format!("{ONE}replies = [{rule}]\n")).await;
+    // Longer than what is read of a refusal for people only.
+    let body = json!({"trace": "x".repeat(100_000), "reason": "rate"}).to_string();
+    let (job, _, _) = job_after(&mut app, vec![Answer::json(403, body), done()]).await;
+    assert_complete(&job, 2, 1);
+    app.stop().await;
 }
 
 async fn hostile_m3_a_gate_that_a_header_closed_is_seen_and_can_be_opened(backend: Backend) {

@@ -13,6 +13,7 @@ use crate::{
 on_every_backend!(
     a_vendor_that_refuses_connections_for_five_minutes_fails_no_job,
     a_vendor_that_is_down_for_good_ends_each_job_within_its_attempts,
+    a_vendor_that_always_asks_for_a_pause_with_503_ends_each_job_within_its_attempts,
     each_wait_is_between_half_and_all_of_the_doubled_one,
     accepted_work_that_is_not_answered_is_ordered_once_more,
     unanswered_orders_are_counted_over_a_restart,
@@ -58,6 +59,29 @@ async fn a_vendor_that_is_down_for_good_ends_each_job_within_its_attempts(backen
     assert_eq!((&job["error"]["code"], &job["attempts"]), (&json!("attempts_exhausted"), &json!(16)), "{job}");
     // The breaker may be open when an attempt is due.
     assert!((33 * 60..68 * 60).contains(&took.as_secs()), "{took:?}");
+    app.stop().await;
+}
+
+async fn a_vendor_that_always_asks_for_a_pause_with_503_ends_each_job_within_its_attempts(backend: Backend) {
+    let config = "[vendors.one]\nkind = \"sync\"\nurl = \"VENDORS/sync/one\"\nlimits = []\n\
+                  retry = { attempts = 4, first = \"1s\", max = \"10s\" }\n";
+    let mut app = TestApp::with(backend, config).await;
+    app.vendors.script("one", vec![Answer::status(503).header("retry-after", "30"); 200]);
+    let began = app.clock.now();
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        ids.push(app.submit("one", &n.to_string()).await);
+    }
+    app.run_until_idle().await;
+    for id in &ids {
+        let job = app.find(id).await;
+        assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("attempts_exhausted")), "{job}");
+        assert_eq!((&job["attempts"], &job["tries"]), (&json!(4), &json!(4)), "{job}");
+        assert_eq!(job["error"]["vendor"]["status"], 503, "{job}");
+    }
+    let took = app.clock.now().since(began);
+    assert!(took >= 90 * SECOND, "the pool was silent for 30 s after each answer: {took:?}");
+    assert!(took < 3600 * SECOND, "{took:?}");
     app.stop().await;
 }
 

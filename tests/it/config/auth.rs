@@ -54,6 +54,16 @@ fn mistakes_in_auth_are_refused_with_their_mend() {
             "\"basic\"",
         ),
         ("\"bearer\"", "auth", "kind = \"bearer\""),
+        ("{ kind = \"query\", name = \"\", value = \"v\" }", "auth.name", "visible ASCII"),
+        ("{ kind = \"header\", name = \"Idempotency-Key\", value = \"v\" }", "auth.name", "Name another header"),
+        ("{ kind = \"basic\", user = \"u\", password = \"a\\nb\" }", "auth.password", "a line break"),
+        (
+            "{ kind = \"sigv4\", region = \"r\", access_key = \"a\", secret_key = \"s\" }",
+            "auth.service",
+            "needs region",
+        ),
+        ("{ kind = \"bearer\", token = \"${file:/nowhere/at/all}\" }", "auth.token", "readable"),
+        ("{ kind = \"bearer\", token = 5 }", "auth.token", "text"),
     ] {
         refused(&sync_vendor(&format!("auth = {auth}")), &format!("vendors.v.{key}"), 5, word);
     }

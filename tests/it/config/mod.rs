@@ -9,6 +9,7 @@ use fetchgate::{
 };
 use proptest::prelude::*;
 
+mod answers;
 mod auth;
 mod limits;
 mod mistakes;

@@ -28,6 +28,8 @@ use crate::{
 
 /// What is in flight at the vendor, over all workers.
 mod concurrency;
+/// What was wrong with a vendor's calls.
+mod errors;
 /// Redis behind Sentinels, and as a Cluster.
 mod failover;
 /// Processes that die at the worst moment.

@@ -1,0 +1,96 @@
+//! How a vendor logs in and what its answers mean, in words; and what its credentials add to a request, masked.
+//!
+//! Never shows a secret: of credentials there are only the names of headers and parameters, and where tokens come from.
+
+use hyper::header::{AUTHORIZATION, HeaderName};
+
+use super::print::shown;
+use crate::{
+    config::{Auth, Vendor, write_duration},
+    vendor::replies::{Condition, On, Rule, Test},
+};
+
+/// Stands for a value that is never shown.
+pub(super) const MASK: &str = "***";
+
+/// How calls prove who they come from; nothing when the config has no `auth`.
+pub(super) fn login(vendor: &Vendor) -> Option<String> {
+    Some(match vendor.auth.as_ref()? {
+        Auth::Header { name, prefix: "", .. } => format!("logs in with a secret in the header {name}"),
+        Auth::Header { .. } => "logs in with a bearer token".to_owned(),
+        Auth::Basic { .. } => "logs in with a user and a password (basic)".to_owned(),
+        Auth::Query { name, .. } => format!("logs in with a secret in the parameter {} of the URL", shown(name)),
+        Auth::OAuth2(oauth) => {
+            // The rest of the URL may have a key in it.
+            let from = oauth.token_url.origin().ascii_serialization();
+            format!("logs in with tokens from {from} (OAuth 2.0, client credentials)")
+        }
+        Auth::SigV4(keys) => {
+            format!(
+                "logs in by AWS Signature Version 4 (region {}, service {})",
+                shown(&keys.region),
+                shown(&keys.service)
+            )
+        }
+    })
+}
+
+/// The headers that are put on each request right before it goes out, masked: those of `auth`, and those whose values are in files.
+pub(super) fn added_headers(vendor: &Vendor) -> Vec<(HeaderName, String)> {
+    let in_files = vendor.headers.iter().filter(|(_, value)| value.is_in_files());
+    let mut added: Vec<_> = in_files.map(|(name, _)| (name.clone(), MASK.to_owned())).collect();
+    let Some(auth) = &vendor.auth else { return added };
+    let scheme = match auth {
+        Auth::Header { prefix, .. } => prefix,
+        Auth::Basic { .. } => "Basic ",
+        Auth::OAuth2(_) => "Bearer ",
+        Auth::SigV4(_) => "AWS4-HMAC-SHA256 ",
+        Auth::Query { .. } => "",
+    };
+    let masked = |name: HeaderName| {
+        let value = if name == AUTHORIZATION { format!("{scheme}{MASK}") } else { MASK.to_owned() };
+        (name, value)
+    };
+    added.extend(auth.headers().into_iter().map(masked));
+    added
+}
+
+/// The parameter that is added to the URL of each request, masked.
+pub(super) fn added_parameter(vendor: &Vendor) -> Option<String> {
+    match &vendor.auth {
+        Some(Auth::Query { name, .. }) => Some(format!("{}={MASK}", shown(name))),
+        _ => None,
+    }
+}
+
+/// `an answer with status 403 and rateLimit at /reason means slow_down, after 30s`
+pub(super) fn rule(rule: &Rule) -> String {
+    let of = |on: &On| match on {
+        On::Call => "a call",
+        On::Poll => "a poll",
+        On::Callback => "a callback",
+    };
+    let on: Vec<&str> = rule.on.iter().map(of).collect();
+    let on = if on.is_empty() { String::new() } else { format!(" of {}", on.join(" or ")) };
+    let conditions: Vec<String> = rule.conditions.iter().map(condition).collect();
+    let wait = rule.wait.map(|wait| format!(", and to wait {}", write_duration(wait))).unwrap_or_default();
+    format!("an answer{on} with {} means {}{wait}", conditions.join(" and "), rule.means.as_str())
+}
+
+fn condition(condition: &Condition) -> String {
+    let one_of = |texts: &[String]| texts.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(" or ");
+    match condition {
+        Condition::Status(ranges) => {
+            let range = |(from, to): &(u16, u16)| if from == to { from.to_string() } else { format!("{from} to {to}") };
+            format!("status {}", ranges.iter().map(range).collect::<Vec<_>>().join(" or "))
+        }
+        Condition::Value { at, test: Test::Is(texts) } => format!("{} at {:?}", one_of(texts), at.to_string()),
+        Condition::Value { at, test: Test::Exists(true) } => format!("something at {:?}", at.to_string()),
+        Condition::Value { at, test: Test::Exists(false) } => format!("nothing at {:?}", at.to_string()),
+        Condition::Header { name, test: Test::Is(texts) } => format!("{} in the header {name}", one_of(texts)),
+        Condition::Header { name, test: Test::Exists(true) } => format!("the header {name}"),
+        Condition::Header { name, test: Test::Exists(false) } => format!("no header {name}"),
+        Condition::NothingLeft => "headers that say that nothing is left".to_owned(),
+        Condition::MayBeDone => "an earlier call that may have been done".to_owned(),
+    }
+}

@@ -1,0 +1,172 @@
+//! The whole state machine of a job, as pure functions: what a step means for it, and what it means that the vendor does not answer.
+//! What comes from elsewhere (callbacks, cancels, replays, alarms) is in `outside`.
+//!
+//! Never stores anything: the store keeps a [`Change`] only if the job is still what the function saw.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{
+    Failure, FailureCode, Job, Stage, VendorSaid,
+    retry::{self, Retry},
+};
+use crate::clock::Time;
+
+mod change;
+mod outside;
+
+pub use change::{Change, Next};
+pub use outside::{alarmed, answered, called_back, cancel, crashed, lost, replay};
+
+/// What a vendor's reply means for the job. Sync, webhook and polling vendors differ only in the step their first call gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    Done {
+        result: Bytes,
+    },
+    /// Not yet: the vendor is asked again, no sooner than `after` where that is known. A vendor that gave no ticket gets the same request.
+    CheckAgain {
+        after: Option<Duration>,
+        ticket: Option<String>,
+    },
+    /// The vendor works on it and will call back.
+    AwaitCallback {
+        ticket: Option<String>,
+    },
+    /// The vendor wants fewer calls, whatever job they are for. `after`: no sooner than this. Does not count against the job.
+    SlowDown {
+        why: Failure,
+        after: Option<Duration>,
+    },
+    /// Not this time. `after`: no sooner than this, if the vendor said so.
+    TryAgain {
+        why: Failure,
+        after: Option<Duration>,
+        /// The call may have arrived and been done, and no reply came.
+        may_be_done: bool,
+    },
+    /// The vendor does not take our credentials. That is not the job's fault, unless it is refused again and again while others are taken.
+    Unauthorized {
+        why: Failure,
+        is_alone: bool,
+    },
+    /// Another attempt would not change the answer.
+    GiveUp {
+        why: Failure,
+    },
+}
+
+/// The vendor's rules that the state machine needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    pub retry: Retry,
+    pub answer_within: Duration,
+    /// No call is repeated that may have been done.
+    pub at_most_once: bool,
+}
+
+/// The first and the longest wait before a vendor that said "not yet" is asked again, when nobody says how long.
+const FIRST_CHECK: Duration = Duration::from_secs(2);
+const LONGEST_CHECK: Duration = Duration::from_secs(30);
+/// The longest that a job waits because its vendor asked to slow down.
+const LONGEST_SLOW_DOWN: Duration = Duration::from_secs(3600);
+
+/// What a job becomes after a step of its attempt. `jitter` in `0.0..1.0` spreads retries.
+pub fn advance(job: &Job, step: Step, policy: &Policy, jitter: f64, now: Time) -> Change {
+    match step {
+        // The call that ends a job counts too.
+        Step::Done { result } => Change { tries: job.tries + 1, ..Change::of(job, Next::Complete { result }) },
+        Step::GiveUp { why } => Change { tries: job.tries + 1, ..Change::of(job, Next::Failed(why)) },
+        Step::CheckAgain { after, ticket } => {
+            let answer_by = job.answer_by.unwrap_or(now.plus(policy.answer_within));
+            let asked_for = policy.answer_within.saturating_sub(answer_by.since(now));
+            let after = after.unwrap_or_else(|| (asked_for + FIRST_CHECK).min(LONGEST_CHECK));
+            let next = Next::Poll { due_at: now.plus(after), answer_by };
+            Change { ticket: ticket.or(job.ticket.clone()), ..Change::of(job, next) }
+        }
+        Step::AwaitCallback { ticket } => {
+            let next = Next::Await { answer_by: now.plus(policy.answer_within) };
+            Change { ticket, ..Change::of(job, next) }
+        }
+        Step::SlowDown { why, after } => {
+            let slowed = job.slowed.saturating_add(1);
+            let wait = retry::backoff(&policy.retry, slowed, jitter).max(policy.retry.first);
+            let wait = wait.max(after.unwrap_or_default()).min(LONGEST_SLOW_DOWN);
+            Change { slowed, last_error: Some(why), ..Change::of(job, later(job, wait, now)) }
+        }
+        Step::Unauthorized { why, is_alone: true } => Change::of(job, Next::Failed(why)),
+        // Due at once: what holds it back is the vendor's state, and those that have waited longer go first.
+        Step::Unauthorized { why, is_alone: false } => {
+            Change { last_error: Some(why), ..Change::of(job, again(job, now)) }
+        }
+        // A poll that failed says nothing about the vendor's work: ask again, until its time to answer is up.
+        Step::TryAgain { why, after, .. } if job.stage == Stage::Poll => {
+            // A vendor that names next to no time is not asked at full speed.
+            let wait = after.unwrap_or_else(|| retry::backoff(&policy.retry, 3, jitter)).max(policy.retry.first);
+            Change { last_error: Some(why), ..Change::of(job, again(job, now.plus(wait))) }
+        }
+        Step::TryAgain { why, may_be_done: true, .. } if policy.at_most_once => {
+            Change::of(job, unknown_outcome(&why.message, why.vendor))
+        }
+        Step::TryAgain { why, after, .. } => try_again(job, why, after, policy, jitter, now),
+    }
+}
+
+/// What a job becomes when the vendor did not answer in time: it is ordered again, or that was the last order.
+pub fn no_answer(job: &Job, policy: &Policy, jitter: f64, now: Time) -> Change {
+    if policy.at_most_once {
+        return Change::of(job, unknown_outcome("nobody heard in time what came of the call", last_words(job)));
+    }
+    let why = Failure::new(FailureCode::NoAnswer, "the vendor accepted the job and did not answer in time");
+    let why = why.with_words(last_words(job));
+    if job.unanswered >= policy.retry.unanswered {
+        let orders = job.unanswered.saturating_add(1);
+        let message = if orders == 1 { why.message } else { format!("{orders} orders; the last: {}", why.message) };
+        let next = Next::Failed(Failure { message, ..why });
+        return Change { tries: job.tries.saturating_add(1), ..Change::of(job, next) };
+    }
+    let change = try_again(job, why, None, policy, jitter, now);
+    match change.next {
+        Next::Call { due_at } => Change { next: Next::OrderAgain { due_at }, ..change },
+        _ => change,
+    }
+}
+
+/// What the vendor said when the job's last attempt went wrong.
+fn last_words(job: &Job) -> Option<VendorSaid> {
+    job.failure.as_ref().and_then(|failure| failure.vendor.clone())
+}
+
+/// The end of a job whose call must not be made twice, and may have been done.
+fn unknown_outcome(what: &str, words: Option<VendorSaid>) -> Next {
+    let message = format!(
+        "{what}; the vendor may have done it, and is called at most once: ask there, then replay the job or leave it"
+    );
+    Next::Failed(Failure::new(FailureCode::UnknownOutcome, message).with_words(words))
+}
+
+/// The same kind of call once more.
+fn again(job: &Job, due_at: Time) -> Next {
+    match (job.stage, job.answer_by) {
+        (Stage::Poll, Some(answer_by)) => Next::Poll { due_at, answer_by },
+        _ => Next::Call { due_at },
+    }
+}
+
+/// The same kind of call after a wait that is not the job's fault: the vendor's time to answer stands still.
+fn later(job: &Job, wait: Duration, now: Time) -> Next {
+    let job = Job { answer_by: job.answer_by.map(|by| by.plus(wait)), ..job.clone() };
+    again(&job, now.plus(wait))
+}
+
+fn try_again(job: &Job, why: Failure, after: Option<Duration>, policy: &Policy, jitter: f64, now: Time) -> Change {
+    let tries = job.tries.saturating_add(1);
+    if tries >= policy.retry.attempts {
+        let message = if tries == 1 { why.message } else { format!("{tries} attempts; the last: {}", why.message) };
+        return Change { tries, ..Change::of(job, Next::Failed(Failure { message, ..why })) };
+    }
+    let wait = retry::backoff(&policy.retry, tries, jitter).max(after.unwrap_or_default());
+    let next = Next::Call { due_at: now.plus(wait) };
+    Change { ticket: None, tries, last_error: Some(why), ..Change::of(job, next) }
+}

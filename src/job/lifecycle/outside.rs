@@ -1,0 +1,96 @@
+//! What changes a job beside the replies of its vendor: callbacks, alarms, lost workers, cancels and replays.
+//!
+//! Never stores anything, like the rest of the state machine.
+
+use bytes::Bytes;
+
+use super::{Change, Next, Policy, Step, advance, last_words, no_answer, unknown_outcome};
+use crate::{
+    clock::Time,
+    job::{Attempt, AttemptKind, AttemptOutcome, Deadline, Failure, FailureCode, Job, Stage, Status},
+};
+
+/// What a callback makes of a job; nothing when it changes nothing, the job has ended or the callback is for an earlier run.
+pub fn called_back(job: &Job, run: Option<u32>, step: Step, policy: &Policy, jitter: f64, now: Time) -> Option<Change> {
+    match step {
+        Step::Done { result } => answered(job, run, Ok(result)),
+        Step::GiveUp { why } => answered(job, run, Err(why)),
+        // Progress: the vendor will call back again.
+        Step::CheckAgain { .. } | Step::AwaitCallback { .. } => None,
+        // Nobody can tell from a callback when the credentials are good again, so it is an attempt that failed.
+        Step::Unauthorized { why, .. } => {
+            let step = Step::TryAgain { why, after: None, may_be_done: false };
+            called_back(job, run, step, policy, jitter, now)
+        }
+        // The vendor is done with this call, so what is tried again is the submitting call.
+        step => {
+            is_open(job, run).then(|| advance(&Job { stage: Stage::Call, ..job.clone() }, step, policy, jitter, now))
+        }
+    }
+}
+
+/// What data from a callback, or a failure, makes of a job; nothing when the job has ended or the callback is for an earlier run.
+pub fn answered(job: &Job, run: Option<u32>, outcome: Result<Bytes, Failure>) -> Option<Change> {
+    let next = match outcome {
+        Ok(result) => Next::Complete { result },
+        Err(failure) => Next::Failed(failure),
+    };
+    is_open(job, run).then(|| Change { tries: job.tries + 1, ..Change::of(job, next) })
+}
+
+/// Whether a callback for this run still changes the job.
+fn is_open(job: &Job, run: Option<u32>) -> bool {
+    !job.status.has_ended() && run.is_none_or(|run| run == job.run)
+}
+
+/// What an alarm that is due makes of a job: past its deadline it expires, past the vendor's time to answer it is tried again.
+pub fn alarmed(job: &Job, policy: &Policy, jitter: f64, now: Time) -> Option<Change> {
+    if job.status.has_ended() {
+        return None;
+    }
+    if job.deadline.is_some_and(|deadline| deadline.at <= now) {
+        let why = Failure::new(FailureCode::Deadline, "the job's deadline passed before the vendor's data came");
+        return Some(Change::of(job, Next::Expired(why.with_words(last_words(job)))));
+    }
+    job.answer_by.filter(|by| *by <= now).map(|_| no_answer(job, policy, jitter, now))
+}
+
+/// Gives up a job that workers died of again and again.
+pub fn crashed(job: &Job) -> Option<Change> {
+    let why = Failure::new(FailureCode::Crashed, "workers died or hung again and again while they held the job");
+    (!job.status.has_ended()).then(|| Change::of(job, Next::Failed(why)))
+}
+
+/// The end of a job whose worker died or hung in a call that is made at most once, and what is on record of that call.
+pub fn lost(job: &Job, attempt: u32, called_at: Time) -> (Change, Attempt) {
+    let next = unknown_outcome("the worker died or hung when it was about to call, or during the call", None);
+    let record = Attempt {
+        n: attempt,
+        kind: AttemptKind::Call,
+        sent_at: None,
+        permit_at: called_at.0,
+        status: None,
+        latency_ms: 0,
+        outcome: AttemptOutcome::NoConnection,
+        detail: Some("its worker died or hung; nobody knows whether it was made".into()),
+        response: None,
+    };
+    (Change::of(job, next), record)
+}
+
+/// Cancels a job that has not ended.
+pub fn cancel(job: &Job) -> Option<Change> {
+    (!job.status.has_ended()).then(|| Change::of(job, Next::Cancelled))
+}
+
+/// Starts a failed, expired or cancelled job again, at once; a duration deadline starts anew, a past one is dropped.
+pub fn replay(job: &Job, now: Time) -> Option<Change> {
+    if !matches!(job.status, Status::Failed | Status::Expired | Status::Cancelled) {
+        return None;
+    }
+    let deadline = job.deadline.and_then(|deadline| match deadline.within {
+        Some(within) => Some(Deadline { at: now.plus(within), ..deadline }),
+        None => (deadline.at > now).then_some(deadline),
+    });
+    Some(Change { ticket: None, tries: 0, ..Change::of(job, Next::Rerun { due_at: now, deadline }) })
+}
