@@ -5,7 +5,7 @@
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{Sqlite, upkeep::Do, writer::ask};
+use super::{Sqlite, upkeep::Do, writer::request};
 use crate::{
     book::{Book, Charge, Filed, LimitsOnRecord, LiveLimits, MOST_ON_RECORD, Pause, Spend},
     clock::Time,
@@ -18,7 +18,7 @@ impl Sqlite {
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        ask(&self.requests()?, |reply| Do::boxed(statements, reply)).await?
+        request(&self.requests()?, |reply| Do::boxed(statements, reply)).await?
     }
 }
 
@@ -119,7 +119,6 @@ impl Book for Sqlite {
         .await
     }
 
-    /// One process owns the file.
     async fn limits_on_record(&self) -> Result<Vec<LimitsOnRecord>, StoreError> {
         self.readers
             .read(|conn| {

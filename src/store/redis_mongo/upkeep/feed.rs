@@ -27,15 +27,15 @@ impl Core {
     pub(crate) async fn listen(self: Arc<Self>, stop: CancellationToken) {
         let channels = [Channel::Bells, Channel::Ended, Channel::Book].map(|channel| self.index.channel(channel));
         let [bells, ended, book] = &channels;
-        self.signals.note_deaf(true);
+        self.signals.note_unsubscribed(true);
         let heard = |heard: Heard<'_>| match heard {
             // Whatever was said before may have been missed.
             Heard::Connected => {
-                self.signals.note_deaf(false);
+                self.signals.note_unsubscribed(false);
                 self.signals.ring_all();
                 self.signals.alarm().notify_one();
             }
-            Heard::Lost => self.signals.note_deaf(true),
+            Heard::Lost => self.signals.note_unsubscribed(true),
             Heard::Message { channel, body } if channel == bells => self.signals.ring(&String::from_utf8_lossy(body)),
             Heard::Message { channel, body } if channel == ended => {
                 let ids: Vec<JobId> = body.chunks(16).filter_map(JobId::from_slice).collect();
