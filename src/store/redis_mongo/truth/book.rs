@@ -85,7 +85,7 @@ impl Book for RedisMongo {
                 within(self.core.mongo.pauses.delete_one(filter)).await?;
             }
         }
-        self.say_that_it_changed().await;
+        self.announce_change().await;
         Ok(())
     }
 
@@ -121,7 +121,7 @@ impl Book for RedisMongo {
             within(async { live.replace_one(is_seen, document).await }).await?.matched_count == 1
         };
         if is_laid {
-            self.say_that_it_changed().await;
+            self.announce_change().await;
         }
         Ok(is_laid)
     }
@@ -157,7 +157,7 @@ impl Book for RedisMongo {
         let processes = &self.core.mongo.processes;
         let report = processes.update_one(doc! { "_id": &me.process }, beat).upsert(true);
         if within(report).await?.upserted_id.is_some() {
-            self.say_that_it_changed().await;
+            self.announce_change().await;
         }
         Ok(())
     }
@@ -179,7 +179,7 @@ impl Book for RedisMongo {
     async fn strike_out(&self, gone: &Filed) -> Result<(), StoreError> {
         let filter = doc! { "_id": &gone.process, "beat": gone.beat.cast_signed() };
         within(async { self.core.mongo.processes.delete_one(filter).await }).await?;
-        self.say_that_it_changed().await;
+        self.announce_change().await;
         Ok(())
     }
 
@@ -196,8 +196,8 @@ impl Book for RedisMongo {
 }
 
 impl RedisMongo {
-    /// Has the other processes look. Who does not hear it looks by itself, a little later.
-    async fn say_that_it_changed(&self) {
-        let _ = self.core.told(self.core.index.publish(Channel::Book, self.core.process.as_bytes())).await;
+    /// Tells the other processes to read the book. A process that misses the message reads it a little later anyway.
+    async fn announce_change(&self) {
+        let _ = self.core.briefly(self.core.index.publish(Channel::Book, self.core.process.as_bytes())).await;
     }
 }
