@@ -27,7 +27,7 @@ pub mod turn;
 pub enum Status {
     /// Accepted: waiting for its time, a permit or the next attempt.
     Pending,
-    /// A call is under way, or the vendor has accepted and works on it.
+    /// A call is in flight, or the vendor has accepted the job and works on it.
     Processing,
     Complete,
     Failed,
@@ -98,7 +98,7 @@ pub struct Lane {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
     pub at: Time,
-    /// Given as a duration: a replay starts it anew. A given time is dropped by a replay once it is past.
+    /// Given as a duration: a replay starts it again. If it was given as a time that is past, a replay drops it.
     pub within: Option<Duration>,
 }
 

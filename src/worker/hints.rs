@@ -32,7 +32,7 @@ impl Hints {
         self.look_at = Some(at);
     }
 
-    /// Whether jobs are due, without a look at the store. After a few rounds the answer is no, and the count begins anew.
+    /// Whether jobs are due, without a look at the store. After a few rounds the answer is no, and the count begins again.
     pub(super) fn jobs_are_due(&mut self) -> bool {
         if (1..=MOST_UNSEEN).contains(&self.full) {
             return true;
@@ -46,7 +46,7 @@ impl Hints {
         self.full = if is_full { self.full + 1 } else { 0 };
     }
 
-    /// How many permits can be had, without a look at the limiter. What is not known here is looked up, and the count begins anew.
+    /// How many permits can be had, without a look at the limiter. What is not known here is looked up, and the count begins again.
     pub(super) fn take_permits(&mut self) -> Option<usize> {
         let permits = self.permits.take().filter(|_| self.unseen < MOST_UNSEEN);
         self.unseen = if permits.is_some() { self.unseen + 1 } else { 0 };

@@ -290,7 +290,7 @@ impl Core {
             let StoredJob { job, version, mut attempts, .. } = found;
             let (attempt, lapses) = (job.attempt + 1, found.lapses + 1);
             if job.status.has_ended() {
-                continue; // Whoever claims it next drops it.
+                continue; // The next claim drops it.
             }
             freed += 1;
             let end = match found.called_at {

@@ -105,7 +105,7 @@ impl Book for Sqlite {
             .await
     }
 
-    async fn lay_limits(&self, seen: u64, laid: LiveLimits) -> Result<bool, StoreError> {
+    async fn set_live_limits(&self, seen: u64, new: LiveLimits) -> Result<bool, StoreError> {
         self.write(move |conn| {
             let changed = conn
                 .prepare_cached(
@@ -113,7 +113,7 @@ impl Book for Sqlite {
                      WHERE ?5 = coalesce((SELECT version FROM live_limits WHERE pool = ?1), 0)
                      ON CONFLICT DO UPDATE SET version = excluded.version, limits = excluded.limits, since = excluded.since",
                 )?
-                .execute((&laid.pool, laid.version, &laid.limits, laid.since.0, seen))?;
+                .execute((&new.pool, new.version, &new.limits, new.since.0, seen))?;
             Ok(changed == 1)
         })
         .await

@@ -1,7 +1,7 @@
 //! What dispatch needs of the table, in bounded memory: the keys of the first jobs of each lane, leases, and counts of jobs by vendor.
 //!
 //! Never the truth: it is rebuilt from the table at start, changed only after a commit (leases excepted, which are only here),
-//! and refilled from the table lane by lane. One process owns the file, so nobody else changes the table. Never holds a payload.
+//! and refilled from the table lane by lane. One process owns the file, so nobody else changes the table. Never has a payload.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},

@@ -95,7 +95,7 @@ impl Core {
 
     /// The index. A panic while it was locked would leave it half-changed, so it is not used after one.
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().expect("the index is whole: nothing that holds it panics")
+        self.index.lock().expect("the index is whole: nothing panics while it is locked")
     }
 }
 

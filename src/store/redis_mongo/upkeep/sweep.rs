@@ -62,7 +62,7 @@ impl Core {
                 {
                     tracing::warn!(vendor = %vendor.name, %error, "the sweep for jobs that are missing in Redis failed; the next is in ten seconds");
                 }
-                // Whoever waited may have gone on.
+                // An error means that the caller waits no longer.
                 let _ = done.send(());
             }
         });
@@ -82,7 +82,7 @@ impl Core {
         let mut slice = next_lanes(&mut lanes).await?;
         let some_wait = !slice.is_empty();
         let awaits = self.count(vendor, 6, 7).await?;
-        // Opens the index anew if a part of it is lost that no look at it misses.
+        // Opens a new index if a part of it is lost that no look at it misses.
         self.open_index_of(vendor, some_wait || awaits > 0).await?;
         while !slice.is_empty() {
             self.index.flag(vendor, &slice).await?;
