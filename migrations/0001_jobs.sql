@@ -1,4 +1,4 @@
--- One row a lane: (vendor, priority, tenant), the unit of order and fairness.
+-- One row for each lane: (vendor, priority, tenant), the unit of order and fairness.
 CREATE TABLE lanes (
   lane      INTEGER PRIMARY KEY,
   vendor    TEXT NOT NULL,
@@ -7,13 +7,13 @@ CREATE TABLE lanes (
   UNIQUE (vendor, priority, tenant)
 ) STRICT;
 
--- One row a job, from submit to prune. Big columns last, so that lists do not read them.
+-- One row for each job, from submit until it is deleted. Big columns are last, so that lists do not read them.
 CREATE TABLE jobs (
   n               INTEGER PRIMARY KEY,   -- order of arrival; internal
   id              BLOB NOT NULL UNIQUE,  -- the UUID v7; its first 48 bits are the time of creation
   lane            INTEGER NOT NULL REFERENCES lanes (lane),
   status          INTEGER NOT NULL,      -- 0 pending, 1 processing, 2 complete, 3 failed, 4 cancelled, 5 expired
-  stage           INTEGER NOT NULL,      -- 0 wants a call, 1 wants a poll, 2 awaits a callback, 3 ended
+  stage           INTEGER NOT NULL,      -- 0 waits for its call, 1 for a poll, 2 for a callback, 3 has ended
   due_at          INTEGER NOT NULL,      -- all times: milliseconds since the Unix epoch
   alarm_at        INTEGER,               -- the earlier of deadline_at and answer_by, while not ended
   answer_by       INTEGER,
@@ -33,11 +33,11 @@ CREATE TABLE jobs (
   attempts        BLOB                   -- JSON
 ) STRICT;
 
--- What dispatch reads: the lane's jobs that want a call or a poll, in order.
+-- For dispatch: the lane's jobs that wait for a call or a poll, in order.
 CREATE INDEX jobs_waiting ON jobs (lane, stage, due_at, n) WHERE stage < 2;
--- What the janitor reads.
+-- For the janitor.
 CREATE INDEX jobs_alarm ON jobs (alarm_at) WHERE alarm_at IS NOT NULL;
--- What a callback on the shared URL reads.
+-- For callbacks on the shared URL, which name the ticket.
 CREATE INDEX jobs_ticket ON jobs (ticket) WHERE ticket IS NOT NULL;
 
 CREATE TABLE idempotency (
@@ -50,7 +50,7 @@ CREATE TABLE idempotency (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX idempotency_age ON idempotency (created_at);
 
--- The book.
+-- The book: use of long limits, pauses, settings.
 CREATE TABLE spends (
   pool    TEXT NOT NULL,
   count   TEXT NOT NULL,

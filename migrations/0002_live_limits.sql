@@ -1,4 +1,4 @@
--- Limits laid over those of the config file, by pool. A row stays when they are taken away, so that its version never goes back.
+-- Live limits, which replace those of the config file, by pool. Removing them keeps the row, so that its version only grows.
 CREATE TABLE live_limits (
   pool    TEXT PRIMARY KEY,
   version INTEGER NOT NULL,

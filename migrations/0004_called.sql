@@ -1,7 +1,7 @@
--- At most once: submitting calls that are about to be made or under way. A row counts for one attempt, and goes when that is settled, given
--- back or reclaimed. Not a column of `jobs`: behind its big columns every list would pay for it, and few jobs have it.
+-- Calls that are made at most once, and are about to be made or in flight. A row is for one attempt, and is deleted when that is settled,
+-- released or reclaimed. Not a column of `jobs`: it would be behind the big columns, where every list would pay for it.
 CREATE TABLE called (
   id        BLOB PRIMARY KEY,
-  attempt   INTEGER NOT NULL,            -- counts while the job's own is less and it has not ended
+  attempt   INTEGER NOT NULL,            -- counts while the job has not ended and its own number is less
   called_at INTEGER NOT NULL             -- milliseconds since the Unix epoch
 ) STRICT, WITHOUT ROWID;

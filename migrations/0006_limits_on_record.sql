@@ -1,4 +1,4 @@
--- Which limits a pool had, and since when: a process that starts with others begins with the calls that these allowed.
+-- The limits that a pool had, and since when. A process that starts with other limits assumes all the calls that these allowed.
 CREATE TABLE limits_on_record (
     pool TEXT NOT NULL,
     since INTEGER NOT NULL, -- ms since 1970

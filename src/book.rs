@@ -89,7 +89,7 @@ pub trait Book: Send + Sync {
 
     /// Sets the live limits of a pool, or removes them with `None`, if the version is still `seen` (0: the pool never had live limits).
     /// Says whether it was.
-    async fn lay_limits(&self, seen: u64, laid: LiveLimits) -> Result<bool, StoreError>;
+    async fn set_live_limits(&self, seen: u64, new: LiveLimits) -> Result<bool, StoreError>;
 
     /// The records of limits, by pool and time.
     async fn limits_on_record(&self) -> Result<Vec<LimitsOnRecord>, StoreError>;

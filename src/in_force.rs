@@ -216,7 +216,7 @@ impl InForce {
                 limits: limits.map(write_limits),
                 since: self.clock.now(),
             };
-            if is_done || self.book.lay_limits(seen, new).await? {
+            if is_done || self.book.set_live_limits(seen, new).await? {
                 let _in_order = self.applying.lock().await;
                 let live = self.book.live_limits().await?;
                 self.apply(limiter, live).await?;

@@ -181,7 +181,7 @@ async fn follow_hangups(cx: Arc<Context>, reread: Arc<Notify>, stop: Cancellatio
 async fn follow_book(app: Arc<App>, stop: CancellationToken) {
     let signals = app.store.signals();
     loop {
-        let next = app.clock.next_beat(if signals.is_deaf() { FOLLOW_WITHOUT_MESSAGES } else { FOLLOW_EVERY });
+        let next = app.clock.next_beat(if signals.is_unsubscribed() { FOLLOW_WITHOUT_MESSAGES } else { FOLLOW_EVERY });
         tokio::select! {
             () = app.clock.sleep_until(next) => {}
             () = signals.book().notified() => {}

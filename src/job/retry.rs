@@ -1,22 +1,22 @@
-//! How often a call is tried, and how long to wait in between: exponential backoff with jitter.
+//! How often a call is tried, and the wait in between: exponential backoff with jitter.
 //!
 //! Never decides whether to try again (see `lifecycle`).
 
 use std::time::Duration;
 
-/// A vendor's policy.
+/// A vendor's retry policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
-    /// Calls that count, the first included; at least 1.
+    /// Calls that count as attempts, the first included; at least 1.
     pub attempts: u32,
     pub first: Duration,
     pub max: Duration,
-    /// An accepted job that got no answer in time is ordered again so often at most: each order is paid for.
+    /// How often a job that the vendor accepted and did not answer in time is ordered again. Each order is paid for.
     pub unanswered: u32,
 }
 
 impl Retry {
-    /// How long a job is tried, from its first call to its last: the least and the most that its waits take together.
+    /// How long a job is retried, from its first call to its last: the sum of its waits, at least and at most.
     pub fn lasts(&self) -> (Duration, Duration) {
         let together = |jitter| (1..self.attempts).map(|tries| backoff(self, tries, jitter)).sum();
         (together(0.0), together(1.0))
@@ -25,8 +25,8 @@ impl Retry {
 
 /// The wait after the `tries`-th call that counted: from half of `min(max, first * 2^(tries-1))` to all of it.
 ///
-/// `jitter` lies in `0.0..1.0`. It spreads the calls of many jobs that failed together. Half is waited in any case, so that a job's attempts
-/// outlast an outage of its vendor ("equal jitter" in Marc Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog 2015).
+/// `jitter` is in `0.0..1.0`. It spreads the calls of many jobs that failed together. The wait is never less than half, so that a job's
+/// attempts outlast an outage of its vendor ("equal jitter" in Marc Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog 2015).
 pub fn backoff(policy: &Retry, tries: u32, jitter: f64) -> Duration {
     let doublings = tries.saturating_sub(1).min(30);
     let whole = policy.first.saturating_mul(1 << doublings).min(policy.max);

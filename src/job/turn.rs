@@ -1,21 +1,21 @@
-//! Whose turn it is: how many of a vendor's waiting jobs go before one of them.
+//! Turns between lanes: how many of a vendor's waiting jobs are called before one of them.
 //!
-//! Pure: no clock, no I/O. It describes what the stores' dispatch does: lanes of one priority take equal turns, priorities take turns by
-//! their shares, and inside a lane jobs go by due time, then arrival.
+//! Never reads a clock or a store. It describes what dispatch does in both stores: lanes of one priority take equal turns, priorities take
+//! turns by their shares, and inside a lane jobs go by due time, then arrival.
 
 use super::Priority;
 
-/// How many jobs of another lane of the same priority go before a job with `in_lane` jobs of its own lane before it, if that many wait.
-/// `goes_first`: the other lane comes first in the round. Where the order of the round is not known, no lane does.
+/// How many jobs of another lane of the same priority go before a job that has `in_lane` jobs of its own lane before it, if so many wait.
+/// `goes_first`: the other lane's next turn is earlier. Where the order of the turns is not known, it is `false`.
 pub fn of_other_lane(in_lane: u64, goes_first: bool) -> u64 {
     in_lane + u64::from(goes_first)
 }
 
-/// How many jobs of another priority go before a job with `before` jobs of its own priority before it, if that many wait. `paid` is what
-/// each priority has paid for its turns so far: the one that has paid the least goes next.
+/// How many jobs of another priority go before a job that has `before` jobs of its own priority before it, if so many wait. `paid` is what
+/// each priority has paid for its turns so far: the one that has paid the least has the next turn.
 pub fn of_other_priority(other: Priority, own: Priority, paid: &[u64; 3], before: u64) -> u64 {
     let own_pays = paid[own as usize].saturating_add(before.saturating_mul(cost(own)));
-    // Who has paid as much goes first if it is the higher one.
+    // Of two that have paid the same, the higher priority goes first.
     let until = own_pays.saturating_add(u64::from(other < own));
     until.saturating_sub(paid[other as usize]).div_ceil(cost(other))
 }

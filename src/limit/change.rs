@@ -26,7 +26,7 @@ pub(super) struct OnRecord {
 
 impl State {
     /// Puts these limits in force. A count goes on with the history of one that differs only in N; others begin with what is known of the
-    /// calls before (see [`past`](super::past)).
+    /// calls before (see [`past`]).
     /// `None` keeps the limits, without the replaced ones that do not bind any more.
     pub(super) fn change(&mut self, limits: Option<Vec<Limit>>, spends: &[Spend], clock: &Clock, tick: Nanos) {
         let now = clock.nanos();

@@ -1,18 +1,18 @@
-//! The record of calls: what was sent when, how much that is in all, and what the judge made of it.
+//! The record of calls: what was sent when, the totals, and what the judge found.
 //!
-//! Never knows a limit, and never looks into a block (see `audit`). Times are microseconds on the limiter's clock.
+//! Never knows a limit, and never reads the body of a block (see `audit`). Times are microseconds on the limiter's clock.
 
 use async_trait::async_trait;
 
 use super::StoreError;
 
-/// No block spans more than this, so that those that reach into a range are found by where they begin.
+/// No block spans more than this, so that the blocks of a range can be found by their beginnings.
 pub const MOST_SPAN: i64 = 10_000_000;
 
 /// Some calls of one pool, made by one process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallBlock {
-    /// Drawn by its writer: a block that is written twice is there once.
+    /// Random, chosen by its writer, so that a block that is written twice is stored once.
     pub id: i64,
     pub pool: String,
     pub first: i64,
@@ -45,20 +45,20 @@ pub type After = (i64, i64);
 /// The durable record. Every method returns only when what it did is durable.
 #[async_trait]
 pub trait CallLog: Send + Sync {
-    /// Adds blocks, and with each what it adds to the tallies. A block that is there already adds nothing.
+    /// Adds blocks, each with what it adds to the tallies. A block that is stored already adds nothing.
     async fn log(&self, blocks: &[(CallBlock, Vec<Tally>)]) -> Result<(), StoreError>;
 
-    /// Blocks of a pool that begin after `after` and not after `until`, in the order in which they begin; at most `most`.
+    /// At most `most` blocks of a pool that begin after `after` and not after `until`, in the order of their beginnings.
     async fn calls(&self, pool: &str, after: After, until: i64, most: usize) -> Result<Vec<CallBlock>, StoreError>;
 
     /// Deletes some blocks that begin before `before`; says whether there may be more.
     async fn forget(&self, pool: &str, before: i64) -> Result<bool, StoreError>;
 
-    /// All that was ever counted for a vendor.
+    /// The totals of a vendor, since the store was made.
     async fn tally(&self, vendor: &str) -> Result<Tally, StoreError>;
 
     async fn verdict(&self, pool: &str) -> Result<Option<Verdict>, StoreError>;
 
-    /// Writes a verdict if the one that is there still says `judged_to`, or if there is none; says whether it was written.
+    /// Writes a verdict if the stored one still says `judged_to` (`None`: if none is stored); says whether it was written.
     async fn judge(&self, pool: &str, judged_to: Option<i64>, verdict: &Verdict) -> Result<bool, StoreError>;
 }

@@ -1,4 +1,4 @@
-//! Where jobs live, from submit to their end and beyond.
+//! Where jobs are kept, from submit until they are deleted.
 //!
 //! Never calls a vendor and never decides what a step means (see `job::lifecycle`). Callers do not know which backend runs.
 
@@ -21,17 +21,17 @@ pub mod sqlite;
 /// What became of one submitted job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Submitted {
-    /// Stored, durably.
+    /// Stored.
     New(JobId),
-    /// The same key and the same body came before, as this job.
+    /// The same key and body were submitted before, as this job.
     Known(JobId),
-    /// The same key came before with another body.
+    /// The same key was submitted before with another body.
     KeyReused,
-    /// As many jobs wait as may.
+    /// As many jobs are waiting as are allowed.
     OverCapacity,
 }
 
-/// A worker's wish for jobs of one vendor.
+/// A worker's request for jobs of one vendor.
 #[derive(Debug, Clone)]
 pub struct Claim {
     pub vendor: Arc<str>,
@@ -40,23 +40,23 @@ pub struct Claim {
     /// At most this many of them for their submitting call; the rest can only be polls.
     pub calls: usize,
     pub now: Time,
-    /// How long the hold lasts, unless it is settled or released first.
+    /// How long the leases last.
     pub lease: Duration,
 }
 
-/// A worker's timed hold on a job. Whoever holds it settles it, releases it, or loses it when the time is up.
+/// A worker's timed lock on a job. The worker settles or releases it, or loses it when the time is up.
 #[derive(Debug)]
 pub struct Lease {
     pub job: Job,
     /// The fence: the number of the attempt that this lease is for.
     pub attempt: u32,
-    /// Since when it is on record that the call is about to be made (see [`Store::mark`]).
+    /// When its call was put on record, if it was (see [`Store::mark`]).
     pub called_at: Option<Time>,
-    /// On this process's timeline: nobody else has the job before then, counted from before the claim was sent.
+    /// Nobody else can have the job before this time, on this process's timeline. Counted from before the claim was sent.
     pub until: Nanos,
 }
 
-/// A settle that could not be stored. Nothing is lost: it can be tried again as it is.
+/// A settle that could not be stored, whole, so that it can be retried.
 #[derive(Debug)]
 pub struct Unsettled {
     pub lease: Box<Lease>,
@@ -69,7 +69,7 @@ pub struct Unsettled {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
     Stored,
-    /// The job has ended by other means, or another worker holds it by now: nothing was changed.
+    /// The job has ended by other means, or another worker has leased it: nothing was changed.
     TooLate,
 }
 
@@ -84,7 +84,7 @@ pub enum Which {
     },
 }
 
-/// A decision about a job as it is now: a pure function, because a store may have to ask it again.
+/// A decision about a job as it is now. A pure function, because a store may call it more than once.
 pub type Decide = Box<dyn Fn(&Job) -> Option<Change> + Send + Sync>;
 
 /// What became of an amendment.
@@ -92,12 +92,12 @@ pub type Decide = Box<dyn Fn(&Job) -> Option<Change> + Send + Sync>;
 pub enum Amended {
     /// Stored; the job as it is now (without payload and result).
     Changed(Job),
-    /// The decision was to leave the job as it is.
+    /// The decision was not to change the job.
     Left(Job),
     Unknown,
 }
 
-/// Jobs whose alarm has gone off, and when the next one will that has not.
+/// Jobs whose alarm is due, and when the next alarm will be.
 #[derive(Debug, Clone, Default)]
 pub struct Overdue {
     pub jobs: Vec<JobId>,
@@ -112,7 +112,7 @@ pub struct With {
 }
 
 impl With {
-    /// What it takes to decide something about a job.
+    /// Enough to decide something about a job.
     pub const NEITHER: With = With { payload: false, result: false };
 }
 
@@ -131,7 +131,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a job in the range is one to list.
+    /// Whether a job in the range matches the other fields.
     pub fn matches(&self, job: &Job) -> bool {
         self.status.is_none_or(|status| job.status == status)
             && self.vendor.as_ref().is_none_or(|vendor| **vendor == *job.lane.vendor)
@@ -144,86 +144,87 @@ impl Filter {
 #[derive(Debug, Clone, Default)]
 pub struct Page {
     pub jobs: Vec<Job>,
-    /// Where the next page begins; `None` when there is none. A page may be short and still have a next.
+    /// Where the next page begins; `None` at the end. A short page may have a next one.
     pub next: Option<JobId>,
 }
 
-/// Whether a vendor has something to do; cheap enough to be asked for every turn of its dispatcher.
+/// Whether a vendor has something to do. Cheap enough for every turn of its dispatcher.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ready {
-    /// When the next job is due; the past means now.
+    /// When the next job is due; a past time means now.
     pub next_due: Option<Time>,
-    /// When the next poll is due, for when no calls may be made.
+    /// When the next poll is due, for when only polls may be made.
     pub next_poll: Option<Time>,
-    /// Accepted by the vendor and not answered, for callers that bound it; 0 from a store whose claims bound it themselves.
+    /// Jobs that the vendor has accepted and not answered, for dispatchers that bound them; 0 from a store whose claims bound them.
     pub open: u64,
 }
 
-/// How much of a vendor's work is where, for people.
+/// How many jobs of a vendor are where, for people.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Jobs that want a call or a poll, now or later, those being called left out.
+    /// Jobs that wait for a call or a poll, now or later; leased ones do not count.
     pub waiting: u64,
-    /// Jobs a worker holds now.
+    /// Jobs that workers have leased now.
     pub leased: u64,
     /// Accepted by the vendor and not answered.
     pub open: u64,
-    /// When the oldest of the jobs that are due became so.
+    /// When the oldest due job became due.
     pub oldest_due: Option<Time>,
 }
 
-/// Places up to this one, counted from 1, are exact.
+/// Positions up to this one, counted from 1, are exact.
 pub const EXACT_PLACES: u64 = 1_000;
 
-/// How many jobs are ahead of one that waits for its call, as things stand.
+/// How many jobs are ahead of one that waits for its call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ahead {
     /// Jobs of the same vendor.
     pub jobs: u64,
     /// Those of them that are of the same lane.
     pub in_lane: u64,
-    /// Whether that is all of them. Otherwise at least so many are ahead.
+    /// Whether the count is exact. Otherwise at least so many are ahead.
     pub is_exact: bool,
 }
 
 /// The job's life, verb by verb. Every method returns only when what it did is durable.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Stores new jobs, all in one go; one outcome for each, in their order.
+    /// Stores new jobs together; one outcome for each, in their order.
     async fn submit(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError>;
 
     /// Leases jobs that are due, fairly between the vendor's lanes; polls of accepted work before new calls.
     async fn claim(&self, claim: &Claim) -> Result<Vec<Lease>, StoreError>;
 
     /// Puts on record that the submitting calls of these leases are about to be made. If such a lease is neither settled nor released, its
-    /// job ends when it lapses, and nobody calls again. Gives the leases that still hold; after an error all of them are released.
+    /// job ends when the lease lapses, and nobody calls again. Gives the leases that are still good; after an error all are released.
     async fn mark(&self, leases: Vec<Lease>) -> Result<Vec<Lease>, StoreError>;
 
-    /// Gives leases back without an attempt; no call is on record for them any more. With a time, the job's lane rests until then (its tenant is over its own limit).
+    /// Gives leases back without an attempt, and removes the records of their calls. With a time, the job's lane rests until then (its tenant is
+    /// over its own limit).
     async fn release(&self, leases: Vec<(Lease, Option<Time>)>);
 
-    /// Lets no lane of a vendor rest any longer: its tenants may be allowed more by now.
+    /// Ends the rest of all lanes of a vendor: its tenants' limits may have changed.
     async fn wake(&self, vendor: &str) -> Result<(), StoreError>;
 
-    /// Stores what an attempt made of its job, if the lease still holds. `Complete` is taken from a stale lease too,
+    /// Stores what an attempt made of its job, if the lease is still good. `Complete` is stored from a stale lease too,
     /// while the job has not ended: the vendor was paid for it.
     async fn settle(&self, lease: Lease, change: Change, attempt: Attempt) -> Result<Settled, Unsettled>;
 
-    /// Changes a job that nobody need hold: callbacks, cancels, replays and alarms. One change decides; the rest see its outcome.
+    /// Changes a job without a lease: callbacks, cancels, replays and alarms. Changes are made one after the other, each sees the one before.
     async fn amend(&self, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError>;
 
     /// Up to `most` jobs whose deadline or time to answer has passed.
     async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError>;
 
-    /// Makes jobs whose lease has lapsed free for other workers, or ends them if their call is on record; says how many. Leases run on the timeline that never
-    /// steps. Where there are many processes each knows how long a job has been held from when it was asked this first.
+    /// Frees jobs whose lease has lapsed for other workers, or ends them if their call is on record; says how many. Leases run on the timeline
+    /// that never steps. With many processes, each measures a lease from the first call of this method that saw it.
     async fn reclaim(&self) -> Result<usize, StoreError>;
 
     async fn find(&self, id: JobId, with: With) -> Result<Option<Job>, StoreError>;
 
     async fn attempts(&self, id: JobId) -> Result<Option<Attempts>, StoreError>;
 
-    /// What came under this tenant's key before, if anything did.
+    /// What was submitted under this tenant's key before, if anything was.
     async fn recall(&self, tenant: &str, key: &Idempotency) -> Result<Option<Submitted>, StoreError>;
 
     async fn list(&self, filter: Filter) -> Result<Page, StoreError>;
@@ -235,24 +236,24 @@ pub trait Store: Send + Sync {
 
     async fn backlog(&self, vendor: &str) -> Backlog;
 
-    /// How many jobs are ahead of this one, exact below [`EXACT_PLACES`]. The work for it is bounded, however much waits. Nothing if that is
-    /// not known, or the job does not wait for its call any more.
+    /// How many jobs are ahead of this one, exact below [`EXACT_PLACES`]. The work is bounded, however many jobs wait. `None` if it is unknown,
+    /// or the job does not wait for its call any more.
     async fn ahead(&self, job: &Job) -> Result<Option<Ahead>, StoreError>;
 
-    /// How many jobs of a lane are due, counted up to `most`. Those that workers have leased do not count.
+    /// How many jobs of a lane are due and not leased, counted up to `most`.
     async fn due_in_lane(&self, lane: &Lane, most: u64) -> Result<u64, StoreError>;
 
-    /// Wake-ups: for workers when there is work, for waiting callers when a job has ended.
+    /// Wake-ups: for workers when there is work, for callers when a job has ended.
     fn signals(&self) -> &signals::Signals;
 
-    /// Whether it can be reached, and takes jobs; else the reason.
+    /// Whether the store can be reached and accepts jobs; else the reason.
     async fn check(&self) -> Result<(), StoreError> {
         self.find(JobId::MIN, With::NEITHER).await.map(drop)
     }
 
-    /// Returns with the reason when nothing more can ever be stored, for which the process should end. Cancel-safe.
+    /// Returns, with the reason, when nothing more can ever be stored, so that the process should end. Cancel-safe.
     async fn failed(&self) -> String;
 
-    /// Stops taking writes, finishes those under way and lets go of what it holds.
+    /// Refuses further writes, finishes those that are queued and releases what the store has locked.
     async fn close(&self);
 }

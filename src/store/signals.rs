@@ -1,6 +1,6 @@
-//! Wake-ups between the store and those who wait for it: a bell for each vendor's dispatcher, and waiters for the end of a job.
+//! Wake-ups from the store: a bell for each vendor's dispatcher, and for callers the end of the job that they wait for.
 //!
-//! Never carries data: whoever is woken looks into the store. A lost wake-up is impossible if one registers first, then looks, then waits.
+//! Never carries data: who is woken reads the store. No wake-up is lost by those who register first, then read, then wait.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ pub struct Signals {
     bells: HashMap<Arc<str>, Arc<Notify>>,
     alarm: Notify,
     book: Notify,
-    is_deaf: AtomicBool,
+    is_unsubscribed: AtomicBool,
     waits: Notify,
     waiting: Arc<Mutex<Waiting>>,
 }
@@ -32,16 +32,16 @@ struct Waiting {
 }
 
 impl Signals {
-    /// Callers that may wait for jobs at once; more are answered at once with what is known.
+    /// Callers that may wait for jobs at once; more get the job as it is without waiting.
     pub const MAX_WAITERS: usize = 10_000;
 
     pub fn new(vendors: impl IntoIterator<Item = Arc<str>>) -> Signals {
         let bells = vendors.into_iter().map(|vendor| (vendor, Arc::default())).collect();
         let (alarm, book, waits) = (Notify::new(), Notify::new(), Notify::new());
-        Signals { bells, alarm, book, is_deaf: AtomicBool::new(false), waits, waiting: Arc::default() }
+        Signals { bells, alarm, book, is_unsubscribed: AtomicBool::new(false), waits, waiting: Arc::default() }
     }
 
-    /// The bell of a vendor: rung when it may have something to do. Nothing for a vendor that is not configured.
+    /// The bell of a vendor: rung when it may have something to do. `None` for a vendor that is not in the config.
     pub fn bell(&self, vendor: &str) -> Option<Arc<Notify>> {
         self.bells.get(vendor).cloned()
     }
@@ -56,7 +56,7 @@ impl Signals {
         self.bells.values().for_each(|bell| bell.notify_one());
     }
 
-    /// Rung when an alarm was set that is earlier than those before.
+    /// Rung when an alarm was set that is earlier than all others.
     pub fn alarm(&self) -> &Notify {
         &self.alarm
     }
@@ -66,18 +66,18 @@ impl Signals {
         &self.book
     }
 
-    /// Whether what other processes say is not heard now.
-    pub fn is_deaf(&self) -> bool {
-        self.is_deaf.load(Ordering::Relaxed)
+    /// Whether messages of other processes do not arrive now.
+    pub fn is_unsubscribed(&self) -> bool {
+        self.is_unsubscribed.load(Ordering::Relaxed)
     }
 
-    /// Takes note that what others say is heard from now on or not. Either way the book may have been changed unheard.
-    pub fn note_deaf(&self, is_deaf: bool) {
-        self.is_deaf.store(is_deaf, Ordering::Relaxed);
+    /// Messages of other processes arrive from now on, or not. In both cases one about the book may have been missed.
+    pub fn note_unsubscribed(&self, is_unsubscribed: bool) {
+        self.is_unsubscribed.store(is_unsubscribed, Ordering::Relaxed);
         self.book.notify_one();
     }
 
-    /// Rung when somebody begins to wait for the end of a job.
+    /// Rung when a caller begins to wait for the end of a job.
     pub fn waits(&self) -> &Notify {
         &self.waits
     }
@@ -101,19 +101,19 @@ impl Signals {
         !lock(&self.waiting).by_job.is_empty()
     }
 
-    /// The jobs that somebody waits for.
+    /// The jobs that callers wait for.
     pub fn waited_for(&self) -> Vec<JobId> {
         lock(&self.waiting).by_job.keys().copied().collect()
     }
 
-    /// Wakes everybody, and lets nobody wait any more: the service is stopping, and callers are told what is known.
+    /// Wakes all callers, and lets none wait any more: the service is stopping, and they get the job as it is.
     pub fn dismiss_waiters(&self) {
         let mut waiting = lock(&self.waiting);
         waiting.count = Self::MAX_WAITERS;
         waiting.by_job.clear();
     }
 
-    /// Wakes those who wait for these jobs.
+    /// Wakes the callers that wait for these jobs.
     pub fn announce_ended(&self, ids: &[JobId]) {
         let mut waiting = lock(&self.waiting);
         if waiting.count == 0 {
@@ -122,14 +122,14 @@ impl Signals {
         for id in ids {
             for (_, sender) in waiting.by_job.remove(id).unwrap_or_default() {
                 waiting.count -= 1;
-                // A waiter that has gone meanwhile does not mind.
+                // An error means that the caller has gone.
                 let _ = sender.send(());
             }
         }
     }
 }
 
-/// One registration for the end of a job; forgotten when dropped.
+/// One registration for the end of a job; ends when dropped.
 pub struct Waiter {
     id: JobId,
     key: u64,
@@ -140,7 +140,7 @@ pub struct Waiter {
 impl Waiter {
     /// Returns when the job has ended. Cancel-safe.
     pub async fn ended(&mut self) {
-        // An error means that nobody may wait any more; the caller looks once more.
+        // An error means that nobody may wait any more; the caller reads the job in both cases.
         let _ = (&mut self.ended).await;
     }
 }
@@ -159,7 +159,7 @@ impl Drop for Waiter {
     }
 }
 
-/// A panic elsewhere does not make a list of wake-ups wrong.
+/// A panic elsewhere cannot leave this half-changed.
 fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
     waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

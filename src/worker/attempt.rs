@@ -15,9 +15,9 @@ use hyper::HeaderMap;
 use super::{
     Context,
     breaker::{self, Leave},
+    in_flight::InFlightCall,
     limits::{self, Answer},
     login::{self, Verdict},
-    places::Hold,
 };
 use crate::{
     clock::{Nanos, Time, nanos},
@@ -40,14 +40,14 @@ use crate::{
 const FIRST_SETTLE_WAIT: Duration = Duration::from_millis(200);
 const MAX_SETTLE_WAIT: Duration = Duration::from_secs(5);
 
-/// Makes the call and stores what came of it. `hold` is the place among the vendor's calls in flight; with `probe` the call shows whether
+/// Makes the call and stores what came of it. `hold` counts it among the vendor's calls in flight; with `probe` the call shows whether
 /// the vendor is well again.
 pub(super) async fn run(
     cx: Arc<Context>,
     vendor: Arc<Vendor>,
     lease: Lease,
     permit: Permit,
-    hold: Hold,
+    hold: InFlightCall,
     probe: Option<Leave>,
 ) {
     let permit_at = cx.clock.time_at(permit.at);
@@ -184,7 +184,7 @@ fn report(cx: &Context, lease: &Lease, attempt: &Attempt, metrics: &VendorMetric
 }
 
 /// Stores a change, however long the store is unavailable: the vendor has done its work. The dispatcher bounds how many wait here.
-async fn settle(cx: &Context, lease: Lease, change: Change, attempt: Attempt, hold: &Hold) {
+async fn settle(cx: &Context, lease: Lease, change: Change, attempt: Attempt, hold: &InFlightCall) {
     let (id, end) = (lease.job.id, change.next.end());
     let mut settling = cx.metrics.timed(cx.store.settle(lease, change, attempt)).await;
     let mut wait = FIRST_SETTLE_WAIT;

@@ -1,13 +1,13 @@
 //! One vendor's loop: look when the next permit can come, claim what it can serve, reserve for exactly those jobs, fire at their times.
 //!
-//! Never polls: it waits for a time that it knows, or for the bell. Never holds a lease that it has no permit for.
+//! Never polls: it waits for a time that it knows, or for the bell. Never keeps a lease that it has no permit for.
 
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Tick, breaker::Breaker, firing::Firing, limits, pause, places::Places, round::Rounds};
+use super::{Context, Tick, breaker::Breaker, firing::Firing, in_flight::InFlight, limits, pause, round::Rounds};
 use crate::{
     clock::{Clock, Nanos, nanos},
     limit::breaker::Standing,
@@ -33,20 +33,20 @@ impl Dispatcher {
         let bell = cx.store.signals().bell(vendor.name()).unwrap_or_default();
         let metrics =
             cx.metrics.vendor(vendor.name()).expect("metrics are made for every vendor of the config").clone();
-        let places = Places::new(bell.clone(), metrics.clone());
+        let in_flight = InFlight::new(bell.clone(), metrics.clone());
         let breaker = Breaker::new(cx.clone(), vendor.clone(), metrics.clone());
-        let firing = Firing::new(cx.clone(), vendor.clone(), places);
+        let firing = Firing::new(cx.clone(), vendor.clone(), in_flight);
         let rounds = Rounds::new(cx.clone(), vendor.clone(), metrics);
         Dispatcher { cx, vendor, bell, breaker, firing, rounds }
     }
 
-    /// Turns until `stop`, then gives back what is held and finishes what is in flight.
+    /// Turns until `stop`, then gives back what is reserved and finishes what is in flight.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let bell = self.bell.clone();
         limits::begin(&self.cx, &self.vendor).await;
         while !stop.is_cancelled() {
             let tick = self.tick().await.unwrap_or_else(|error| {
-                tracing::warn!(vendor = %self.vendor.name(), %error, "no jobs can be taken; looking again in a second");
+                tracing::warn!(vendor = %self.vendor.name(), %error, "no jobs can be claimed; trying again in a second");
                 self.cx.metrics.store_errors.inc();
                 Tick::WaitUntil(self.cx.clock.nanos() + nanos(STORE_WAIT)).or_at(self.firing.next_at())
             });
@@ -75,19 +75,19 @@ impl Dispatcher {
                 self.give_back().await;
                 return Ok(Tick::WaitUntil(until));
             }
-            // What is held from before it opened; the probe is held alone.
+            // What was reserved before it opened goes back. The probe stays: it is the only one.
             Standing::HalfOpen if !self.firing.has_probe() => self.give_back().await,
             Standing::HalfOpen | Standing::Closed => {}
         }
         let mut fired = self.firing.fire_due(now);
         let mut is_stopped = false;
         let round = {
-            let mut asking = std::pin::pin!(self.rounds.ask(self.firing.in_hand(), now));
-            // Store and limiter may take their time to answer. What is held meanwhile is fired at its own, unless the breaker opens.
+            let mut running = std::pin::pin!(self.rounds.run(self.firing.in_hand(), now));
+            // Store and limiter may be slow to answer. Jobs that are reserved are fired at their times meanwhile, unless the breaker opens.
             loop {
                 tokio::select! {
                     biased;
-                    round = &mut asking => break round?,
+                    round = &mut running => break round?,
                     () = reached(&self.cx.clock, self.firing.next_at()), if !is_stopped => {
                         is_stopped = self.breaker.standing() != Standing::Closed && !self.firing.has_probe();
                         fired |= !is_stopped && self.firing.fire_due(self.cx.clock.nanos());
@@ -105,14 +105,14 @@ impl Dispatcher {
         }
     }
 
-    /// Waits until no attempt is under way; says whether there was any. For those who turn the loop themselves.
+    /// Waits until no attempt is in flight; says whether there was any. For those who turn the loop themselves.
     pub async fn finish_attempts(&mut self) -> bool {
         self.rounds.finish().await;
         self.firing.finish().await
     }
 }
 
-/// Waits for a time; for ever when there is none. Cancel-safe.
+/// Waits until a time; for ever when there is none. Cancel-safe.
 async fn reached(clock: &Clock, at: Option<Nanos>) {
     match at {
         Some(at) => clock.sleep_until(at).await,

@@ -1,4 +1,4 @@
-//! What has to happen to jobs without a call: deadlines, vendors that do not answer, leases that lapse, old jobs that go.
+//! What has to happen to jobs without a call: deadlines, vendors that do not answer, lapsed leases, deletion of old jobs.
 //!
 //! Never calls a vendor.
 
@@ -7,26 +7,22 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures_util::{StreamExt as _, future::join_all, stream};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Tick, login, pause};
+use super::{Context, Tick, alarms, login, pause};
 use crate::{
     audit::watch::Watch,
     clock::{Nanos, Time, nanos},
-    job::{
-        Job, JobId,
-        lifecycle::{self, Policy},
-        retry::Retry,
-    },
-    store::{Amended, StoreError, Which},
+    job::JobId,
+    store::StoreError,
     telemetry::VendorMetrics,
 };
 
-/// Alarms handled in one turn, side by side: the store writes them together.
+/// Alarms handled in one turn, side by side, so that the store writes them together.
 const MOST_ALARMS: usize = 256;
-/// Jobs whose alarms could not be handled are left alone until the next look at leases; with so many of them, all alarms are.
-const MOST_LEFT: usize = 1024;
-/// Leases are looked at this often.
+/// Jobs whose alarms could not be handled are skipped for some seconds; with so many of them, all alarms are.
+const MOST_SKIPPED: usize = 1024;
+/// Lapsed leases are looked for this often.
 const RECLAIM_EVERY: Duration = Duration::from_secs(5);
-/// Vendors whose backlogs are asked for at once.
+/// Vendors whose backlogs are read at once.
 const SIDE_BY_SIDE: usize = 4;
 /// Calls are judged this often.
 const JUDGE_EVERY: Duration = Duration::from_secs(5);
@@ -44,8 +40,8 @@ pub struct Janitor {
     judge_at: Nanos,
     secrets_at: Nanos,
     /// Jobs whose alarms could not be handled, and when they are tried again.
-    left: HashSet<JobId>,
-    left_until: Nanos,
+    skipped: HashSet<JobId>,
+    skip_until: Nanos,
 }
 
 impl Janitor {
@@ -54,14 +50,14 @@ impl Janitor {
         let watch = Watch::new(cx.audit.clone(), cx.limiter.clone(), cx.limits.clone(), cx.metrics.clone());
         let is_in_files = cx.vendors.iter().any(|vendor| vendor.login.is_in_files());
         let secrets_at = if is_in_files { now } else { Nanos::MAX };
-        let left = HashSet::new();
-        Janitor { cx, reclaim_at: now, prune_at: now, watch, judge_at: now, secrets_at, left, left_until: now }
+        let skipped = HashSet::new();
+        Janitor { cx, reclaim_at: now, prune_at: now, watch, judge_at: now, secrets_at, skipped, skip_until: now }
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let tick = self.tick().await.unwrap_or_else(|error| {
-                tracing::warn!(%error, "the janitor's turn failed; another follows in a second");
+                tracing::warn!(%error, "the janitor could not do all of its work; trying again in a second");
                 self.cx.metrics.store_errors.inc();
                 Tick::WaitUntil(self.cx.clock.nanos() + nanos(Duration::from_secs(1)))
             });
@@ -70,11 +66,11 @@ impl Janitor {
         }
     }
 
-    /// One turn. Whatever fails, the rest is done.
+    /// One turn. Whatever fails, the other parts are done.
     pub async fn tick(&mut self) -> Result<Tick, StoreError> {
         let (wall, now) = (self.cx.clock.now(), self.cx.clock.nanos());
         self.cx.failures.tell(now);
-        // First what is done at its time: alarms may be many.
+        // Alarms come last, because there may be many.
         if self.secrets_at <= now {
             self.secrets_at = self.cx.clock.next_beat(SECRETS_EVERY);
             login::reread(&self.cx).await;
@@ -108,7 +104,7 @@ impl Janitor {
             return Ok(());
         }
         self.prune_at = self.cx.clock.next_beat(PRUNE_EVERY);
-        // By the clock that says the earlier time: a wall clock that is far ahead for a moment must not delete what was to be kept.
+        // By the earlier of two clocks: a wall clock that is far ahead for a moment must not delete jobs too early.
         let earlier = wall.min(self.cx.clock.unset());
         let before = Time(earlier.0.saturating_sub(i64::try_from(self.cx.retention.as_millis()).unwrap_or(i64::MAX)));
         if self.cx.store.prune(before).await? {
@@ -125,44 +121,30 @@ impl Janitor {
         self.watch.turn(now).await
     }
 
-    /// Handles some of the alarms that have gone off. A job that cannot be read, say, stops no other.
+    /// Handles some of the alarms that are due. A job whose alarm fails (it cannot be read, say) does not stop the others.
     async fn ring_alarms(&mut self, wall: Time, now: Nanos) -> Result<Tick, StoreError> {
-        if self.left_until <= now {
-            self.left.clear();
-            self.left_until = self.cx.clock.next_beat(RECLAIM_EVERY);
+        if self.skip_until <= now {
+            self.skipped.clear();
+            self.skip_until = self.cx.clock.next_beat(RECLAIM_EVERY);
         }
-        if self.left.len() >= MOST_LEFT {
-            return Ok(Tick::WaitUntil(self.left_until));
+        if self.skipped.len() >= MOST_SKIPPED {
+            return Ok(Tick::WaitUntil(self.skip_until));
         }
-        let overdue = self.cx.store.overdue(wall, MOST_ALARMS + self.left.len()).await?;
+        let overdue = self.cx.store.overdue(wall, MOST_ALARMS + self.skipped.len()).await?;
         let jobs: Vec<JobId> =
-            overdue.jobs.into_iter().filter(|id| !self.left.contains(id)).take(MOST_ALARMS).collect();
+            overdue.jobs.into_iter().filter(|id| !self.skipped.contains(id)).take(MOST_ALARMS).collect();
         if jobs.is_empty() {
             let next = overdue.next_at.map_or(Nanos::MAX, |at| self.cx.clock.nanos_at(at));
-            return Ok(Tick::WaitUntil(if self.left.is_empty() { next } else { next.min(self.left_until) }));
+            return Ok(Tick::WaitUntil(if self.skipped.is_empty() { next } else { next.min(self.skip_until) }));
         }
-        let rung = join_all(jobs.iter().map(|id| self.ring_alarm(*id, wall))).await;
+        let rung = join_all(jobs.iter().map(|id| alarms::ring(&self.cx, *id, wall))).await;
         let failed: Vec<_> = jobs.into_iter().zip(rung).filter_map(|(id, rung)| Some((id, rung.err()?))).collect();
         if let Some((job, error)) = failed.first() {
             tracing::warn!(jobs = failed.len(), %job, %error, "alarms could not be handled; they are tried again within five seconds");
             self.cx.metrics.store_errors.inc();
         }
-        self.left.extend(failed.into_iter().map(|(id, _)| id));
+        self.skipped.extend(failed.into_iter().map(|(id, _)| id));
         Ok(Tick::Ran)
-    }
-
-    async fn ring_alarm(&self, id: JobId, now: Time) -> Result<(), StoreError> {
-        let (vendors, jitter) = (self.cx.vendors.clone(), fastrand::f64());
-        let decide = Box::new(move |job: &Job| {
-            let policy = vendors.get(&job.lane.vendor).map_or(NO_POLICY, |vendor| vendor.policy());
-            lifecycle::alarmed(job, &policy, jitter, now)
-        });
-        if let Amended::Changed(job) = self.cx.store.amend(Which::Id(id), now, decide).await?
-            && let Some(metrics) = self.cx.metrics.vendor(&job.lane.vendor)
-        {
-            metrics.count_ended(job.status);
-        }
-        Ok(())
     }
 
     async fn update_gauges(&self, now: Time) {
@@ -171,14 +153,7 @@ impl Janitor {
             metrics.waiting.set(i64::try_from(backlog.waiting).unwrap_or(i64::MAX));
             metrics.oldest_waiting_seconds.set(backlog.oldest_due.map_or(0.0, |due| now.since(due).as_secs_f64()));
         };
-        // Questions to the same server share the way there and back.
+        // Some at once, so that those to the same server share round trips.
         stream::iter(self.cx.metrics.vendors()).for_each_concurrent(SIDE_BY_SIDE, update).await;
     }
 }
-
-/// For jobs of a vendor that has gone from the config: nobody can call it, so there is nothing to try again.
-const NO_POLICY: Policy = Policy {
-    retry: Retry { attempts: 1, first: Duration::ZERO, max: Duration::ZERO, unanswered: 0 },
-    answer_within: Duration::ZERO,
-    at_most_once: false,
-};

@@ -23,15 +23,17 @@ use crate::{
     vendor::{Registry, http::Client},
 };
 
+mod alarms;
 pub mod attempt;
 mod breaker;
 pub mod dispatch;
 mod failures;
 mod firing;
+mod hints;
+mod in_flight;
 pub mod janitor;
 mod limits;
 mod login;
-mod places;
 mod round;
 pub mod slow_downs;
 mod warm;
@@ -61,10 +63,10 @@ impl Context {
     }
 }
 
-/// What a turn of a loop came to: what the loop should wait for next.
+/// What a turn of a loop came to, and so what the loop waits for next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tick {
-    /// Something was done: turn again.
+    /// Something was done: turn again at once.
     Ran,
     /// Nothing to do before this, unless woken.
     WaitUntil(Nanos),
@@ -96,8 +98,8 @@ impl Pool {
         Pool { dispatchers, janitor: Janitor::new(cx.clone()), audit: cx.audit.clone() }
     }
 
-    /// Runs until `stop`, then finishes what is under way; what is not finished by `abort` is dropped, and its jobs run again after the next start.
-    /// An error is a loop that broke off: its vendor would never be called again, so the process has to end.
+    /// Runs until `stop`, then finishes what is in flight. What is not finished by `abort` is dropped; its jobs are retried after the next start.
+    /// An error is a loop that panicked: its vendor would never be called again, so the process has to end.
     pub async fn run(self, stop: CancellationToken, abort: CancellationToken) -> Result<(), JoinError> {
         let mut tasks = JoinSet::new();
         tasks.spawn(self.janitor.run(stop.clone()));
@@ -115,14 +117,14 @@ impl Pool {
         let outcome = tokio::select! {
             outcome = finished => outcome,
             () = abort.cancelled() => {
-                tracing::warn!("the grace period is over: calls under way are dropped, their jobs run again after the next start");
+                tracing::warn!("the grace period is over: calls in flight are dropped, and their jobs are retried after the next start");
                 Ok(())
             }
         };
         tasks.shutdown().await;
         // After the last attempt, so that a clean stop leaves every call on record.
         if let Err(error) = self.audit.write().await {
-            tracing::warn!(%error, "the last calls are not on record");
+            tracing::warn!(%error, "the record of the last calls could not be written; the audit will miss them");
         }
         outcome
     }
@@ -133,12 +135,12 @@ impl Pool {
     }
 }
 
-/// Waits as a tick said: for the time, the bell or the stop, whichever comes first. Cancel-safe.
+/// Waits for the tick's time, the bell or the stop, whichever comes first. Cancel-safe.
 async fn pause(clock: &Clock, tick: Tick, bell: &Notify, stop: &CancellationToken) {
     let due = async {
         match tick {
             Tick::Ran => {}
-            // Many of the times that loops wait for are wall time: when the clock has been set, the loop looks again.
+            // Many of these times are wall time, so a loop looks again when the clock was set.
             Tick::WaitUntil(at) => clock.sleep_until_or_set(at).await,
             Tick::Idle => std::future::pending().await,
         }

@@ -12,7 +12,7 @@ use super::{
     Core, RedisMongo,
     dispatch::{leaves_room, wanted},
     group,
-    index::words::{Amendment, Counts},
+    index::words::{Amendment, CountChanges},
     truth::{
         docs::{self, StoredJob},
         mongo::{self, NotStored, PATIENCE, within},
@@ -25,7 +25,7 @@ use crate::{
     store::{Amended, Decide, Overdue, StoreError, Which, With},
 };
 
-/// How often a decision is asked again because somebody else changed the job meanwhile.
+/// How often a decision is retried because the job was changed meanwhile.
 const TRIES: usize = 10;
 
 /// A change that wants to be stored, if nobody else changes the job first. Those that come at the same time are stored together.
@@ -59,8 +59,8 @@ impl RedisMongo {
             if is_too_large {
                 change = updates::too_large(&was, &change);
             }
-            // A worker that holds it loses it by the attempt number.
-            let n = was.attempt + u32::from(self.core.may_be_held(&was).await);
+            // A worker that has leased it is fenced off by the attempt number.
+            let n = was.attempt + u32::from(self.core.may_be_leased(&was).await);
             let is = change.apply(&was, n, now);
             let by = format!("{}/{:x}", self.core.process, fastrand::u64(..));
             let mut update = updates::update(&was, &is);
@@ -79,7 +79,7 @@ impl RedisMongo {
     }
 }
 
-/// Stores all of them, tells of those that were, and answers each.
+/// Stores all of them, publishes those that were stored, and answers each.
 pub(super) async fn run(core: Arc<Core>, requests: Vec<Proposal>) {
     let stored = store(&core, &requests).await;
     if matches!(stored, Err(NotStored::TooLarge(_))) && requests.len() > 1 {
@@ -91,15 +91,15 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Proposal>) {
     }
     if let Ok(stored) = &stored {
         let changed = requests.iter().zip(stored).filter(|(_, stored)| **stored);
-        core.tell_changes(&changed.map(|(request, _)| (&request.was, &request.is)).collect::<Vec<_>>()).await;
+        core.publish_changes(&changed.map(|(request, _)| (&request.was, &request.is)).collect::<Vec<_>>()).await;
     }
     for (i, request) in requests.into_iter().enumerate() {
-        // A caller that has gone away does not mind.
+        // An error means that the caller has gone.
         let _ = request.reply.send(stored.as_ref().map(|stored| stored[i]).map_err(Clone::clone));
     }
 }
 
-/// Writes all of them with one command. As a rule each matches; if not, a read says which did.
+/// Writes all of them with one command. Usually each matches; if not, a read shows which did.
 async fn store(core: &Core, requests: &[Proposal]) -> Result<Vec<bool>, NotStored> {
     let update = |request: &Proposal| updates::one(request.was.id, request.version, request.update.clone());
     let matched = core.mongo.update_jobs(requests.iter().map(update).collect()).await?;
@@ -116,19 +116,19 @@ async fn store(core: &Core, requests: &[Proposal]) -> Result<Vec<bool>, NotStore
 }
 
 impl Core {
-    /// Whether a worker holds the job. If nobody can tell, somebody may. One that waits for its answer is held by none: its call is over,
-    /// which the index may not have heard yet.
-    async fn may_be_held(&self, job: &Job) -> bool {
+    /// Whether a worker may have leased the job; yes while Redis is unavailable. A job that awaits a callback is not leased, whatever the
+    /// index has: its call is over.
+    async fn may_be_leased(&self, job: &Job) -> bool {
         if job.stage == Stage::Await {
             return false;
         }
-        let held = self.told(self.index.held(&job.lane.vendor, &[job.id])).await;
-        held.map_or(true, |held| held.first() == Some(&true))
+        let leased = self.briefly(self.index.leased(&job.lane.vendor, &[job.id])).await;
+        leased.map_or(true, |leased| leased.first() == Some(&true))
     }
 
-    /// Tells the index and those who wait for the ends of these jobs, which were something and are something else.
-    pub(super) async fn tell_changes(&self, changes: &[(&Job, &Job)]) {
-        let mut by_vendor: HashMap<&str, (Counts, bool, Vec<Amendment>)> = HashMap::new();
+    /// Updates the index, and wakes the callers that wait for these jobs. Each change is the job before and after.
+    pub(super) async fn publish_changes(&self, changes: &[(&Job, &Job)]) {
+        let mut by_vendor: HashMap<&str, (CountChanges, bool, Vec<Amendment>)> = HashMap::new();
         for (was, is) in changes {
             let (counts, ring, amended) = by_vendor.entry(&is.lane.vendor).or_default();
             counts.add(Some(was), Some(is));
@@ -138,8 +138,8 @@ impl Core {
         for (name, (counts, ring, amended)) in by_vendor {
             let Some(vendor) = self.vendors.get(name) else { continue };
             let ring = ring && vendor.open.is_some();
-            if self.told(self.index.amend(vendor, counts, ring, &amended)).await.is_err() {
-                self.tell_later(name, amended.iter().filter_map(|one| Some(one.next.as_ref()?.lane())));
+            if self.briefly(self.index.amend(vendor, counts, ring, &amended)).await.is_err() {
+                self.flag_later(name, amended.iter().filter_map(|one| Some(one.next.as_ref()?.lane())));
             }
         }
         let ended = changes.iter().filter(|(_, is)| is.status.has_ended());
@@ -160,7 +160,7 @@ impl Core {
         while jobs.len() < most {
             let Some(job) = within(due.try_next()).await? else { break };
             let Some(id) = mongo::id_of(&job) else { continue };
-            jobs.extend(self.mongo.unreadable.told(id, mongo::read(&job)).map(|found| found.job.id));
+            jobs.extend(self.mongo.unreadable.skip(id, mongo::read(&job)).map(|found| found.job.id));
         }
         Ok(Overdue { jobs, next_at: self.next_alarm(now.0).await? })
     }

@@ -1,6 +1,6 @@
-//! What dispatchers ask: is there something to do, give me jobs, take them back.
+//! What dispatchers need: whether there is something to do, leases, their release, and lapsed leases.
 //!
-//! Never leases a job that MongoDB does not say wants to go: the streams are only a hint.
+//! Never leases a job that is not due in MongoDB: the streams are only a hint.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 use super::{
     Core,
     index::{
-        holds::HeldEntry,
-        words::{Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, VendorWork, Wanted},
+        leases::LeasedEntry,
+        words::{Claimed, CountChanges, Entry, GivenBack, Line, Removal, RemoveIf, VendorWork, Wanted},
     },
     lock,
     truth::{
@@ -31,7 +31,7 @@ use crate::{
 const LOOKS: usize = 3;
 /// Rounds of one claim at most. A lane of jobs that are all dropped comes to an end later.
 const ROUNDS: usize = 64;
-/// Bytes of jobs in one claim, about: more may not arrive in time, and want to be held in memory.
+/// Bytes of jobs in one claim, about: more may not arrive in time, and would take too much memory.
 const MOST_CLAIMED_BYTES: usize = 16 << 20;
 /// Vendors that are looked at at once.
 const SIDE_BY_SIDE: usize = 4;
@@ -49,7 +49,7 @@ pub(super) async fn release(core: Arc<Core>, releases: Vec<Release>) {
     let (leases, done): (Vec<_>, Vec<_>) = releases.into_iter().map(|release| (release.leases, release.done)).unzip();
     core.release(leases.into_iter().flatten().collect()).await;
     for done in done {
-        // Whoever has gone away does not mind.
+        // An error means that the caller has gone.
         let _ = done.send(());
     }
 }
@@ -64,7 +64,7 @@ impl Core {
             };
             self.note_epoch(vendor, &look.epoch).await?;
             if look.sweep {
-                self.ask_for_sweep(vendor).await;
+                self.request_sweep(vendor).await;
                 continue;
             }
             let next_due = [look.next_call, look.next_poll].into_iter().flatten().min();
@@ -135,16 +135,16 @@ impl Core {
         Ok(some_dropped || low && self.refill(vendor, claim.now).await?)
     }
 
-    /// How many submitting calls may be claimed. Where a vendor bounds what is open: what is open in MongoDB, and every call that a worker
-    /// holds or takes while we count, leave so many.
+    /// How many submitting calls may be claimed. A vendor may bound how many jobs are open: those that are open in MongoDB count, and every
+    /// call that is leased before or during the count.
     async fn calls(&self, vendor: &VendorWork, claim: &Claim) -> Result<(usize, Option<i64>), StoreError> {
         let Some(most_open) = vendor.open else { return Ok((claim.calls, None)) };
         let Some(look) = self.index.look(vendor).await? else { return Ok((0, None)) };
         if look.sweep {
-            self.ask_for_sweep(vendor).await;
+            self.request_sweep(vendor).await;
         }
         let open = within(self.mongo.count_lanes(vendor, 3, 7).max_time(PATIENCE)).await?;
-        let left = most_open.saturating_sub(open).saturating_sub(look.calls_held);
+        let left = most_open.saturating_sub(open).saturating_sub(look.calls_leased);
         Ok((claim.calls.min(usize::try_from(left).unwrap_or(usize::MAX)), Some(look.claimed)))
     }
 
@@ -177,22 +177,28 @@ impl Core {
         }
         let (mut leases, mut dropped) = (Vec::with_capacity(entries.len()), Vec::new());
         for entry in entries {
-            let found = found.remove(&entry.id).and_then(|found| self.mongo.unreadable.told(entry.id, found));
+            let found = found.remove(&entry.id).and_then(|found| self.mongo.unreadable.skip(entry.id, found));
             let Some(StoredJob { job, version, attempts, called_at, .. }) = found else {
-                dropped.push(Dealt { entry, which: DealtWith::IfHeld, next: None });
+                dropped.push(Removal { entry, which: RemoveIf::Leased, next: None });
                 continue;
             };
-            // It may be called at most once, and whoever was about to has gone or will settle it. Held for as long as a lease, it is reclaimed.
+            // Another worker was about to make this call, which may be made only once. That worker settles it, or the job is reclaimed.
             if called_at.is_some() && job.stage == Stage::Call {
                 continue;
             }
             if job.wants_to_go() && job.due_at <= now && Line::of(&job) == entry.line {
-                let hold =
-                    HeldEntry { vendor: vendor.name.clone(), entry, version, attempts, settling: false, called: false };
-                leases.push(self.holds.lease(job, hold, until));
+                let leased = LeasedEntry {
+                    vendor: vendor.name.clone(),
+                    entry,
+                    version,
+                    attempts,
+                    settling: false,
+                    called: false,
+                };
+                leases.push(self.leases.add(job, leased, until));
             } else {
                 let next = job.wants_to_go().then(|| wanted(&job));
-                dropped.push(Dealt { entry, which: DealtWith::IfHeld, next });
+                dropped.push(Removal { entry, which: RemoveIf::Leased, next });
             }
         }
         if !leases.is_empty() {
@@ -200,8 +206,8 @@ impl Core {
         }
         // Where calls are bounded, others have looked while these seemed to be called.
         let ring = vendor.open.is_some();
-        if !dropped.is_empty() && self.index.dealt(vendor, Counts::default(), ring, &dropped).await.is_err() {
-            self.deal_later(&vendor.name, dropped);
+        if !dropped.is_empty() && self.index.remove(vendor, CountChanges::default(), ring, &dropped).await.is_err() {
+            self.remove_later(&vendor.name, dropped);
         }
         Ok((leases, is_all))
     }
@@ -223,17 +229,21 @@ impl Core {
             leases.iter().map(|(lease, _)| lease).filter(|lease| lease.called_at.is_some()).collect();
         let unmarked = if marked.is_empty() { Ok(()) } else { self.unmark(&marked).await };
         if let Err(error) = &unmarked {
-            tracing::warn!(jobs = marked.len(), %error, "not called, and will end as if nobody knew");
+            tracing::warn!(jobs = marked.len(), %error, "the record of calls that were not made could not be removed; these jobs end with an unknown outcome");
         }
         let mut by_vendor: HashMap<Arc<str>, Vec<GivenBack>> = HashMap::new();
         for (lease, rest_until) in leases {
-            let hold = self.holds.let_go(&lease);
+            let leased = self.leases.remove(&lease);
             if lease.called_at.is_some() && unmarked.is_err() {
-                continue; // The record may stand: the lease lapses.
+                continue; // The record may still be there: the lease lapses.
             }
-            // A stale lease says nothing about the entry that a later one is on.
-            if let Some(hold) = hold.filter(|hold| !self.holds.has_later(&lease, hold)) {
-                by_vendor.entry(hold.vendor).or_default().push((hold.entry, lease.job.lane.tenant.clone(), rest_until));
+            // The entry of a stale lease may belong to a later lease.
+            if let Some(leased) = leased.filter(|leased| !self.leases.has_later(&lease, leased)) {
+                by_vendor.entry(leased.vendor).or_default().push((
+                    leased.entry,
+                    lease.job.lane.tenant.clone(),
+                    rest_until,
+                ));
             }
         }
         for (name, back) in by_vendor {
@@ -242,12 +252,12 @@ impl Core {
         }
     }
 
-    /// Takes over what workers have held for too long.
+    /// Takes over jobs whose leases have lapsed.
     pub(super) async fn reclaim(&self) -> Result<usize, StoreError> {
         let vendors: Vec<&VendorWork> = self.vendors.values().collect();
         let mut freed = 0;
         for some in vendors.chunks(SIDE_BY_SIDE) {
-            // Questions to the same server share the way there and back. Each is seen to its end, whatever becomes of the others.
+            // Some at once, so that they share round trips. All are finished, even if one fails.
             for of_one in join_all(some.iter().map(|vendor| self.reclaim_of(vendor))).await {
                 freed += of_one?;
             }
@@ -272,7 +282,7 @@ impl Core {
         }
     }
 
-    /// Shuts the old holders of these out in MongoDB, then frees the jobs; gives up those that have been lost too often.
+    /// Fences the old workers of these jobs off in MongoDB, then frees the jobs; ends those that were lost too often.
     async fn free(&self, vendor: &VendorWork, entries: Vec<Entry>) -> Result<usize, StoreError> {
         let ids: Vec<JobId> = entries.iter().map(|entry| entry.id).collect();
         let (mut updates, mut freed) = (Vec::new(), 0);
@@ -280,7 +290,7 @@ impl Core {
             let StoredJob { job, version, mut attempts, .. } = found;
             let (attempt, lapses) = (job.attempt + 1, found.lapses + 1);
             if job.status.has_ended() {
-                continue; // Whoever claims it next drops it.
+                continue; // The next claim drops it.
             }
             freed += 1;
             let end = match found.called_at {
@@ -291,13 +301,13 @@ impl Core {
                 }
                 None => lifecycle::crashed(&job).filter(|_| lapses >= MOST_LAPSES),
             };
-            tracing::warn!(job = %job.id, lapses, ends = end.is_some(), "its worker held the job for too long");
+            tracing::warn!(job = %job.id, lapses, ends = end.is_some(), "its lease has lapsed: its worker died or hung");
             if let Some(change) = end {
                 let is = change.apply(&job, attempt, self.clock.now());
                 let mut update = updates::update(&job, &is);
                 updates::set(&mut update, "attempts", updates::attempts_text(&attempts));
                 if self.mongo.update_job(updates::unchanged(job.id, version), update).await? {
-                    self.tell_changes(&[(&job, &is)]).await;
+                    self.publish_changes(&[(&job, &is)]).await;
                 }
                 continue;
             }
@@ -321,7 +331,7 @@ impl Core {
         self.open_index_of(vendor, is_live).await
     }
 
-    /// What nobody has nobody can hold: where no job is live the index opens at once.
+    /// Opens a new index. It opens at once if no job is live, because then no job can be leased.
     pub(super) async fn open_index_of(&self, vendor: &VendorWork, is_live: bool) -> Result<(), StoreError> {
         let name = format!("{:016x}", fastrand::u64(..));
         if self.index.open(vendor, &name, !is_live).await? {
@@ -331,12 +341,12 @@ impl Core {
     }
 }
 
-/// Whether a job that is now so may leave room for another call: its own is over, or was never made, and the vendor has not accepted it.
+/// Whether a job in this stage leaves room among the open jobs: the vendor has not accepted it, or has answered.
 pub(super) fn leaves_room(now: Option<Stage>) -> bool {
     !matches!(now, Some(Stage::Poll | Stage::Await))
 }
 
-/// What a job wants next.
+/// What a job waits for next.
 pub(super) fn wanted(job: &Job) -> Wanted {
     Wanted { line: Line::of(job), tenant: job.lane.tenant.clone(), due_at: job.due_at, id: job.id }
 }

@@ -1,6 +1,6 @@
-//! Calls that are made at most once: the record that such a call is about to be made, kept until its lease is over.
+//! Calls that are made at most once: the record that such a call is about to be made, kept until the lease ends.
 //!
-//! Never ends a job: that is for whoever reclaims the lease (see `dispatch`).
+//! Never ends a job: that is done when the lease is reclaimed (see `dispatch`).
 
 use mongodb::bson::{Document, doc};
 
@@ -14,15 +14,15 @@ use crate::{
 };
 
 impl Core {
-    /// Puts the calls of these leases on record; gives those that still hold. After an error all of them are released.
+    /// Puts the calls of these leases on record; gives those that are still good. After an error all of them are released.
     pub(super) async fn mark(&self, leases: Vec<Lease>) -> Result<Vec<Lease>, StoreError> {
         let now = self.clock.now();
         let leases: Vec<Lease> = leases.into_iter().map(|lease| Lease { called_at: Some(now), ..lease }).collect();
         match self.try_to_mark(&leases, now).await {
-            Ok(held) => {
-                let (held, lost): (Vec<_>, Vec<_>) = leases.into_iter().zip(held).partition(|(_, is_held)| *is_held);
+            Ok(good) => {
+                let (good, lost): (Vec<_>, Vec<_>) = leases.into_iter().zip(good).partition(|(_, is_good)| *is_good);
                 self.release(lost.into_iter().map(|(lease, _)| (lease, None)).collect()).await;
-                Ok(held.into_iter().map(|(lease, _)| lease).collect())
+                Ok(good.into_iter().map(|(lease, _)| lease).collect())
             }
             // Some may be on record: the answer may have been lost.
             Err(error) => {
@@ -32,31 +32,31 @@ impl Core {
         }
     }
 
-    /// Says of each whether it still holds.
+    /// Says of each whether it is still good.
     async fn try_to_mark(&self, leases: &[Lease], now: Time) -> Result<Vec<bool>, StoreError> {
-        // Whoever holds no lease any more matches nothing.
-        let versions: Vec<i64> = leases.iter().map(|lease| self.holds.version(lease).unwrap_or(-1)).collect();
+        // A lease that is lost matches nothing.
+        let versions: Vec<i64> = leases.iter().map(|lease| self.leases.version(lease).unwrap_or(-1)).collect();
         let update = |(lease, version): (&Lease, &i64)| {
             let set = doc! { "called_at": now.0, "by": self.marker(lease) };
             updates::one(lease.job.id, *version, doc! { "$set": set, "$inc": { "version": 1_i64 } })
         };
         let updates: Vec<Document> = leases.iter().zip(&versions).map(update).collect();
-        let mut held = vec![true; leases.len()];
+        let mut good = vec![true; leases.len()];
         if self.mongo.update_jobs(updates).await? != leases.len() {
             let ids: Vec<_> = leases.iter().map(|lease| lease.job.id).collect();
             let found = self.mongo.find_all(&ids, With::NEITHER).await?;
-            for ((lease, version), is_held) in leases.iter().zip(&versions).zip(&mut held) {
-                *is_held = found.get(&lease.job.id).is_some_and(|found| {
+            for ((lease, version), is_good) in leases.iter().zip(&versions).zip(&mut good) {
+                *is_good = found.get(&lease.job.id).is_some_and(|found| {
                     found.version == version + 1 && found.by.as_ref() == Some(&self.marker(lease))
                 });
             }
         }
-        let marked = leases.iter().zip(&held).filter(|(_, is_held)| **is_held);
-        marked.for_each(|(lease, _)| self.holds.mark(lease));
-        Ok(held)
+        let marked = leases.iter().zip(&good).filter(|(_, is_good)| **is_good);
+        marked.for_each(|(lease, _)| self.leases.mark(lease));
+        Ok(good)
     }
 
-    /// Takes the records of these leases' calls away: none was made.
+    /// Removes the records of these leases' calls, none of which was made.
     pub(super) async fn unmark(&self, leases: &[&Lease]) -> Result<(), StoreError> {
         let update = |lease: &&Lease| {
             let called_at = lease.called_at.map(|at| at.0);

@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 pub use self::index::{key_of, words::VendorWork};
 use self::{
     group::Group,
-    index::{Index, holds::Holds, words::Channel},
+    index::{Index, leases::Leases, words::Channel},
     truth::{docs::StoredJob, mongo::Mongo},
-    upkeep::{sweep, untold::Untold},
+    upkeep::{sweep, unsent::Unsent},
 };
 use super::{
     Ahead, Amended, Backlog, Claim, Decide, Filter, Lease, Overdue, Page, Ready, Settled, Store, StoreError, Submitted,
@@ -80,15 +80,15 @@ struct Core {
     clock: Clock,
     /// A name that no other process has or had.
     process: String,
-    holds: Holds,
+    leases: Leases,
     /// By vendor: which index we last saw.
     epochs: Mutex<HashMap<Arc<str>, String>>,
-    untold: Untold,
+    unsent: Unsent,
     /// Vendors whose streams are low: the next claim refills them first.
     low: Mutex<BTreeSet<Arc<str>>>,
     live: Mutex<Live>,
     /// The queue of sweeps.
-    sweeps: mpsc::Sender<sweep::Asked>,
+    sweeps: mpsc::Sender<sweep::Request>,
     /// Notified when `feed::look_after` has something to do.
     cares: Notify,
     faults: Faults,
@@ -117,7 +117,7 @@ impl RedisMongo {
     ) -> Result<RedisMongo, StoreError> {
         let connecting: BoxFuture<'_, _> = Box::pin(Mongo::open(uri, database));
         let process = format!("{:016x}", fastrand::u64(..));
-        let (sweeps, asked) = mpsc::channel(sweep::MOST_ASKED);
+        let (sweeps, requests) = mpsc::channel(sweep::MOST_QUEUED);
         let core = Arc::new(Core {
             mongo: connecting.await?,
             index: Index::new(redis, database, &process, clock.clone()),
@@ -125,9 +125,9 @@ impl RedisMongo {
             vendors: vendors.into_iter().map(|vendor| (vendor.name.clone(), vendor)).collect(),
             clock,
             process,
-            holds: Holds::default(),
+            leases: Leases::default(),
             epochs: Mutex::default(),
-            untold: Untold::default(),
+            unsent: Unsent::default(),
             low: Mutex::default(),
             live: Mutex::default(),
             sweeps,
@@ -135,11 +135,11 @@ impl RedisMongo {
             faults: Faults(std::env::var("FETCHGATE_FAULT").ok().filter(|_| cfg!(debug_assertions))),
         });
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
-        tasks.spawn(core.clone().sweep_what_is_asked(asked, stop.clone()));
+        tasks.spawn(core.clone().run_sweeps(requests, stop.clone()));
         for vendor in core.vendors.keys() {
             // So that the first submit finds an index. If Redis is unavailable now, the first look at it opens the index.
             let opening: BoxFuture<'_, _> = Box::pin(core.ready(vendor));
-            if let Err(error) = core.told(opening).await {
+            if let Err(error) = core.briefly(opening).await {
                 tracing::warn!(%error, "Redis is unavailable: accepting jobs, not calling vendors");
                 break;
             }
@@ -192,7 +192,7 @@ impl RedisMongo {
         let mut counted = 0;
         for vendor in self.core.vendors.values() {
             // While Redis is unavailable the count is unknown, and no job is refused.
-            let Ok(stats) = self.core.told(self.core.index.stats(vendor)).await else { return true };
+            let Ok(stats) = self.core.briefly(self.core.index.stats(vendor)).await else { return true };
             counted += stats.live.max(0).unsigned_abs();
         }
         let mut live = lock(&self.core.live);
@@ -237,10 +237,10 @@ impl Store for RedisMongo {
         if leases.is_empty() {
             return;
         }
-        let (done, told) = oneshot::channel();
+        let (done, released) = oneshot::channel();
         match self.releases.send(dispatch::Release { leases, done }).await {
-            Ok(()) => drop(told.await),
-            // The store is closed, and gives back all that it holds.
+            Ok(()) => drop(released.await),
+            // The store is closed, and has released its other leases.
             Err(release) => self.core.release(release.leases).await,
         }
     }
@@ -275,7 +275,7 @@ impl Store for RedisMongo {
 
     async fn find(&self, id: JobId, with: With) -> Result<Option<Job>, StoreError> {
         let Some(mut found) = self.read(id, with).await? else { return Ok(None) };
-        self.core.show_held(std::slice::from_mut(&mut found.job)).await;
+        self.core.show_leased(std::slice::from_mut(&mut found.job)).await;
         Ok(Some(found.job))
     }
 
@@ -357,7 +357,7 @@ impl Core {
         }
         self.signals.announce_ended(ids);
         let body: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
-        let _ = self.told(self.index.publish(Channel::Ended, &body)).await;
+        let _ = self.briefly(self.index.publish(Channel::Ended, &body)).await;
     }
 
     /// Aborts here if `FETCHGATE_FAULT` names this point.

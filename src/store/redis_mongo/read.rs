@@ -1,4 +1,4 @@
-//! What callers read: jobs by their ids, those that are asked for at the same time in one statement; lists; and how much waits.
+//! What callers read: jobs by their ids (requests that come together share one statement), lists, and how many jobs wait.
 //!
 //! Never decides what is shown of a job, and never reads more than its bounds say.
 
@@ -49,7 +49,7 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Lookup>) {
         };
         for request in requests {
             let answer = match &found {
-                // The same job may be asked for twice.
+                // The same job may be requested twice.
                 Ok(found) => found.get(&request.id).cloned().transpose(),
                 Err(error) => Err(error.clone()),
             };
@@ -60,17 +60,17 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Lookup>) {
 }
 
 impl Core {
-    /// A job that a worker holds is being processed, which only the index knows.
-    pub(super) async fn show_held(&self, jobs: &mut [Job]) {
+    /// A leased job is being processed, which only the index knows.
+    pub(super) async fn show_leased(&self, jobs: &mut [Job]) {
         let mut by_vendor: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
         for (i, job) in jobs.iter().enumerate().filter(|(_, job)| job.status == Status::Pending) {
             by_vendor.entry(job.lane.vendor.clone()).or_default().push(i);
         }
         for (vendor, pending) in by_vendor {
             let ids: Vec<JobId> = pending.iter().map(|i| jobs[*i].id).collect();
-            // While nobody can tell, a job says what MongoDB says.
-            let Ok(held) = self.told(self.index.held(&vendor, &ids)).await else { continue };
-            for (i, _) in pending.into_iter().zip(held).filter(|(_, is_held)| *is_held) {
+            // While Redis is unavailable, a leased job is shown as MongoDB has it.
+            let Ok(leased) = self.briefly(self.index.leased(&vendor, &ids)).await else { continue };
+            for (i, _) in pending.into_iter().zip(leased).filter(|(_, is_leased)| *is_leased) {
                 jobs[i].status = Status::Processing;
             }
         }
@@ -95,9 +95,9 @@ impl Core {
                 read += 1;
                 let Some(id) = mongo::id_of(&job) else { continue };
                 last_read = Some(id);
-                slice.extend(self.mongo.unreadable.told(id, mongo::read(&job)).map(|found| found.job));
+                slice.extend(self.mongo.unreadable.skip(id, mongo::read(&job)).map(|found| found.job));
             }
-            self.show_held(&mut slice).await;
+            self.show_leased(&mut slice).await;
             examined += read;
             page.jobs.extend(slice.into_iter().filter(|job| filter.matches(job)));
             if read < 500 {
@@ -116,12 +116,12 @@ impl Core {
 
     pub(super) async fn backlog(&self, name: &str) -> Result<Backlog, StoreError> {
         let Some(vendor) = self.vendors.get(name) else { return Ok(Backlog::default()) };
-        let stats = self.told(self.index.stats(vendor)).await?;
+        let stats = self.briefly(self.index.stats(vendor)).await?;
         let heads = self.mongo.find_all(&stats.heads, With::NEITHER).await?;
         let waiting = heads.into_values().filter(|found| !found.job.status.has_ended()).map(|found| found.job.due_at);
         Ok(Backlog {
-            waiting: stats.waiting.max(0).unsigned_abs().saturating_sub(stats.held),
-            leased: stats.held,
+            waiting: stats.waiting.max(0).unsigned_abs().saturating_sub(stats.leased),
+            leased: stats.leased,
             open: stats.open.max(0).unsigned_abs(),
             oldest_due: waiting.min().filter(|due| *due <= self.clock.now()),
         })

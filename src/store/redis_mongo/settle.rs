@@ -1,6 +1,6 @@
 //! Settling: what attempts made of their jobs, many with one command. The fence in each update decides which of them count.
 //!
-//! Never lets an outcome go: what MongoDB could not take is given back to the worker, who holds its lease until it is stored.
+//! Never loses an outcome: what MongoDB could not store goes back to the worker, which keeps the lease and retries.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,8 +11,8 @@ use super::{
     Core,
     dispatch::{leaves_room, wanted},
     index::{
-        holds::HeldEntry,
-        words::{Counts, Dealt, DealtWith},
+        leases::LeasedEntry,
+        words::{CountChanges, Removal, RemoveIf},
     },
     truth::{docs::StoredJob, mongo::NotStored, updates},
 };
@@ -44,7 +44,7 @@ impl Outcome {
             _ => 0,
         };
         let ticket = self.change.ticket.as_ref().map_or(0, String::len);
-        result + ticket + core.holds.weight(&self.lease) + updates::FIELDS_WEIGH
+        result + ticket + core.leases.weight(&self.lease) + updates::FIELDS_WEIGH
     }
 
     /// Whether this is what is stored in the place of an outcome that was too large.
@@ -81,15 +81,15 @@ enum Took {
 
 pub(super) async fn run(core: Arc<Core>, requests: Vec<Outcome>) {
     let now = core.clock.now();
-    let holds: Vec<Option<HeldEntry>> =
-        requests.iter().map(|request| core.holds.begin_settling(&request.lease)).collect();
-    match store(&core, &requests, &holds, now).await {
+    let all_leased: Vec<Option<LeasedEntry>> =
+        requests.iter().map(|request| core.leases.begin_settling(&request.lease)).collect();
+    match store(&core, &requests, &all_leased, now).await {
         Ok(took) => {
             core.fault("settled");
-            // As they are now: in a new index entries have new names.
-            let holds: Vec<Option<HeldEntry>> =
-                requests.iter().map(|request| core.holds.let_go(&request.lease)).collect();
-            deal_with(&core, &requests, &holds, &took).await;
+            // Read again: in a new index entries have new names.
+            let all_leased: Vec<Option<LeasedEntry>> =
+                requests.iter().map(|request| core.leases.remove(&request.lease)).collect();
+            update_index(&core, &requests, &all_leased, &took).await;
             for (request, took) in requests.into_iter().zip(took) {
                 let settled = if matches!(took, Took::Nothing(_)) { Settled::TooLate } else { Settled::Stored };
                 let _ = request.reply.send(Ok(settled));
@@ -112,18 +112,19 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Outcome>) {
     }
 }
 
-/// Writes all of them with one command. As a rule each matches; if not, a read says which did.
+/// Writes all of them with one command. Usually each matches; if not, a read shows which did.
 async fn store(
     core: &Core,
     requests: &[Outcome],
-    holds: &[Option<HeldEntry>],
+    all_leased: &[Option<LeasedEntry>],
     now: Time,
 ) -> Result<Vec<Took>, NotStored> {
     let after = |request: &Outcome| request.change.apply(&request.lease.job, request.lease.attempt, now);
     let mut updates = Vec::with_capacity(requests.len());
-    for (request, hold) in requests.iter().zip(holds) {
-        // Whoever holds no lease any more matches nothing.
-        let (version, before) = hold.as_ref().map_or((-1, Attempts::default()), |h| (h.version, h.attempts.clone()));
+    for (request, leased) in requests.iter().zip(all_leased) {
+        // A lease that is lost matches nothing.
+        let (version, before) =
+            leased.as_ref().map_or((-1, Attempts::default()), |leased| (leased.version, leased.attempts.clone()));
         let update = with_attempt(core, &request.lease.job, &after(request), before, &request.attempt);
         updates.push(updates::one(request.lease.job.id, version, update));
     }
@@ -134,12 +135,13 @@ async fn store(
     let ids: Vec<JobId> = requests.iter().map(|request| request.lease.job.id).collect();
     let by_id = core.mongo.find_all(&ids, With::NEITHER).await?;
     let mut took = Vec::with_capacity(requests.len());
-    for (request, hold) in requests.iter().zip(holds) {
+    for (request, leased) in requests.iter().zip(all_leased) {
         let found = by_id.get(&request.lease.job.id).cloned();
         // This statement, or the same one before it whose answer was lost.
         let name = settler(core, &request.attempt);
         let is_ours = |found: &StoredJob| {
-            found.by.as_ref() == Some(&name) && hold.as_ref().is_some_and(|hold| found.version == hold.version + 1)
+            found.by.as_ref() == Some(&name)
+                && leased.as_ref().is_some_and(|leased| found.version == leased.version + 1)
         };
         took.push(match found {
             Some(found) if is_ours(&found) => Took::Change(Box::new(after(request))),
@@ -149,7 +151,7 @@ async fn store(
     Ok(took)
 }
 
-/// Data is taken while the job has not ended, whoever holds it by now: the vendor was paid for it.
+/// Stores data from a stale lease while the job has not ended: the vendor was paid for it.
 async fn take_stale(
     core: &Core,
     request: &Outcome,
@@ -195,23 +197,23 @@ fn settler(core: &Core, attempt: &Attempt) -> String {
     format!("{}/{}", core.process, attempt.n)
 }
 
-/// Tells the index, vendor by vendor, and those who wait for the end of these jobs.
-async fn deal_with(core: &Core, requests: &[Outcome], holds: &[Option<HeldEntry>], took: &[Took]) {
-    let mut by_vendor: HashMap<&str, (Counts, bool, Vec<Dealt>)> = HashMap::new();
+/// Updates the index, vendor by vendor, and wakes the callers that wait for these jobs.
+async fn update_index(core: &Core, requests: &[Outcome], all_leased: &[Option<LeasedEntry>], took: &[Took]) {
+    let mut by_vendor: HashMap<&str, (CountChanges, bool, Vec<Removal>)> = HashMap::new();
     let mut ended = Vec::new();
-    for ((request, hold), took) in requests.iter().zip(holds).zip(took) {
+    for ((request, leased), took) in requests.iter().zip(all_leased).zip(took) {
         let (was, is, which) = match took {
-            // After a loss another may have come upon the entry of a call on record, which nobody but us settles.
+            // After a loss of the index another process may have claimed the job. Its call is on record, so only we settle it.
             Took::Change(is) if request.lease.called_at.is_some() => {
-                (Some(&request.lease.job), Some(&**is), DealtWith::AnyOfTheJob)
+                (Some(&request.lease.job), Some(&**is), RemoveIf::Any)
             }
-            Took::Change(is) => (Some(&request.lease.job), Some(&**is), DealtWith::IfHeld),
-            Took::StaleData { was, is } => (Some(&**was), Some(&**is), DealtWith::AnyOfTheJob),
-            // The counts are the business of whoever changed it.
-            Took::Nothing(is) => (is.as_deref(), is.as_deref(), DealtWith::IfHeld),
+            Took::Change(is) => (Some(&request.lease.job), Some(&**is), RemoveIf::Leased),
+            Took::StaleData { was, is } => (Some(&**was), Some(&**is), RemoveIf::Any),
+            // Whoever changed the job has changed the counts.
+            Took::Nothing(is) => (is.as_deref(), is.as_deref(), RemoveIf::Leased),
         };
         let nothing = matches!(took, Took::Nothing(_));
-        let (counts, ring, dealt) = by_vendor.entry(&request.lease.job.lane.vendor).or_default();
+        let (counts, ring, removals) = by_vendor.entry(&request.lease.job.lane.vendor).or_default();
         let now = is.and_then(Job::live_stage);
         counts.add(was, is);
         *ring |= leaves_room(now);
@@ -220,15 +222,17 @@ async fn deal_with(core: &Core, requests: &[Outcome], holds: &[Option<HeldEntry>
         }
         let next = is.filter(|job| job.wants_to_go()).map(wanted);
         // Another lease of ours may be on the same entry by now.
-        if let Some(hold) = hold.as_ref().filter(|hold| !(nothing && core.holds.has_later(&request.lease, hold))) {
-            dealt.push(Dealt { entry: hold.entry.clone(), which, next });
+        if let Some(leased) =
+            leased.as_ref().filter(|leased| !(nothing && core.leases.has_later(&request.lease, leased)))
+        {
+            removals.push(Removal { entry: leased.entry.clone(), which, next });
         }
     }
-    for (name, (counts, ring, dealt)) in by_vendor {
+    for (name, (counts, ring, removals)) in by_vendor {
         let Some(vendor) = core.vendors.get(name) else { continue };
         let ring = ring && vendor.open.is_some();
-        if core.told(core.index.dealt(vendor, counts, ring, &dealt)).await.is_err() {
-            core.deal_later(name, dealt);
+        if core.briefly(core.index.remove(vendor, counts, ring, &removals)).await.is_err() {
+            core.remove_later(name, removals);
         }
     }
     core.announce_ended(&ended).await;

@@ -1,6 +1,6 @@
-//! Where a job stands: how many jobs are ahead of it.
+//! The position of a job: how many jobs are ahead of it.
 //!
-//! Never reads more of a lane than a place takes: all counts are bounded. Where the index is lost nothing is known.
+//! Never counts without a bound. While the index is lost the position is unknown.
 
 use futures_util::TryStreamExt as _;
 use mongodb::bson::{Document, doc};
@@ -30,32 +30,32 @@ const MOST_READS: usize = 16;
 struct Lines {
     /// What each priority has paid for its turns.
     paid: [u64; 3],
-    /// Jobs of each line that workers hold: their documents still say that they wait.
-    held: [u64; 6],
+    /// Leased jobs of each line, whose documents still say that they wait.
+    leased: [u64; 6],
 }
 
 impl Index {
     async fn lines(&self, vendor: &VendorWork) -> Result<Option<Lines>, StoreError> {
         let found: Vec<i64> = self.run(&self.on(&self.scripts.standing, vendor)).await?.unwrap_or_default();
         let Ok(found) = <[i64; 9]>::try_from(found) else { return Ok(None) };
-        let (spent, held) = found.split_at(3);
+        let (spent, leased) = found.split_at(3);
         // Who has been idle begins where the others are.
         let least = spent.iter().copied().filter(|spent| *spent >= 0).min().unwrap_or(0);
         let paid = [0, 1, 2].map(|p: usize| if spent[p] < 0 { least } else { spent[p] }.unsigned_abs());
-        let held = [0, 1, 2, 3, 4, 5].map(|line: usize| held[line].max(0).unsigned_abs());
-        Ok(Some(Lines { paid, held }))
+        let leased = [0, 1, 2, 3, 4, 5].map(|line: usize| leased[line].max(0).unsigned_abs());
+        Ok(Some(Lines { paid, leased }))
     }
 }
 
 impl Core {
     pub(super) async fn ahead(&self, job: &Job) -> Result<Option<Ahead>, StoreError> {
         let Some(vendor) = self.vendors.get(&job.lane.vendor) else { return Ok(None) };
-        let Some(lines) = self.told(self.index.lines(vendor)).await? else { return Ok(None) };
+        let Some(lines) = self.briefly(self.index.lines(vendor)).await? else { return Ok(None) };
         let (own, due_by) = (job.lane.priority, job.due_at.max(self.clock.now()));
-        let held = lines.held[Line::of(job).0];
-        let Some(in_lane) = self.ahead_in_lane(vendor, job, held).await? else { return Ok(None) };
+        let leased = lines.leased[Line::of(job).0];
+        let Some(in_lane) = self.ahead_in_lane(vendor, job, leased).await? else { return Ok(None) };
         let turns = turn::of_other_lane(in_lane, false);
-        let (others, is_all) = self.ahead_in_other_lanes(vendor, job, due_by, turns, held).await?;
+        let (others, is_all) = self.ahead_in_other_lanes(vendor, job, due_by, turns, leased).await?;
         let mut jobs = in_lane + others;
         // Polls go before calls, whose they may be.
         jobs += self.waiting_in(vendor, &lines, Line::new(own, Stage::Poll), due_by, EXACT_PLACES).await?;
@@ -70,19 +70,19 @@ impl Core {
         Ok(Some(Ahead { jobs, in_lane, is_exact: is_all && jobs < EXACT_PLACES }))
     }
 
-    /// How many jobs of its own lane are ahead of a job, as far as that matters; nothing if a worker holds it or it is not there any more.
-    async fn ahead_in_lane(&self, vendor: &VendorWork, job: &Job, held: u64) -> Result<Option<u64>, StoreError> {
+    /// How many jobs of its own lane are ahead of a job, a bounded count; `None` if it is leased or not there any more.
+    async fn ahead_in_lane(&self, vendor: &VendorWork, job: &Job, leased: u64) -> Result<Option<u64>, StoreError> {
         let lane = lane_name(&vendor.name, Line::of(job), &job.lane.tenant);
-        let most = EXACT_PLACES + held;
+        let most = EXACT_PLACES + leased;
         let first = self.in_lane(&lane, docs::up_to(job.due_at), most as usize).await?;
         let ids: Vec<JobId> = first.into_iter().map(|(_, id)| id).collect();
-        let is_held = self.which_are_held(vendor, &ids, held).await?;
+        let is_leased = self.which_are_leased(vendor, &ids, leased).await?;
         let place = ids.iter().position(|id| *id == job.id);
-        if place.is_some_and(|place| is_held[place]) || (place.is_none() && (ids.len() as u64) < most) {
+        if place.is_some_and(|place| is_leased[place]) || (place.is_none() && (ids.len() as u64) < most) {
             return Ok(None);
         }
-        let before = &is_held[..place.unwrap_or(ids.len())];
-        Ok(Some(before.iter().filter(|is_held| !**is_held).count() as u64))
+        let before = &is_leased[..place.unwrap_or(ids.len())];
+        Ok(Some(before.iter().filter(|is_leased| !**is_leased).count() as u64))
     }
 
     /// How many jobs of the other lanes of its line are ahead of a job, up to `turns` of each lane; says whether all lanes were read.
@@ -92,12 +92,12 @@ impl Core {
         job: &Job,
         due_by: Time,
         turns: u64,
-        held: u64,
+        leased: u64,
     ) -> Result<(u64, bool), StoreError> {
         let line = Line::of(job);
         let own = lane_name(&vendor.name, line, &job.lane.tenant);
         let (mut after, end) = (lane_name(&vendor.name, line, ""), lane_name(&vendor.name, Line(line.0 + 1), ""));
-        let most = EXACT_PLACES + held;
+        let most = EXACT_PLACES + leased;
         let mut jobs = 0;
         for _ in 0..MOST_READS {
             if turns == 0 || turns + jobs >= EXACT_PLACES {
@@ -106,13 +106,13 @@ impl Core {
             let lanes = doc! { "$gt": after.clone(), "$lt": end.clone(), "$ne": own.clone() };
             let found = self.of_lanes(lanes, due_by, most).await?;
             let ids: Vec<JobId> = found.iter().map(|(_, id)| *id).collect();
-            let is_held = self.which_are_held(vendor, &ids, held).await?;
+            let is_leased = self.which_are_leased(vendor, &ids, leased).await?;
             let is_last = (found.len() as u64) < most;
-            let mut rest = found.iter().zip(&is_held).peekable();
+            let mut rest = found.iter().zip(&is_leased).peekable();
             while let Some(((lane, _), _)) = rest.peek().copied() {
                 let mut free = 0;
-                while let Some((_, is_held)) = rest.next_if(|((of, _), _)| of == lane) {
-                    free += u64::from(!is_held);
+                while let Some((_, is_leased)) = rest.next_if(|((of, _), _)| of == lane) {
+                    free += u64::from(!is_leased);
                 }
                 // The end of the read may have cut the last lane short: the next read begins with it.
                 if is_last || rest.peek().is_some() || free >= turns {
@@ -138,15 +138,15 @@ impl Core {
         Ok(found.iter().filter_map(read).collect())
     }
 
-    /// Which of these workers hold, where they hold `held` jobs of the line.
-    async fn which_are_held(&self, vendor: &VendorWork, ids: &[JobId], held: u64) -> Result<Vec<bool>, StoreError> {
-        if held == 0 || ids.is_empty() {
+    /// Which of these jobs are leased, if `leased` jobs of the line are.
+    async fn which_are_leased(&self, vendor: &VendorWork, ids: &[JobId], leased: u64) -> Result<Vec<bool>, StoreError> {
+        if leased == 0 || ids.is_empty() {
             return Ok(vec![false; ids.len()]);
         }
-        self.told(self.index.held(&vendor.name, ids)).await
+        self.briefly(self.index.leased(&vendor.name, ids)).await
     }
 
-    /// How many jobs of a line are due by then and not held, counted up to `most`.
+    /// How many jobs of a line are due by then and not leased, counted up to `most`.
     async fn waiting_in(
         &self,
         vendor: &VendorWork,
@@ -160,22 +160,22 @@ impl Core {
         }
         let mut due = lanes_between(&vendor.name, line.0, line.0 + 1);
         due.insert("due_at", docs::up_to(due_by));
-        self.count_free(due, lines.held[line.0], most).await
+        self.count_free(due, lines.leased[line.0], most).await
     }
 
     pub(super) async fn due_in_lane(&self, lane: &Lane, most: u64) -> Result<u64, StoreError> {
         let Some(vendor) = self.vendors.get(&lane.vendor) else { return Ok(0) };
-        let Some(lines) = self.told(self.index.lines(vendor)).await? else { return Ok(0) };
+        let Some(lines) = self.briefly(self.index.lines(vendor)).await? else { return Ok(0) };
         let line = Line::new(lane.priority, Stage::Call);
         let name = lane_name(&vendor.name, line, &lane.tenant);
         let due = doc! { "lane": name, "due_at": docs::up_to(self.clock.now()) };
-        self.count_free(due, lines.held[line.0], most).await
+        self.count_free(due, lines.leased[line.0], most).await
     }
 
-    /// How many jobs match, up to `most`, if workers hold so many of them.
-    async fn count_free(&self, filter: Document, held: u64, most: u64) -> Result<u64, StoreError> {
-        let count = self.mongo.jobs.count_documents(filter).limit(most.saturating_add(held));
+    /// How many jobs match and are not among the `leased` ones, up to `most`.
+    async fn count_free(&self, filter: Document, leased: u64, most: u64) -> Result<u64, StoreError> {
+        let count = self.mongo.jobs.count_documents(filter).limit(most.saturating_add(leased));
         let counted = within(count.max_time(PATIENCE)).await?;
-        Ok(counted.saturating_sub(held).min(most))
+        Ok(counted.saturating_sub(leased).min(most))
     }
 }

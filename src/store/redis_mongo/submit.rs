@@ -1,6 +1,6 @@
 //! Submitting: many jobs in one insert, then their ids into the index.
 //!
-//! Never answers before MongoDB has the jobs on a majority's disks. Redis is only told: a job that it has not heard of is found.
+//! Never answers before MongoDB has the jobs on a majority's disks. Redis only gets a hint: a sweep finds jobs that are missing there.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Core,
-    index::words::{Counts, Line, Wanted},
+    index::words::{CountChanges, Line, Wanted},
     truth::{
         docs::{self, JobDoc},
         mongo::{self, PATIENCE, within},
@@ -41,7 +41,7 @@ impl Submission {
 
 /// Stores the jobs of all these requests, and answers each.
 pub(super) async fn run(core: Arc<Core>, requests: Vec<Submission>) {
-    // Whoever has gone meanwhile was told that nothing is known of its jobs, and may have sent them again.
+    // A caller that has gone meanwhile got an error, and may have sent its jobs again.
     let requests: Vec<Submission> = requests.into_iter().filter(|request| !request.reply.is_closed()).collect();
     let sizes: Vec<usize> = requests.iter().map(|request| request.jobs.len()).collect();
     let (jobs, replies): (Vec<_>, Vec<_>) = requests.into_iter().map(|request| (request.jobs, request.reply)).unzip();
@@ -52,7 +52,7 @@ pub(super) async fn run(core: Arc<Core>, requests: Vec<Submission>) {
             Ok(outcomes) => Ok(outcomes.by_ref().take(size).collect()),
             Err(error) => Err(error.clone()),
         };
-        // A caller that has gone away does not mind.
+        // An error means that the caller has gone.
         let _ = reply.send(answer);
     }
 }
@@ -80,11 +80,11 @@ async fn store(core: &Core, mut jobs: Vec<NewJob>) -> Result<Vec<Submitted>, Sto
     let wanted = wanted(&new);
     insert(core, new).await?;
     core.fault("inserted");
-    tell(core, wanted).await;
+    update_index(core, wanted).await;
     Ok(outcomes)
 }
 
-/// Writes the keys that jobs came under; one that is there already says what came under it before.
+/// Stores the idempotency keys of jobs; for a key that is stored already, gives the job that it was stored for.
 async fn remember_keys(core: &Core, jobs: &[NewJob], now: Time) -> Result<Vec<Submitted>, StoreError> {
     let mut outcomes: Vec<Submitted> = jobs.iter().map(|job| Submitted::New(job.id)).collect();
     let keyed: Vec<usize> = (0..jobs.len()).filter(|i| jobs[*i].idempotency.is_some()).collect();
@@ -121,7 +121,7 @@ async fn remember_keys(core: &Core, jobs: &[NewJob], now: Time) -> Result<Vec<Su
     Ok(outcomes)
 }
 
-/// What a key's document says of another submission under the same key.
+/// What a stored key means for another submission under the same key.
 fn came_before(before: &Document, key: &Idempotency) -> Result<Submitted, StoreError> {
     let no_job = || StoreError::Corrupt("an idempotency key names no job".into());
     match before.get_binary_generic("body_hash") {
@@ -163,7 +163,7 @@ async fn missing(core: &Core, jobs: &[NewJob], outcomes: &[Submitted]) -> Result
     Ok(missing)
 }
 
-/// What the index is told about new jobs, by vendor.
+/// What the index gets of new jobs, by vendor.
 fn wanted(jobs: &[NewJob]) -> BTreeMap<Arc<str>, Vec<Wanted>> {
     let mut by_vendor: BTreeMap<Arc<str>, Vec<Wanted>> = BTreeMap::new();
     for job in jobs {
@@ -188,16 +188,16 @@ async fn insert(core: &Core, jobs: Vec<NewJob>) -> Result<(), StoreError> {
     }
 }
 
-/// Tells the index. When it cannot be told, the lanes are told later; when this process dies, a sweep finds them.
-async fn tell(core: &Core, wanted: BTreeMap<Arc<str>, Vec<Wanted>>) {
+/// Adds the jobs to the index. If that fails, their lanes are flagged later; if this process dies, a sweep finds the jobs.
+async fn update_index(core: &Core, wanted: BTreeMap<Arc<str>, Vec<Wanted>>) {
     for (name, jobs) in wanted {
         let live = i64::try_from(jobs.len()).unwrap_or(i64::MAX);
         core.note_accepted(jobs.len() as u64);
         let Some(vendor) = core.vendors.get(&name) else { continue };
-        let mut counts = Counts { waiting: live, live, open: 0 };
+        let mut counts = CountChanges { waiting: live, live, open: 0 };
         for slice in jobs.chunks(SLICE) {
-            if core.told(core.index.enqueue(vendor, std::mem::take(&mut counts), slice)).await.is_err() {
-                core.tell_later(&name, slice.iter().map(|job| (job.line, job.tenant.clone())));
+            if core.briefly(core.index.enqueue(vendor, std::mem::take(&mut counts), slice)).await.is_err() {
+                core.flag_later(&name, slice.iter().map(|job| (job.line, job.tenant.clone())));
             }
         }
     }

@@ -1,6 +1,6 @@
-//! Changes to a job from outside its attempts: callbacks, cancels, replays, alarms, and leases that have lapsed.
+//! Changes to a job from outside its attempts: callbacks, cancels, replays, alarms, and lapsed leases.
 //!
-//! Never waits for a worker: a job that is being called can end here, and the fence refuses what the call brings later.
+//! Never waits for a worker: a job can end here during its call, and the fence refuses what the call brings later.
 
 use rusqlite::OptionalExtension;
 use tokio::sync::oneshot;
@@ -25,7 +25,7 @@ pub(super) struct Amend {
     decide: Decide,
     now: Time,
     found: Option<Found>,
-    /// What was taken off its shelf, in this run or one before.
+    /// Its key, which this run or one before has taken off its shelf.
     entry: Option<Entry>,
     reply: oneshot::Sender<Result<Amended, StoreError>>,
 }
@@ -53,9 +53,9 @@ impl Write for Amend {
     fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
         self.found = None;
         let Some((row, was)) = read(tx, &self.which)? else { return Ok(()) };
-        // From here on no worker can claim it. One that holds it already loses it by the attempt number.
+        // From here on no worker can claim it. A worker that has leased it is fenced off by the attempt number.
         let attempt = {
-            let mut index = tx.shared.index();
+            let mut index = tx.core.index();
             let attempt = index.leased_for(was.id);
             self.entry = if attempt.is_none() { index.remove(row, was.stage).or(self.entry) } else { None };
             attempt
@@ -64,7 +64,7 @@ impl Write for Amend {
         if let Some(job) = &is {
             update(tx, job, None, Fence::Any)?;
             if let Some(attempt) = attempt {
-                mark::take(tx, job.id, attempt)?;
+                mark::remove(tx, job.id, attempt)?;
             }
         }
         self.found = Some(Found { row, was, is, leased: attempt.is_some() });
@@ -81,7 +81,7 @@ impl Write for Amend {
             }
             (Ok(()), None) => Ok(Amended::Unknown),
             (Ok(()), Some(Found { row, was, is: Some(job), .. })) => {
-                // A refill in the same batch may have put it back on its shelf.
+                // A refill in the same batch may have put it on its shelf again.
                 after.index.remove(row, was.stage);
                 after.index.unlease(job.id, None);
                 reindex(after, row, &was, &job);
@@ -96,7 +96,7 @@ impl Write for Amend {
     }
 }
 
-/// Puts a job that stays as it was back on its shelf, where it waits as it did.
+/// Puts a job that was not changed back on its shelf.
 fn put_back(after: &mut After<'_>, found: &Found, entry: Option<Entry>) {
     let Found { row, was, leased, .. } = found;
     if *leased || !was.wants_to_go() {
@@ -112,7 +112,7 @@ fn put_back(after: &mut After<'_>, found: &Found, entry: Option<Entry>) {
     after.ring(&was.lane.vendor);
 }
 
-/// A job as it is now, with its payload, whose size the index has to know.
+/// A job as it is now, with its payload: the index needs its size.
 pub(super) fn read(tx: &Tx<'_>, which: &Which) -> rusqlite::Result<Option<(Row, Job)>> {
     let select = rows::select(With { payload: true, result: false });
     match which {
@@ -127,13 +127,13 @@ pub(super) fn read(tx: &Tx<'_>, which: &Which) -> rusqlite::Result<Option<(Row, 
     }
 }
 
-/// Frees the jobs of leases that have lapsed, with an attempt number that shuts their old holders out; those whose call is on record end.
+/// Frees the jobs of lapsed leases, with an attempt number that fences their workers off. Jobs whose call is on record end.
 pub(super) struct Reclaim {
     now: Nanos,
     freed: Vec<(JobId, u32)>,
     /// As they were, and as they ended.
     lost: Vec<(Row, Job, Job)>,
-    /// They cannot be ended, and nobody may call them again.
+    /// Their rows cannot be read, so they can neither end nor be called again.
     unreadable: Vec<(JobId, u32)>,
     reply: oneshot::Sender<Result<usize, StoreError>>,
 }
@@ -145,9 +145,9 @@ impl Reclaim {
 
     fn free(&mut self, tx: &Tx<'_>, id: JobId, attempt: u32) -> rusqlite::Result<()> {
         if let Some(called_at) = mark::called_at(tx, id, attempt)? {
-            // Last: where the job cannot be read, its record keeps others from calling after the next start.
+            // The record goes last: if the job cannot be read, the record prevents a call after the next start.
             self.lost.extend(lose(tx, id, attempt, called_at)?);
-            return mark::take(tx, id, attempt);
+            return mark::remove(tx, id, attempt);
         }
         let freed = tx
             .conn
@@ -165,11 +165,11 @@ impl Write for Reclaim {
         self.freed.clear();
         self.lost.clear();
         self.unreadable.clear();
-        let lapsed: Vec<(JobId, u32)> = tx.shared.index().lapsed(self.now);
+        let lapsed: Vec<(JobId, u32)> = tx.core.index().lapsed(self.now);
         for (id, attempt) in lapsed {
             match self.free(tx, id, attempt) {
                 Err(error) if rows::is_unreadable(&error) => {
-                    tracing::error!(job = %id, %error, "it cannot be read, and is left alone until the next start");
+                    tracing::error!(job = %id, %error, "a job whose lease has lapsed cannot be read; it is skipped until the next start");
                     self.unreadable.push((id, attempt));
                 }
                 freed => freed?,
@@ -190,11 +190,11 @@ impl Write for Reclaim {
                 reindex(after, row, &was, &job);
             }
             for (id, attempt) in self.freed {
-                let Some(mut held) = after.index.unlease(id, Some(attempt)) else { continue };
-                tracing::warn!(job = %id, attempt, "its worker held the job for too long; it is free again");
+                let Some(mut leased) = after.index.unlease(id, Some(attempt)) else { continue };
+                tracing::warn!(job = %id, attempt, "its lease has lapsed: its worker died or hung; it is retried");
                 let now = after.now;
-                held.entry.attempt = attempt;
-                if let Some(vendor) = after.index.put_back(&held, now) {
+                leased.entry.attempt = attempt;
+                if let Some(vendor) = after.index.put_back(&leased, now) {
                     after.ring(&vendor);
                 }
             }
@@ -203,11 +203,11 @@ impl Write for Reclaim {
     }
 }
 
-/// Ends a job whose call nobody knows the outcome of.
+/// Ends a job with an unknown outcome.
 fn lose(tx: &Tx<'_>, id: JobId, attempt: u32, called_at: Time) -> rusqlite::Result<Option<(Row, Job, Job)>> {
     let Some((row, was)) = read(tx, &Which::Id(id))? else { return Ok(None) };
     let (change, record) = lifecycle::lost(&was, attempt, called_at);
-    let job = change.apply(&was, attempt, tx.shared.clock.now());
+    let job = change.apply(&was, attempt, tx.core.clock.now());
     let history = with_attempt(attempts_so_far(tx, id)?, &record);
     let is_lost = update(tx, &job, Some(&history), Fence::NotEndedBefore(attempt))?;
     Ok(is_lost.then_some((row, was, job)))

@@ -5,7 +5,7 @@
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{Sqlite, upkeep::Do, writer::ask};
+use super::{Sqlite, upkeep::Do, writer::request};
 use crate::{
     book::{Book, Charge, Filed, LimitsOnRecord, LiveLimits, MOST_ON_RECORD, Pause, Spend},
     clock::Time,
@@ -18,7 +18,7 @@ impl Sqlite {
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        ask(&self.requests()?, |reply| Do::boxed(statements, reply)).await?
+        request(&self.requests()?, |reply| Do::boxed(statements, reply)).await?
     }
 }
 
@@ -105,7 +105,7 @@ impl Book for Sqlite {
             .await
     }
 
-    async fn lay_limits(&self, seen: u64, laid: LiveLimits) -> Result<bool, StoreError> {
+    async fn set_live_limits(&self, seen: u64, new: LiveLimits) -> Result<bool, StoreError> {
         self.write(move |conn| {
             let changed = conn
                 .prepare_cached(
@@ -113,13 +113,12 @@ impl Book for Sqlite {
                      WHERE ?5 = coalesce((SELECT version FROM live_limits WHERE pool = ?1), 0)
                      ON CONFLICT DO UPDATE SET version = excluded.version, limits = excluded.limits, since = excluded.since",
                 )?
-                .execute((&laid.pool, laid.version, &laid.limits, laid.since.0, seen))?;
+                .execute((&new.pool, new.version, &new.limits, new.since.0, seen))?;
             Ok(changed == 1)
         })
         .await
     }
 
-    /// One process owns the file.
     async fn limits_on_record(&self) -> Result<Vec<LimitsOnRecord>, StoreError> {
         self.readers
             .read(|conn| {

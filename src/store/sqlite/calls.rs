@@ -1,6 +1,6 @@
 //! The record of calls in SQLite: written by the same writer as the jobs, read beside it.
 //!
-//! Never looks into a block.
+//! Never reads the body of a block.
 
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, named_params};

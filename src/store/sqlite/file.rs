@@ -1,6 +1,6 @@
-//! The one file: who may have it, and whether it is still where it was.
+//! The lock on the database file, and whether the file is still there.
 //!
-//! Never reads or writes what is in it.
+//! Never reads or writes the file's content.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -11,36 +11,36 @@ use std::{
 
 use super::OpenError;
 
-/// The database, ours until it is let go.
+/// The database file, locked for this process until `release`.
 pub(super) struct OurFile {
-    /// As it was named to us.
+    /// Its name in the config.
     named: PathBuf,
-    /// Where that led, links resolved.
+    /// The same with links resolved.
     pub(super) path: PathBuf,
-    /// The file itself and its log, by what they are for the operating system.
+    /// The file and its log, as the operating system identifies them.
     opened: Vec<(PathBuf, Identity)>,
-    /// Let go by the operating system when the process dies.
+    /// The operating system releases them when the process dies.
     locks: Vec<File>,
 }
 
-/// Device and inode: which file a name leads to.
+/// Device and inode: the file that a name leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Identity(u64, u64);
 
 impl OurFile {
-    /// Takes the file for this process. It is made if it is not there.
+    /// Locks the file for this process. It is made if it is not there.
     pub(super) fn take(named: &Path) -> std::result::Result<OurFile, OpenError> {
         let explain = |why| OpenError::File(named.to_owned(), why);
         if let Some(folder) = named.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).map_err(explain)?;
         }
-        // Nobody has it open then: a second handle of a process that has would, when closed, take away the locks of SQLite's.
+        // Only when it is missing: in a process that has it open, closing a second handle would end SQLite's locks on it.
         if !named.exists() {
             OpenOptions::new().create(true).truncate(false).write(true).open(named).map_err(explain)?;
         }
         let path = named.canonicalize().map_err(explain)?;
         let mut locks = vec![lock(named, &beside(&path, ".lock"), true)?];
-        // A hard link has another file beside it. Only on Linux are these locks none of those that SQLite needs.
+        // Beside a hard link there is another `.lock`, so the file itself is locked too. Only on Linux does that not disturb SQLite's own locks.
         if cfg!(target_os = "linux") {
             locks.push(lock(named, &path, false)?);
         }
@@ -48,13 +48,13 @@ impl OurFile {
         Ok(OurFile { named: named.to_owned(), path, opened: vec![itself], locks })
     }
 
-    /// SQLite has opened it: from now on its log belongs to it too.
+    /// SQLite has opened the file: from now on its log is checked too.
     pub(super) fn has_a_log(&mut self) {
         let log = beside(&self.path, "-wal");
         self.opened.extend(identity(&log).ok().map(|identity| (log, identity)));
     }
 
-    /// Says so if what was opened is not there any more. What is written then is found by nobody.
+    /// Why the file is lost, if it is not there any more: nobody finds what is written from then on.
     pub(super) fn is_gone(&self) -> Option<String> {
         let (name, _) = self.opened.iter().find(|(name, was)| identity(name).ok() != Some(*was))?;
         Some(format!(
@@ -64,11 +64,11 @@ impl OurFile {
         ))
     }
 
-    /// Now, and not when the last copy of a handle is gone: a child process that is just being started has one too.
-    pub(super) fn let_go(&self) {
+    /// Ends the locks now, not when the last copy of a handle is closed: a child process that is being started has a copy.
+    pub(super) fn release(&self) {
         for lock in &self.locks {
             if let Err(error) = lock.unlock() {
-                tracing::warn!(%error, file = %self.named.display(), "the store's file could not be let go; it is when this process ends");
+                tracing::warn!(%error, file = %self.named.display(), "the lock on the store's file could not be released; it is when this process ends");
             }
         }
     }

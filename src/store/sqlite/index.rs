@@ -1,7 +1,7 @@
 //! What dispatch needs of the table, in bounded memory: the keys of the first jobs of each lane, leases, and counts of jobs by vendor.
 //!
 //! Never the truth: it is rebuilt from the table at start, changed only after a commit (leases excepted, which are only here),
-//! and refilled from the table lane by lane. One process owns the file, so nobody else changes the table. Never holds a payload.
+//! and refilled from the table lane by lane. One process owns the file, so nobody else changes the table. Never has a payload.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -9,10 +9,10 @@ use std::{
 };
 
 use super::{
-    leases::Held,
-    rounds::{Filed, LaneState, VendorState, file, next_priority, pass_cost},
-    shelf::{Entry, Place},
+    leases::LeasedJob,
+    shelf::Entry,
     steady::{Now, Steady},
+    turns::{LaneState, Queued, VendorState, next_priority, pass_cost, requeue},
 };
 use crate::{
     clock::{Clock, Nanos, Time},
@@ -31,12 +31,12 @@ pub(super) struct Index {
     pub(super) lanes: HashMap<LaneId, LaneState>,
     pub(super) vendors: Vec<VendorState>,
     pub(super) vendor_ids: HashMap<Arc<str>, usize>,
-    pub(super) leases: HashMap<JobId, Held>,
+    pub(super) leases: HashMap<JobId, LeasedJob>,
     pub(super) steady: Steady,
-    /// Lanes of which nothing is in memory and something in the table, and that nobody has asked for: no claim would come by.
-    unread: BTreeSet<LaneId>,
-    /// The same, but the last reading failed: it waits for `retry_readings`.
-    unreadable: BTreeSet<LaneId>,
+    /// Lanes with jobs in the table and none in memory, which no claim comes by: the writer reads them by itself.
+    pub(super) unread: BTreeSet<LaneId>,
+    /// The same, but the last reading failed.
+    pub(super) unreadable: BTreeSet<LaneId>,
     /// Jobs that have not ended.
     pub(super) live: u64,
     /// The earliest alarm that is set; may be too early, never too late.
@@ -57,34 +57,19 @@ pub(super) struct Row {
     pub(super) lane: LaneId,
 }
 
-/// A piece of a lane to read from the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refill {
-    pub(super) lane: LaneId,
-    pub(super) stage: Stage,
-    pub(super) from: Place,
-}
-
 impl Index {
-    /// Which moment it is. When the clock was set, what waits for a time of day waits anew.
+    /// The time. If the clock was set, jobs that wait for a time of day are timed again.
     pub(super) fn now(&mut self, clock: &Clock) -> Now {
         let (now, is_set) = self.steady.look(clock);
         if is_set {
             for (id, lane) in &mut self.lanes {
                 if lane.calls.retime(&self.steady) {
                     let vendor = &mut self.vendors[lane.vendor];
-                    file(*id, lane, vendor, now.steady);
+                    requeue(*id, lane, vendor, now.steady);
                 }
             }
         }
         now
-    }
-
-    /// A lane that has jobs in the table that have not been read.
-    pub(super) fn add_unread(&mut self, id: LaneId, lane: &Lane, stage: Stage) {
-        let vendor = self.vendor_id(&lane.vendor);
-        self.lanes.entry(id).or_insert_with(|| LaneState::empty(vendor, lane)).shelf(stage).unread();
-        self.unread.insert(id);
     }
 
     pub(super) fn vendor_id(&mut self, name: &Arc<str>) -> usize {
@@ -97,7 +82,7 @@ impl Index {
         id
     }
 
-    /// A job that wants to go has been stored.
+    /// A job that waits for a call or a poll has been stored.
     pub(super) fn put(&mut self, row: Row, job: &Job, now: Now) {
         self.put_new(row.lane, &job.lane, job.stage, Entry::of(row.n, job), now);
     }
@@ -107,25 +92,25 @@ impl Index {
         self.put_entry(id, lane, stage, entry, now);
     }
 
-    /// The same for a job that was here before, and waits as it did.
+    /// The same for a job that was here before: the time until which it waits stays.
     pub(super) fn put_entry(&mut self, id: LaneId, lane: &Lane, stage: Stage, entry: Entry, now: Now) {
         let vendor = self.vendor_id(&lane.vendor);
-        // A lane that is not known has nothing in the table: either it is new, or it was forgotten when it was empty.
+        // A lane that is not in memory has nothing in the table: it is new, or it was forgotten when it was empty.
         let state = self.lanes.entry(id).or_insert_with(|| LaneState::empty(vendor, lane));
         state.shelf(stage).put(entry.timed_again(&self.steady));
-        file(id, state, &mut self.vendors[vendor], now.steady);
+        requeue(id, state, &mut self.vendors[vendor], now.steady);
     }
 
-    /// The same for one that was leased; gives the vendor.
-    pub(super) fn put_back(&mut self, held: &Held, now: Now) -> Option<Arc<str>> {
+    /// The same for a job that was leased; gives the vendor.
+    pub(super) fn put_back(&mut self, leased: &LeasedJob, now: Now) -> Option<Arc<str>> {
         // The lane of a leased job is never forgotten.
-        let (state, vendor) = lane_and_vendor(&mut self.lanes, &mut self.vendors, held.lane)?;
-        state.shelf(held.stage).put(held.entry.timed_again(&self.steady));
-        file(held.lane, state, vendor, now.steady);
+        let (state, vendor) = lane_and_vendor(&mut self.lanes, &mut self.vendors, leased.lane)?;
+        state.shelf(leased.stage).put(leased.entry.timed_again(&self.steady));
+        requeue(leased.lane, state, vendor, now.steady);
         Some(vendor.name.clone())
     }
 
-    /// Takes a job off its shelf, if it is there: it no longer wants to go, or nobody may claim it for now.
+    /// Takes a job off its shelf, if it is there: it waits for no call any more, or nobody may claim it for now.
     pub(super) fn remove(&mut self, row: Row, stage: Stage) -> Option<Entry> {
         let (state, vendor) = lane_and_vendor(&mut self.lanes, &mut self.vendors, row.lane)?;
         let shelf = state.shelf(stage);
@@ -133,12 +118,12 @@ impl Index {
         if shelf.is_drained() {
             self.unread.insert(row.lane);
         }
-        // The lane's next job can only be later than before; if that is due, the next claim will see it.
-        file(row.lane, state, vendor, i64::MIN);
+        // The lane's next job is not earlier than this one was. If it is due, the next claim finds that.
+        requeue(row.lane, state, vendor, i64::MIN);
         removed
     }
 
-    /// Moves `jobs` of a vendor in the counts from one stage to another; `None` is before birth and after the end.
+    /// Moves `jobs` of a vendor in the counts from one stage to another; `None` is before the submit and after the end.
     pub(super) fn recount(&mut self, vendor: &Arc<str>, from: Option<Stage>, to: Option<Stage>, jobs: u64) {
         let vendor = self.vendor_id(vendor);
         let vendor = &mut self.vendors[vendor];
@@ -150,25 +135,25 @@ impl Index {
         self.live = (self.live + lives(to)).saturating_sub(lives(from));
     }
 
-    /// Leases due jobs of a vendor: a lane's polls before its calls, by priority share and in turn between tenants.
+    /// Leases due jobs of a vendor: turns between priorities by their shares, between tenants equally; a lane's polls before its calls.
     pub(super) fn claim(&mut self, claim: &Claim, until: Nanos, now: Now) -> Vec<Claimed> {
         let Some(vendor_id) = self.vendor_ids.get(&claim.vendor).copied() else { return Vec::new() };
-        self.wake_lanes(vendor_id, now.steady);
+        self.queue_due_lanes(vendor_id, now.steady);
         let mut claimed = Vec::with_capacity(claim.most.min(256));
         let (mut calls_left, mut bytes_left) = (claim.calls, MOST_CLAIMED);
-        // Lanes that have only calls while none may be made keep their turn.
+        // Lanes that have only calls keep their turn while no call may be made.
         let mut passed_over = Vec::new();
         while claimed.len() < claim.most {
             let vendor = &mut self.vendors[vendor_id];
             let Some(priority) = next_priority(vendor) else { break };
-            let Some(lane) = vendor.rounds[priority].pop_front() else { break };
+            let Some(lane) = vendor.due[priority].pop_front() else { break };
             match self.take(lane, calls_left > 0, bytes_left, until, now) {
                 Taken::OnlyCalls => {
                     passed_over.push((priority, lane));
                     continue;
                 }
                 Taken::TooLarge => {
-                    self.vendors[vendor_id].rounds[priority].push_front(lane);
+                    self.vendors[vendor_id].due[priority].push_front(lane);
                     break;
                 }
                 Taken::Nothing => {}
@@ -177,19 +162,19 @@ impl Index {
                     if stage == Stage::Call {
                         calls_left -= 1;
                     }
-                    // A job that is larger than all that may be read goes alone.
+                    // A job that is larger than the bound is claimed alone.
                     bytes_left = bytes_left.saturating_sub(entry.bytes as usize);
                     let lane = Lane { vendor: claim.vendor.clone(), priority: Priority::ALL[priority], tenant };
                     claimed.push(Claimed { entry, stage, lane });
                 }
             }
             if let Some((state, vendor)) = lane_and_vendor(&mut self.lanes, &mut self.vendors, lane) {
-                state.filed = Filed::InTurn;
-                file(lane, state, vendor, now.steady);
+                state.queued = Queued::TakingTurn;
+                requeue(lane, state, vendor, now.steady);
             }
         }
         let vendor = &mut self.vendors[vendor_id];
-        passed_over.into_iter().rev().for_each(|(priority, lane)| vendor.rounds[priority].push_front(lane));
+        passed_over.into_iter().rev().for_each(|(priority, lane)| vendor.due[priority].push_front(lane));
         vendor.leased += claimed.len() as u64;
         claimed
     }
@@ -209,15 +194,15 @@ impl Index {
         }
         shelf.pop();
         let (vendor, tenant) = (state.vendor, state.tenant.clone());
-        self.leases.insert(entry.id, Held::new(lane, entry, stage, vendor, until));
+        self.leases.insert(entry.id, LeasedJob::new(lane, entry, stage, vendor, until));
         Taken::Job { entry, stage, tenant }
     }
 
-    /// Lets a lane rest: its tenant may not call before then.
+    /// Lets a lane rest: its tenant is over its own limit until then.
     pub(super) fn rest(&mut self, lane: LaneId, until: Time, now: Now) {
         let Some((state, vendor)) = lane_and_vendor(&mut self.lanes, &mut self.vendors, lane) else { return };
         state.rests_until = state.rests_until.max(self.steady.of(until));
-        file(lane, state, vendor, now.steady);
+        requeue(lane, state, vendor, now.steady);
     }
 
     /// Lets no lane of a vendor rest any longer.
@@ -226,85 +211,22 @@ impl Index {
         for (lane, state) in &mut self.lanes {
             if state.vendor == vendor_id && state.rests_until > now.steady {
                 state.rests_until = i64::MIN;
-                file(*lane, state, &mut self.vendors[vendor_id], now.steady);
+                requeue(*lane, state, &mut self.vendors[vendor_id], now.steady);
             }
         }
-    }
-
-    /// Pieces of lanes that should be read from the table now; each is told once.
-    pub(super) fn wanted(&mut self, lanes: impl IntoIterator<Item = LaneId>) -> Vec<Refill> {
-        let mut wanted = Vec::new();
-        for lane in lanes {
-            let Some(state) = self.lanes.get_mut(&lane) else { continue };
-            for (stage, shelf) in [(Stage::Call, &mut state.calls), (Stage::Poll, &mut state.polls)] {
-                if let Some(from) = shelf.wants_more() {
-                    shelf.refilling = true;
-                    wanted.push(Refill { lane, stage, from });
-                }
-            }
-        }
-        wanted
-    }
-
-    /// Pieces of up to `lanes` lanes that nobody else asks for; each is told once.
-    pub(super) fn wanted_by_nobody(&mut self, lanes: usize) -> Vec<Refill> {
-        let unread: Vec<LaneId> = std::iter::from_fn(|| self.unread.pop_first()).take(lanes).collect();
-        self.wanted(unread)
-    }
-
-    /// A reading that was told found no place in the queue.
-    pub(super) fn not_refilling(&mut self, refill: Refill) {
-        if let Some(state) = self.lanes.get_mut(&refill.lane) {
-            state.shelf(refill.stage).refilling = false;
-            self.unread.insert(refill.lane);
-        }
-    }
-
-    /// A reading failed.
-    pub(super) fn could_not_refill(&mut self, refill: Refill) {
-        if let Some(state) = self.lanes.get_mut(&refill.lane) {
-            state.shelf(refill.stage).refilling = false;
-            self.unreadable.insert(refill.lane);
-        }
-    }
-
-    /// Has the readings that failed tried again; says whether there are any.
-    pub(super) fn retry_readings(&mut self) -> bool {
-        self.unread.append(&mut self.unreadable);
-        !self.unread.is_empty()
-    }
-
-    /// Takes in what was read from the table; gives the vendor whose lane it is.
-    pub(super) fn refill(
-        &mut self,
-        refill: Refill,
-        rows: Vec<Entry>,
-        reaches: Option<Place>,
-        now: Now,
-    ) -> Option<Arc<str>> {
-        let (state, vendor) = lane_and_vendor(&mut self.lanes, &mut self.vendors, refill.lane)?;
-        // A leased job's row still says that it wants to go; it must not go twice.
-        let free = rows.into_iter().filter(|entry| !self.leases.contains_key(&entry.id));
-        let shelf = state.shelf(refill.stage);
-        shelf.refill(refill.from, free.map(|entry| entry.timed(&self.steady, now)), reaches);
-        if shelf.is_drained() {
-            self.unread.insert(refill.lane);
-        }
-        file(refill.lane, state, vendor, now.steady);
-        Some(vendor.name.clone())
     }
 
     pub(super) fn ready(&self, vendor: &str, now: Now) -> Ready {
         let Some(state) = self.vendor_ids.get(vendor).map(|id| &self.vendors[*id]) else { return Ready::default() };
-        let has_due = state.rounds.iter().any(|round| !round.is_empty());
+        let has_due = state.due.iter().any(|lanes| !lanes.is_empty());
         let first = |lanes: &BTreeSet<(i64, LaneId)>| lanes.first().map(|(at, _)| self.steady.wall(*at));
-        let next_due = if has_due { Some(now.wall) } else { first(&state.asleep) };
+        let next_due = if has_due { Some(now.wall) } else { first(&state.later) };
         Ready { next_due, next_poll: first(&state.polls), open: state.open }
     }
 
     pub(super) fn backlog(&self, vendor: &str, now: Now) -> Backlog {
         let Some(state) = self.vendor_ids.get(vendor).map(|id| &self.vendors[*id]) else { return Backlog::default() };
-        let due = state.rounds.iter().flatten().filter_map(|lane| self.lanes.get(lane)?.first_due());
+        let due = state.due.iter().flatten().filter_map(|lane| self.lanes.get(lane)?.first_due());
         let oldest_due = due.min().filter(|due| *due <= now.steady).map(|due| self.steady.wall(due));
         let waiting = state.waiting.saturating_sub(state.leased);
         Backlog { waiting, leased: state.leased, open: state.open, oldest_due }
@@ -316,26 +238,26 @@ impl Index {
         self.vendor_ids.iter().map(|(name, id)| (name, self.vendors[*id].waiting.max(self.vendors[*id].open)))
     }
 
-    /// Moves lanes whose first job has become due into their round.
-    fn wake_lanes(&mut self, vendor: usize, now: i64) {
-        while let Some((_, lane)) = self.vendors[vendor].asleep.first().copied().filter(|(at, _)| *at <= now) {
+    /// Moves lanes whose first job has become due from `later` to `due`.
+    fn queue_due_lanes(&mut self, vendor: usize, now: i64) {
+        while let Some((_, lane)) = self.vendors[vendor].later.first().copied().filter(|(at, _)| *at <= now) {
             let Some((state, vendor)) = lane_and_vendor(&mut self.lanes, &mut self.vendors, lane) else { return };
-            file(lane, state, vendor, now);
+            requeue(lane, state, vendor, now);
         }
     }
 
-    /// Forgets lanes with nothing in them, so that tenants that come and go do not pile up.
+    /// Forgets lanes without jobs, so that tenants that come and go do not pile up.
     pub(super) fn forget_idle_lanes(&mut self) {
-        let held: HashSet<LaneId> = self.leases.values().map(|held| held.lane).collect();
-        let mut had_turns = false;
+        let leased: HashSet<LaneId> = self.leases.values().map(|leased| leased.lane).collect();
+        let mut any_due = false;
         self.lanes.retain(|id, state| {
-            let is_empty = state.calls.is_empty() && state.polls.is_empty() && !held.contains(id);
-            had_turns |= is_empty && state.filed == Filed::InRound;
+            let is_empty = state.calls.is_empty() && state.polls.is_empty() && !leased.contains(id);
+            any_due |= is_empty && state.queued == Queued::Due;
             !is_empty
         });
-        // The number may be given to a lane of another vendor.
-        for round in self.vendors.iter_mut().flat_map(|vendor| &mut vendor.rounds).filter(|_| had_turns) {
-            round.retain(|lane| self.lanes.contains_key(lane));
+        // The table may give the number to a lane of another vendor.
+        for due in self.vendors.iter_mut().flat_map(|vendor| &mut vendor.due).filter(|_| any_due) {
+            due.retain(|lane| self.lanes.contains_key(lane));
         }
     }
 }
@@ -352,7 +274,7 @@ enum Taken {
     Nothing,
 }
 
-fn lane_and_vendor<'a>(
+pub(super) fn lane_and_vendor<'a>(
     lanes: &'a mut HashMap<LaneId, LaneState>,
     vendors: &'a mut [VendorState],
     lane: LaneId,

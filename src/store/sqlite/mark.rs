@@ -1,6 +1,6 @@
-//! Calls that are made at most once: the record that such a call is about to be made, kept until its lease is over.
+//! Calls that are made at most once: the record that such a call is about to be made, kept until the lease ends.
 //!
-//! Never ends a job: that is for whoever reclaims the lease (see `amend`).
+//! Never ends a job: that is done when the lease is reclaimed (see `amend`).
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 
 use super::{
     index::Index,
+    refill::entry,
     steady::Now,
-    upkeep::entry,
     writer::{After, Tx, Write},
 };
 use crate::{
@@ -19,15 +19,15 @@ use crate::{
     store::{Lease, StoreError},
 };
 
-/// A call that was under way when the process died is taken for under way so long after the next start: a callback may still come of it.
-const STILL_CALLED: Duration = Duration::from_secs(30);
+/// After a restart, a call that is on record counts as in flight for this long: a callback may still come.
+const STILL_IN_FLIGHT: Duration = Duration::from_secs(30);
 
 /// Puts the calls of leases on record.
 pub(super) struct Mark {
     leases: Vec<Lease>,
     now: Time,
-    /// For each lease: whether it still holds.
-    held: Vec<bool>,
+    /// For each lease: whether it is still good.
+    good: Vec<bool>,
     reply: oneshot::Sender<Result<Vec<Lease>, StoreError>>,
 }
 
@@ -37,13 +37,13 @@ impl Mark {
         now: Time,
         reply: oneshot::Sender<Result<Vec<Lease>, StoreError>>,
     ) -> Box<dyn Write> {
-        Box::new(Mark { leases, now, held: Vec::new(), reply })
+        Box::new(Mark { leases, now, good: Vec::new(), reply })
     }
 }
 
 impl Write for Mark {
     fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        self.held.clear();
+        self.good.clear();
         for lease in &self.leases {
             let marked = tx
                 .conn
@@ -52,25 +52,25 @@ impl Write for Mark {
                      SELECT id, ?2, ?3 FROM jobs WHERE id = ?1 AND status < 2 AND attempt < ?2",
                 )?
                 .execute((lease.job.id.as_bytes(), lease.attempt, self.now.0))?;
-            self.held.push(marked == 1);
+            self.good.push(marked == 1);
         }
         Ok(())
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
-        let Mark { leases, now, held, reply } = *self;
+        let Mark { leases, now, good, reply } = *self;
         if let Err(error) = outcome {
             let now = after.now;
             give_back(&mut after.index, leases.into_iter().map(|lease| (lease, None)), now);
             let _ = reply.send(Err(error));
             return;
         }
-        let held = leases.into_iter().zip(held).filter(|(_, is_held)| *is_held);
-        let _ = reply.send(Ok(held.map(|(lease, _)| Lease { called_at: Some(now), ..lease }).collect()));
+        let marked = leases.into_iter().zip(good).filter(|(_, is_good)| *is_good);
+        let _ = reply.send(Ok(marked.map(|(lease, _)| Lease { called_at: Some(now), ..lease }).collect()));
     }
 }
 
-/// Gives leases back whose calls were not made after all.
+/// Releases leases whose calls are on record and were not made after all.
 pub(super) struct Unmark {
     leases: Vec<(Lease, Option<Time>)>,
     reply: oneshot::Sender<()>,
@@ -84,7 +84,7 @@ impl Unmark {
 
 impl Write for Unmark {
     fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        self.leases.iter().try_for_each(|(lease, _)| take(tx, lease.job.id, lease.attempt))
+        self.leases.iter().try_for_each(|(lease, _)| remove(tx, lease.job.id, lease.attempt))
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
@@ -93,23 +93,23 @@ impl Write for Unmark {
                 let now = after.now;
                 give_back(&mut after.index, self.leases.into_iter(), now);
             }
-            // The record stands: the leases lapse, and the jobs end.
+            // The record is still there: the leases lapse, and the jobs end.
             Err(error) => {
-                tracing::warn!(jobs = self.leases.len(), %error, "not called, and will end as if nobody knew");
+                tracing::warn!(jobs = self.leases.len(), %error, "the record of calls that were not made could not be removed; these jobs end with an unknown outcome");
             }
         }
         let _ = self.reply.send(());
     }
 }
 
-/// Puts the jobs of leases back on their shelves. With a time, their lane rests until then.
+/// Ends leases and puts their jobs back on their shelves. With a time, the lane rests until then.
 pub(super) fn give_back(index: &mut Index, leases: impl Iterator<Item = (Lease, Option<Time>)>, now: Now) {
     for (lease, rest_until) in leases {
-        let Some(held) = index.unlease(lease.job.id, Some(lease.attempt)) else { continue };
+        let Some(leased) = index.unlease(lease.job.id, Some(lease.attempt)) else { continue };
         if let Some(until) = rest_until {
-            index.rest(held.lane, until, now);
+            index.rest(leased.lane, until, now);
         }
-        index.put_back(&held, now);
+        index.put_back(&leased, now);
     }
 }
 
@@ -121,20 +121,20 @@ pub(super) fn called_at(tx: &Tx<'_>, id: JobId, attempt: u32) -> rusqlite::Resul
         .optional()
 }
 
-/// Takes the record of an attempt's call away, if there is one.
-pub(super) fn take(tx: &Tx<'_>, id: JobId, attempt: u32) -> rusqlite::Result<()> {
+/// Removes the record of an attempt's call, if there is one.
+pub(super) fn remove(tx: &Tx<'_>, id: JobId, attempt: u32) -> rusqlite::Result<()> {
     tx.conn.prepare_cached("DELETE FROM called WHERE id = ?1 AND attempt = ?2")?.execute((id.as_bytes(), attempt))?;
     Ok(())
 }
 
-/// At start: nobody is known to hold these jobs, and nobody may call them again. They are leased for a while, and then reclaimed.
+/// At start: these calls were about to be made or in flight, and may not be made again. Their jobs are leased for a while, then reclaimed.
 pub(super) fn restore(conn: &Connection, index: &mut Index, clock: &Clock) -> rusqlite::Result<()> {
     const LIVE: &str = "j.status < 2 AND j.attempt < c.attempt";
     conn.execute(
         &format!("DELETE FROM called AS c WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = c.id AND {LIVE})"),
         [],
     )?;
-    let until = clock.nanos().saturating_add(nanos(STILL_CALLED));
+    let until = clock.nanos().saturating_add(nanos(STILL_IN_FLIGHT));
     let mut called = conn.prepare(
         "SELECT j.due_at, j.n, j.id, j.updated_at, length(j.payload), c.attempt - 1, j.lane, l.vendor
          FROM called c JOIN jobs j ON j.id = c.id JOIN lanes l ON l.lane = j.lane",

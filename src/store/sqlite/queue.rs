@@ -74,7 +74,7 @@ impl Write for Submit {
     }
 }
 
-/// The job under a key that came before; otherwise the key is remembered for this job.
+/// The job that was submitted under this key before; if there is none, the key is stored for this job.
 fn remember_key(
     tx: &Tx<'_>,
     job: &NewJob,
@@ -90,7 +90,7 @@ fn remember_key(
     Ok(None)
 }
 
-/// What came under a key before.
+/// What was submitted under a key before.
 pub(super) fn recall(conn: &Connection, tenant: &str, key: &Idempotency) -> rusqlite::Result<Option<Submitted>> {
     let found: Option<([u8; 32], [u8; 16])> = conn
         .prepare_cached("SELECT body_hash, id FROM idempotency WHERE tenant = ?1 AND key = ?2")?
@@ -104,7 +104,7 @@ pub(super) fn recall(conn: &Connection, tenant: &str, key: &Idempotency) -> rusq
 fn insert(tx: &mut Tx<'_>, job: &NewJob, now: Time) -> rusqlite::Result<Row> {
     let n = tx.next_n();
     let lane = tx.lane(&job.lane, n)?;
-    // Longer than there is time, as its moment is, is as long as there is.
+    // A duration that is too long for the column is the longest one.
     let within = job.deadline.and_then(|deadline| deadline.within);
     let within = within.map(|within| i64::try_from(within.as_millis()).unwrap_or(i64::MAX));
     tx.conn
@@ -166,14 +166,14 @@ impl Write for Settle {
         let job = self.change.apply(&self.lease.job, self.lease.attempt, self.now);
         self.took = Took::Nothing;
         if self.lease.called_at.is_some() {
-            mark::take(tx, id, self.lease.attempt)?;
+            mark::remove(tx, id, self.lease.attempt)?;
         }
         if update(tx, &job, Some(&history), Fence::NotEndedBefore(self.lease.attempt))? {
             self.took = Took::Change(Box::new(job));
         } else if job.status == Status::Complete
             && let Some((row, was)) = read(tx, &Which::Id(id))?.filter(|(_, was)| !was.status.has_ended())
         {
-            // Others have changed it meanwhile: the data is all that is taken.
+            // Others have changed the job meanwhile: only the data is taken.
             let job = self.change.apply(&was, self.lease.attempt, self.now);
             let history = with_attempt(attempts_so_far(tx, id)?, &self.attempt);
             update(tx, &job, Some(&history), Fence::NotEnded)?;
@@ -187,18 +187,18 @@ impl Write for Settle {
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
         let Settle { lease, change, attempt, took, reply, .. } = *self;
         if let Err(why) = outcome {
-            // The vendor has done its work, and whoever holds the outcome tries again.
+            // The worker has the outcome and retries, so nobody else may call meanwhile.
             after.index.keep(lease.job.id, lease.attempt);
             let _ = reply.send(Err(Unsettled { lease, change, attempt, why }));
             return;
         }
         let id = lease.job.id;
-        let held = after.index.unlease(id, Some(lease.attempt));
+        let leased = after.index.unlease(id, Some(lease.attempt));
         let settled = match took {
             Took::Nothing => Settled::TooLate,
             Took::Change(job) => {
-                if let Some(held) = held {
-                    reindex(after, held.row(), &lease.job, &job);
+                if let Some(leased) = leased {
+                    reindex(after, leased.row(), &lease.job, &job);
                 }
                 Settled::Stored
             }
@@ -215,7 +215,7 @@ impl Write for Settle {
     }
 }
 
-/// An attempt during which its job ended by other means: what came of it changes nothing, but is on record.
+/// Adds an attempt to a job that ended by other means during it. Nothing else changes.
 fn put_on_record(tx: &Tx<'_>, lease: &Lease, attempt: &Attempt) -> rusqlite::Result<()> {
     let Lease { job, attempt: n, .. } = lease;
     let history = with_attempt(attempts_so_far(tx, job.id)?, attempt);
@@ -243,14 +243,14 @@ pub(super) fn with_attempt(mut attempts: Attempts, attempt: &Attempt) -> Vec<u8>
 /// Which rows an update may touch.
 #[derive(Clone, Copy)]
 pub(super) enum Fence {
-    /// Not ended, and the store's attempt number still below this one.
+    /// Jobs that have not ended and whose attempt number is below this one.
     NotEndedBefore(u32),
     NotEnded,
-    /// Ended jobs too: a replay.
+    /// Ended jobs too, for a replay.
     Any,
 }
 
-/// Writes a job's row as it is after a change, if the fence lets it; says whether it did. Without a history the attempts stay.
+/// Writes a changed job to its row, if the fence allows it; says whether it did. Without a history the stored attempts stay.
 pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fence) -> rusqlite::Result<bool> {
     const SQL: &str = "UPDATE jobs SET status = :status, stage = :stage, due_at = :due_at, alarm_at = :alarm_at, \
            answer_by = :answer_by, deadline_at = :deadline_at, run = :run, tries = :tries, unanswered = :unanswered, attempt = max(attempt, :attempt), \
@@ -290,7 +290,7 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
     Ok(changed == 1)
 }
 
-/// Brings the index up to date after a job that was not on a shelf has been changed.
+/// Updates the index after a job that was not on a shelf was changed.
 pub(super) fn reindex(after: &mut After<'_>, row: Row, was: &Job, job: &Job) {
     after.index.recount(&job.lane.vendor, was.live_stage(), job.live_stage(), 1);
     if let Some(at) = job.alarm_at() {
@@ -300,7 +300,7 @@ pub(super) fn reindex(after: &mut After<'_>, row: Row, was: &Job, job: &Job) {
         None => {
             after.has_ended(job.id);
             if was.stage != Stage::Call {
-                after.ring(&job.lane.vendor); // One fewer is open: `open` may let another go.
+                after.ring(&job.lane.vendor); // One fewer job is open, so another may be called.
             }
         }
         Some(Stage::Await) => {}

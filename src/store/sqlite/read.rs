@@ -1,6 +1,6 @@
 //! Reading jobs for people: one by its id, its attempts, lists. On connections of their own, beside the writer.
 //!
-//! Never holds a connection for longer than one bounded statement, so that the write-ahead log can be emptied.
+//! Never keeps a connection busy for longer than one bounded statement, so that the write-ahead log can be emptied.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,7 +10,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, OptionalExtension, named_params};
 use tokio::sync::Semaphore;
 
-use super::{index::Claimed, rows, writer::Shared};
+use super::{index::Claimed, rows, writer::Core};
 use crate::{
     clock::Nanos,
     job::{Attempts, Job, JobId, Status},
@@ -19,7 +19,7 @@ use crate::{
 
 /// Rows that one page of a list looks at, at most.
 const EXAMINED: usize = 5000;
-/// Longer reads at once; more wait their turn. Those of one row are as many as the runtime has threads.
+/// Longer reads at once; others wait. Reads of one row are bounded by the runtime's threads.
 const CONNECTIONS: usize = 4;
 
 /// Connections that only read.
@@ -35,7 +35,7 @@ impl Readers {
         Readers { path: path.to_owned(), idle: Mutex::default(), places }
     }
 
-    /// Runs a read of one row right here: that takes some microseconds, less than it costs to hand it to another thread.
+    /// Runs a read of one row on this thread: it takes some microseconds, less than another thread would cost.
     pub(super) fn look<T>(&self, statement: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         self.with_connection(statement).map_err(|error| explain(&error))
     }
@@ -78,12 +78,12 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(super::writer::BUSY)?;
-    super::keep_plans(&conn)?;
+    super::schema::keep_plans(&conn)?;
     conn.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -4096;")?;
     Ok(conn)
 }
 
-/// A read that failed, as its caller understands it.
+/// The error for the caller of a read that failed.
 pub(super) fn explain(error: &rusqlite::Error) -> StoreError {
     if rows::is_unreadable(error) {
         return StoreError::Corrupt(error.to_string());
@@ -96,10 +96,10 @@ pub(super) fn find(conn: &Connection, id: JobId, with: With) -> rusqlite::Result
     conn.prepare_cached(&sql)?.query_row([id.as_bytes()], |row| Ok(rows::with_lane(row)?.1)).optional()
 }
 
-/// Reads jobs that have just been leased, as they are now: all that is needed to call. Whoever has changed one meanwhile has ended its
-/// lease; that one is nothing, and so is one that cannot be read.
+/// Reads jobs that have just been leased, with all that a call needs. Gives `None` for a job that was changed meanwhile (whoever changed it
+/// has ended the lease), and for one that cannot be read.
 pub(super) fn leased(conn: &Connection, claimed: Vec<Claimed>, until: Nanos) -> rusqlite::Result<Vec<Option<Lease>>> {
-    // One look at the table for all.
+    // One snapshot of the table for all.
     let tx = conn.unchecked_transaction()?;
     let mut leases = Vec::with_capacity(claimed.len());
     {
@@ -109,7 +109,7 @@ pub(super) fn leased(conn: &Connection, claimed: Vec<Claimed>, until: Nanos) -> 
             let n = entry.place.1;
             let found = statement.query_row([n], |row| Ok(rows::job(row, lane)?.1)).optional();
             let is_same = |job: &Job| job.attempt == entry.attempt && job.live_stage() == Some(stage);
-            let job = rows::told_if_unreadable(n, found)?.flatten().filter(is_same);
+            let job = rows::skip_unreadable(n, found)?.flatten().filter(is_same);
             leases.push(job.map(|job| Lease { attempt: job.attempt.saturating_add(1), job, called_at: None, until }));
         }
     }
@@ -125,9 +125,9 @@ pub(super) fn attempts(conn: &Connection, id: JobId) -> rusqlite::Result<Option<
     json.map(rows::attempts).transpose()
 }
 
-/// Looks at a bounded number of jobs from the newest on, and keeps those that match.
-/// A leased job's row still says `pending`, so the status is compared here and not in SQL.
-pub(super) fn list(conn: &Connection, filter: &Filter, shared: &Shared) -> rusqlite::Result<Page> {
+/// Reads a bounded number of jobs, newest first, and keeps those that match.
+/// The row of a leased job still says `pending`, so the status is compared here and not in SQL.
+pub(super) fn list(conn: &Connection, filter: &Filter, core: &Core) -> rusqlite::Result<Page> {
     let select = rows::select(With::NEITHER);
     let sql = format!("{select} WHERE j.id < :below AND j.id >= :from ORDER BY j.id DESC LIMIT :most");
     let last = JobId::from_bytes([0xff; 16]);
@@ -145,9 +145,9 @@ pub(super) fn list(conn: &Connection, filter: &Filter, shared: &Shared) -> rusql
     let (mut examined, mut last_id) = (0, None);
     while let Some(row) = found.next()? {
         examined += 1;
-        let Some((_, job)) = rows::told_if_unreadable(row.get(0)?, rows::with_lane(row))? else { continue };
+        let Some((_, job)) = rows::skip_unreadable(row.get(0)?, rows::with_lane(row))? else { continue };
         last_id = Some(job.id);
-        let job = overlay(job, shared);
+        let job = overlay(job, core);
         if filter.matches(&job) {
             page.jobs.push(job);
         }
@@ -155,16 +155,16 @@ pub(super) fn list(conn: &Connection, filter: &Filter, shared: &Shared) -> rusql
             break;
         }
     }
-    // Having stopped early, whether by the limit or by the bound, there may be more.
+    // If the limit or the bound ended the read, there may be more.
     if page.jobs.len() == filter.limit || examined == EXAMINED {
         page.next = last_id;
     }
     Ok(page)
 }
 
-/// A job that a worker holds is being processed, which only the index knows.
-pub(super) fn overlay(job: Job, shared: &Shared) -> Job {
-    if job.status == Status::Pending && shared.index().is_leased(job.id) {
+/// A leased job is being processed, which only the index knows.
+pub(super) fn overlay(job: Job, core: &Core) -> Job {
+    if job.status == Status::Pending && core.index().is_leased(job.id) {
         return Job { status: Status::Processing, ..job };
     }
     job

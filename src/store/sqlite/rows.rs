@@ -1,6 +1,6 @@
 //! Rows of the table `jobs` as jobs, and back.
 //!
-//! Never decides anything; a number or text that no version wrote is an error, not a guess.
+//! Never guesses: a number or text that no version wrote is an error.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,18 +14,18 @@ use crate::{
     store::With,
 };
 
-/// The columns that [`job`] reads, from `jobs j`. Of payload and result, what is not wanted is read as nothing.
+/// The columns that [`job`] reads, from `jobs j`. Payload and result are empty unless they are wanted.
 pub(super) fn columns(with: With) -> String {
     format!(
         "j.n, j.lane, j.id, j.status, j.stage, j.due_at, j.answer_by, j.deadline_at, j.deadline_within, j.run, j.tries, j.attempt, \
          j.updated_at, j.finished_at, j.failure_code, j.failure, j.ticket, j.tags, {}, {}, j.said, j.slowed",
-        // Its column is behind the big ones: to read it alone would cost as much as to read them.
+        // `unanswered` is stored behind the payload, and to read it costs as much as to read the payload.
         if with.payload { "j.payload, j.unanswered" } else { "NULL, 0" },
         if with.result { "j.result" } else { "NULL" }
     )
 }
 
-/// The statement up to its condition that reads jobs with their lanes, for [`with_lane`].
+/// A statement, without its condition, that reads jobs with their lanes for [`with_lane`].
 pub(super) fn select(with: With) -> String {
     format!("SELECT {}, l.vendor, l.priority, l.tenant FROM jobs j JOIN lanes l ON l.lane = j.lane", columns(with))
 }
@@ -39,7 +39,7 @@ pub(super) fn with_lane(row: &SqlRow<'_>) -> rusqlite::Result<(Row, Job)> {
 /// The stage number of a job that has ended.
 pub(super) const ENDED: u8 = 3;
 
-/// A stage by its number. An ended job has none; it says `Call`, and nobody asks.
+/// A stage by its number. An ended job has none and gets `Call`, which nobody reads.
 pub(super) fn stage(number: u8) -> rusqlite::Result<Stage> {
     match number {
         0 | ENDED => Ok(Stage::Call),
@@ -87,12 +87,12 @@ fn failure(row: &SqlRow<'_>) -> rusqlite::Result<Option<Failure>> {
     Ok(Some(Failure { code, message: row.get(15)?, vendor }))
 }
 
-/// What was read, or nothing where it cannot be understood, which is told: one bad row must not hide others.
-pub(super) fn told_if_unreadable<T>(n: i64, read: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
+/// What was read; `None`, and a line in the log, for a row that cannot be read: one bad row must not hide others.
+pub(super) fn skip_unreadable<T>(n: i64, read: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
     match read {
         Ok(value) => Ok(Some(value)),
         Err(error) if is_unreadable(&error) => {
-            tracing::error!(row = n, %error, "a job cannot be read, and is left as it is");
+            tracing::error!(row = n, %error, "a job's row cannot be read, and is skipped; run the version that wrote it");
             Ok(None)
         }
         Err(error) => Err(error),

@@ -1,7 +1,8 @@
-//! A bounded piece of one lane in memory: the keys of its first jobs in order, and how far that reaches into the table.
+//! The part of a lane that is in memory: the keys of its first jobs, in order.
 //!
-//! Never holds a payload. The invariant: every job of the lane that wants to go and lies at or before `reaches` is here, unless it is leased
-//! or cannot be read; what lies beyond is only in the table. With `reaches` unset, everything is here.
+//! Never has a payload, and never more than `MOST` keys. The invariant: every job of the lane that waits for a call or a poll and whose place
+//! is at or before `reaches` is here, unless it is leased or cannot be read. Jobs beyond that are only in the table. `reaches` unset means the
+//! end of the lane.
 
 use std::collections::VecDeque;
 
@@ -14,19 +15,19 @@ use crate::{
 /// A job's place in its lane, as the table has it: due time, then arrival.
 pub(super) type Place = (i64, i64);
 
-/// Jobs of a shelf at most; more wait in the table.
+/// Jobs of a shelf at most; the others wait in the table.
 pub(super) const MOST: usize = 2048;
-/// A shelf with fewer than this asks for more, if the table has more.
+/// A shelf with fewer than this is refilled, if the table has more.
 const FEW: usize = 512;
 
-/// What is in memory of a job that waits; the rest is read when it is claimed.
+/// The key of a waiting job; the rest is read when it is claimed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
     pub(super) place: Place,
     pub(super) id: JobId,
-    /// When its row was written last.
+    /// When its row was last written.
     pub(super) set_at: Time,
-    /// Of its payload.
+    /// The size of its payload.
     pub(super) bytes: u32,
     /// All attempts so far: the fence.
     pub(super) attempt: u32,
@@ -43,12 +44,12 @@ impl Entry {
         Entry::new((job.due_at.0, n), job.id, job.updated_at, job.payload.len(), job.attempt)
     }
 
-    /// It was accepted for a time that the caller named. Everything else waits for so long, or for nothing.
+    /// Whether it waits for a time of day that the caller named. All others wait for a duration, or not at all.
     fn waits_for_wall(&self) -> bool {
         self.attempt == 0 && self.place.0 > self.set_at.0
     }
 
-    /// Says when it may go. What was stored by a clock that was ahead of where it is now waits as long as was meant then.
+    /// The same with the time when it may go. If the clock was set back since its row was written, it waits the duration that was meant then.
     pub(super) fn timed(self, steady: &Steady, now: Now) -> Entry {
         let due = steady.of(Time(self.place.0));
         let was_ahead = self.set_at > now.wall && !self.waits_for_wall();
@@ -56,7 +57,7 @@ impl Entry {
         Entry { due: if was_ahead { due.min(now.steady.saturating_add(wait)) } else { due }, ..self }
     }
 
-    /// The clock may have been set since this was timed: what waits for a time of day is due at another moment then.
+    /// The same after the clock may have been set: only what waits for a time of day is due at another moment then.
     pub(super) fn timed_again(self, steady: &Steady) -> Entry {
         if self.waits_for_wall() { Entry { due: steady.of(Time(self.place.0)), ..self } } else { self }
     }
@@ -69,26 +70,26 @@ impl Entry {
 /// The first jobs of a lane (for calls, or for polls).
 #[derive(Default)]
 pub(super) struct Shelf {
-    /// By their turn, which is their place unless the clock was set.
+    /// In the order of `turn`, which is that of their places unless the clock was set.
     jobs: VecDeque<Entry>,
     reaches: Option<Place>,
     pub(super) refilling: bool,
 }
 
 impl Shelf {
-    /// All of it is in the table.
+    /// The whole lane is in the table only.
     pub(super) fn unread(&mut self) {
         self.reaches = Some((i64::MIN, i64::MIN));
     }
 
-    /// Puts a job in its turn, if its place lies within reach; keeps the shelf within `MOST`.
+    /// Adds a job in its order, if its place is within reach; keeps the shelf within `MOST`.
     pub(super) fn put(&mut self, entry: Entry) {
         if self.reaches.is_some_and(|reaches| entry.place > reaches) {
             return;
         }
         self.insert(entry);
         if self.jobs.len() > MOST {
-            self.leave_last_to_the_table();
+            self.drop_last();
         }
     }
 
@@ -100,17 +101,17 @@ impl Shelf {
         self.jobs.insert(at, entry);
     }
 
-    fn leave_last_to_the_table(&mut self) {
+    fn drop_last(&mut self) {
         let last = self.jobs.iter().enumerate().max_by_key(|(_, entry)| entry.place).map(|(at, _)| at);
         last.and_then(|at| self.jobs.remove(at));
         self.reaches = self.jobs.iter().map(|entry| entry.place).max();
     }
 
-    /// Takes in what the table had beyond `from`, up to `reaches`; to the end of the lane with `None`.
+    /// Adds the jobs of the table beyond `from` up to `reaches`; `None` is the end of the lane.
     pub(super) fn refill(&mut self, from: Place, rows: impl Iterator<Item = Entry>, reaches: Option<Place>) {
         self.refilling = false;
         if self.reaches != Some(from) {
-            return; // Jobs were left to the table meanwhile: the rows would leave a gap.
+            return; // The shelf has dropped jobs meanwhile: between those that are left and these rows some would be missing.
         }
         self.reaches = reaches;
         rows.for_each(|entry| self.insert(entry));
@@ -135,7 +136,7 @@ impl Shelf {
         removed
     }
 
-    /// A lane that was long for a while does not keep the room for it.
+    /// A lane that was long for a while does not keep the memory for it.
     fn give_back_memory(&mut self) {
         if self.jobs.capacity() > 64 && self.jobs.len() < self.jobs.capacity() / 4 {
             self.jobs.shrink_to(self.jobs.len() * 2);
@@ -147,7 +148,7 @@ impl Shelf {
         self.jobs.front().map(|first| first.due)
     }
 
-    /// The clock was set: those that wait for a time of day are due at another moment. Says whether there are any.
+    /// After the clock was set: times the jobs that wait for a time of day again; says whether there are any.
     pub(super) fn retime(&mut self, steady: &Steady) -> bool {
         let mut any = false;
         for entry in self.jobs.iter_mut().filter(|entry| entry.waits_for_wall()) {
@@ -160,7 +161,7 @@ impl Shelf {
         any
     }
 
-    /// Where to read on in the table, if it is time to.
+    /// From where to read the table, if it is time to.
     pub(super) fn wants_more(&self) -> Option<Place> {
         self.reaches.filter(|_| self.jobs.len() < FEW && !self.refilling)
     }
@@ -174,7 +175,7 @@ impl Shelf {
         self.jobs.is_empty() && self.reaches.is_none()
     }
 
-    /// Jobs that memory is taken for.
+    /// How many jobs there is memory for.
     #[cfg(test)]
     pub(super) fn room(&self) -> usize {
         self.jobs.capacity()

@@ -1,6 +1,6 @@
-//! Where a job stands: how many jobs go before it. And what the index has to know at start.
+//! The position of a job: how many jobs are ahead of it. And what the index reads at start.
 //!
-//! Never counts more than a bounded number of rows for a place, and never reads them through the writer.
+//! Never counts more than a bounded number of rows, and never reads them through the writer.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 use super::{
     index::{Index, LaneId, Row},
     rows,
-    writer::Shared,
+    writer::Core,
 };
 use crate::{
     clock::Time,
@@ -17,13 +17,13 @@ use crate::{
     store::{Ahead, EXACT_PLACES},
 };
 
-/// What the index knows of the lanes of a vendor beside one of them. In each something is due.
+/// The other lanes of a vendor that have something due, as seen from one lane.
 struct Others {
-    /// What each priority has paid for its turns.
+    /// What each priority has paid for its turns so far.
     paid: [u64; 3],
-    /// By priority, the first of them in the order of the round.
+    /// By priority, in the order of their turns.
     lanes: [Vec<Other>; 3],
-    /// Leased jobs of the lane itself: their rows still say that they wait.
+    /// Leased jobs of the lane itself, whose rows still say that they wait.
     leased: u64,
 }
 
@@ -31,15 +31,15 @@ struct Others {
 struct Other {
     lane: LaneId,
     leased: u64,
-    /// It comes before the lane itself in the round.
+    /// Its next turn is earlier than that of the lane itself.
     goes_first: bool,
 }
 
 impl Index {
     fn others(&self, vendor: &str, own: Row, due_by: Time) -> Others {
         let mut leased: HashMap<LaneId, u64> = HashMap::new();
-        for held in self.leases.values() {
-            *leased.entry(held.lane).or_default() += 1;
+        for job in self.leases.values() {
+            *leased.entry(job.lane).or_default() += 1;
         }
         let leased = |lane: LaneId| leased.get(&lane).copied().unwrap_or(0);
         let mut others = Others { paid: [0; 3], lanes: Default::default(), leased: leased(own.lane) };
@@ -47,14 +47,14 @@ impl Index {
         others.paid = state.passes;
         // Each of these has a job that is due, so more lanes than places need not be looked at.
         const MOST: usize = EXACT_PLACES as usize;
-        for (lanes, round) in others.lanes.iter_mut().zip(&state.rounds) {
-            let own_turn = round.iter().position(|lane| *lane == own.lane).unwrap_or(round.len());
-            let in_turn = round.iter().copied().enumerate().filter(|(_, lane)| *lane != own.lane).take(MOST);
+        for (lanes, due) in others.lanes.iter_mut().zip(&state.due) {
+            let own_turn = due.iter().position(|lane| *lane == own.lane).unwrap_or(due.len());
+            let in_turn = due.iter().copied().enumerate().filter(|(_, lane)| *lane != own.lane).take(MOST);
             lanes.extend(in_turn.map(|(turn, lane)| Other { lane, leased: leased(lane), goes_first: turn < own_turn }));
         }
-        // Lanes in which something is due only by then, when the job is.
+        // Lanes whose first job is due later, but not later than the job itself.
         let due_by = self.steady.of(due_by);
-        for (_, lane) in state.asleep.range(..=(due_by, LaneId::MAX)).filter(|(_, lane)| *lane != own.lane).take(MOST) {
+        for (_, lane) in state.later.range(..=(due_by, LaneId::MAX)).filter(|(_, lane)| *lane != own.lane).take(MOST) {
             let Some(asleep) = self.lanes.get(lane) else { continue };
             others.lanes[asleep.priority].push(Other { lane: *lane, leased: leased(*lane), goes_first: false });
         }
@@ -63,7 +63,7 @@ impl Index {
 }
 
 /// How many jobs are ahead of one that waits for its call.
-pub(super) fn ahead(conn: &Connection, id: JobId, shared: &Shared) -> rusqlite::Result<Option<Ahead>> {
+pub(super) fn ahead(conn: &Connection, id: JobId, core: &Core) -> rusqlite::Result<Option<Ahead>> {
     let found = conn
         .prepare_cached(
             "SELECT j.n, j.lane, j.due_at, l.vendor, l.priority FROM jobs j JOIN lanes l ON l.lane = j.lane
@@ -76,10 +76,10 @@ pub(super) fn ahead(conn: &Connection, id: JobId, shared: &Shared) -> rusqlite::
         })
         .optional()?;
     let Some((own, due_at, vendor, priority)) = found else { return Ok(None) };
-    let now = shared.clock.now();
+    let now = core.clock.now();
     let due_by = due_at.max(now);
     let others = {
-        let index = shared.index();
+        let index = core.index();
         if index.is_leased(id) {
             return Ok(None);
         }
@@ -109,7 +109,7 @@ pub(super) fn ahead(conn: &Connection, id: JobId, shared: &Shared) -> rusqlite::
     Ok(Some(Ahead { jobs: before, in_lane, is_exact: before < EXACT_PLACES }))
 }
 
-/// How many jobs of its lane go before a call: its polls that are due, and the calls before it, as far as that matters.
+/// How many jobs of its lane are ahead of a call: due polls, and earlier calls. A bounded count.
 fn before_in_lane(conn: &Connection, own: Row, due_at: Time, now: Time, leased: u64) -> rusqlite::Result<u64> {
     const SQL: &str = "SELECT count(*) FROM (
            SELECT * FROM (SELECT 1 FROM jobs
@@ -135,20 +135,20 @@ fn due_in(conn: &Connection, lane: Other, by: Time, most: u64) -> rusqlite::Resu
 }
 
 /// How many jobs of a lane are due now and not leased, counted up to `most`.
-pub(super) fn due_in_lane(conn: &Connection, lane: &Lane, most: u64, shared: &Shared) -> rusqlite::Result<u64> {
+pub(super) fn due_in_lane(conn: &Connection, lane: &Lane, most: u64, core: &Core) -> rusqlite::Result<u64> {
     let known = conn
         .prepare_cached("SELECT lane FROM lanes WHERE vendor = ?1 AND priority = ?2 AND tenant = ?3")?
         .query_row((&*lane.vendor, lane.priority as u8, &*lane.tenant), |row| row.get(0))
         .optional()?;
     let Some(lane) = known else { return Ok(0) };
-    let leased = shared.index().leases.values().filter(|held| held.lane == lane).count() as u64;
-    due_in(conn, Other { lane, leased, goes_first: false }, shared.clock.now(), most)
+    let leased = core.index().leases.values().filter(|leased| leased.lane == lane).count() as u64;
+    due_in(conn, Other { lane, leased, goes_first: false }, core.clock.now(), most)
 }
 
-/// What the index has to know at start: the lanes with work, how many jobs are where, the earliest alarm; and the newest job's number.
+/// The index at start: the lanes with work, the counts by vendor, the earliest alarm. And the number of the newest job.
 pub(super) fn read_index(conn: &Connection) -> rusqlite::Result<(Index, i64)> {
     let mut index = Index::default();
-    // Each half by an index of its own: what wants to go, and what has an alarm (a job that awaits a callback always has one).
+    // Each half uses an index of the table: jobs that wait for a call or a poll, and jobs with an alarm (one that awaits a callback has one).
     let mut counts = conn.prepare(
         "SELECT l.lane, l.vendor, l.priority, l.tenant, c.stage, c.jobs
          FROM (SELECT lane, stage, count(*) AS jobs FROM jobs WHERE stage < 2 GROUP BY lane, stage

@@ -1,17 +1,17 @@
-//! The time that the index goes by: wall time as it would be if nobody had set the clock since the store was opened.
+//! The index's clock: wall time as it would be if nobody had set the clock since the store was opened.
 //!
-//! What has to wait for so long waits that long, whatever is done to the clock. What has to wait for a time of day is told when the clock was
-//! set. Never writes anything down: what is stored is wall time as it was.
+//! So a job that waits for a duration waits that long, even if the clock is set. Jobs that wait for a time of day are timed again when the
+//! clock was set. Never stored: the table has wall time.
 
 use crate::clock::{Clock, Nanos, Time};
 
-/// A clock that is off by this much from what it should be was set. Less is noise: a thread that was put aside between two readings.
+/// A wall clock that is off by this much was set. Less is noise: a thread may be interrupted between two readings.
 const SET_BY_MS: i64 = 100;
 
-/// Follows the clock and what is done to it.
+/// Follows the wall clock and its steps.
 #[derive(Default)]
 pub(super) struct Steady {
-    /// How far the wall clock was set since the first look, in milliseconds; back counts as less.
+    /// The sum of the wall clock's steps since the first look, in milliseconds; negative if it was set back.
     set_by: i64,
     last: Option<(Time, Nanos)>,
 }
@@ -20,12 +20,12 @@ pub(super) struct Steady {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Now {
     pub(super) wall: Time,
-    /// In the steady time, in milliseconds.
+    /// In steady time, in milliseconds.
     pub(super) steady: i64,
 }
 
 impl Steady {
-    /// Looks at the clock; says, too, whether it was set since the last look.
+    /// Reads the clock; says whether it was set since the last reading.
     pub(super) fn look(&mut self, clock: &Clock) -> (Now, bool) {
         let (wall, timeline) = clock.both();
         let passed = |since: Nanos| timeline.saturating_sub(since).div_euclid(1_000_000);
@@ -39,12 +39,12 @@ impl Steady {
         (Now { wall, steady: self.of(wall) }, is_set)
     }
 
-    /// A time as it is meant by the wall clock of now.
+    /// The steady time of a wall time, by the wall clock as it is now.
     pub(super) fn of(&self, at: Time) -> i64 {
         at.0.saturating_sub(self.set_by)
     }
 
-    /// What the wall clock shows then, if it is not set until then.
+    /// The wall time of a steady time, if the clock is not set until then.
     pub(super) fn wall(&self, at: i64) -> Time {
         Time(at.saturating_add(self.set_by))
     }

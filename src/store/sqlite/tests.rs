@@ -1,18 +1,18 @@
-//! What only a look inside can show: a writer that panics, and a disk that is full.
+//! What only a test inside the module can show: a writer that panics, and a full disk.
 
 use super::*;
 use crate::job::{AttemptKind, AttemptOutcome, Lane, Priority, Stage, lifecycle::Next};
 
-/// A store on a clock that stands still, and a folder for it.
+/// A store on a clock that does not move, and its folder.
 fn store(clock: Clock) -> (Sqlite, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     (Sqlite::open(&folder.path().join("jobs.db"), clock, ["v".into()], 100).unwrap(), folder)
 }
 
-/// The pages that the file may have are what a disk has left; only the writer's own connection can be told.
+/// A bound on the file's pages acts like a full disk. It has to be set on the writer's own connection.
 async fn most_pages(store: &Sqlite, pages: u32) {
     let set = move |conn: &Connection| conn.execute_batch(&format!("PRAGMA max_page_count = {pages}"));
-    ask(&store.requests().unwrap(), |reply| Do::boxed(set, reply)).await.unwrap().unwrap();
+    request(&store.requests().unwrap(), |reply| Do::boxed(set, reply)).await.unwrap().unwrap();
 }
 
 fn job(payload: Vec<u8>) -> NewJob {
@@ -29,7 +29,7 @@ fn claim(most: usize, lease: Duration) -> Claim {
 async fn a_writer_that_panics_is_noticed() {
     let (store, _folder) = store(Clock::system());
     let panics = |_: &Connection| -> rusqlite::Result<()> { panic!("on purpose") };
-    let asked = ask(&store.requests().unwrap(), |reply| Do::boxed(panics, reply)).await;
+    let asked = request(&store.requests().unwrap(), |reply| Do::boxed(panics, reply)).await;
     assert!(matches!(asked, Err(StoreError::Unavailable(_))));
     assert!(store.failed().await.contains("panicked"));
     store.close().await;
@@ -99,6 +99,6 @@ async fn outcome_waits_for_the_disk(is_on_record: bool) {
     assert_eq!(store.settle(*lease, change, attempt).await.unwrap(), Settled::Stored);
     clock.advance(lasts);
     assert_eq!(store.reclaim().await.unwrap(), 0);
-    assert!(store.shared.index().leases.is_empty());
+    assert!(store.core.index().leases.is_empty());
     store.close().await;
 }

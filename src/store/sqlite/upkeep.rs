@@ -1,14 +1,13 @@
-//! The writer's own chores: reading lanes into the index, deleting what is old, and small statements for the book.
+//! The writer's other work: deletion of old jobs, the search for alarms, and small statements for the book.
 //!
-//! Never changes a job.
+//! Never changes what a job is.
 
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use super::{
-    index::{LaneId, Refill},
+    index::LaneId,
     rows,
-    shelf::{Entry, MOST, Place},
     writer::{After, Tx, Write},
 };
 use crate::{
@@ -17,59 +16,10 @@ use crate::{
     store::{StoreError, With},
 };
 
-/// Reads the next jobs of a lane into the index. It goes through the writer, so that no insert falls between reading and taking in.
-pub(super) struct ReadLane {
-    refill: Refill,
-    rows: Vec<Entry>,
-    /// How far it has read; nothing when that is to the end.
-    reaches: Option<Place>,
-}
-
-impl ReadLane {
-    pub(super) fn new(refill: Refill) -> ReadLane {
-        ReadLane { refill, rows: Vec::new(), reaches: None }
-    }
-}
-
-impl Write for ReadLane {
-    fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        const SQL: &str = "SELECT due_at, n, id, updated_at, length(payload), attempt FROM jobs
-             WHERE lane = ?1 AND stage = ?2 AND stage < 2 AND (due_at, n) > (?3, ?4) ORDER BY due_at, n LIMIT ?5";
-        const MOST_READ: usize = MOST / 2;
-        self.rows.clear();
-        let Refill { lane, stage, from } = self.refill;
-        let mut statement = tx.conn.prepare_cached(SQL)?;
-        let mut found = statement.query((lane, stage as u8, from.0, from.1, MOST_READ))?;
-        let (mut read, mut last) = (0, from);
-        while let Some(row) = found.next()? {
-            (read, last) = (read + 1, (row.get(0)?, row.get(1)?));
-            self.rows.extend(rows::told_if_unreadable(last.1, entry(row, last))?);
-        }
-        self.reaches = (read == MOST_READ).then_some(last);
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
-        if outcome.is_err() {
-            return after.index.could_not_refill(self.refill);
-        }
-        let (has_jobs, now) = (!self.rows.is_empty(), after.now);
-        let vendor = after.index.refill(self.refill, self.rows, self.reaches, now);
-        if let Some(vendor) = vendor.filter(|_| has_jobs) {
-            after.ring(&vendor);
-        }
-    }
-}
-
-/// The key of a job, from the third column on: its id, when it was written, the size of its payload, and its attempts.
-pub(super) fn entry(row: &rusqlite::Row<'_>, place: Place) -> rusqlite::Result<Entry> {
-    Ok(Entry::new(place, JobId::from_bytes(row.get(2)?), Time(row.get(3)?), row.get(4)?, row.get(5)?))
-}
-
 /// Deletes jobs that ended before a time, walking the table in order of arrival, a slice at a time.
 pub(super) struct Prune {
     before: Time,
-    /// Idempotency keys older than this are forgotten.
+    /// Idempotency keys older than this are deleted.
     keys_before: Time,
     from: i64,
     slice: Pruned,
@@ -81,7 +31,7 @@ pub(super) struct Prune {
 pub(super) struct Pruned {
     /// Where the next slice of jobs begins; `None` at the end of what is old enough.
     pub(super) next: Option<i64>,
-    /// Idempotency keys are left that are old enough, or lanes without jobs.
+    /// There are more idempotency keys, or lanes without jobs, to delete.
     pub(super) more_besides: bool,
 }
 
@@ -121,7 +71,7 @@ impl Write for Prune {
                    (SELECT tenant, key FROM idempotency WHERE created_at < ?1 ORDER BY created_at LIMIT ?2)",
             )?
             .execute((self.keys_before.0, Self::SLICE))?;
-        tx.shared.index().forget_idle_lanes();
+        tx.core.index().forget_idle_lanes();
         let lanes = drop_idle_lanes(tx)?;
         self.slice = Pruned { next: last, more_besides: keys == Self::SLICE || lanes == Self::SLICE };
         Ok(())
@@ -132,8 +82,9 @@ impl Write for Prune {
     }
 }
 
-/// Deletes a slice of the lanes that have no jobs; says how many there were. The rows of a lane's jobs are not looked for, which would need one
-/// more index of all jobs: a lane whose last job came before the oldest that is left has none. A few that stay for long do not keep all others.
+/// Deletes some lanes without jobs; says how many. To look for the jobs of each lane would need one more index of all jobs. Instead: a lane
+/// whose last number is below that of the oldest job has no jobs. The first `OLDEST` jobs are looked at one by one, so that a few jobs that
+/// stay for long do not keep all lanes.
 fn drop_idle_lanes(tx: &mut Tx<'_>) -> rusqlite::Result<usize> {
     const OLDEST: usize = 1000;
     let conn = tx.conn;
@@ -151,8 +102,8 @@ fn drop_idle_lanes(tx: &mut Tx<'_>) -> rusqlite::Result<usize> {
     let mut delete = conn.prepare_cached("DELETE FROM lanes WHERE lane = ?1")?;
     let mut deleted = 0;
     for lane in &idle {
-        // The number may be given to another lane, so the index must not know it by its old name.
-        if !tx.shared.index().lanes.contains_key(lane) {
+        // The table may give the number to another lane, so the index must have forgotten it.
+        if !tx.core.index().lanes.contains_key(lane) {
             deleted += delete.execute([lane])?;
         }
     }
@@ -161,7 +112,7 @@ fn drop_idle_lanes(tx: &mut Tx<'_>) -> rusqlite::Result<usize> {
     Ok(deleted)
 }
 
-/// Jobs whose alarm has gone off. One that cannot be read would go off for ever, and stand before others: it is told once and has none any more.
+/// Jobs whose alarm is due. The alarm of a job that cannot be read would stay due for ever and come first, so it is logged and removed.
 pub(super) fn overdue(conn: &Connection, now: Time, most: usize) -> rusqlite::Result<Vec<JobId>> {
     let sql = format!("{} WHERE j.alarm_at <= ?1 ORDER BY j.alarm_at", rows::select(With::NEITHER));
     let (mut jobs, mut unreadable) = (Vec::new(), Vec::new());
@@ -171,7 +122,7 @@ pub(super) fn overdue(conn: &Connection, now: Time, most: usize) -> rusqlite::Re
         && let Some(row) = found.next()?
     {
         let n = row.get(0)?;
-        match rows::told_if_unreadable(n, rows::with_lane(row))? {
+        match rows::skip_unreadable(n, rows::with_lane(row))? {
             Some((_, job)) => jobs.push(job.id),
             None => unreadable.push(n),
         }
@@ -182,7 +133,7 @@ pub(super) fn overdue(conn: &Connection, now: Time, most: usize) -> rusqlite::Re
     Ok(jobs)
 }
 
-/// Writes a few pages, to see whether that can be done.
+/// Writes a few pages, to test whether writing works.
 pub(super) fn write_something(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute(
         "INSERT INTO settings (name, value) VALUES ('written to see whether it can be', zeroblob(16384))

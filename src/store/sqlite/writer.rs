@@ -1,6 +1,6 @@
 //! The one thread that writes: many requests share one transaction and one fsync (group commit).
 //!
-//! Never tells anybody that something is stored before the commit has returned.
+//! Never answers that something is stored before the commit has returned.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,10 +12,10 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    index::{Index, LaneId, Refill},
+    index::{Index, LaneId},
     read,
+    refill::{ReadLane, Refill},
     steady::Now,
-    upkeep::ReadLane,
 };
 use crate::{
     clock::Clock,
@@ -25,40 +25,40 @@ use crate::{
 
 /// Requests that share a transaction at most.
 const MOST_IN_BATCH: usize = 1024;
-/// Requests that wait for the writer at most; more wait for a place in the queue.
+/// Requests in the writer's queue at most; further senders wait.
 pub(super) const MOST_QUEUED: usize = 4096;
-/// Lanes whose numbers are remembered; tenants come and go.
+/// Lanes whose numbers are kept in memory at most.
 const MOST_LANES: usize = 16_384;
-/// Jobs that may arrive before a lane's row says anew how far its jobs go.
+/// A lane's `last_n` is set this far ahead, so that it is written seldom.
 const LAST_AHEAD: i64 = 20_000;
-/// Lanes that are read between two batches, when nobody claims from them: at start, say.
+/// Lanes that are read with one batch, of those that no claim comes by (at start, for example).
 const UNREAD_IN_BATCH: usize = 64;
-/// Pages in the write-ahead log after which it is copied into the database: small slices keep commits short.
+/// Pages in the write-ahead log after which it is copied into the database. Small slices keep commits short.
 const CHECKPOINT_PAGES: i64 = 4000;
-/// The same, when nobody waits for a commit.
+/// The same while nobody waits for a commit.
 const IDLE_CHECKPOINT_PAGES: i64 = 500;
 
 /// One request to the writer.
 pub(super) trait Write: Send {
-    /// Its statements, inside the shared transaction. May run again, from the start, if the transaction had to be rolled back.
+    /// Its statements, inside the shared transaction. They run again if the transaction was rolled back.
     fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()>;
 
-    /// After the commit, or its failure: brings the index up to date and answers whoever waits.
+    /// After the commit, or its failure: updates the index and answers the caller.
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>);
 }
 
-/// What a request sees while its transaction is open.
+/// What a request works with while its transaction is open.
 pub(super) struct Tx<'a> {
     pub(super) conn: &'a Connection,
-    pub(super) shared: &'a Shared,
+    pub(super) core: &'a Core,
     lanes: &'a mut Lanes,
     next_n: &'a mut i64,
 }
 
-/// Lanes by their names, each with the highest number that a job of it may have by what its row says.
+/// The number and `last_n` of lanes: the highest number that a job of the lane may have.
 type Lanes = HashMap<Lane, (LaneId, i64)>;
 
-/// What a request can do once its transaction is over. The index is locked throughout, so no claim falls between two requests.
+/// What a request works with after its transaction. The index stays locked, so no claim falls between two requests.
 pub(super) struct After<'a> {
     pub(super) index: MutexGuard<'a, Index>,
     pub(super) now: Now,
@@ -68,39 +68,39 @@ pub(super) struct After<'a> {
 }
 
 /// What the writer, the claims and the reads share.
-pub(super) struct Shared {
+pub(super) struct Core {
     index: Mutex<Index>,
     pub(super) clock: Clock,
     pub(super) signals: Signals,
-    /// Why the last write failed, if it did: the next one will too, as a rule.
+    /// Why the last write failed, if it did: the next one is likely to fail too.
     refusing: Mutex<Option<String>>,
 }
 
-impl Shared {
-    pub(super) fn new(index: Index, clock: Clock, signals: Signals) -> Shared {
-        Shared { index: Mutex::new(index), clock, signals, refusing: Mutex::default() }
+impl Core {
+    pub(super) fn new(index: Index, clock: Clock, signals: Signals) -> Core {
+        Core { index: Mutex::new(index), clock, signals, refusing: Mutex::default() }
     }
 
-    /// The index, and which moment it is.
+    /// The index, and the time.
     pub(super) fn index_now(&self) -> (MutexGuard<'_, Index>, Now) {
         let mut index = self.index();
         let now = index.now(&self.clock);
         (index, now)
     }
 
-    /// Why jobs are refused now, if they are. A panic elsewhere does not make a sentence wrong.
+    /// Why jobs are refused now, if they are. A panic elsewhere cannot leave this half-changed.
     pub(super) fn refusing(&self) -> MutexGuard<'_, Option<String>> {
         self.refusing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The index. A panic while it was locked would leave it half-changed, so it is not used after one.
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().expect("the index is whole: nothing that holds it panics")
+        self.index.lock().expect("the index is whole: nothing panics while it is locked")
     }
 }
 
 impl Tx<'_> {
-    /// The number of a lane for its job `n`, which is made if it is new. Its row says how far its jobs may go, which changes seldom.
+    /// The number of the lane of job `n`. A new lane gets a row; an old one gets a higher `last_n` if it has to.
     pub(super) fn lane(&mut self, lane: &Lane, n: i64) -> rusqlite::Result<LaneId> {
         if let Some((id, _)) = self.lanes.get(lane).filter(|(_, last_n)| n <= *last_n) {
             return Ok(*id);
@@ -130,14 +130,14 @@ impl Tx<'_> {
         Ok(id)
     }
 
-    /// So many rows of lanes have been deleted.
+    /// After rows of lanes were deleted.
     pub(super) fn forget_lanes(&mut self, deleted: usize) {
         if deleted > 0 {
             self.lanes.clear();
         }
     }
 
-    /// The number of the next job to arrive.
+    /// The number of the next job.
     pub(super) fn next_n(&mut self) -> i64 {
         *self.next_n += 1;
         *self.next_n
@@ -146,8 +146,8 @@ impl Tx<'_> {
 
 impl<'a> After<'a> {
     /// For a request that never reached the writer.
-    pub(super) fn nothing(shared: &'a Shared) -> After<'a> {
-        let (index, now) = shared.index_now();
+    pub(super) fn nothing(core: &'a Core) -> After<'a> {
+        let (index, now) = core.index_now();
         After { index, now, ended: Vec::new(), ring: BTreeSet::new(), alarm: false }
     }
 
@@ -173,19 +173,19 @@ impl<'a> After<'a> {
 /// The writer's own state.
 pub(super) struct Writer {
     pub(super) conn: Connection,
-    pub(super) shared: Arc<Shared>,
+    pub(super) core: Arc<Core>,
     pub(super) requests: mpsc::Receiver<Box<dyn Write>>,
     pub(super) next_n: i64,
-    /// Told the reason when the disk has failed in a way that cannot be repaired by trying again.
+    /// Gets the reason when the disk has failed in a way that a retry cannot repair.
     pub(super) failed: watch::Sender<Option<String>>,
 }
 
 impl Writer {
     /// Serves requests until all senders are gone, then empties the write-ahead log and closes the file.
     pub(super) fn run(mut self) {
-        // Waiting longer would be the callers' wait.
+        // A longer wait for the file would be a longer wait for callers.
         if let Err(error) = self.conn.busy_timeout(BUSY_WRITING) {
-            tracing::warn!(%error, "SQLite waits longer than it should for others who have the file");
+            tracing::warn!(%error, "a busy file delays writes for longer than it should");
         }
         let (mut lanes, failing) = (HashMap::new(), self.failed.clone());
         let failed = || failing.borrow().clone();
@@ -201,14 +201,14 @@ impl Writer {
             checkpoint(&self.conn, limit);
         }
         if let Err(error) = self.conn.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);") {
-            tracing::warn!(%error, "the write-ahead log could not be emptied; the next start will do it");
+            tracing::warn!(%error, "the write-ahead log could not be emptied; the next start empties it");
         }
     }
 
-    /// What is waiting, lanes to read included; waits for a request when there is nothing. `None` when all senders are gone.
+    /// The queued requests, and lanes to read; waits while there is neither. `None` when all senders are gone.
     fn next_batch(&mut self) -> Option<Vec<Box<dyn Write>>> {
         let lanes = if self.requests.is_closed() { 0 } else { UNREAD_IN_BATCH };
-        let unread = self.shared.index().wanted_by_nobody(lanes);
+        let unread = self.core.index().unread_refills(lanes);
         let mut batch: Vec<Box<dyn Write>> = Vec::new();
         batch.extend(unread.into_iter().map(|refill| Box::new(ReadLane::new(refill)) as Box<dyn Write>));
         if batch.is_empty() {
@@ -222,7 +222,7 @@ impl Writer {
         Some(batch)
     }
 
-    /// Answers whoever is in the queue or still comes that nothing can be stored any more.
+    /// Answers all requests, those to come included, that nothing can be stored any more.
     fn refuse_all(mut self, batch: Vec<Box<dyn Write>>, why: &str) {
         let refused = || Err(StoreError::Unavailable(why.to_owned()));
         self.finish(batch.into_iter().map(|write| (write, refused())));
@@ -232,8 +232,8 @@ impl Writer {
         }
     }
 
-    /// One transaction for all; if that fails, one for each, so that one bad request fails alone. When others have the file nobody has a better
-    /// chance alone, and each would wait as long again.
+    /// One transaction for all; if that fails, one for each, so that one bad request fails alone. But not if the file is locked by another
+    /// program: that has nothing to do with a request, and each would wait again.
     fn write(&mut self, mut batch: Vec<Box<dyn Write>>, lanes: &mut Lanes) {
         let together = self.commit(&mut batch, lanes);
         let Err(error) = together else {
@@ -253,35 +253,35 @@ impl Writer {
     fn commit(&mut self, batch: &mut [Box<dyn Write>], lanes: &mut Lanes) -> rusqlite::Result<()> {
         let before = self.conn.total_changes();
         let written = self.conn.execute_batch("BEGIN IMMEDIATE").and_then(|()| {
-            let mut tx = Tx { conn: &self.conn, shared: &self.shared, lanes, next_n: &mut self.next_n };
+            let mut tx = Tx { conn: &self.conn, core: &self.core, lanes, next_n: &mut self.next_n };
             batch.iter_mut().try_for_each(|write| write.run(&mut tx))?;
             self.conn.execute_batch("COMMIT")
         });
         if written.is_err() {
             lanes.clear();
             if !self.conn.is_autocommit() {
-                // Fails only if SQLite has rolled back by itself meanwhile.
+                // Fails only if SQLite has rolled back by itself.
                 let _ = self.conn.execute_batch("ROLLBACK");
             }
         } else if self.conn.total_changes() != before {
-            self.shared.refusing().take();
+            self.core.refusing().take();
         }
         written
     }
 
     fn finish(&self, batch: impl Iterator<Item = (Box<dyn Write>, Result<(), StoreError>)>) {
-        let mut after = After::nothing(&self.shared);
+        let mut after = After::nothing(&self.core);
         batch.for_each(|(write, outcome)| write.finish(outcome, &mut after));
         let After { index, ended, ring, alarm, .. } = after;
         drop(index);
-        self.shared.signals.announce_ended(&ended);
-        ring.iter().for_each(|vendor| self.shared.signals.ring(vendor));
+        self.core.signals.announce_ended(&ended);
+        ring.iter().for_each(|vendor| self.core.signals.ring(vendor));
         if alarm {
-            self.shared.signals.alarm().notify_one();
+            self.core.signals.alarm().notify_one();
         }
     }
 
-    /// What callers are told; a disk that fails to read or write ends the writer, for nobody knows then what is stored.
+    /// The error for callers. A disk that fails to read or write ends the writer, because nobody knows what is stored then.
     fn explain(&self, error: &rusqlite::Error) -> StoreError {
         let code = error.sqlite_error_code();
         let is_fatal =
@@ -295,10 +295,10 @@ impl Writer {
             Some(ErrorCode::DiskFull) => "the disk is full".to_owned(),
             Some(ErrorCode::ReadOnly) => "the file cannot be written".to_owned(),
             _ if is_busy(error) => "another program has locked the file".to_owned(),
-            // What is wrong with one request says nothing about others.
+            // An error of one request, which does not concern others.
             _ => return read::explain(error),
         };
-        *self.shared.refusing() = Some(format!("jobs are refused: {why}"));
+        *self.core.refusing() = Some(format!("jobs are refused: {why}"));
         StoreError::Unavailable(why)
     }
 }
@@ -308,7 +308,7 @@ fn is_busy(error: &rusqlite::Error) -> bool {
 }
 
 fn checkpoint(conn: &Connection, limit_pages: i64) {
-    // NOOP tells the size of the log without copying anything.
+    // NOOP gives the size of the log without copying anything.
     let pages =
         conn.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?));
     let done = match pages {
@@ -317,12 +317,12 @@ fn checkpoint(conn: &Connection, limit_pages: i64) {
         Err(error) => Err(error),
     };
     if let Err(error) = done {
-        tracing::warn!(%error, "the write-ahead log could not be copied; it is tried again after the next commit");
+        tracing::warn!(%error, "the write-ahead log could not be copied into the database; retrying after the next commit");
     }
 }
 
-/// Queues a request and waits for its answer.
-pub(super) async fn ask<T>(
+/// Sends a request to the writer and waits for the answer.
+pub(super) async fn request<T>(
     requests: &mpsc::Sender<Box<dyn Write>>,
     make: impl FnOnce(tokio::sync::oneshot::Sender<T>) -> Box<dyn Write>,
 ) -> Result<T, StoreError> {
@@ -332,17 +332,17 @@ pub(super) async fn ask<T>(
     answer.await.map_err(|_| closed())
 }
 
-/// Queues readings of the table for lanes that have run low. Those that find no place in the queue are read after its next batch.
-pub(super) fn ask_refills(requests: &mpsc::Sender<Box<dyn Write>>, shared: &Shared, refills: Vec<Refill>) {
+/// Has the writer read lanes that have run low. If its queue is full, they are read with its next batch.
+pub(super) fn queue_refills(requests: &mpsc::Sender<Box<dyn Write>>, core: &Core, refills: Vec<Refill>) {
     for refill in refills {
         let write = Box::new(ReadLane::new(refill));
         if requests.try_send(write).is_err() {
-            shared.index().not_refilling(refill);
+            core.index().not_refilling(refill);
         }
     }
 }
 
-/// How long opening, and reading, waits for another process to let go of the file.
+/// How long opening and reading wait while another program has locked the file.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
-/// How long a write does: whoever comes meanwhile waits for this one, and then for as long again.
+/// The same for a write. It is short because requests that come meanwhile wait for this write, and then for as long again.
 const BUSY_WRITING: Duration = Duration::from_secs(1);

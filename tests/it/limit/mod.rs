@@ -89,7 +89,7 @@ impl Book for MemoryBook {
         Ok(Vec::new())
     }
 
-    async fn lay_limits(&self, _seen: u64, _laid: LiveLimits) -> Result<bool, StoreError> {
+    async fn set_live_limits(&self, _seen: u64, _new: LiveLimits) -> Result<bool, StoreError> {
         Ok(false)
     }
 

@@ -209,12 +209,15 @@ impl World {
         self.phases.push(Phase { from: self.clock.nanos(), left, limits: self.limits.clone() });
     }
 
-    async fn step(&mut self, op: Op) {
-        // Of the calls of a process that ended only their calendar periods are known: that is for one step, not for several.
+    /// Of the calls of a process that ended only their calendar periods are known: that is for one step of the clock, not for several.
+    fn leaves_out(&self, op: &Op) -> bool {
         let has_stepped = self.right_from > Nanos::MIN;
-        if has_stepped
+        has_stepped
             && (matches!(op, Op::Crash { .. } | Op::Stop) || (matches!(op, Op::Step { .. }) && self.has_restarted))
-        {
+    }
+
+    async fn step(&mut self, op: Op) {
+        if self.leaves_out(&op) {
             return;
         }
         match op {

@@ -9,8 +9,8 @@ use redis::{FromRedisValue, Script, ScriptInvocation};
 use self::{
     patience::Patience,
     words::{
-        Amendment, Channel, Claimed, Counts, Dealt, DealtWith, Entry, GivenBack, Line, Look, More, Read, Stats, Turn,
-        VendorWork, Wanted,
+        Amendment, Channel, Claimed, CountChanges, Entry, GivenBack, Line, Look, More, Read, Removal, RemoveIf, Stats,
+        Turn, VendorWork, Wanted,
     },
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     store::StoreError,
 };
 
-pub(super) mod holds;
+pub(super) mod leases;
 mod patience;
 pub(super) mod words;
 
@@ -40,11 +40,11 @@ pub(super) struct Index {
 pub(super) struct Scripts {
     amend: Script,
     claim: Script,
-    dealt: Script,
+    done: Script,
     enqueue: Script,
     fill: Script,
     flag: Script,
-    hold: Script,
+    register: Script,
     lapsed: Script,
     look: Script,
     open: Script,
@@ -66,11 +66,11 @@ impl Index {
         let scripts = Scripts {
             amend: lua!("amend.lua"),
             claim: lua!("claim.lua"),
-            dealt: lua!("done.lua"),
+            done: lua!("done.lua"),
             enqueue: lua!("enqueue.lua"),
             fill: lua!("fill.lua"),
             flag: lua!("flag.lua"),
-            hold: lua!("hold.lua"),
+            register: lua!("register.lua"),
             lapsed: lua!("lapsed.lua"),
             look: lua!("look.lua"),
             open: lua!("open.lua"),
@@ -114,7 +114,12 @@ impl Index {
     }
 
     /// Adds jobs that MongoDB has and that want a call or a poll.
-    pub(super) async fn enqueue(&self, vendor: &VendorWork, counts: Counts, jobs: &[Wanted]) -> Result<(), StoreError> {
+    pub(super) async fn enqueue(
+        &self,
+        vendor: &VendorWork,
+        counts: CountChanges,
+        jobs: &[Wanted],
+    ) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.enqueue, vendor);
         call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live);
         for job in jobs {
@@ -127,7 +132,7 @@ impl Index {
     pub(super) async fn amend(
         &self,
         vendor: &VendorWork,
-        counts: Counts,
+        counts: CountChanges,
         ring: bool,
         amended: &[Amendment],
     ) -> Result<(), StoreError> {
@@ -154,7 +159,7 @@ impl Index {
         Ok(Some(Look {
             epoch: epoch.clone(),
             sweep: number(2) == 1,
-            calls_held: number(3).unsigned_abs(),
+            calls_leased: number(3).unsigned_abs(),
             claimed: number(4),
             next_call: if is_open { time(5) } else { Some(opens) },
             next_poll: if is_open { time(6) } else { Some(opens).filter(|_| vendor.polls) },
@@ -223,20 +228,20 @@ impl Index {
     }
 
     /// Removes entries of this process whose jobs were settled. `ring`: others may have room now.
-    pub(super) async fn dealt(
+    pub(super) async fn remove(
         &self,
         vendor: &VendorWork,
-        counts: Counts,
+        counts: CountChanges,
         ring: bool,
-        dealt: &[Dealt],
+        removals: &[Removal],
     ) -> Result<(), StoreError> {
-        let mut call = self.on(&self.scripts.dealt, vendor);
+        let mut call = self.on(&self.scripts.done, vendor);
         call.arg(&self.consumer).arg(counts.waiting).arg(counts.open).arg(counts.live);
         call.arg(u8::from(ring));
-        for Dealt { entry, which, next } in dealt {
+        for Removal { entry, which, next } in removals {
             let which = match which {
-                DealtWith::IfHeld => "held",
-                DealtWith::AnyOfTheJob => "any",
+                RemoveIf::Leased => "leased",
+                RemoveIf::Any => "any",
             };
             call.arg(entry.line.0).arg(&entry.name).arg(entry.id.as_bytes()).arg(which);
             next_arguments(&mut call, next.as_ref());
@@ -260,7 +265,7 @@ impl Index {
         self.run::<i64>(&self.on(&self.scripts.wake, vendor)).await.map(drop)
     }
 
-    /// Takes over entries that were held for longer than the vendor's lease, as far as this process has seen.
+    /// Takes over entries that were leased for longer than the vendor's lease, as far as this process has seen.
     pub(super) async fn lapsed(&self, vendor: &VendorWork) -> Result<Vec<Entry>, StoreError> {
         let (epoch, look) = self.patience.lapsed(vendor, self.clock.nanos());
         let mut call = self.on(&self.scripts.lapsed, vendor);
@@ -273,7 +278,7 @@ impl Index {
         entries(found)
     }
 
-    /// Opens a new index where it is lost, or a part of it; says whether it was. `at_once`: nobody can hold anything, there has never been a job.
+    /// Opens a new index if it is lost, or a part of it; says whether it was. `at_once`: no job is live, so none can be leased.
     pub(super) async fn open(&self, vendor: &VendorWork, name: &str, at_once: bool) -> Result<bool, StoreError> {
         let mut call = self.on(&self.scripts.open, vendor);
         call.arg(name).arg(u8::from(at_once));
@@ -281,10 +286,14 @@ impl Index {
     }
 
     /// Registers leases of this process. Gives the epoch, and the new names of entries that had to be added again.
-    pub(super) async fn hold(&self, vendor: &VendorWork, held: &[Entry]) -> Result<(String, Vec<String>), StoreError> {
-        let mut call = self.on(&self.scripts.hold, vendor);
+    pub(super) async fn register(
+        &self,
+        vendor: &VendorWork,
+        leased: &[Entry],
+    ) -> Result<(String, Vec<String>), StoreError> {
+        let mut call = self.on(&self.scripts.register, vendor);
         call.arg(&self.consumer);
-        for entry in held {
+        for entry in leased {
             call.arg(entry.line.0).arg(&entry.name).arg(entry.id.as_bytes());
         }
         let mut found = self.run::<Vec<String>>(&call).await?.unwrap_or_default().into_iter();
@@ -305,12 +314,12 @@ impl Index {
         let found: Vec<Vec<u8>> = self.run(&call).await?.unwrap_or_default();
         let number = |i: usize| text(found.get(i).cloned()).parse::<i64>().unwrap_or(0);
         let heads = found.iter().skip(4).filter_map(|id| JobId::from_slice(id)).collect();
-        let held = number(3).max(0).unsigned_abs();
-        Ok(Stats { waiting: number(0), open: number(1), live: number(2), held, heads })
+        let leased = number(3).max(0).unsigned_abs();
+        Ok(Stats { waiting: number(0), open: number(1), live: number(2), leased, heads })
     }
 
     /// Corrects the counts by so much.
-    pub(super) async fn mend_counts(&self, vendor: &VendorWork, off: &Counts) -> Result<(), StoreError> {
+    pub(super) async fn mend_counts(&self, vendor: &VendorWork, off: &CountChanges) -> Result<(), StoreError> {
         let key = format!("{}:counts", key_of(&self.database, &vendor.name));
         for (count, by) in [("waiting", off.waiting), ("open", off.open), ("live", off.live)] {
             if by != 0 {
@@ -320,15 +329,15 @@ impl Index {
         Ok(())
     }
 
-    /// Which of these jobs of a vendor workers hold now.
-    pub(super) async fn held(&self, vendor: &str, ids: &[JobId]) -> Result<Vec<bool>, StoreError> {
+    /// Which of these jobs of a vendor workers lease now.
+    pub(super) async fn leased(&self, vendor: &str, ids: &[JobId]) -> Result<Vec<bool>, StoreError> {
         let mut ask = redis::cmd("HMGET");
         ask.arg(format!("{}:index", key_of(&self.database, vendor)));
         for id in ids {
             ask.arg(id.as_bytes());
         }
         let found: Vec<Option<String>> = self.redis.command(&ask).await?;
-        Ok(found.into_iter().map(|held| held.is_some_and(|held| held.starts_with('+'))).collect())
+        Ok(found.into_iter().map(|leased| leased.is_some_and(|leased| leased.starts_with('+'))).collect())
     }
 
     pub(super) async fn publish(&self, channel: Channel, body: &[u8]) -> Result<(), StoreError> {

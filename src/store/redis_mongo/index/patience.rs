@@ -1,7 +1,7 @@
-//! How long this process has waited: until a new index opens, and until what workers hold has lapsed.
+//! How long this process has waited for a new index to open and for leases to lapse.
 //!
-//! Never asks what time it is elsewhere: only what this process has seen counts, by its own clock that never steps. So it does not matter how
-//! the clocks of Redis, of its nodes and of other processes are set.
+//! Never uses another clock than that of this process, which never steps: so it does not matter how the clocks of Redis and of other processes
+//! are set.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,7 +12,7 @@ use std::{
 use super::{super::lock, words::VendorWork};
 use crate::clock::{Nanos, nanos};
 
-/// How long a new index stays shut: workers that live say what they hold, a few times a second.
+/// How long a new index stays shut, so that live workers can register their leases.
 const SHUT: Duration = Duration::from_secs(3);
 /// Looks that are remembered of a vendor at most. With fewer, what lapses between two of them is only found later.
 const MOST_LOOKS: usize = 64;
@@ -47,7 +47,7 @@ impl Patience {
         waited.map_or_else(String::new, |known| known.epoch.clone())
     }
 
-    /// Everything that is held now in this index was held before the look of this number.
+    /// A look of this number was made: everything leased by now in this index was leased before it.
     pub(crate) fn looked(&self, vendor: &VendorWork, epoch: &str, number: i64, now: Nanos) {
         self.saw(vendor, epoch, now);
         let mut all = lock(&self.0);
@@ -61,7 +61,7 @@ impl Patience {
         }
     }
 
-    /// The index, and the number of the look in it before which everything was held that has lapsed by now; 0 while nothing can have.
+    /// The index, and the number of the look that is one lease ago: what was leased before it has lapsed. 0 if no look is that old.
     pub(crate) fn lapsed(&self, vendor: &VendorWork, now: Nanos) -> (String, i64) {
         let mut all = lock(&self.0);
         let Some(known) = all.get_mut(&vendor.name) else { return (String::new(), 0) };
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(patience.lapsed(&v, 21 * SECOND).1, 7);
         assert_eq!(patience.lapsed(&v, 99 * SECOND), ("a".into(), 8));
         patience.looked(&v, "b", 3, 99 * SECOND);
-        assert_eq!(patience.lapsed(&v, 100 * SECOND), ("b".into(), 0), "looks in another index say nothing");
+        assert_eq!(patience.lapsed(&v, 100 * SECOND), ("b".into(), 0), "looks in another index do not count");
     }
 
     #[test]

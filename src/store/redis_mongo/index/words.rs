@@ -15,9 +15,9 @@ pub struct VendorWork {
     pub name: Arc<str>,
     /// Whether it has polls: twice as many streams.
     pub polls: bool,
-    /// How long a worker may hold a job of it.
+    /// How long a worker may lease a job.
     pub lease: Duration,
-    /// Ids kept in each of its streams at most, those held by workers aside: about half a second of its rate.
+    /// Ids kept in each of its streams at most, those leased by workers aside: about half a second of its rate.
     pub depth: usize,
     /// Accepted and not answered at once, at most.
     pub open: Option<u64>,
@@ -45,7 +45,7 @@ impl Line {
     }
 }
 
-/// An entry of a stream that this process holds.
+/// An entry of a stream that this process has leased.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Entry {
     pub(crate) line: Line,
@@ -56,13 +56,13 @@ pub(crate) struct Entry {
 
 /// By how much the counts of a vendor change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub(crate) struct CountChanges {
     pub(crate) waiting: i64,
     pub(crate) open: i64,
     pub(crate) live: i64,
 }
 
-impl Counts {
+impl CountChanges {
     /// A job as it was is now another; nothing is one that is not born.
     pub(crate) fn add(&mut self, was: Option<&Job>, is: Option<&Job>) {
         self.count(was, -1);
@@ -100,30 +100,30 @@ pub(crate) struct Amendment {
 /// An entry that is given back, its tenant, and until when that is to rest.
 pub(crate) type GivenBack = (Entry, Arc<str>, Option<Time>);
 
-/// An entry that has been dealt with, and what its job waits for next.
-pub(crate) struct Dealt {
+/// An entry to remove from its stream, and what its job waits for next.
+pub(crate) struct Removal {
     pub(crate) entry: Entry,
-    pub(crate) which: DealtWith,
+    pub(crate) which: RemoveIf,
     pub(crate) next: Option<Wanted>,
 }
 
-/// Whether an entry that has been dealt with leaves its stream.
+/// Which entries of the job are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum DealtWith {
-    /// If this process still holds it. Whoever else does looks at the job by itself.
-    IfHeld,
-    /// And any other that the job has by now.
-    AnyOfTheJob,
+pub(crate) enum RemoveIf {
+    /// This one, if it is still leased to this process.
+    Leased,
+    /// This one, and any other that the job has by now.
+    Any,
 }
 
 /// What a look at a vendor finds.
 #[derive(Debug, Default)]
 pub(crate) struct Look {
     pub(crate) epoch: String,
-    /// The asker is to look for tenants that nobody knows of.
+    /// The caller is to sweep for jobs that are missing in the index.
     pub(crate) sweep: bool,
-    /// Calls that workers hold, all of them together, and how many were ever claimed.
-    pub(crate) calls_held: u64,
+    /// Calls that workers lease, all of them together, and how many were ever claimed.
+    pub(crate) calls_leased: u64,
     pub(crate) claimed: i64,
     pub(crate) next_call: Option<Time>,
     pub(crate) next_poll: Option<Time>,
@@ -171,7 +171,7 @@ pub(crate) struct Stats {
     pub(crate) waiting: i64,
     pub(crate) open: i64,
     pub(crate) live: i64,
-    pub(crate) held: u64,
+    pub(crate) leased: u64,
     /// The first jobs of the streams.
     pub(crate) heads: Vec<JobId>,
 }

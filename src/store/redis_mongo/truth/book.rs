@@ -85,45 +85,45 @@ impl Book for RedisMongo {
                 within(self.core.mongo.pauses.delete_one(filter)).await?;
             }
         }
-        self.say_that_it_changed().await;
+        self.announce_change().await;
         Ok(())
     }
 
     async fn live_limits(&self) -> Result<Vec<LiveLimits>, StoreError> {
         let found: Vec<Document> =
             within(async { self.core.mongo.live_limits.find(doc! {}).await?.try_collect().await }).await?;
-        let laid = |laid: &Document| {
+        let read = |found: &Document| {
             Some(LiveLimits {
-                pool: laid.get_str("_id").ok()?.to_owned(),
-                version: laid.get_i64("version").ok()?.unsigned_abs(),
-                limits: laid.get_str("limits").map(str::to_owned).ok(),
-                since: Time(laid.get_i64("since").ok()?),
+                pool: found.get_str("_id").ok()?.to_owned(),
+                version: found.get_i64("version").ok()?.unsigned_abs(),
+                limits: found.get_str("limits").map(str::to_owned).ok(),
+                since: Time(found.get_i64("since").ok()?),
             })
         };
         let unreadable = || StoreError::Corrupt("live limits in the book are not ours".into());
-        found.iter().map(|found| laid(found).ok_or_else(unreadable)).collect()
+        found.iter().map(|found| read(found).ok_or_else(unreadable)).collect()
     }
 
-    async fn lay_limits(&self, seen: u64, laid: LiveLimits) -> Result<bool, StoreError> {
+    async fn set_live_limits(&self, seen: u64, new: LiveLimits) -> Result<bool, StoreError> {
         let version = |version: u64| i64::try_from(version).unwrap_or(i64::MAX);
         let document = doc! {
-            "_id": &laid.pool, "version": version(laid.version), "limits": laid.limits, "since": laid.since.0,
+            "_id": &new.pool, "version": version(new.version), "limits": new.limits, "since": new.since.0,
         };
         let live = &self.core.mongo.live_limits;
-        let is_laid = if seen == 0 {
-            // Whoever is first makes the document.
+        let is_set = if seen == 0 {
+            // The first process makes the document.
             let mut once = document.clone();
             once.remove("_id");
-            let make = live.update_one(doc! { "_id": &laid.pool }, doc! { "$setOnInsert": once }).upsert(true);
+            let make = live.update_one(doc! { "_id": &new.pool }, doc! { "$setOnInsert": once }).upsert(true);
             within(make).await?.upserted_id.is_some()
         } else {
-            let is_seen = doc! { "_id": &laid.pool, "version": version(seen) };
+            let is_seen = doc! { "_id": &new.pool, "version": version(seen) };
             within(async { live.replace_one(is_seen, document).await }).await?.matched_count == 1
         };
-        if is_laid {
-            self.say_that_it_changed().await;
+        if is_set {
+            self.announce_change().await;
         }
-        Ok(is_laid)
+        Ok(is_set)
     }
 
     async fn limits_on_record(&self) -> Result<Vec<LimitsOnRecord>, StoreError> {
@@ -157,7 +157,7 @@ impl Book for RedisMongo {
         let processes = &self.core.mongo.processes;
         let report = processes.update_one(doc! { "_id": &me.process }, beat).upsert(true);
         if within(report).await?.upserted_id.is_some() {
-            self.say_that_it_changed().await;
+            self.announce_change().await;
         }
         Ok(())
     }
@@ -179,7 +179,7 @@ impl Book for RedisMongo {
     async fn strike_out(&self, gone: &Filed) -> Result<(), StoreError> {
         let filter = doc! { "_id": &gone.process, "beat": gone.beat.cast_signed() };
         within(async { self.core.mongo.processes.delete_one(filter).await }).await?;
-        self.say_that_it_changed().await;
+        self.announce_change().await;
         Ok(())
     }
 
@@ -196,8 +196,8 @@ impl Book for RedisMongo {
 }
 
 impl RedisMongo {
-    /// Has the other processes look. Who does not hear it looks by itself, a little later.
-    async fn say_that_it_changed(&self) {
-        let _ = self.core.told(self.core.index.publish(Channel::Book, self.core.process.as_bytes())).await;
+    /// Tells the other processes to read the book. A process that misses the message reads it a little later anyway.
+    async fn announce_change(&self) {
+        let _ = self.core.briefly(self.core.index.publish(Channel::Book, self.core.process.as_bytes())).await;
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     store::{StoreError, With},
 };
 
-/// A statement has come to an end within this time, or it is not known whether it did. Where it can be told, the server gives it up then too.
+/// How long a statement may take; after that its outcome is unknown. Where the driver allows it, the server gives up then too.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// A server is found within this time, or there is none.
 const FIND_SERVER: Duration = Duration::from_millis(800);
@@ -202,7 +202,7 @@ impl Mongo {
     /// Jobs by their ids; without those that cannot be read.
     pub(crate) async fn find_all(&self, ids: &[JobId], with: With) -> Result<HashMap<JobId, StoredJob>, StoreError> {
         let found = self.find_each(ids, with).await?.into_iter();
-        Ok(found.filter_map(|(id, found)| Some((id, self.unreadable.told(id, found)?))).collect())
+        Ok(found.filter_map(|(id, found)| Some((id, self.unreadable.skip(id, found)?))).collect())
     }
 
     /// Jobs by their ids, those that cannot be read too.

@@ -126,8 +126,8 @@ fn lane_of(job: &Job) -> Option<String> {
 
 /// When a job was updated, if that says more than when it was accepted and when it ended.
 fn updated_at(job: &Job) -> Option<Time> {
-    let told = job.finished_at.unwrap_or(job.id.created_at());
-    Some(job.updated_at).filter(|at| *at != told)
+    let implied = job.finished_at.unwrap_or(job.id.created_at());
+    Some(job.updated_at).filter(|at| *at != implied)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Messages between processes, and the polls that catch what a lost message would have said.
 //!
-//! A message never carries data: a bell says that there may be work, an id that a job has ended.
+//! A message never carries data: it is the name of a vendor that may have work, or the id of a job that has ended.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,15 +27,15 @@ impl Core {
     pub(crate) async fn listen(self: Arc<Self>, stop: CancellationToken) {
         let channels = [Channel::Bells, Channel::Ended, Channel::Book].map(|channel| self.index.channel(channel));
         let [bells, ended, book] = &channels;
-        self.signals.note_deaf(true);
+        self.signals.note_unsubscribed(true);
         let heard = |heard: Heard<'_>| match heard {
             // Whatever was said before may have been missed.
             Heard::Connected => {
-                self.signals.note_deaf(false);
+                self.signals.note_unsubscribed(false);
                 self.signals.ring_all();
                 self.signals.alarm().notify_one();
             }
-            Heard::Lost => self.signals.note_deaf(true),
+            Heard::Lost => self.signals.note_unsubscribed(true),
             Heard::Message { channel, body } if channel == bells => self.signals.ring(&String::from_utf8_lossy(body)),
             Heard::Message { channel, body } if channel == ended => {
                 let ids: Vec<JobId> = body.chunks(16).filter_map(JobId::from_slice).collect();
@@ -68,9 +68,9 @@ impl Core {
             }
             let looks: [Result<(), StoreError>; 4] = [
                 self.look_for_ends().await,
-                self.say_what_was_dealt_with().await,
-                self.tell_what_was_not_told().await,
-                self.say_what_is_held().await,
+                self.send_removals().await,
+                self.send_flags().await,
+                self.keep_leases().await,
             ];
             for done in looks {
                 if let Err(error) = done {
@@ -82,7 +82,7 @@ impl Core {
 
     /// Whether there is anything to poll for.
     fn has_cares(&self) -> bool {
-        self.signals.somebody_waits() || !self.holds.is_empty() || self.untold.is_some()
+        self.signals.somebody_waits() || !self.leases.is_empty() || self.unsent.is_some()
     }
 
     /// Finds jobs that callers wait for and that have ended.
@@ -97,30 +97,30 @@ impl Core {
     }
 
     /// Keeps the leases of what this process is settling, however long MongoDB is unavailable. In a new index they are registered again.
-    async fn say_what_is_held(&self) -> Result<(), StoreError> {
+    async fn keep_leases(&self) -> Result<(), StoreError> {
         for vendor in self.vendors.values() {
-            let settling = self.holds.of(&vendor.name, true);
+            let settling = self.leases.of(&vendor.name, true);
             if !settling.is_empty() {
-                self.say_held(vendor, settling).await?;
-            } else if !self.holds.of(&vendor.name, false).is_empty() {
-                self.say_held(vendor, Vec::new()).await?;
+                self.register(vendor, settling).await?;
+            } else if !self.leases.of(&vendor.name, false).is_empty() {
+                self.register(vendor, Vec::new()).await?;
             }
         }
         Ok(())
     }
 
     /// Registers these leases, and all of them if the index turns out to be a new one.
-    async fn say_held(&self, vendor: &VendorWork, held: Vec<Entry>) -> Result<(), StoreError> {
-        let epoch = self.enter(vendor, &held).await?;
+    async fn register(&self, vendor: &VendorWork, leased: Vec<Entry>) -> Result<(), StoreError> {
+        let epoch = self.enter(vendor, &leased).await?;
         self.note_epoch(vendor, &epoch).await
     }
 
     /// Registers these leases in the index; gives its epoch. Those that were settled or released meanwhile are released there too: whoever did
     /// that did not know of the new index.
-    async fn enter(&self, vendor: &VendorWork, held: &[Entry]) -> Result<String, StoreError> {
-        let (epoch, names) = self.index.hold(vendor, held).await?;
-        self.holds.rename(held, &names);
-        let gone = self.holds.gone(held, &names);
+    async fn enter(&self, vendor: &VendorWork, leased: &[Entry]) -> Result<String, StoreError> {
+        let (epoch, names) = self.index.register(vendor, leased).await?;
+        self.leases.rename(leased, &names);
+        let gone = self.leases.gone(leased, &names);
         if !gone.is_empty() {
             self.give_back(vendor, gone).await;
         }
@@ -136,9 +136,9 @@ impl Core {
         if before == epoch {
             return Ok(());
         }
-        let held = self.holds.of(&vendor.name, false);
-        tracing::warn!(vendor = %vendor.name, held = held.len(), "the index in Redis was lost; it is filled again from MongoDB");
-        for slice in held.chunks(500) {
+        let leased = self.leases.of(&vendor.name, false);
+        tracing::warn!(vendor = %vendor.name, leased = leased.len(), "the index in Redis was lost; it is filled again from MongoDB");
+        for slice in leased.chunks(500) {
             self.enter(vendor, slice).await?;
         }
         // Only when all are registered, so that a failure is tried again.

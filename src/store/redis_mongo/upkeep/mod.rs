@@ -1,8 +1,8 @@
-//! What keeps the index true to MongoDB beside the calls: refills, sweeps, messages between processes, and what Redis still has to be told.
+//! What keeps the index true to MongoDB beside the calls: refills, sweeps, messages between processes, and updates that Redis has missed.
 //!
 //! Never decides what a job becomes.
 
 mod feed;
 mod refill;
 pub(super) mod sweep;
-pub(super) mod untold;
+pub(super) mod unsent;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{
     Core,
-    index::words::{Channel, Counts, Line, Stats, VendorWork},
+    index::words::{Channel, CountChanges, Line, Stats, VendorWork},
     truth::{
         docs,
         mongo::{within, within_time},
@@ -23,7 +23,7 @@ use super::super::{
 use crate::store::StoreError;
 
 /// Sweeps in the queue at most.
-pub(crate) const MOST_ASKED: usize = 4096;
+pub(crate) const MOST_QUEUED: usize = 4096;
 /// Vendors that are swept at the same time.
 const SIDE_BY_SIDE: usize = 4;
 /// Tenants flagged in one script.
@@ -35,30 +35,26 @@ const SELDOM: u8 = 30;
 const COUNT_WITHIN: Duration = Duration::from_secs(30);
 
 /// A vendor to sweep, and who waits for the end.
-pub(crate) struct Asked {
+pub(crate) struct Request {
     vendor: Arc<str>,
     done: oneshot::Sender<()>,
 }
 
 impl Core {
     /// Queues a sweep of a vendor and waits for it briefly. If it takes longer, the vendor is woken when jobs are found.
-    pub(crate) async fn ask_for_sweep(&self, vendor: &VendorWork) {
-        let (done, told) = oneshot::channel();
+    pub(crate) async fn request_sweep(&self, vendor: &VendorWork) {
+        let (done, swept) = oneshot::channel();
         // The queue is full: the next sweep is due in ten seconds.
-        if self.sweeps.try_send(Asked { vendor: vendor.name.clone(), done }).is_err() {
+        if self.sweeps.try_send(Request { vendor: vendor.name.clone(), done }).is_err() {
             return;
         }
-        let _ = tokio::time::timeout(self.patience(), told).await;
+        let _ = tokio::time::timeout(self.patience(), swept).await;
     }
 
     /// Runs the queued sweeps, until `stop`.
-    pub(crate) async fn sweep_what_is_asked(
-        self: Arc<Self>,
-        mut asked: mpsc::Receiver<Asked>,
-        stop: CancellationToken,
-    ) {
-        let all = stream::poll_fn(|cx| asked.poll_recv(cx));
-        let sweeping = all.for_each_concurrent(SIDE_BY_SIDE, |Asked { vendor, done }| {
+    pub(crate) async fn run_sweeps(self: Arc<Self>, mut requests: mpsc::Receiver<Request>, stop: CancellationToken) {
+        let all = stream::poll_fn(|cx| requests.poll_recv(cx));
+        let sweeping = all.for_each_concurrent(SIDE_BY_SIDE, |Request { vendor, done }| {
             let core = &self;
             async move {
                 if let Some(vendor) = core.vendors.get(&vendor)
@@ -66,7 +62,7 @@ impl Core {
                 {
                     tracing::warn!(vendor = %vendor.name, %error, "the sweep for jobs that are missing in Redis failed; the next is in ten seconds");
                 }
-                // Whoever waited may have gone on.
+                // An error means that the caller waits no longer.
                 let _ = done.send(());
             }
         });
@@ -76,7 +72,7 @@ impl Core {
         }
     }
 
-    /// Flags every tenant that has a job in MongoDB, whatever the index says. Each is then read in its turn, and as a rule there is nothing new.
+    /// Flags every tenant that has a job in MongoDB, whatever the index has. Each is then read in its turn, and usually nothing is new.
     async fn sweep(&self, vendor: &VendorWork) -> Result<(), StoreError> {
         let before = self.index.stats(vendor).await?;
         // With a cursor: `distinct` answers in one document, which may be too small for all lanes. MongoDB skips from one lane of the index to the next.
@@ -86,7 +82,7 @@ impl Core {
         let mut slice = next_lanes(&mut lanes).await?;
         let some_wait = !slice.is_empty();
         let awaits = self.count(vendor, 6, 7).await?;
-        // Opens the index anew if a part of it is lost that no look at it misses.
+        // Opens a new index if a part of it is lost that no look at it misses.
         self.open_index_of(vendor, some_wait || awaits > 0).await?;
         while !slice.is_empty() {
             self.index.flag(vendor, &slice).await?;
@@ -110,13 +106,13 @@ impl Core {
         let (calls, polls) =
             if some_wait { (self.count(vendor, 0, 3).await?, self.count(vendor, 3, 6).await?) } else { (0, 0) };
         let after = self.index.stats(vendor).await?;
-        let off = Counts {
+        let off = CountChanges {
             waiting: drift(before.waiting, after.waiting, calls + polls),
             open: drift(before.open, after.open, polls + awaits),
             live: drift(before.live, after.live, calls + polls + awaits),
         };
         self.index.mend_counts(vendor, &off).await?;
-        if off != Counts::default() {
+        if off != CountChanges::default() {
             // Redis missed a change, so a dispatcher may have missed its wake-up.
             self.index.publish(Channel::Bells, vendor.name.as_bytes()).await?;
         }
@@ -168,7 +164,7 @@ mod tests {
     #[test]
     fn what_changes_while_it_is_counted_is_no_error() {
         assert_eq!(drift(20_000, 19_000, 19_700), 0, "a vendor is being called");
-        assert_eq!(drift(19_000, 20_000, 20_300), 0, "Redis has not heard of all of them yet");
+        assert_eq!(drift(19_000, 20_000, 20_300), 0, "Redis does not have all of them yet");
         assert_eq!(drift(300, 0, 296), 0, "the last of a backlog");
     }
 

@@ -77,10 +77,10 @@ for line = 0, lines - 1 do
   local names, notes = {}, {}
   for _, entry in ipairs(entries) do
     names[#names + 1] = entry[1]
-    notes[#notes + 1], notes[#notes + 2] = entry[2][2], held_at(line, entry[1], consumer)
+    notes[#notes + 1], notes[#notes + 2] = entry[2][2], leased_at(line, entry[1], consumer)
   end
   if #names > 0 then
-    hold(line, names, consumer)
+    lease(line, names, consumer)
     redis.call('HSET', index, unpack(notes))
   end
   taken[line] = entries

@@ -8,9 +8,9 @@ local room, straight, rung = {}, {}, false
 for i = 7, #ARGV, 4 do
   local line = ARGV[i]
   if not room[line] then room[line], straight[line] = depth - waiting(line), {} end
-  local goes, tell = enqueue(line, ARGV[i + 1], tonumber(ARGV[i + 2]), now, is_open, room[line])
+  local goes, rings = enqueue(line, ARGV[i + 1], tonumber(ARGV[i + 2]), now, is_open, room[line])
   -- Where something was waiting already, everybody knows.
-  rung = rung or tell and (not goes or room[line] == depth)
+  rung = rung or rings and (not goes or room[line] == depth)
   if goes then
     room[line] = room[line] - 1
     table.insert(straight[line], ARGV[i + 3])

@@ -7,7 +7,7 @@
 --   :<line>:reading  tenants that somebody reads from MongoDB now, by when that is given up (ms)
 --   :<line>:resting  tenants over their own limit, until when (ms)
 -- Of the vendor:
---   :index   the ids in its streams and where: '-<line> <entry>' is free, '+<line> <entry> <worker>' is held
+--   :index   the ids in its streams and where: '-<line> <entry>' is free, '+<line> <entry> <worker>' is leased
 --   :state   epoch (a name for this index), run (of Redis, in which it was opened), is_open (1: before, nothing is added or claimed), looks
 --            (for leases that have lapsed, so far), sweep_at, turn, spent, claimed
 --   :counts  how many jobs are where: waiting, open, live
@@ -103,21 +103,21 @@ local function rests(line, tenant, now)
   return nil
 end
 
--- Where an id is, as the index has it: free, or held by a worker.
+-- Where an id is, as the index has it: free, or leased by a worker.
 local function free_at(line, entry)
   return '-' .. line .. ' ' .. entry
 end
 
-local function held_at(line, entry, worker)
+local function leased_at(line, entry, worker)
   return '+' .. line .. ' ' .. entry .. ' ' .. worker
 end
 
--- Since when an entry is held, it says itself: as its time of delivery it has the number of the last look for leases that have lapsed, in
--- seconds, so that a script may take a while between two readings of the clock. Clocks are set, looks only become more.
+-- An entry has its own record of how long it is leased: its time of delivery is the number of the last look for lapsed leases, in seconds,
+-- so that a script may take a while between two readings of the clock. A clock can be set back, the number of looks only grows.
 local LOOK = 1000
 
--- Entries of a line are a worker's from now on, or still.
-local function hold(line, entries, worker)
+-- Leases entries of a line to a worker, or keeps them leased.
+local function lease(line, entries, worker)
   local claim = {'XCLAIM', of(line, 'jobs'), GROUP, worker, '0'}
   for _, entry in ipairs(entries) do claim[#claim + 1] = entry end
   for _, word in ipairs({'TIME', number(redis.call('HGET', state, 'looks') * LOOK), 'JUSTID'}) do claim[#claim + 1] = word end
@@ -181,18 +181,18 @@ local function remove(line, entries)
   end
 end
 
--- Of entries of a line, { entry, id } each, those that a worker holds.
-local function held_by(line, entries, worker)
-  local held = {}
+-- Of entries of a line, { entry, id } each, those that a worker has leased.
+local function leased_by(line, entries, worker)
+  local leased = {}
   for from = 1, #entries, 1000 do
     local ids = {}
     for i = from, math.min(from + 999, #entries) do ids[#ids + 1] = entries[i][2] end
     for i, where in ipairs(redis.call('HMGET', index, unpack(ids))) do
       local entry = entries[from + i - 1]
-      if where == held_at(line, entry[1], worker) then held[#held + 1] = entry end
+      if where == leased_at(line, entry[1], worker) then leased[#leased + 1] = entry end
     end
   end
-  return held
+  return leased
 end
 
 -- Entries of ours. One that is not is taken out, and stops none of its neighbours.
@@ -212,10 +212,10 @@ local function ours(line, entries)
   return good
 end
 
-local free_lanes = {} -- of those asked about in this call: whether a job may go straight into the stream
+local free_lanes = {} -- of those looked at in this call: whether a job may go straight into the stream
 
 -- A job that wants to go: straight into the stream if there is room and its tenant has nothing waiting before it, else its tenant takes
--- its turn and it is read from MongoDB when that comes. Gives whether it is to be added to the stream, and whether somebody has to be told.
+-- its turn and it is read from MongoDB when that comes. Gives whether it is to be added to the stream, and whether the bell has to ring.
 local function enqueue(line, tenant, due_at, now, is_open, room)
   if due_at > now then
     local first = redis.call('ZRANGE', of(line, 'asleep'), 0, 0, 'WITHSCORES')

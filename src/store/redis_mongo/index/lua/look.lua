@@ -1,6 +1,6 @@
 -- Whether a vendor has something to do, and when.
--- ARGV: now, lines, sweep_every (ms), epoch (this index has been shut for long enough, as far as the asker has seen: it opens).
--- Gives: epoch, is_open (1), sweep (1: the asker is to look for tenants that nobody knows of), calls held by all workers, calls ever
+-- ARGV: now, lines, sweep_every (ms), epoch (the caller has seen this index shut for long enough: it opens).
+-- Gives: epoch, is_open (1), sweep (1: the caller is to sweep for jobs that are missing here), calls leased by all workers, calls ever
 -- claimed, when the next call and the next poll are due (ms; -1: none; while the index is shut nobody knows).
 even_when_full()
 local now, lines = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -18,11 +18,11 @@ if is_open and (sweep_at <= now or sweep_at > now + 2 * every) then
   redis.call('HSET', state, 'sweep_at', number(now + every))
   sweep = 1
 end
-local next_at, calls_held = {-1, -1}, 0
+local next_at, calls_leased = {-1, -1}, 0
 for line = 0, lines - 1 do
   local kind, soonest = line < 3 and 1 or 2, -1
-  local here, _, held = waiting(line)
-  if line < 3 then calls_held = calls_held + held end
+  local here, _, leased = waiting(line)
+  if line < 3 then calls_leased = calls_leased + leased end
   if here > 0 or redis.call('ZCARD', of(line, 'due')) > 0 then
     soonest = now
   else
@@ -34,5 +34,5 @@ for line = 0, lines - 1 do
   end
   if soonest ~= -1 and (next_at[kind] == -1 or soonest < next_at[kind]) then next_at[kind] = soonest end
 end
-return {name, is_open and '1' or '0', tostring(sweep), tostring(calls_held), redis.call('HGET', state, 'claimed') or '0',
+return {name, is_open and '1' or '0', tostring(sweep), tostring(calls_leased), redis.call('HGET', state, 'claimed') or '0',
   number(next_at[1]), number(next_at[2])}

@@ -1,5 +1,5 @@
--- A new index, empty, where there was none, only a part of one, or one of another run of Redis. It opens after a while (see look.lua), in which workers that live say what they hold.
--- ARGV: now, lines, a name for it, at once (1: there is no job that anybody could hold. It opens now).
+-- A new index, empty, where there was none, only a part of one, or one of another run of Redis. It opens after a while (see look.lua), in which live workers register their leases again.
+-- ARGV: now, lines, a name for it, at once (1: no job is live, so none can be leased. It opens now).
 local lines = tonumber(ARGV[2])
 local function is(key, kind)
   local found = redis.call('TYPE', key).ok

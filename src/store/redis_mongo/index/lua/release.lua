@@ -5,10 +5,10 @@ local consumer = ARGV[3]
 if not epoch() then return 0 end
 for i = 4, #ARGV, 5 do
   local line, entry, id, tenant, until_ms = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4])
-  local held = held_by(line, {{entry, id}}, consumer)
-  if #held > 0 then
+  local leased = leased_by(line, {{entry, id}}, consumer)
+  if #leased > 0 then
     if until_ms > 0 then
-      remove(line, held)
+      remove(line, leased)
       redis.call('ZADD', of(line, 'resting'), 'GT', ARGV[i + 4], tenant)
       redis.call('ZREM', of(line, 'due'), tenant)
       redis.call('ZADD', of(line, 'asleep'), ARGV[i + 4], tenant)

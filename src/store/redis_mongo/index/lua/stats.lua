@@ -1,13 +1,13 @@
--- How much is where. ARGV: now, lines. Gives: waiting, open, live, held, then the ids at the head of the streams.
+-- How much is where. ARGV: now, lines. Gives: waiting, open, live, leased, then the ids at the head of the streams.
 local lines = tonumber(ARGV[2])
 local found = redis.call('HMGET', counts, 'waiting', 'open', 'live')
 local answer = {found[1] or '0', found[2] or '0', found[3] or '0', '0'}
 if not epoch() then return answer end
-local all_held = 0
+local all_leased = 0
 for line = 0, lines - 1 do
-  local _, _, held = waiting(line)
-  all_held = all_held + held
+  local _, _, leased = waiting(line)
+  all_leased = all_leased + leased
   for _, entry in ipairs(redis.call('XRANGE', of(line, 'jobs'), '-', '+', 'COUNT', 1)) do answer[#answer + 1] = entry[2][2] end
 end
-answer[4] = tostring(all_held)
+answer[4] = tostring(all_leased)
 return answer

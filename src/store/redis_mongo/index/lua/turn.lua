@@ -1,4 +1,4 @@
--- Tenants whose turn it is to be read from MongoDB, as many of each line as it has room for: they are the asker's for five seconds.
+-- Tenants whose turn it is to be read from MongoDB, as many of each line as it has room for: they are the caller's for five seconds.
 -- ARGV: now, lines, depth.
 -- Gives: epoch, then for each: line, tenant, how many to add, how many ids of the line are in its stream already.
 even_when_full()

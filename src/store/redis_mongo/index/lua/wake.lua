@@ -1,4 +1,4 @@
--- Lets no tenant rest any longer: the vendor's limits have changed. Each takes its turn again, and rests anew if it has to.
+-- Ends the rest of all tenants, because the vendor's limits have changed. Each takes its turn, and rests again if it has to.
 -- ARGV: now, lines.
 even_when_full()
 if not epoch() then return 0 end

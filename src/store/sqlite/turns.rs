@@ -1,6 +1,6 @@
-//! Whose turn it is: a vendor's lanes in rounds by priority, asleep until something is due, or nowhere.
+//! The queues of a vendor's lanes: those with a due job take turns, by priority; the others wait for the time of their first job.
 //!
-//! Never looks into the table; what a lane has in memory is in its shelves.
+//! Never reads the table: which job of a lane is first comes from its shelves.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -17,34 +17,34 @@ pub(super) struct LaneState {
     pub(super) tenant: Arc<str>,
     pub(super) calls: Shelf,
     pub(super) polls: Shelf,
-    /// Its tenant is over its own limit until then. All times here are in the index's steady time.
+    /// Its tenant is over its own limit until then. All times here are the index's steady time.
     pub(super) rests_until: i64,
-    pub(super) filed: Filed,
-    /// Where its polls are filed with its vendor.
+    pub(super) queued: Queued,
+    /// Its time in the vendor's `polls`.
     pub(super) poll_at: Option<i64>,
 }
 
-/// Where a lane is filed with its vendor.
+/// In which of its vendor's queues a lane is.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Filed {
+pub(super) enum Queued {
     Nowhere,
-    InRound,
-    /// Out of its round for the moment of its turn.
-    InTurn,
-    AsleepUntil(i64),
+    Due,
+    /// It was taken out of `due`, and its turn is not over.
+    TakingTurn,
+    Later(i64),
 }
 
 /// A vendor's lanes, and how many of its jobs are where.
 #[derive(Default)]
 pub(super) struct VendorState {
     pub(super) name: Arc<str>,
-    /// For each priority, the lanes that have something due, in turn.
-    pub(super) rounds: [VecDeque<LaneId>; 3],
+    /// For each priority, the lanes with a due job, in the order of their turns.
+    pub(super) due: [VecDeque<LaneId>; 3],
     /// Stride scheduling (Waldspurger and Weihl 1995): the priority with the smallest pass goes next and pays for its turn.
     pub(super) passes: [u64; 3],
-    /// Lanes whose first job is due later, by when.
-    pub(super) asleep: BTreeSet<(i64, LaneId)>,
-    /// When each lane with polls can make the first.
+    /// Lanes whose first job is due later, by the time.
+    pub(super) later: BTreeSet<(i64, LaneId)>,
+    /// Lanes with polls, by the time of the first.
     pub(super) polls: BTreeSet<(i64, LaneId)>,
     pub(super) waiting: u64,
     pub(super) leased: u64,
@@ -60,7 +60,7 @@ impl LaneState {
             calls: Shelf::default(),
             polls: Shelf::default(),
             rests_until: i64::MIN,
-            filed: Filed::Nowhere,
+            queued: Queued::Nowhere,
             poll_at: None,
         }
     }
@@ -73,51 +73,51 @@ impl LaneState {
         [self.calls.first_due(), self.polls.first_due()].into_iter().flatten().min()
     }
 
-    /// When it has something to do next.
+    /// When its first job may go.
     fn next(&self) -> Option<i64> {
         self.first_due().map(|due| due.max(self.rests_until))
     }
 }
 
-/// Files a lane with its vendor: in its round, asleep, or nowhere. In its round it keeps its turn until that comes.
-pub(super) fn file(id: LaneId, lane: &mut LaneState, vendor: &mut VendorState, now: i64) {
+/// Puts a lane into the queue where it belongs now. A lane that is in `due` keeps its turn.
+pub(super) fn requeue(id: LaneId, lane: &mut LaneState, vendor: &mut VendorState, now: i64) {
     let poll_at = lane.polls.first_due().map(|due| due.max(lane.rests_until));
     if poll_at != lane.poll_at {
         lane.poll_at.map(|at| vendor.polls.remove(&(at, id)));
         poll_at.map(|at| vendor.polls.insert((at, id)));
         lane.poll_at = poll_at;
     }
-    if lane.filed == Filed::InRound {
+    if lane.queued == Queued::Due {
         return;
     }
-    if let Filed::AsleepUntil(at) = lane.filed {
-        vendor.asleep.remove(&(at, id));
+    if let Queued::Later(at) = lane.queued {
+        vendor.later.remove(&(at, id));
     }
-    let was_idle = lane.filed != Filed::InTurn;
-    lane.filed = match lane.next() {
-        None => Filed::Nowhere,
-        Some(at) if at > now => Filed::AsleepUntil(at),
-        Some(_) => Filed::InRound,
+    let was_idle = lane.queued != Queued::TakingTurn;
+    lane.queued = match lane.next() {
+        None => Queued::Nowhere,
+        Some(at) if at > now => Queued::Later(at),
+        Some(_) => Queued::Due,
     };
-    match lane.filed {
-        Filed::Nowhere | Filed::InTurn => {}
-        Filed::AsleepUntil(at) => {
-            vendor.asleep.insert((at, id));
+    match lane.queued {
+        Queued::Nowhere | Queued::TakingTurn => {}
+        Queued::Later(at) => {
+            vendor.later.insert((at, id));
         }
-        Filed::InRound => {
-            if was_idle && vendor.rounds[lane.priority].is_empty() {
-                // Having been idle earns no credit.
+        Queued::Due => {
+            if was_idle && vendor.due[lane.priority].is_empty() {
+                // A priority that was idle gets no more turns for that.
                 let current = next_priority(vendor).map_or(0, |p| vendor.passes[p]);
                 vendor.passes[lane.priority] = vendor.passes[lane.priority].max(current);
             }
-            vendor.rounds[lane.priority].push_back(id);
+            vendor.due[lane.priority].push_back(id);
         }
     }
 }
 
-/// The priority whose turn it is.
+/// The priority that has the next turn.
 pub(super) fn next_priority(vendor: &VendorState) -> Option<usize> {
-    (0..3).filter(|p| !vendor.rounds[*p].is_empty()).min_by_key(|p| vendor.passes[*p])
+    (0..3).filter(|p| !vendor.due[*p].is_empty()).min_by_key(|p| vendor.passes[*p])
 }
 
 /// What a turn costs a priority: the inverse of its share.

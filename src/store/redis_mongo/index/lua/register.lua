@@ -1,6 +1,6 @@
--- A worker says what it holds, in an index that has not opened yet; and that it still holds what it is settling.
+-- A worker registers its leases in an index that is not open yet, and keeps the leases of jobs that it is settling.
 -- ARGV: now, lines, consumer, then for each: line, entry, id.
--- Gives: epoch, then the entry of each that had to be entered anew ('' if it is as it was, or cannot be).
+-- Gives: epoch, then the new entry of each that had to be added again ('' if it is as it was, or cannot be).
 even_when_full()
 local consumer = ARGV[3]
 local name, is_open = epoch_of_this_run()
@@ -9,8 +9,8 @@ local answer = {name}
 for i = 4, #ARGV, 3 do
   local line, entry, id = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local stream, now_in = of(line, 'jobs'), ''
-  if #held_by(line, {{entry, id}}, consumer) > 0 then
-    hold(line, {entry}, consumer)
+  if #leased_by(line, {{entry, id}}, consumer) > 0 then
+    lease(line, {entry}, consumer)
   elseif not is_open then
     now_in = add(line, {id})[1] or ''
     local read
@@ -20,8 +20,8 @@ for i = 4, #ARGV, 3 do
       if read ~= now_in then redis.call('XCLAIM', stream, GROUP, FREE, '0', read, 'JUSTID') end
     end
     if now_in ~= '' then
-      hold(line, {now_in}, consumer)
-      redis.call('HSET', index, id, held_at(line, now_in, consumer))
+      lease(line, {now_in}, consumer)
+      redis.call('HSET', index, id, leased_at(line, now_in, consumer))
     end
   end
   answer[#answer + 1] = now_in
