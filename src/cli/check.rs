@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::{Config, Kind, Vendor, write_duration},
-    job::{Job, JobIds, Lane, Priority, Stage, Status, retry::Retry},
+    job::{Job, JobIds, Lane, NewJob, Priority, Stage, retry::Retry},
     json,
     limit::{Key, Limit, Per, Shape},
     vendor::Registry,
@@ -89,27 +89,9 @@ async fn request(config: &Config, name: &str, payload: &[u8]) -> Result<String, 
 /// A job as it is when it has just been accepted.
 fn example(vendor: &str, payload: Bytes) -> Job {
     let now = Clock::system().now();
-    Job {
-        id: JobIds::new().next(now),
-        lane: Lane { vendor: vendor.into(), priority: Priority::Normal, tenant: "default".into() },
-        payload,
-        status: Status::Pending,
-        stage: Stage::Call,
-        due_at: now,
-        answer_by: None,
-        deadline: None,
-        tags: Vec::new(),
-        run: 0,
-        tries: 0,
-        unanswered: 0,
-        slowed: 0,
-        attempt: 0,
-        ticket: None,
-        result: None,
-        failure: None,
-        updated_at: now,
-        finished_at: None,
-    }
+    let lane = Lane { vendor: vendor.into(), priority: Priority::Normal, tenant: "default".into() };
+    let id = JobIds::new().next(now);
+    NewJob { id, lane, payload, due_at: now, deadline: None, tags: Vec::new(), idempotency: None }.into()
 }
 
 /// Scheme, host and port of a call.

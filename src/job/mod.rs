@@ -178,6 +178,33 @@ pub struct Job {
     pub finished_at: Option<Time>,
 }
 
+impl From<NewJob> for Job {
+    /// The job as it is when it has just been accepted.
+    fn from(new: NewJob) -> Job {
+        Job {
+            updated_at: new.id.created_at(),
+            id: new.id,
+            lane: new.lane,
+            payload: new.payload,
+            status: Status::Pending,
+            stage: Stage::Call,
+            due_at: new.due_at,
+            answer_by: None,
+            deadline: new.deadline,
+            tags: new.tags,
+            run: 0,
+            tries: 0,
+            unanswered: 0,
+            slowed: 0,
+            attempt: 0,
+            ticket: None,
+            result: None,
+            failure: None,
+            finished_at: None,
+        }
+    }
+}
+
 impl Job {
     /// What it waits for; nothing once it has ended.
     pub fn live_stage(&self) -> Option<Stage> {

@@ -82,9 +82,10 @@ struct Received<'a> {
 impl Vendor {
     /// How much of a reply's body its meaning needs, by its head.
     pub fn reads(&self, job: &Job, status: StatusCode, headers: &HeaderMap, now: Time) -> Reads {
-        let nothing_left = quota::read(headers, &self.config.rate_headers, now).nothing_left;
+        let nothing_left = || quota::read(headers, &self.config.rate_headers, now).nothing_left;
         let (on, may_be_done) = (self.on(job), may_be_done(job));
-        let answer = Answer { on, status: Some(status), headers, body: Body::Unread, nothing_left, may_be_done };
+        let answer =
+            Answer { on, status: Some(status), headers, body: Body::Unread, nothing_left: &nothing_left, may_be_done };
         let first = self.rules.iter().map(|rule| (rule.fit(&answer), rule.means)).find(|(fit, _)| *fit != Fit::No);
         // A rule that may fit needs the body: a part of it is not JSON.
         let is_in_body = first.is_some_and(|(fit, means)| fit == Fit::Maybe || is_data(means));
@@ -166,8 +167,8 @@ impl Vendor {
             Ok(value) => Body::Json(&value.json),
             Err(_) => Body::Unreadable,
         };
-        let &Received { on, status, headers, quota: Quota { nothing_left, .. }, may_be_done, .. } = received;
-        let answer = Answer { on, status, headers, body, nothing_left, may_be_done };
+        let &Received { on, status, headers, quota, may_be_done, .. } = received;
+        let answer = Answer { on, status, headers, body, nothing_left: &|| quota.nothing_left, may_be_done };
         let fits = |rule: &&Rule| rule.fit(&answer) == Fit::Yes;
         self.rules.iter().find(fits).expect("the last built-in rule fits whatever no other does")
     }

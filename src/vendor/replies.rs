@@ -97,7 +97,8 @@ pub(super) struct Answer<'a> {
     pub(super) status: Option<StatusCode>,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: Body<'a>,
-    pub(super) nothing_left: bool,
+    /// Whether its headers say that nothing is left: read only for the rules that look at it.
+    pub(super) nothing_left: &'a dyn Fn() -> bool,
     pub(super) may_be_done: bool,
 }
 
@@ -148,7 +149,7 @@ impl Condition {
                 Body::Json(body) => test.fits_value(at.find(body)),
             },
             Condition::Header { name, test } => test.fits_header(answer.headers, name),
-            Condition::NothingLeft => answer.nothing_left,
+            Condition::NothingLeft => (answer.nothing_left)(),
             Condition::MayBeDone => answer.may_be_done,
         };
         if fits { Fit::Yes } else { Fit::No }
@@ -253,7 +254,7 @@ mod tests {
 
     fn answer(status: u16, headers: &HeaderMap) -> Answer<'_> {
         let (status, body) = (StatusCode::from_u16(status).ok(), Body::Unread);
-        Answer { on: On::Call, status, headers, body, nothing_left: false, may_be_done: false }
+        Answer { on: On::Call, status, headers, body, nothing_left: &|| false, may_be_done: false }
     }
 
     #[test]
@@ -281,7 +282,7 @@ mod tests {
         ] {
             assert_eq!(sync(answer(status, &waits)), wanted, "{status} with Retry-After");
         }
-        assert_eq!(sync(Answer { nothing_left: true, ..answer(403, &none) }), Means::SlowDown);
+        assert_eq!(sync(Answer { nothing_left: &|| true, ..answer(403, &none) }), Means::SlowDown);
         assert_eq!(sync(Answer { may_be_done: true, ..answer(409, &none) }), Means::TryAgain);
         assert_eq!(means(&Kind::Sync, Method::GET, answer(202, &none)), Means::Pending);
         assert_eq!(means(&Kind::Sync, Method::GET, answer(200, &none)), Means::Done);

@@ -8,7 +8,7 @@ use fetchgate::{
     clock::Time,
     config,
     job::{
-        Failure, Job, JobIds, Lane, Priority, Stage, Status, VendorSaid,
+        Failure, Job, JobIds, Lane, NewJob, Priority, Stage, Status, VendorSaid,
         lifecycle::{self, Next, Step},
     },
     vendor::{
@@ -199,27 +199,18 @@ fn answer() -> impl Strategy<Value = Answer> {
 }
 
 fn fresh(vendor: &Vendor) -> Job {
-    Job {
-        id: JobIds::new().next(START),
-        lane: Lane { vendor: vendor.name().clone(), priority: Priority::Normal, tenant: "default".into() },
+    let lane = Lane { vendor: vendor.name().clone(), priority: Priority::Normal, tenant: "default".into() };
+    let id = JobIds::new().next(START);
+    NewJob {
+        id,
+        lane,
         payload: Bytes::from_static(b"1"),
-        status: Status::Pending,
-        stage: Stage::Call,
         due_at: START,
-        answer_by: None,
         deadline: None,
         tags: Vec::new(),
-        run: 0,
-        tries: 0,
-        unanswered: 0,
-        slowed: 0,
-        attempt: 0,
-        ticket: None,
-        result: None,
-        failure: None,
-        updated_at: START,
-        finished_at: None,
+        idempotency: None,
     }
+    .into()
 }
 
 /// What must hold of each reading, whatever was answered.

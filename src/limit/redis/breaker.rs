@@ -43,7 +43,7 @@ struct Shared {
     vendors: HashMap<Arc<str>, Vendor>,
     errors: Errors,
     /// Something has ended that is not reported yet.
-    untold: Notify,
+    unreported: Notify,
     /// Whoever waits for a vendor's breaker is woken by it.
     wake: Box<dyn Fn(&str) + Send + Sync>,
 }
@@ -61,7 +61,7 @@ struct Known {
     /// Until when nobody calls, and from then on only the probe; nothing while it is closed.
     open_until: Option<Nanos>,
     opened: Option<Opened>,
-    untold: Tally,
+    unreported: Tally,
 }
 
 /// What is reported and asked in one request.
@@ -121,7 +121,7 @@ impl RedisBreakers {
             clock,
             vendors: terms.into_iter().map(vendor).collect(),
             errors: Errors::new(prefix),
-            untold: Notify::new(),
+            unreported: Notify::new(),
             wake: Box::new(wake),
         });
         let mut tasks = JoinSet::new();
@@ -154,13 +154,13 @@ async fn listen(shared: Arc<Shared>) {
 /// Reports what has ended, a little after it has, until it is aborted.
 async fn tell(shared: Arc<Shared>) {
     loop {
-        shared.untold.notified().await;
+        shared.unreported.notified().await;
         shared.clock.sleep_until(shared.clock.nanos().saturating_add(nanos(TOGETHER))).await;
         for vendor in shared.vendors.values() {
             shared.tell(vendor).await;
         }
         if shared.errors.write(&shared.redis, shared.clock.nanos()).await {
-            shared.untold.notify_one();
+            shared.unreported.notify_one();
         }
     }
 }
@@ -170,8 +170,8 @@ impl Vendor {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_untold(&self) -> Ask {
-        Ask { tally: std::mem::take(&mut self.known().untold), ..Ask::default() }
+    fn take_unreported(&self) -> Ask {
+        Ask { tally: std::mem::take(&mut self.known().unreported), ..Ask::default() }
     }
 
     /// Takes how it stands in Redis: 0 closed, 1 half open, 2 open for so many microseconds more.
@@ -226,7 +226,7 @@ impl Shared {
 
     /// Without Redis there are no calls, and what the last of them came to is of no use later.
     async fn tell(&self, vendor: &Vendor) {
-        let ask = vendor.take_untold();
+        let ask = vendor.take_unreported();
         if ask.tally.ended > 0
             && let Err(error) = self.ask(vendor, ask).await
         {
@@ -243,7 +243,7 @@ impl Breakers for RedisBreakers {
 
     async fn look(&self, vendor: &str) -> Standing {
         if let Some(known) = self.shared.vendors.get(vendor)
-            && let Err(error) = self.shared.ask(known, known.take_untold()).await
+            && let Err(error) = self.shared.ask(known, known.take_unreported()).await
         {
             tracing::debug!(vendor, %error, "Redis is unavailable: the breaker's last known state is shown");
         }
@@ -274,14 +274,14 @@ impl Breakers for RedisBreakers {
         let Some(vendor) = self.shared.vendors.get(vendor) else { return };
         let is_enough = {
             let mut known = vendor.known();
-            known.untold.count(failed);
-            vendor.terms.trips(known.untold)
+            known.unreported.count(failed);
+            vendor.terms.trips(known.unreported)
         };
         if is_enough {
             // Nothing more is needed to open it: the calls of a hundred milliseconds would be thrown after these.
             return self.shared.tell(vendor).await;
         }
-        self.shared.untold.notify_one();
+        self.shared.unreported.notify_one();
     }
 
     async fn trip(&self, vendor: &str, wait: Duration, why: Arc<str>) {
@@ -303,7 +303,7 @@ impl Breakers for RedisBreakers {
 
     fn note_error(&self, vendor: &Arc<str>, error: Arc<str>) {
         self.shared.errors.note(vendor, error);
-        self.shared.untold.notify_one();
+        self.shared.unreported.notify_one();
     }
 
     async fn last_error(&self, vendor: &str) -> Option<Arc<str>> {
