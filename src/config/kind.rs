@@ -1,25 +1,19 @@
-//! How a vendor answers, checked: at once, by webhook, or when it is asked again.
+//! How a vendor answers, checked: at once, by webhook, or when it is asked again. What the last two need is in `webhook` and `polling`.
 //!
-//! Never repeats a secret, nor a URL that may hold one.
+//! Never repeats a URL that may hold a secret.
 
 use toml::Spanned;
 use url::{Host, Url};
 
 use super::{
-    Kind, Polling, Secret, Verify, Webhook,
-    check::{Check, LONGEST, Whole, optional, required},
+    Kind,
+    check::{Check, Whole, required},
     error::nearest,
+    polling::polling,
     raw,
-    replies::matching,
-    templates::url_template,
+    webhook::webhook,
 };
-use crate::{
-    json::Pointer,
-    vendor::{
-        signature::StandardWebhooks,
-        template::{Name, Template},
-    },
-};
+use crate::vendor::template::{Name, Template};
 
 const KINDS: [&str; 3] = ["sync", "webhook", "polling"];
 
@@ -114,143 +108,4 @@ fn is_loopback(url: &Url) -> bool {
         }
         None => false,
     }
-}
-
-fn webhook(cx: &mut Check<'_>, whole: &Whole<'_>, url: Option<&Template>, body: Option<&Template>) -> Option<Webhook> {
-    let Some(raw) = &whole.raw.webhook else {
-        let webhook = Webhook {
-            verify: Verify::Off,
-            request_id: Pointer::from_keys(["request_id"]),
-            result: None,
-            ticket: None,
-            ticket_in_callback: None,
-        };
-        return callbacks_can_land(cx, whole, url, body, &webhook.verify).then_some(webhook);
-    };
-    let key = |name: &str| whole.key(&format!("webhook.{name}"));
-    let table = raw.get_ref();
-    let verify = verify(cx, whole, raw);
-    let mut pointer = |name: &str, raw: &Option<raw::Text>| optional(raw.as_ref(), |raw| cx.pointer(&key(name), raw));
-    let request_id = pointer("request_id", &table.request_id);
-    let result = pointer("result", &table.result);
-    let ticket = pointer("ticket", &table.ticket);
-    let ticket_in_callback = pointer("ticket_in_callback", &table.ticket_in_callback);
-    if let (None, Some(raw)) = (&table.ticket, &table.ticket_in_callback) {
-        let what = "without `ticket` no ticket is known that a callback could repeat";
-        let mend = "Write ticket = \"/id\" too: where the vendor's acceptance has it";
-        cx.problem(&key("ticket_in_callback"), &raw.span(), what, mend);
-    }
-    let verify = verify?;
-    callbacks_can_land(cx, whole, url, body, &verify).then_some(())?;
-    Some(Webhook {
-        verify,
-        request_id: request_id?.unwrap_or_else(|| Pointer::from_keys(["request_id"])),
-        result: result?,
-        ticket: ticket?,
-        ticket_in_callback: ticket_in_callback?,
-    })
-}
-
-/// Either the vendor hears the URL of its job, or it knows the shared one and that one is open.
-fn callbacks_can_land(
-    cx: &mut Check<'_>,
-    whole: &Whole<'_>,
-    url: Option<&Template>,
-    body: Option<&Template>,
-    verify: &Verify,
-) -> bool {
-    let told_by_url = url.is_none_or(|url| url.uses(Name::CallbackUrl));
-    let sends_default_body = whole.raw.body.is_none() && whole.raw.method.get_ref() != "GET";
-    let told_by_body = sends_default_body || body.is_some_and(|body| body.uses(Name::CallbackUrl));
-    let body_is_wrong = whole.raw.body.is_some() && body.is_none();
-    if told_by_url || told_by_body || body_is_wrong || !matches!(verify, Verify::Off) {
-        return true;
-    }
-    let (name, span) = match &whole.raw.body {
-        Some(body) => ("body", body.span()),
-        None => ("method", whole.raw.method.span()),
-    };
-    let what = "this vendor is never told where to call back, and the shared URL is off";
-    let mend =
-        "Put {{ callback_url | json }} into body (or {{ callback_url | query }} into url), or set webhook.verify";
-    cx.problem(&whole.key(name), &span, what, mend);
-    false
-}
-
-/// Never repeats the secret.
-fn verify(cx: &mut Check<'_>, whole: &Whole<'_>, raw: &Spanned<raw::Webhook>) -> Option<Verify> {
-    let (verify_key, secret_key) = (whole.key("webhook.verify"), whole.key("webhook.secret"));
-    let table = raw.get_ref();
-    let verify = optional(table.verify.as_ref(), |verify| cx.text(&verify_key, verify))?;
-    let scheme = verify.as_ref().map(|verify| verify.text.as_str());
-    if let (None | Some("none"), Some(secret)) = (scheme, &table.secret) {
-        let mend = "Write verify = \"standard-webhooks\" beside it, or remove it";
-        cx.problem(&secret_key, &secret.span(), "this secret would not be used", mend);
-        return None;
-    }
-    match (scheme, &verify) {
-        (None, _) => Some(Verify::Off),
-        (Some("none"), _) => Some(Verify::None),
-        (Some("standard-webhooks"), _) => {
-            let mend = "Write secret = \"${BUREAU_SECRET}\": what the vendor gave you, `whsec_` and base64";
-            let Some(secret) = &table.secret else {
-                cx.problem(&secret_key, &raw.span(), "this key is required with \"standard-webhooks\"", mend);
-                return None;
-            };
-            let secret = cx.text(&secret_key, secret)?;
-            if let Err(why) = StandardWebhooks::new(&secret.text) {
-                cx.problem(&secret_key, &secret.span, format!("this secret cannot be used: {why}"), mend);
-                return None;
-            }
-            Some(Verify::StandardWebhooks(Secret::new(secret.text)))
-        }
-        (Some(_), verify) => {
-            let verify = verify.as_ref()?;
-            let mend = "Write \"standard-webhooks\" (with secret), or \"none\" to believe anybody";
-            cx.problem(&verify_key, &verify.span, format!("there is no scheme {}", verify.shown), mend);
-            None
-        }
-    }
-}
-
-fn polling(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Polling> {
-    let Some(raw) = &whole.raw.polling else {
-        let mend = r#"Write polling = { ticket = "/id", url = "https://.../{{ ticket | path }}", every = "2s", done = { at = "/state", is = ["done"] } }"#;
-        return required(cx, whole, "polling", mend);
-    };
-    let key = |name: &str| whole.key(&format!("polling.{name}"));
-    let table = raw.get_ref();
-    let mut missing = |name: &str, mend: &str| cx.problem(&key(name), &raw.span(), "this key is required", mend);
-    if table.ticket.is_none() {
-        missing("ticket", r#"Write ticket = "/id": where the vendor's acceptance has its reference"#);
-    }
-    if table.url.is_none() {
-        missing("url", r#"Write url = "https://vendor.example/jobs/{{ ticket | path }}""#);
-    }
-    if table.every.is_none() {
-        missing("every", r#"Write every = "2s", say"#);
-    }
-    if table.done.is_none() {
-        missing("done", r#"Write done = { at = "/state", is = ["done"] }, say"#);
-    }
-    let ticket = optional(table.ticket.as_ref(), |raw| cx.pointer(&key("ticket"), raw));
-    let url = table.url.as_ref().and_then(|url| polling_url(cx, &key("url"), url));
-    let every = table.every.as_ref().and_then(|every| cx.duration(&key("every"), every, LONGEST));
-    let done = table.done.as_ref().and_then(|done| matching(cx, &key("done"), done));
-    let result = optional(table.result.as_ref(), |raw| cx.pointer(&key("result"), raw));
-    Some(Polling { ticket: ticket??, url: url?, every: every?, done: done?, result: result? })
-}
-
-fn polling_url(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Template> {
-    let url = url_template(cx, key, raw)?;
-    if !url.uses(Name::Ticket) {
-        let mend = "Put {{ ticket | path }} (or {{ ticket | query }}) into it";
-        cx.problem(key, &raw.span(), "this URL asks for no ticket in particular", mend);
-        return None;
-    }
-    if url.uses(Name::CallbackUrl) {
-        cx.problem(key, &raw.span(), "only webhook vendors have a callback_url", "Remove callback_url from it");
-        return None;
-    }
-    Some(url)
 }

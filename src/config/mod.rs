@@ -32,6 +32,7 @@ mod limits;
 mod live;
 mod load;
 mod mask;
+mod polling;
 mod raw;
 mod read;
 mod replies;
@@ -41,6 +42,7 @@ mod source;
 mod store;
 mod templates;
 mod vendor;
+mod webhook;
 
 pub use duration::{parse as parse_duration, write as write_duration};
 pub use error::{ConfigError, Place, Problem};

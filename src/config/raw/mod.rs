@@ -1,0 +1,72 @@
+//! What may be written: every key of the config file with its type, before anything is checked.
+//!
+//! Never decides whether a value makes sense (see `check`). What a later check may complain about is [`Spanned`], so that it can name the line.
+//! Texts are as written: `${NAME}` is not filled in yet. Keys are optional here; which are required, `check` says, with all other faults at once.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+mod forms;
+mod vendor;
+
+pub(super) use vendor::*;
+
+pub(super) type Text = Spanned<String>;
+pub(super) type Number = Spanned<u64>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Root {
+    pub(super) default_vendor: Option<Text>,
+    pub(super) server: Server,
+    pub(super) ops: Ops,
+    pub(super) auth: Auth,
+    pub(super) store: Store,
+    pub(super) queue: Option<Spanned<Queue>>,
+    pub(super) capacity: Capacity,
+    #[serde(default)]
+    pub(super) vendors: BTreeMap<String, Spanned<Vendor>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Server {
+    pub(super) listen: Text,
+    pub(super) public_url: Text,
+    pub(super) callback_secret: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ops {
+    pub(super) listen: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Auth {
+    pub(super) mode: Text,
+    pub(super) allow_open: Spanned<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Store {
+    pub(super) url: Text,
+    pub(super) retention: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Queue {
+    pub(super) url: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Capacity {
+    pub(super) max_waiting: Number,
+    pub(super) grace: Text,
+}
