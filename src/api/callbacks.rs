@@ -126,10 +126,6 @@ async fn amend(
     reading: Reading,
 ) -> Result<Amended, ApiError> {
     let name = vendor.name().clone();
-    if let Some(Silence::Asked(time)) = reading.silence {
-        let silence = nanos(time.unwrap_or(vendor.config.slow_down.first));
-        app.limiter.close_gate(&vendor.config.pool, app.clock.nanos().saturating_add(silence)).await;
-    }
     let step = reading.step;
     let (policy, jitter, now) = (vendor.policy(), fastrand::f64(), app.clock.now());
     let decide = move |job: &Job| {
@@ -139,6 +135,11 @@ async fn amend(
         lifecycle::called_back(job, run, step.clone(), &policy, jitter, now)
     };
     let amended = app.store.amend(which, now, Box::new(decide)).await?;
+    // One that changes no job of this vendor is not listened to.
+    if let (Amended::Changed(_), Some(Silence::Asked(time))) = (&amended, reading.silence) {
+        let silence = nanos(time.unwrap_or(vendor.config.slow_down.first));
+        app.limiter.close_gate(&vendor.config.pool, app.clock.nanos().saturating_add(silence)).await;
+    }
     if let Some(metrics) = app.metrics.vendor(vendor.name()) {
         match &amended {
             Amended::Changed(job) => {
