@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    LiveSecret, duration,
+    LiveSecret, Secret, duration,
     error::{Problem, form},
     fill,
     mask::{self, Part},
@@ -29,6 +29,8 @@ pub(super) struct Check<'a> {
     env: &'a Env,
     problems: Vec<Problem>,
     pub(super) warnings: Vec<String>,
+    /// What came from variables and files into texts so far, or since somebody took it.
+    pub(super) filled_in: Vec<Secret>,
 }
 
 /// A text with its variables filled in.
@@ -56,7 +58,7 @@ impl Whole<'_> {
 
 impl<'a> Check<'a> {
     pub(super) fn new(sources: &'a Sources<'a>, env: &'a Env) -> Check<'a> {
-        Check { sources, env, problems: Vec::new(), warnings: Vec::new() }
+        Check { sources, env, problems: Vec::new(), warnings: Vec::new(), filled_in: Vec::new() }
     }
 
     /// The faults and the warnings.
@@ -78,6 +80,7 @@ impl<'a> Check<'a> {
     }
 
     pub(super) fn text(&mut self, key: &str, raw: &raw::Text) -> Option<Filled> {
+        self.note_filled_in(raw);
         match fill::fill(raw.get_ref(), self.env) {
             Ok((text, is_filled)) => Some(Filled { text, shown: shown(raw.get_ref()), span: raw.span(), is_filled }),
             Err((what, mend)) => {
@@ -92,8 +95,18 @@ impl<'a> Check<'a> {
         mask::parts(raw.get_ref(), self.env)
     }
 
+    /// What is filled in may be a secret. Of a URL so may be the value of each parameter by itself.
+    fn note_filled_in(&mut self, raw: &raw::Text) {
+        for filled in mask::filled_in(&self.parts(raw)) {
+            let parameters = filled.split_once('?').map_or("", |(_, query)| query).split('&');
+            let values = parameters.filter_map(|pair| Some(pair.split_once('=')?.1));
+            self.filled_in.extend([filled].into_iter().chain(values).map(|text| Secret::new(text.to_owned())));
+        }
+    }
+
     /// A secret that is read again when its files change.
     pub(super) fn secret(&mut self, key: &str, raw: &raw::Text, fits: fn(&str) -> bool) -> Option<LiveSecret> {
+        self.note_filled_in(raw);
         let read = fill::pieces(raw.get_ref(), self.env).and_then(|(pieces, _)| LiveSecret::read(pieces, fits));
         match read {
             Ok(secret) if secret.fits() => Some(secret),

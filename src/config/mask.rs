@@ -36,6 +36,11 @@ pub(super) fn parts(text: &str, env: &Env) -> Vec<Part> {
     parts
 }
 
+/// The parts that were filled in.
+pub(super) fn filled_in(parts: &[Part]) -> impl Iterator<Item = &str> {
+    parts.iter().filter(|part| part.is_filled && !part.text.is_empty()).map(|part| &*part.text)
+}
+
 /// A JSON body: what is filled in inside of a string becomes a part of that string, anything else a string of its own.
 pub(super) fn body(parts: &[Part]) -> String {
     let (mut shown, mut is_in_string) = (String::new(), false);

@@ -152,6 +152,8 @@ pub struct Vendor {
     /// An answer that should be data and is not JSON is none.
     pub json_only: bool,
     pub clean: Clean,
+    /// What came from variables and files anywhere in its table: it is masked where the vendor repeats it.
+    pub secrets: Vec<Secret>,
     /// When it is not called because most calls fail; `None`: it always is.
     pub breaker: Option<Terms>,
 }

@@ -47,6 +47,7 @@ pub(super) fn vendors(
     let mut stated = Vec::new();
     for (name, vendor) in raw {
         let key = format!("vendors.{}", quoted_key(name));
+        cx.filled_in.clear();
         if !is_name(name) {
             let what = format!("{} is not a name for a vendor", shown(name));
             cx.problem(&key, &vendor.span(), what, "Use 1 to 64 of a-z, 0-9, _ and -");
@@ -63,7 +64,8 @@ pub(super) fn vendors(
         }
         let whole = Whole { key: &key, raw: vendor.get_ref(), span: vendor.span() };
         if let (Some(vendor), Some(pool)) = (vendor_alone(cx, &whole, public_url), pool) {
-            checked.push(Vendor { name: name.as_str().into(), pool, ..vendor });
+            let secrets = cx.filled_in.drain(..).collect();
+            checked.push(Vendor { name: name.as_str().into(), pool, secrets, ..vendor });
         }
     }
     (checked, pools(cx, stated))
@@ -121,7 +123,7 @@ fn pools(cx: &mut Check<'_>, stated: Vec<Stated<'_>>) -> Vec<PoolLimits> {
     pools
 }
 
-/// Everything but name and pool, which the caller fills in.
+/// Everything but name, pool and secrets, which the caller fills in.
 fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>) -> Option<Vendor> {
     let raw = whole.raw;
     let method = method(cx, whole);
@@ -174,6 +176,7 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
         slow_down: slow_down?,
         json_only: json_only?,
         clean: clean?,
+        secrets: Vec::new(),
         breaker: breaker?,
     })
 }

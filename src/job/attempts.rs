@@ -137,8 +137,21 @@ impl Attempts {
     }
 
     /// Those that are kept, oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = &Attempt> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Attempt> {
         self.first.iter().chain(&self.last)
+    }
+
+    /// How many there were, those that are not kept included.
+    pub fn made(&self) -> u32 {
+        u32::try_from(self.first.len() + self.last.len()).unwrap_or(u32::MAX).saturating_add(self.omitted)
+    }
+
+    /// Whether one of the last `calls` submitting calls went out. Those after which the vendor said that it did nothing are left out: "slow
+    /// down", and that it does not take our credentials.
+    pub fn went_out(&self, calls: u32) -> bool {
+        use AttemptOutcome::{SlowDown, Unauthorized};
+        let is_call = |one: &&Attempt| one.kind == AttemptKind::Call && !matches!(one.outcome, SlowDown | Unauthorized);
+        self.iter().rev().filter(is_call).take(calls as usize).any(|one| one.sent_at.is_some())
     }
 
     pub fn omitted(&self) -> u32 {

@@ -165,7 +165,7 @@ pub struct Job {
     pub tries: u32,
     /// Orders of this run that the vendor accepted and did not answer in time. 0 if the job was read without its payload.
     pub unanswered: u32,
-    /// How often in a row its vendor answered "slow down".
+    /// How often in a row its vendor gave the answer in `failure`, if that does not count as a try: see [`Job::in_a_row`].
     pub slowed: u32,
     /// All attempts so far, of all runs: the fence.
     pub attempt: u32,
@@ -214,6 +214,22 @@ impl Job {
     /// Whether it waits for a call or a poll.
     pub fn wants_to_go(&self) -> bool {
         matches!(self.live_stage(), Some(Stage::Call | Stage::Poll))
+    }
+
+    /// After so many refusals of our credentials in a row, while others were taken, the job is refused for good.
+    pub const MOST_REFUSALS: u32 = 3;
+
+    /// How often in a row its vendor answered so, of the answers that do not count as tries: "slow down" (`AttemptsExhausted`), or that it
+    /// does not take our credentials (`VendorRefused`).
+    pub fn in_a_row(&self, code: FailureCode) -> u32 {
+        if self.failure.as_ref().is_some_and(|last| last.code == code) { self.slowed } else { 0 }
+    }
+
+    /// Whether an earlier call of this run may have been done, by the record of the job's attempts.
+    pub fn may_be_done(&self, record: &Attempts) -> bool {
+        // A worker that was lost left no record of its call. Of earlier runs that says nothing.
+        let is_lost = self.run == 0 && self.attempt > record.made();
+        is_lost || record.went_out(self.tries)
     }
 
     /// When something has to happen to this job without a call: its deadline, or the vendor's time to answer.

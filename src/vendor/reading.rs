@@ -15,7 +15,7 @@ use super::{
     polling,
     quota::{self, Quota},
     replies::{Answer, Body, Fit, Means, On, Rule},
-    value::{self, Value, ValueFault},
+    value::{self, Expect, Value, ValueFault},
     waits, webhook,
 };
 use crate::{
@@ -83,9 +83,10 @@ impl Vendor {
     /// How much of a reply's body its meaning needs, by its head.
     pub fn reads(&self, job: &Job, status: StatusCode, headers: &HeaderMap, now: Time) -> Reads {
         let nothing_left = || quota::read(headers, &self.config.rate_headers, now).nothing_left;
-        let (on, may_be_done) = (self.on(job), may_be_done(job));
+        let (on, body) = (self.on(job), Body::Unread);
+        // Whether an earlier call may have been done changes nothing here: only the beginning is read in either case.
         let answer =
-            Answer { on, status: Some(status), headers, body: Body::Unread, nothing_left: &nothing_left, may_be_done };
+            Answer { on, status: Some(status), headers, body, nothing_left: &nothing_left, may_be_done: false };
         let first = self.rules.iter().map(|rule| (rule.fit(&answer), rule.means)).find(|(fit, _)| *fit != Fit::No);
         // A rule that may fit needs the body: a part of it is not JSON.
         let is_in_body = first.is_some_and(|(fit, means)| fit == Fit::Maybe || is_data(means));
@@ -93,8 +94,8 @@ impl Vendor {
         if is_in_body || (on == On::Poll && status.is_success()) { Reads::Whole } else { Reads::Beginning }
     }
 
-    /// What a reply, or its absence, means for the job.
-    pub fn read(&self, job: &Job, reply: Result<Reply, CallError>, now: Time) -> Reading {
+    /// What a reply, or its absence, means for the job. `may_be_done`: an earlier call of it may have been.
+    pub fn read(&self, job: &Job, reply: Result<Reply, CallError>, may_be_done: bool, now: Time) -> Reading {
         let reply = match reply {
             Ok(reply) => reply,
             Err(error) => return error.reading(None),
@@ -102,7 +103,7 @@ impl Vendor {
         let Reply { status, headers, body, broken } = &reply;
         let value = match broken {
             Some(error) => Err(Failure::new(FailureCode::BadResponse, error.to_string())),
-            None => self.value(headers, body.clone()).map_err(Failure::from),
+            None => value::read(headers, body.clone(), self.expected(Some(*status))).map_err(Failure::from),
         };
         let words = || self.words(Some(*status), headers, body, broken.is_none());
         let received = Received {
@@ -112,7 +113,7 @@ impl Vendor {
             body: value,
             retry_after: waits::retry_after(headers, now),
             quota: quota::read(headers, &self.config.rate_headers, now),
-            may_be_done: may_be_done(job),
+            may_be_done,
             words: &words,
         };
         let (rule, quota) = (self.rule_for(&received), received.quota);
@@ -150,9 +151,18 @@ impl Vendor {
         self.meaning(Stage::Await, self.rule_for(&received), &received)
     }
 
-    /// A body as the value that this vendor's rules and pointers are for.
+    /// The body of a callback as the value that this vendor's rules and pointers are for.
     pub fn value(&self, headers: &HeaderMap, body: Bytes) -> Result<Value, ValueFault> {
-        value::read(headers, body, self.config.json_only)
+        value::read(headers, body, self.expected(None))
+    }
+
+    /// What the body of a reply, or of a callback, may be. Only the data of a reply have to be what it says that they are.
+    fn expected(&self, status: Option<StatusCode>) -> Expect {
+        match status {
+            _ if self.config.json_only => Expect::Json,
+            Some(status) if status.is_success() => Expect::AsDeclared,
+            _ => Expect::Anything,
+        }
     }
 
     /// Another request for the same thing is a call; a poll has a URL of its own.
@@ -212,7 +222,7 @@ impl Vendor {
             }
             Means::Refused => Reading::of(Step::GiveUp { why: why() }, AttemptOutcome::Refused),
             Means::Unauthorized => {
-                Reading::of(Step::Unauthorized { why: why(), is_alone: false }, AttemptOutcome::Unauthorized)
+                Reading::of(Step::Unauthorized { why: why(), times: 1 }, AttemptOutcome::Unauthorized)
             }
         }
     }
@@ -257,7 +267,6 @@ impl Vendor {
     fn pending(&self, stage: Stage, received: &Received<'_>, asked: Option<Duration>) -> Result<Step, Failure> {
         match &self.config.kind {
             Kind::Polling(polling) if stage == Stage::Poll => {
-                // A poll whose answer nobody can read says nothing about the work.
                 if received.status.is_some_and(|status| status.is_success()) {
                     received.body.as_ref().map_err(Clone::clone)?;
                 }
@@ -268,13 +277,9 @@ impl Vendor {
         }
     }
 
-    /// An answer that should have brought something and did not. A poll is asked again: what the vendor works on is not lost by it.
+    /// An answer that should have brought something and did not.
     fn no_data(&self, received: &Received<'_>, why: Failure) -> Reading {
         let why = why.with_words(Some((received.words)()));
-        let is_poll = received.on == On::Poll && received.body.is_err() && why.code == FailureCode::BadResponse;
-        if is_poll {
-            return Reading::of(Step::TryAgain { why, after: None, may_be_done: false }, AttemptOutcome::TryAgain);
-        }
         Reading::of(Step::GiveUp { why }, AttemptOutcome::Refused)
     }
 
@@ -286,7 +291,7 @@ impl Vendor {
         let body = if self.redacted.redact.is_empty() {
             value::beginning(headers, body, most)
         } else {
-            let value = if is_whole { value::read(headers, body.clone(), true).ok() } else { None };
+            let value = if is_whole { value::read(headers, body.clone(), Expect::Json).ok() } else { None };
             let clean = value.filter(|value| !value.is_empty).map(|value| self.redacted.apply(&value.json));
             value::beginning(&HeaderMap::new(), clean.unwrap_or_default().as_bytes(), most)
         };
@@ -298,11 +303,6 @@ impl Vendor {
 /// Whether what an answer of this meaning brought is in its body.
 fn is_data(means: Means) -> bool {
     matches!(means, Means::Done | Means::Accepted)
-}
-
-/// Whether an earlier call of the job may have been done: one counted, or the worker that made it was lost.
-fn may_be_done(job: &Job) -> bool {
-    job.tries > 0 || (job.attempt > 0 && job.run == 0 && job.stage == Stage::Call && job.failure.is_none())
 }
 
 /// What happened, for people.

@@ -16,6 +16,9 @@ use crate::{
     json::{self, Pointer},
 };
 
+/// The status whose meaning depends on whether an earlier call of the job may have been done (see [`Condition::MayBeDone`]).
+pub const IN_USE: u16 = 409;
+
 /// What was answered: a call, a poll or a callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum On {
@@ -237,7 +240,7 @@ fn built_in(kind: &Kind, method: &Method) -> Vec<Rule> {
         rule(&[], vec![is(401, 401)], Means::Unauthorized),
         rule(&[], vec![is(408, 408)], Means::TryAgain),
         rule(&[], vec![is(425, 425)], Means::TryAgain),
-        rule(&[], vec![is(409, 409), Condition::MayBeDone], Means::TryAgain),
+        rule(&[], vec![is(IN_USE, IN_USE), Condition::MayBeDone], Means::TryAgain),
         rule(&[], vec![is(500, 599)], Means::TryAgain),
         rule(&[], vec![], Means::Refused),
     ]);

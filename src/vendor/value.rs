@@ -27,6 +27,7 @@ const MAX_CODINGS: usize = 3;
 /// Characters of a coding's name that are repeated in an error.
 const MOST_OF_A_NAME: usize = 40;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+const NOT_UTF8: ValueFault = ValueFault::BadText("UTF-8");
 
 /// A body as JSON. What is not JSON has become a JSON string, and nothing at all `null`.
 #[derive(Debug, Clone)]
@@ -35,6 +36,17 @@ pub struct Value {
     /// The same text in the buffer that it arrived in, where that holds nothing else.
     pub(super) source: Option<Bytes>,
     pub is_empty: bool,
+}
+
+/// What a body may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// What it says of itself: JSON, or anything else, which is text even if it could be read as JSON. What says nothing is JSON if it is.
+    AsDeclared,
+    /// JSON if it is, whatever it says of itself; else text.
+    Anything,
+    /// JSON, whatever it says of itself.
+    Json,
 }
 
 /// Why bytes are no value; each continues "the vendor's answer ...".
@@ -71,11 +83,15 @@ impl From<ValueFault> for Failure {
     }
 }
 
-/// Reads a whole body. `json_only`: what is not JSON is a fault, whatever it says of itself.
-pub fn read(headers: &HeaderMap, body: Bytes, json_only: bool) -> Result<Value, ValueFault> {
+/// Reads a whole body. What has to be JSON, or says that it is, and is not, is a fault.
+pub fn read(headers: &HeaderMap, body: Bytes, expect: Expect) -> Result<Value, ValueFault> {
     let text = to_utf8(headers, decode(headers, body)?)?;
     if text.trim_ascii().is_empty() {
         return Ok(Value { json: RawValue::NULL.to_owned(), source: None, is_empty: true });
+    }
+    let says_json = says_json(headers);
+    if expect == Expect::AsDeclared && says_json == Some(false) {
+        return as_text(&text);
     }
     match json::check(&text) {
         Ok(json) => {
@@ -84,13 +100,10 @@ pub fn read(headers: &HeaderMap, body: Bytes, json_only: bool) -> Result<Value, 
             Ok(Value { json, source, is_empty: false })
         }
         Err(JsonFault::TooDeep) => Err(ValueFault::TooDeep),
-        Err(JsonFault::Malformed(why)) => {
-            let text = std::str::from_utf8(&text).map_err(|_| ValueFault::BadText("UTF-8"))?;
-            if json_only || says_json(headers) {
-                return Err(ValueFault::NotJson(why));
-            }
-            Ok(Value { json: as_json_string(text)?, source: None, is_empty: false })
+        Err(JsonFault::Malformed(why)) if expect == Expect::Json || says_json == Some(true) => {
+            Err(if str::from_utf8(&text).is_ok() { ValueFault::NotJson(why) } else { NOT_UTF8 })
         }
+        Err(JsonFault::Malformed(_)) => as_text(&text),
     }
 }
 
@@ -199,19 +212,22 @@ fn charset(headers: &HeaderMap) -> Option<&'static Encoding> {
     Encoding::for_label(name.as_bytes())
 }
 
-fn says_json(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    media_type == "text/json"
-        || media_type.split_once('/').is_some_and(|(_, sub)| sub == "json" || sub.ends_with("+json"))
+/// Whether a body says that it is JSON. Nothing if it does not say what it is; `octet-stream` only says that it is bytes (RFC 2046, 4.5.1).
+fn says_json(headers: &HeaderMap) -> Option<bool> {
+    let content_type = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let media_type = content_type.split(';').next()?.trim().to_ascii_lowercase();
+    let (_, subtype) = media_type.split_once('/')?;
+    (subtype != "octet-stream").then(|| subtype == "json" || subtype.ends_with("+json"))
 }
 
 /// A text as a JSON string, which may be several times as long and is bounded too.
-fn as_json_string(text: &str) -> Result<Box<RawValue>, ValueFault> {
+fn as_text(text: &[u8]) -> Result<Value, ValueFault> {
+    let text = str::from_utf8(text).map_err(|_| NOT_UTF8)?;
     let mut bounded = Vec::new().limit(MAX_REPLY_BYTES).writer();
     let written: Result<(), io::Error> = serde_json::to_writer(&mut bounded, text).map_err(io::Error::from);
     let string = written.ok().and_then(|()| String::from_utf8(bounded.into_inner().into_inner()).ok());
-    string.and_then(|string| RawValue::from_string(string).ok()).ok_or(ValueFault::TooLarge)
+    let json = string.and_then(|string| RawValue::from_string(string).ok()).ok_or(ValueFault::TooLarge)?;
+    Ok(Value { json, source: None, is_empty: false })
 }
 
 #[cfg(test)]
@@ -232,7 +248,7 @@ mod tests {
     }
 
     fn json(pairs: &[(&str, &str)], body: impl Into<Bytes>) -> Result<String, ValueFault> {
-        read(&headers(pairs), body.into(), false).map(|value| value.json.get().to_owned())
+        read(&headers(pairs), body.into(), Expect::AsDeclared).map(|value| value.json.get().to_owned())
     }
 
     fn gzip(text: &[u8]) -> Vec<u8> {
@@ -301,14 +317,39 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_null_and_other_types_are_kept_as_strings() {
+    fn nothing_is_null() {
         for body in ["", " \r\n", "\u{feff}"] {
-            let value = read(&headers(&[("content-type", "application/json")]), body.into(), true).unwrap();
+            let value = read(&headers(&[("content-type", "application/json")]), body.into(), Expect::Json).unwrap();
             assert_eq!((value.json.get(), value.is_empty), ("null", true), "{body:?}");
         }
-        assert_eq!(json(&[("content-type", "text/csv")], "a,b").as_deref(), Ok("\"a,b\""));
-        assert_eq!(json(&[("content-type", "text/html")], r#"{"a":1}"#).as_deref(), Ok(r#"{"a":1}"#));
-        assert!(matches!(read(&headers(&[]), "a,b".into(), true), Err(ValueFault::NotJson(_))));
+    }
+
+    #[test]
+    fn what_says_that_it_is_no_json_is_kept_as_a_string() {
+        const JSON: &str = r#"{"a":1}"#;
+        const TEXT: &str = r#""{\"a\":1}""#;
+        for (content_type, declared) in [
+            ("text/html", TEXT),
+            ("text/plain; charset=utf-8", TEXT),
+            ("Text/CSV", TEXT),
+            ("application/xml", TEXT),
+            ("application/octet-stream", JSON),
+            ("binary/octet-stream", JSON),
+            ("json", JSON),
+            ("", JSON),
+            ("application/json", JSON),
+            ("application/vnd.api+json", JSON),
+        ] {
+            let head = headers(&[("content-type", content_type)]);
+            let is = |expect| read(&head, JSON.into(), expect).map(|value| value.json.get().to_owned());
+            assert_eq!(is(Expect::AsDeclared).as_deref(), Ok(declared), "{content_type}");
+            assert_eq!(is(Expect::Anything).as_deref(), Ok(JSON), "{content_type}");
+            assert_eq!(is(Expect::Json).as_deref(), Ok(JSON), "{content_type}");
+        }
+        assert_eq!(json(&[], JSON).as_deref(), Ok(JSON));
+        assert_eq!(json(&[], "a,b").as_deref(), Ok("\"a,b\""));
+        assert_eq!(json(&[("content-type", "text/plain")], "[".repeat(200)).unwrap().len(), 202, "it is no JSON");
+        assert!(matches!(read(&headers(&[]), "a,b".into(), Expect::Json), Err(ValueFault::NotJson(_))));
     }
 
     #[test]
@@ -342,7 +383,7 @@ mod tests {
         ) {
             let body = if gzipped { gzip(&body) } else { body };
             let head = headers(&[("content-encoding", &coding), ("content-type", &content_type)]);
-            if let Ok(value) = read(&head, body.clone().into(), false) {
+            if let Ok(value) = read(&head, body.clone().into(), Expect::AsDeclared) {
                 prop_assert!(value.json.get().len() <= MAX_REPLY_BYTES);
             }
             prop_assert!(beginning(&head, &body, 64).len() <= 64);

@@ -62,9 +62,10 @@ pub(super) async fn run(
     }
     let answer = Answer { status: call.reply.as_ref().ok().map(|reply| reply.status.as_u16()), sent: call.sent };
     let was_tried = call.unsendable.is_none();
+    let may_be_done = cx.may_be_done(&lease.job, answer.status).await;
     let mut reading = match call.unsendable {
         Some(why) => Reading::unsendable(why),
-        None => vendor.read(&lease.job, call.reply, cx.clock.now()),
+        None => vendor.read(&lease.job, call.reply, may_be_done, cx.clock.now()),
     };
     if let Some(why) = reading.failure() {
         cx.breakers.note_error(vendor.name(), login::written(why, cx.clock.now()));
@@ -74,7 +75,7 @@ pub(super) async fn run(
     let verdict = match (call.sent_at, call.proof) {
         (Some(sent_at), Some(proof)) => {
             let times = (sent_at, cx.clock.now());
-            login::verdict(&vendor, &mut reading.step, lease.job.id, answer.status, proof, times)
+            login::verdict(&vendor, &mut reading.step, &lease.job, answer.status, proof, times)
         }
         _ => Verdict::Unknown,
     };

@@ -5,7 +5,10 @@
 
 use std::sync::Arc;
 
-use super::{Context, login::Verdict};
+use super::{
+    Context,
+    login::{self, Verdict},
+};
 use crate::{
     job::lifecycle::Step,
     limit::{
@@ -73,7 +76,7 @@ impl Breaker {
             tracing::info!(%vendor, "the vendor takes our credentials again");
         } else if self.credentials == Standing::Closed {
             let why = self.cx.breakers.opened(&self.vendor.login.breaker).and_then(|opened| opened.why);
-            let why = why.as_deref().map(super::login::message).unwrap_or_default();
+            let why = why.as_deref().map(login::message).unwrap_or_default();
             tracing::error!(%vendor, why, "our credentials are refused: the vendor's jobs wait until they are mended");
         }
     }
@@ -112,11 +115,11 @@ pub(super) async fn tell(cx: &Context, vendor: &Vendor, leave: Option<Leave>, fa
     let name = &vendor.login.breaker;
     match (credentials, verdict) {
         (Some(probe), Verdict::Taken) => cx.breakers.probed(name, probe, ProbeEnd::Good).await,
-        (Some(probe), Verdict::Refused { why, .. }) => {
+        (Some(probe), Verdict::Refused(why)) => {
             cx.breakers.probed(name, probe, ProbeEnd::Failed { why: Some(why) }).await;
         }
         (Some(probe), Verdict::Unknown) => cx.breakers.probed(name, probe, ProbeEnd::Unknown).await,
-        (None, Verdict::Refused { why, wait }) => cx.breakers.trip(name, wait, why).await,
+        (None, Verdict::Refused(why)) => cx.breakers.trip(name, login::WAIT, why).await,
         (None, Verdict::Taken | Verdict::Unknown) => {}
     }
 }

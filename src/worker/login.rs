@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::Context;
 use crate::{
     clock::Time,
-    job::{Failure, JobId, lifecycle::Step},
+    job::{Failure, FailureCode, Job, lifecycle::Step},
     limit::breaker::Standing,
     vendor::{
         Vendor,
@@ -20,55 +20,55 @@ use crate::{
 };
 
 /// How long nobody calls a vendor that has refused our credentials.
-const WAIT: Duration = Duration::from_secs(30);
-/// A refusal so soon after a call that was taken may be one job's own: one other call goes out at once to see.
-const IN_DOUBT: Duration = Duration::from_secs(60);
+pub(super) const WAIT: Duration = Duration::from_secs(30);
 
 /// What a call says about our credentials.
 pub(super) enum Verdict {
     Taken,
-    /// They are wrong: why, as the API shows it, and how long nobody calls.
-    Refused {
-        why: Arc<str>,
-        wait: Duration,
-    },
+    /// They are wrong: why, as the API shows it.
+    Refused(Arc<str>),
     Unknown,
 }
 
-/// What a job's call with this proof, sent at `sent_at`, says about our credentials. A refusal that is the job's own is marked as such.
+/// What a job's call with this proof, sent at `sent_at`, says about our credentials. A refusal gets its number in the job's row of refusals.
 pub(super) fn verdict(
     vendor: &Vendor,
     step: &mut Step,
-    job: JobId,
+    job: &Job,
     status: Option<u16>,
     proof: Proof,
     (sent_at, now): (Time, Time),
 ) -> Verdict {
     match step {
-        Step::Unauthorized { why, is_alone } => {
-            *is_alone = vendor.login.is_alone(job, now);
-            if *is_alone {
+        Step::Unauthorized { why, times } => {
+            *times = times_refused(vendor, job);
+            if *times >= Job::MOST_REFUSALS {
                 return Verdict::Taken;
             }
             match vendor.login.refused(proof) {
                 oauth::Refusal::TryNewer => Verdict::Unknown,
-                oauth::Refusal::Final => refused(vendor, why, now),
+                // The vendor took a call that was sent after this one.
+                oauth::Refusal::Final if vendor.login.has_taken_since(sent_at) => Verdict::Unknown,
+                oauth::Refusal::Final => Verdict::Refused(written(why, now)),
             }
         }
         // A vendor that is busy or broken may not have looked at them.
         Step::TryAgain { .. } | Step::SlowDown { .. } => Verdict::Unknown,
         _ if status.is_none() => Verdict::Unknown,
         _ => {
-            vendor.login.taken(job, proof, sent_at);
+            vendor.login.taken(proof, sent_at);
             Verdict::Taken
         }
     }
 }
 
-fn refused(vendor: &Vendor, why: &Failure, now: Time) -> Verdict {
-    let is_in_doubt = vendor.login.has_taken_since(Time(now.0 - i64::try_from(IN_DOUBT.as_millis()).unwrap_or(0)));
-    let wait = if is_in_doubt { Duration::ZERO } else { WAIT };
-    Verdict::Refused { why: written(why, now), wait }
+/// How often in a row this job has now been refused. That is one as long as nobody was taken since the first time: as far as this process
+/// knows, the vendor refuses everybody.
+fn times_refused(vendor: &Vendor, job: &Job) -> u32 {
+    match job.in_a_row(FailureCode::VendorRefused) {
+        1 if !vendor.login.has_taken_since(job.updated_at) => 1,
+        before => before.saturating_add(1),
+    }
 }
 
 /// A failure as the API shows it.
@@ -100,7 +100,7 @@ pub(super) async fn ready(cx: &Arc<Context>, vendor: &Arc<Vendor>, renewing: &mu
         }
         oauth::Standing::Missing => {
             let asked = oauth.renew(&cx.client, &cx.clock).await;
-            asked.map_err(|why| Verdict::Refused { why: written(&why, cx.clock.now()), wait: WAIT })
+            asked.map_err(|why| Verdict::Refused(written(&why, cx.clock.now())))
         }
     }
 }
@@ -127,5 +127,77 @@ pub(super) async fn reread(cx: &Context) {
             }
             cx.store.signals().ring(vendor.name());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use hyper::Request;
+
+    use super::*;
+    use crate::{
+        config,
+        job::{
+            JobId, Lane, NewJob, Priority,
+            lifecycle::{Change, Next},
+        },
+        vendor::Registry,
+    };
+
+    /// A vendor, and what every call to it proves itself with.
+    fn vendor() -> (Arc<Vendor>, Proof) {
+        let text = "[vendors.one]\nkind = \"sync\"\nurl = \"http://127.0.0.1:9/\"\nlimits = []\n";
+        let config = config::parse(text, "test", std::iter::empty()).unwrap_or_else(|error| panic!("{error}"));
+        let vendor = Registry::new(&config, b"secret").get("one").unwrap().clone();
+        let proof = vendor.login.prove(&mut Request::new(Full::new(Bytes::new())), 0, Time(0)).unwrap();
+        (vendor, proof)
+    }
+
+    /// A job whose last answers, the last one at `at`, were of this kind so many times in a row.
+    fn answered(code: FailureCode, times: u32, at: Time) -> Job {
+        let lane = Lane { vendor: "one".into(), priority: Priority::Normal, tenant: "t".into() };
+        let (id, payload, due_at) = (JobId::first_at(Time(1)), Bytes::from_static(b"1"), Time(1));
+        let job = Job::from(NewJob { id, lane, payload, due_at, deadline: None, tags: vec![], idempotency: None });
+        let last_error = Some(Failure::new(code, "answered"));
+        Change { slowed: times, last_error, ..Change::of(&job, Next::Call { due_at: at }) }.apply(&job, times, at)
+    }
+
+    /// The number in a row of a refusal of this job's call that was sent at `sent_at`, and whether it stops the vendor's calls.
+    fn refused((vendor, proof): &(Arc<Vendor>, Proof), job: &Job, sent_at: Time) -> (u32, bool) {
+        let why = Failure::new(FailureCode::VendorRefused, "the vendor answered 401");
+        let mut step = Step::Unauthorized { why, times: 1 };
+        let verdict = verdict(vendor, &mut step, job, Some(401), *proof, (sent_at, sent_at.plus(WAIT)));
+        let Step::Unauthorized { times, .. } = step else { panic!("{step:?}") };
+        (times, matches!(verdict, Verdict::Refused(_)))
+    }
+
+    #[test]
+    fn a_job_is_to_blame_for_its_third_refusal_only_if_others_were_taken_after_the_first() {
+        let vendor = vendor();
+        let once = answered(FailureCode::VendorRefused, 1, Time(1_000));
+        assert_eq!(refused(&vendor, &once, Time(2_000)), (1, true), "as far as anybody knows all are refused");
+        vendor.0.login.taken(vendor.1, Time(500));
+        assert_eq!(refused(&vendor, &once, Time(2_000)), (1, true), "that was before");
+        vendor.0.login.taken(vendor.1, Time(1_500));
+        assert_eq!(refused(&vendor, &once, Time(2_000)), (2, true));
+        let twice = answered(FailureCode::VendorRefused, 2, Time(2_000));
+        assert_eq!(
+            refused(&vendor, &twice, Time(3_000)),
+            (Job::MOST_REFUSALS, false),
+            "the vendor does not wait for it"
+        );
+        let slowed = answered(FailureCode::AttemptsExhausted, 2, Time(1_000));
+        assert_eq!(refused(&vendor, &slowed, Time(2_000)), (1, true), "slow-downs are no refusals");
+    }
+
+    #[test]
+    fn a_refusal_stops_nobody_if_a_call_was_taken_that_was_sent_later() {
+        let vendor = vendor();
+        let job = answered(FailureCode::AttemptsExhausted, 0, Time(1_000));
+        vendor.0.login.taken(vendor.1, Time(2_000));
+        assert_eq!(refused(&vendor, &job, Time(1_999)), (1, false));
+        assert_eq!(refused(&vendor, &job, Time(2_000)), (1, true));
     }
 }

@@ -16,11 +16,12 @@ use crate::{
     audit::Audit,
     clock::{Clock, Nanos},
     in_force::InForce,
+    job::Job,
     limit::{Limiter, breakers::Breakers},
     pauses::Pauses,
     store::Store,
     telemetry::Metrics,
-    vendor::{Registry, http::Client},
+    vendor::{Registry, http::Client, replies::IN_USE},
 };
 
 mod alarms;
@@ -60,6 +61,15 @@ impl Context {
     /// Reads secrets in files again, and uses those that have changed from now on.
     pub async fn reread_secrets(&self) {
         login::reread(self).await;
+    }
+
+    /// Whether an earlier call of the job may have been done. Its record is read only if that decides what an answer of this status means.
+    async fn may_be_done(&self, job: &Job, status: Option<u16>) -> bool {
+        if job.attempt == 0 || status != Some(IN_USE) {
+            return false;
+        }
+        // While the store is unavailable nobody knows: one more attempt costs less than a result that was paid for.
+        self.store.attempts(job.id).await.ok().flatten().is_none_or(|record| job.may_be_done(&record))
     }
 }
 

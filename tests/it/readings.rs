@@ -247,7 +247,7 @@ fn follow(vendor: &Vendor, answers: &[Answer]) -> Job {
             called_back.or_else(|| lifecycle::alarmed(&job, &policy, 0.5, now)).expect("something has changed")
         } else {
             vendor.reads(&job, StatusCode::from_u16(answer.status).expect("a status"), &headers, now);
-            let reading = vendor.read(&job, reply, now);
+            let reading = vendor.read(&job, reply, job.tries > 0, now);
             assert_bounded(&reading);
             is_tried_again = matches!(reading.step, Step::TryAgain { .. } | Step::SlowDown { .. });
             lifecycle::advance(&job, reading.step, &policy, 0.5, now)

@@ -15,7 +15,7 @@ pub struct Change {
     pub next: Next,
     pub ticket: Option<String>,
     pub tries: u32,
-    /// How often in a row the vendor asked to slow down.
+    /// How often in a row the vendor gave the answer in `last_error`, if that does not count as a try.
     pub slowed: u32,
     /// What was wrong with the attempt, if the job goes on.
     pub last_error: Option<Failure>,

@@ -46,10 +46,10 @@ pub enum Step {
         /// The call may have arrived and been done, and no reply came.
         may_be_done: bool,
     },
-    /// The vendor does not take our credentials. That is not the job's fault, unless it is refused again and again while others are taken.
+    /// The vendor does not take our credentials, `times` in a row. That is not the job's fault, unless that goes on while others are taken.
     Unauthorized {
         why: Failure,
-        is_alone: bool,
+        times: u32,
     },
     /// Another attempt would not change the answer.
     GiveUp {
@@ -90,15 +90,15 @@ pub fn advance(job: &Job, step: Step, policy: &Policy, jitter: f64, now: Time) -
             Change { ticket, ..Change::of(job, next) }
         }
         Step::SlowDown { why, after } => {
-            let slowed = job.slowed.saturating_add(1);
-            let wait = retry::backoff(&policy.retry, slowed, jitter).max(policy.retry.first);
-            let wait = wait.max(after.unwrap_or_default()).min(LONGEST_SLOW_DOWN);
+            let slowed = job.in_a_row(why.code).saturating_add(1);
+            let wait = retry::backoff(&Retry { max: LONGEST_SLOW_DOWN, ..policy.retry }, slowed, jitter);
+            let wait = wait.max(policy.retry.first).max(after.unwrap_or_default()).min(LONGEST_SLOW_DOWN);
             Change { slowed, last_error: Some(why), ..Change::of(job, later(job, wait, now)) }
         }
-        Step::Unauthorized { why, is_alone: true } => Change::of(job, Next::Failed(why)),
+        Step::Unauthorized { why, times } if times >= Job::MOST_REFUSALS => Change::of(job, Next::Failed(why)),
         // Due at once: what holds it back is the vendor's state, and those that have waited longer go first.
-        Step::Unauthorized { why, is_alone: false } => {
-            Change { last_error: Some(why), ..Change::of(job, again(job, now)) }
+        Step::Unauthorized { why, times } => {
+            Change { slowed: times, last_error: Some(why), ..Change::of(job, again(job, now)) }
         }
         // A poll that failed says nothing about the vendor's work: ask again, until its time to answer is up.
         Step::TryAgain { why, after, .. } if job.stage == Stage::Poll => {

@@ -3,9 +3,9 @@
 //! Never decides when a vendor's credentials are wrong (see `worker::login`), and never shows a secret.
 
 use std::{
-    collections::VecDeque,
+    cmp::Reverse,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicI64, Ordering},
     },
 };
@@ -23,21 +23,16 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use self::oauth::{OAuth, Refusal};
 use crate::{
     clock::{Nanos, Time},
-    config::{Auth, LiveSecret, Reread, Vendor as VendorConfig},
-    job::JobId,
+    config::{Auth, LiveSecret, Reread, Secret, Vendor as VendorConfig},
     limit::breakers::of_credentials,
 };
 
 pub mod oauth;
 mod sigv4;
 
-/// A job that is refused so often while others are taken is refused for good.
-const MOST_REFUSALS: u32 = 3;
 /// Shorter texts are not masked in the vendor's words: too many words have them in them.
 const SHORTEST_MASKED: usize = 8;
 const MASK: &str = "***";
-/// Jobs whose refusals are counted at once; the one that was refused longest ago is forgotten first.
-const MOST_JOBS: usize = 1000;
 
 /// One vendor's credentials, and what came of them.
 pub struct Login {
@@ -48,16 +43,10 @@ pub struct Login {
     headers: Vec<(HeaderName, LiveSecret)>,
     auth: Option<Auth>,
     oauth: Option<OAuth>,
+    /// What came from variables and files anywhere in the vendor's table, as the config was read.
+    secrets: Vec<Secret>,
     /// When the last call was sent that the vendor took for ours.
     taken_sent_at: AtomicI64,
-    /// Jobs that were refused in this process, the latest last.
-    refused: Mutex<VecDeque<RefusedJob>>,
-}
-
-struct RefusedJob {
-    id: JobId,
-    times: u32,
-    last: Time,
 }
 
 /// What a request proves itself with: the number of its token, where there are tokens.
@@ -75,17 +64,9 @@ impl Login {
             Some(Auth::OAuth2(oauth)) => Some(OAuth::new((**oauth).clone())),
             _ => None,
         };
-        let (vendor, auth) = (config.name.clone(), config.auth.clone());
+        let (vendor, auth, secrets) = (config.name.clone(), config.auth.clone(), config.secrets.clone());
         let breaker = of_credentials(&vendor);
-        Login {
-            vendor,
-            breaker,
-            headers,
-            auth,
-            oauth,
-            taken_sent_at: AtomicI64::new(i64::MIN),
-            refused: Mutex::default(),
-        }
+        Login { vendor, breaker, headers, auth, oauth, secrets, taken_sent_at: AtomicI64::new(i64::MIN) }
     }
 
     /// Where tokens come from, if there are any.
@@ -122,9 +103,8 @@ impl Login {
         Ok(Proof(None))
     }
 
-    /// The vendor took a job's call for ours.
-    pub fn taken(&self, job: JobId, proof: Proof, sent_at: Time) {
-        self.refused_jobs().retain(|refused| refused.id != job);
+    /// The vendor took a call for ours.
+    pub fn taken(&self, proof: Proof, sent_at: Time) {
         self.taken_sent_at.fetch_max(sent_at.0, Ordering::Relaxed);
         if let (Some(oauth), Some(number)) = (&self.oauth, proof.0) {
             oauth.taken(number);
@@ -137,30 +117,6 @@ impl Login {
             (Some(oauth), Some(number)) => oauth.refused(number),
             _ => Refusal::Final,
         }
-    }
-
-    /// Counts that a job was refused now; says whether that is the job's own fault: it was refused three times, and between the first two of
-    /// them others were taken.
-    pub fn is_alone(&self, job: JobId, now: Time) -> bool {
-        let mut jobs = self.refused_jobs();
-        let before = jobs.iter().position(|refused| refused.id == job).and_then(|at| jobs.remove(at));
-        let times = match before {
-            None => 1,
-            Some(RefusedJob { times: 1, last, .. }) if !self.has_taken_since(last) => 1,
-            Some(RefusedJob { times, .. }) => times + 1,
-        };
-        if times >= MOST_REFUSALS {
-            return true;
-        }
-        if jobs.len() == MOST_JOBS {
-            jobs.pop_front();
-        }
-        jobs.push_back(RefusedJob { id: job, times, last: now });
-        false
-    }
-
-    fn refused_jobs(&self) -> MutexGuard<'_, VecDeque<RefusedJob>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the vendor took a call that was sent after this.
@@ -190,17 +146,23 @@ impl Login {
 
     /// The vendor's words without our secrets: some vendors repeat the header or the URL that they were called with.
     pub(super) fn masked(&self, words: String) -> String {
-        let mut secrets: Vec<String> =
-            self.auth.iter().flat_map(Auth::secrets).map(|one| one.reveal().to_string()).collect();
-        secrets.extend(self.headers.iter().map(|(_, value)| value.reveal().to_string()));
+        let mut secrets: Vec<String> = self.secrets.iter().map(|one| one.reveal().to_owned()).collect();
+        // Those of `auth` even if they are written out, and those in files as they are now.
+        let live = self.auth.iter().flat_map(Auth::secrets).chain(self.headers.iter().map(|(_, value)| value));
+        secrets.extend(live.map(|one| one.reveal().to_string()));
         secrets.extend(self.oauth.as_ref().and_then(OAuth::token));
         if let Some(Auth::Basic { user, password }) = &self.auth {
             secrets.push(BASE64_STANDARD.encode(format!("{}:{}", user.reveal(), password.reveal())));
         }
-        let parts = secrets.iter().flat_map(|secret| secret.split_whitespace());
-        parts.filter(|part| part.len() >= SHORTEST_MASKED).fold(words, |words, part| {
-            let encoded = utf8_percent_encode(part, NON_ALPHANUMERIC).to_string();
-            words.replace(part, MASK).replace(&encoded, MASK)
+        let mut parts: Vec<&str> = secrets.iter().flat_map(|secret| secret.split_whitespace()).collect();
+        parts.retain(|part| part.len() >= SHORTEST_MASKED);
+        // One may be the beginning of another.
+        parts.sort_unstable_by_key(|part| Reverse(part.len()));
+        parts.into_iter().fold(words, |words, part| {
+            // As it is, in a URL, and in JSON by those who write a slash as \/ there.
+            let forms =
+                [part.to_owned(), utf8_percent_encode(part, NON_ALPHANUMERIC).to_string(), part.replace('/', "\\/")];
+            forms.iter().fold(words, |words, form| words.replace(form, MASK))
         })
     }
 
@@ -224,5 +186,49 @@ fn add_parameter(request: &mut Request<Full<Bytes>>, name: &str, value: &str) {
     let (name, value) = (utf8_percent_encode(name, NON_ALPHANUMERIC), utf8_percent_encode(value, NON_ALPHANUMERIC));
     if let Ok(uri) = format!("{target}{separator}{name}={value}").parse() {
         *request.uri_mut() = uri;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{config, vendor::Registry};
+
+    #[test]
+    fn whatever_came_from_variables_is_masked_and_nothing_else() {
+        let text = r#"
+[vendors.one]
+kind = "polling"
+url = "${WHOLE}"
+limits = []
+headers = { x-key = "key ${HEADER}", x-product = "${SHORT}" }
+body = '{"key": "${BODY}"}'
+polling = { ticket = "/id", url = "https://one.example/${PATH}/{{ ticket | path }}", every = "2s", done = { at = "/state", is = ["done"] } }
+[vendors.two]
+kind = "sync"
+url = "https://two.example/${OTHER}"
+limits = []
+"#;
+        let env = [
+            ("WHOLE", "https://one.example/jobs?q=1&key=in-a-parameter"),
+            ("HEADER", "in-a-header"),
+            ("BODY", "in-a-header-and-more"),
+            ("PATH", "in-a-path"),
+            ("SHORT", "seven77"),
+            ("OTHER", "of-another-vendor"),
+        ];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = config::parse(text, "test", env.into_iter()).unwrap_or_else(|error| panic!("{error}"));
+        let registry = Registry::new(&config, b"secret");
+        let masked = |words: &str| registry.get("one").unwrap().login.masked(words.to_owned());
+        for (words, wanted) in [
+            ("key in-a-header!", "key ***!"),
+            ("in-a-header-and-more", "***"),
+            ("/in%2Da%2Dpath/7", "/***/7"),
+            ("GET /jobs?q=1&key=in-a-parameter", "GET /jobs?q=1&key=***"),
+            ("seven77 of-another-vendor /jobs", "seven77 of-another-vendor /jobs"),
+        ] {
+            assert_eq!(masked(words), wanted);
+        }
+        assert!(!format!("{config:?}").contains("in-a-"), "nor are they shown by accident");
     }
 }

@@ -18,6 +18,7 @@ on_every_backend!(
     what_an_identity_provider_says_is_shown_without_the_secret,
     report_01_a_vendor_that_answers_401_to_everybody_for_a_minute_fails_no_job,
     a_single_job_whose_own_object_is_401_fails_alone,
+    a_restart_forgets_no_refusal_of_a_job,
     a_poll_that_meets_401_keeps_its_ticket,
     resume_asks_a_vendor_that_refused_our_credentials_at_once,
     a_secret_in_a_file_is_used_within_two_seconds_of_its_change,
@@ -25,6 +26,7 @@ on_every_backend!(
     a_secrets_file_that_is_gone_leaves_the_last_secret_in_use,
     every_kind_of_auth_goes_out_and_no_secret_is_shown,
     a_secret_that_the_vendor_repeats_is_masked,
+    a_secret_in_a_url_that_the_vendor_repeats_is_masked,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -186,23 +188,43 @@ async fn report_01_a_vendor_that_answers_401_to_everybody_for_a_minute_fails_no_
     assert_eq!(state(&app).await, (Value::Null, "0".into()));
 }
 
-async fn a_single_job_whose_own_object_is_401_fails_alone(backend: Backend) {
+/// Twenty jobs, the sixth of which the vendor answers with 401 and the others with their data.
+async fn one_of_twenty_is_refused(backend: Backend) -> (TestApp, String, Vec<String>) {
     let text = vendor(r#"auth = { kind = "bearer", token = "k" }"#)
         .replace("/sync/one", "/sync/one?status={{ payload.status | query }}");
-    let mut app = TestApp::with(backend, &text).await;
+    let app = TestApp::with(backend, &text).await;
     let mut ids = Vec::new();
     for i in 0..20 {
         let status = if i == 5 { 401 } else { 200 };
         ids.push(app.submit("one", &format!(r#"{{"status": {status}}}"#)).await);
     }
-    app.run_for(6 * SECOND).await;
     let bad = ids.remove(5);
+    (app, bad, ids)
+}
+
+async fn a_single_job_whose_own_object_is_401_fails_alone(backend: Backend) {
+    let (mut app, bad, ids) = one_of_twenty_is_refused(backend).await;
+    app.run_for(29 * SECOND).await;
+    assert_eq!((app.calls("one"), state(&app).await.0), (6, "credentials".into()), "all wait: it may be about all");
+    app.run_for(10 * SECOND).await;
     assert_all_are(&app, &ids, "complete").await;
-    app.run_for(2 * SECOND).await;
+    app.run_for(60 * SECOND).await;
+    let job = app.find(&bad).await;
+    assert_eq!((&job["status"], &job["error"]["code"]), (&"failed".into(), &"vendor_refused".into()), "{job}");
+    assert_eq!((&job["attempts"], &job["tries"]), (&3.into(), &0.into()));
+    assert_eq!(state(&app).await, (Value::Null, "0".into()));
+}
+
+async fn a_restart_forgets_no_refusal_of_a_job(backend: Backend) {
+    let (mut app, bad, ids) = one_of_twenty_is_refused(backend).await;
+    app.run_for(40 * SECOND).await;
+    assert_all_are(&app, &ids, "complete").await;
+    assert_eq!(app.find(&bad).await["attempts"], 2, "it was refused, others were taken, and it was refused again");
+    let mut app = app.crash_and_restart().await;
+    app.run_for(60 * SECOND).await;
     let job = app.find(&bad).await;
     assert_eq!((&job["status"], &job["error"]["code"]), (&"failed".into(), &"vendor_refused".into()), "{job}");
     assert_eq!(job["attempts"], 3);
-    assert_eq!(state(&app).await, (Value::Null, "0".into()));
 }
 
 async fn a_poll_that_meets_401_keeps_its_ticket(backend: Backend) {
@@ -348,4 +370,21 @@ async fn a_secret_that_the_vendor_repeats_is_masked(backend: Backend) {
         let job = app.find(&id).await;
         assert!(job["error"]["vendor"]["body"].as_str().is_some_and(|body| body.contains("***")), "{auth}: {job}");
     }
+}
+
+async fn a_secret_in_a_url_that_the_vendor_repeats_is_masked(backend: Backend) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("key");
+    fs::write(&path, "canary/7f3a9c\n").expect("written");
+    let text = vendor("").replace("sync/one", &format!("sync/one?body=${{file:{}}}", path.display()));
+    let mut app = TestApp::with(backend, &text).await;
+    for repeated in ["Cannot GET /sync/one?body=canary/7f3a9c", "canary%2F7f3a9c", r#"{"key":"canary\/7f3a9c"}"#] {
+        app.vendors.script("one", vec![Answer::status(422).body(repeated)]);
+        let id = submit(&app, 1).await.remove(0);
+        app.run_for(SECOND).await;
+        let job = app.find(&id).await;
+        let body = job["error"]["vendor"]["body"].as_str().expect("the vendor's words");
+        assert!(body.contains("***") && !body.contains("7f3a9c"), "{job}");
+    }
+    assert_eq!(app.vendors.arrivals("one")[0].path_and_query, "/sync/one?body=canary/7f3a9c");
 }

@@ -3,10 +3,11 @@
 use std::{io::Write as _, time::Duration};
 
 use flate2::{Compression, write::GzEncoder};
-use mock_vendors::Answer;
+use mock_vendors::{Answer, MockVendors};
 use serde_json::{Value, json};
 
 use crate::{
+    failure::free_address,
     on_every_backend,
     support::{
         Backend, TestApp,
@@ -28,6 +29,7 @@ on_every_backend!(
     report_16_an_answer_that_never_comes_is_no_answer,
     report_18_a_reset_in_milliseconds_is_read_as_such,
     report_20_a_409_after_a_call_that_may_have_been_done_is_tried_again,
+    report_20_a_409_after_connections_that_were_refused_is_a_refusal,
     report_24_a_retry_after_is_kept_whatever_the_status,
     report_26_gzip_is_taken_whether_it_is_declared_or_not,
     report_32_a_retry_after_of_zero_is_no_full_speed,
@@ -42,6 +44,10 @@ on_every_backend!(
     hostile_l5_a_coding_that_nobody_asked_for_is_named,
     no_match_can_be_an_answer,
     json_that_is_none_is_no_data,
+    what_says_that_it_is_no_json_is_kept_as_a_string,
+    a_poll_that_cannot_be_read_is_a_bad_response,
+    a_job_waits_longer_each_time_that_its_vendor_is_slow_and_an_hour_at_most,
+    a_callback_that_changes_no_job_of_its_vendor_closes_no_gate,
 );
 
 const ONE: &str = r#"
@@ -308,6 +314,22 @@ async fn report_20_a_409_after_a_call_that_may_have_been_done_is_tried_again(bac
     app.stop().await;
 }
 
+async fn report_20_a_409_after_connections_that_were_refused_is_a_refusal(backend: Backend) {
+    let address = free_address();
+    let config = ONE.replace("VENDORS", &format!("http://{address}")).replace("attempts = 3", "attempts = 30");
+    let mut app = TestApp::with(backend, &config).await;
+    let id = app.submit("one", "1").await;
+    app.run_for(secs(5)).await;
+    let waiting = app.find(&id).await;
+    assert!(waiting["tries"].as_u64() >= Some(2) && waiting["status"] == "pending", "{waiting}");
+    let vendor = MockVendors::start(&address.to_string()).await.expect("the port is still free");
+    vendor.script("one", vec![Answer::status(409)]);
+    app.run_until_idle().await;
+    assert_failed(&app.find(&id).await, "vendor_refused");
+    assert_eq!(vendor.count("one"), 1);
+    app.stop().await;
+}
+
 async fn report_24_a_retry_after_is_kept_whatever_the_status(backend: Backend) {
     let mut app = TestApp::with(backend, ONE).await;
     let banned = Answer::status(418).header("retry-after", "120");
@@ -522,5 +544,82 @@ async fn json_that_is_none_is_no_data(backend: Backend) {
     let (job, _, _) =
         job_after(&mut app, vec![Answer::status(200).body("a,b").header("content-type", "text/csv")]).await;
     assert_failed(&job, "bad_response");
+    app.stop().await;
+}
+
+async fn what_says_that_it_is_no_json_is_kept_as_a_string(backend: Backend) {
+    let typed = |content_type: &str| Answer::status(200).body(r#"{"a":1}"#).header("content-type", content_type);
+    let mut app = TestApp::with(backend, ONE).await;
+    for content_type in ["text/plain", "text/html; charset=utf-8"] {
+        let (job, _, _) = job_after(&mut app, vec![typed(content_type)]).await;
+        assert_eq!(job["result"], r#"{"a":1}"#, "{content_type}: {job}");
+    }
+    for untold in [typed("application/octet-stream"), Answer::status(200).body(r#"{"a":1}"#)] {
+        let (job, _, _) = job_after(&mut app, vec![untold]).await;
+        assert_eq!(job["result"], json!({"a": 1}), "{job}");
+    }
+    app.stop().await;
+    let mut app = TestApp::with(backend, &format!("{ONE}expect = \"json\"\n")).await;
+    let (job, _, _) = job_after(&mut app, vec![typed("text/plain")]).await;
+    assert_eq!(job["result"], json!({"a": 1}), "JSON is wanted, so it is read as such: {job}");
+    app.stop().await;
+}
+
+async fn a_poll_that_cannot_be_read_is_a_bad_response(backend: Backend) {
+    let mut app = TestApp::start(backend).await;
+    let accepted = || Answer::json(202, r#"{"id": "t-1"}"#);
+    app.vendors.script("polling", vec![accepted(), Answer::json(200, r#"{"state": "#)]);
+    let id = app.submit("polling", "1").await;
+    app.run_until_idle().await;
+    let job = app.find(&id).await;
+    assert_failed(&job, "bad_response");
+    assert_eq!((&job["attempts"], &job["error"]["vendor"]["body"]), (&json!(2), &json!(r#"{"state": "#)), "{job}");
+    // A page of somebody in between says that it is no JSON, and so not that the work is done.
+    let page = Answer::status(200).body("<html>").header("content-type", "text/html");
+    app.vendors.script("polling", vec![accepted(), page, Answer::json(200, r#"{"state": "done", "output": 1}"#)]);
+    let id = app.submit("polling", "1").await;
+    app.run_until_idle().await;
+    assert_complete(&app.find(&id).await, 3, 1);
+    app.stop().await;
+}
+
+async fn a_job_waits_longer_each_time_that_its_vendor_is_slow_and_an_hour_at_most(backend: Backend) {
+    let config = ONE.replace("1m", "2s") + "slow_down = { first = \"1s\", max = \"1s\" }\n";
+    let mut app = TestApp::with(backend, &config).await;
+    app.vendors.script("one", vec![Answer::status(429); 15]);
+    let id = app.submit("one", "1").await;
+    app.run_for(secs(1200)).await;
+    let waiting = app.find(&id).await;
+    assert_eq!((&waiting["status"], &waiting["blocked_on"]), (&json!("pending"), &json!("retry_backoff")), "{waiting}");
+    let calls = app.calls("one");
+    app.vendors.script("one", vec![done()]);
+    app.run_until_idle().await;
+    assert_complete(&app.find(&id).await, 16, 1);
+    assert!((9..=12).contains(&calls), "1 + 2 + 4 + ... s, or half of it: {calls}");
+    let attempts = attempts(&app, &id).await;
+    let at = |i: usize| attempts[i]["sent_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_second();
+    let waits: Vec<i64> = (1..attempts.len()).map(|i| at(i) - at(i - 1)).collect();
+    assert!(waits.iter().all(|wait| *wait <= 3602), "{waits:?}");
+    assert!(waits[12..].iter().all(|wait| *wait >= 1799), "{waits:?}");
+    app.stop().await;
+}
+
+async fn a_callback_that_changes_no_job_of_its_vendor_closes_no_gate(backend: Backend) {
+    let hook = |name: &str| {
+        format!(
+            "[vendors.{name}]\nkind = \"webhook\"\nurl = \"VENDORS/async/{name}?never\"\nlimits = []\nwebhook = {{ verify = \"none\" }}\n\
+             replies = [{{ on = [\"callback\"], at = \"/code\", is = [\"BUSY\"], means = \"slow_down\", wait = \"30s\" }}]\n"
+        )
+    };
+    let mut app = TestApp::with(backend, &(hook("one") + &hook("other"))).await;
+    let (mine, others) = (app.submit("one", "1").await, app.submit("other", "1").await);
+    app.run_until_idle().await;
+    let busy = |id: &str| json!({"request_id": id, "code": "BUSY"}).to_string();
+    for id in [&others, "01890000-0000-7000-8000-000000000000"] {
+        assert_eq!(app.post("/vendor-webhook/one", busy(id)).await.status, 404);
+        assert_eq!(app.get("/vendors/one").await.json()["blocked_on"], Value::Null, "{id}");
+    }
+    assert_eq!(app.post("/vendor-webhook/one", busy(&mine)).await.status, 200);
+    assert_eq!(app.get("/vendors/one").await.json()["blocked_on"], "slowed_by_vendor");
     app.stop().await;
 }
