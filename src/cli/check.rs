@@ -7,8 +7,8 @@ use std::{path::Path, time::Duration};
 use anyhow::anyhow;
 use bytes::Bytes;
 use clap::Args;
-use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request};
+use http_body_util::BodyExt as _;
+use hyper::Method;
 
 use super::{
     ConfigArgs, Failure,
@@ -22,7 +22,7 @@ use crate::{
     job::{Job, JobIds, Lane, NewJob, Priority, Stage, retry::Retry},
     json,
     limit::{Key, Limit, Per, Shape},
-    vendor::Registry,
+    vendor::{Registry, outgoing::Outgoing},
 };
 
 /// Headers whose values are no secrets, even if the config has them.
@@ -80,8 +80,8 @@ async fn request(config: &Config, name: &str, payload: &[u8]) -> Result<String, 
     let jobs = if matches!(found.kind, Kind::Polling(_)) { vec![call, poll] } else { vec![call] };
     let mut texts = Vec::new();
     for job in jobs {
-        let request = vendor.request(&job).map_err(|why| usage(why.message))?;
-        texts.push(written(found, job.stage, request).await);
+        let outgoing = vendor.request(&job).map_err(|why| usage(why.message))?;
+        texts.push(written(found, outgoing).await);
     }
     Ok(texts.join("\n\n"))
 }
@@ -94,24 +94,15 @@ fn example(vendor: &str, payload: Bytes) -> Job {
     NewJob { id, lane, payload, due_at: now, deadline: None, tags: Vec::new(), idempotency: None }.into()
 }
 
-/// Scheme, host and port of a call.
-fn origin(vendor: &Vendor, stage: Stage) -> String {
-    let url = match &vendor.kind {
-        Kind::Polling(polling) if stage == Stage::Poll => &polling.url,
-        _ => &vendor.url,
-    };
-    url.origin().map(|origin| origin.origin().ascii_serialization()).unwrap_or_default()
-}
-
 /// A request as text: its first line with the whole URL, its headers, its body. Of the headers in the config only some are shown, and of
 /// the vendor's credentials none.
-async fn written(vendor: &Vendor, stage: Stage, request: Request<Full<Bytes>>) -> String {
-    let (head, body) = request.into_parts();
+async fn written(vendor: &Vendor, outgoing: Outgoing) -> String {
+    let (head, body) = outgoing.request.into_parts();
     let parameter = vendor_words::added_parameter(vendor).map(|parameter| {
         let separator = if head.uri.query().is_some() { '&' } else { '?' };
         format!("{separator}{parameter}")
     });
-    let (url, added) = (format!("{}{}", origin(vendor, stage), head.uri), vendor_words::added_headers(vendor));
+    let (url, added) = (format!("{}{}", outgoing.origin, head.uri), vendor_words::added_headers(vendor));
     let mut lines = vec![format!("{} {url}{}", head.method, parameter.unwrap_or_default())];
     let is_added = |name| added.iter().any(|(other, _)| other == name);
     for (name, value) in head.headers.iter().filter(|(name, _)| !is_added(*name)) {

@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::{Arc, Mutex},
@@ -74,6 +75,13 @@ impl Origin {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let default_port = if self.tls { 443 } else { 80 };
         if self.port == default_port { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+/// `https://host:port`, without a port that the scheme implies.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.authority())
     }
 }
 

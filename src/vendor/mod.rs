@@ -1,4 +1,4 @@
-//! How to talk to vendors: what a call looks like on the wire (`request`), and what its reply means (`reading`). The only module that calls
+//! How to talk to vendors: what a call looks like on the wire (`request`, `outgoing`), and what its reply means (`reading`). The only module that calls
 //! out.
 //!
 //! Never waits for a limit, never stores anything, never retries: a reply becomes a [`Reading`], and others act on it.
@@ -26,6 +26,7 @@ pub mod auth;
 pub mod clean;
 pub mod error;
 pub mod http;
+pub mod outgoing;
 mod polling;
 mod quota;
 mod reading;

@@ -1,13 +1,12 @@
 //! Vendors that take work, give a ticket, and answer when asked again.
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Method, Request};
+use hyper::Method;
 use serde_json::value::RawValue;
 
 use super::{
     Vendor, bounded_ticket,
     http::Origin,
+    outgoing::{Content, Credentials, Outgoing, To},
     template::{RenderError, Scope},
 };
 use crate::{
@@ -16,14 +15,10 @@ use crate::{
 };
 
 /// Asks whether the work is done.
-pub(super) fn poll_request(
-    vendor: &Vendor,
-    polling: &Polling,
-    scope: &Scope<'_>,
-) -> Result<Request<Full<Bytes>>, RenderError> {
+pub(super) fn poll_request(vendor: &Vendor, polling: &Polling, scope: &Scope<'_>) -> Result<Outgoing, RenderError> {
     let path = polling.url.render(scope)?;
-    let origin = Origin::of_template(&polling.url);
-    Ok(vendor.bare_request(Method::GET, &origin, &path, Bytes::new()))
+    let to = To { origin: &Origin::of_template(&polling.url), path: &path, credentials: Credentials::Sent };
+    vendor.outgoing(scope, Method::GET, to, Content::none())
 }
 
 /// The data in an answer that is done.

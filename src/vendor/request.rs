@@ -1,18 +1,14 @@
-//! What a call looks like on the wire: the job's submitting call, or a poll.
+//! Which call a job makes next, its submitting call or a poll, and what the templates make of the job.
 //!
 //! Never sends anything (see `http`) and never adds credentials (see `auth`).
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{
-    HeaderMap, Method, Request,
-    header::{ACCEPT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue},
-};
+use hyper::{Method, header::HeaderName};
 use serde_json::value::RawValue;
 
 use super::{
     Vendor,
     http::Origin,
+    outgoing::{Content, Credentials, Outgoing, To, set},
     polling,
     template::{RenderError, Scope},
     webhook,
@@ -23,7 +19,7 @@ use crate::{
 };
 
 impl Vendor {
-    /// Where the job's next call goes. Submitting calls and polls may go to different hosts.
+    /// Where calls of this stage go, if the job itself does not say otherwise: connections are opened ahead to it.
     pub fn origin(&self, stage: Stage) -> Origin {
         match &self.config.kind {
             Kind::Polling(polling) if stage == Stage::Poll => Origin::of_template(&polling.url),
@@ -42,7 +38,7 @@ impl Vendor {
     }
 
     /// The job's next call: its submitting call, or a poll.
-    pub fn request(&self, job: &Job) -> Result<Request<Full<Bytes>>, Failure> {
+    pub fn request(&self, job: &Job) -> Result<Outgoing, Failure> {
         let payload: &RawValue = serde_json::from_slice(&job.payload).map_err(|error| {
             Failure::new(FailureCode::BadResponse, format!("the stored payload is not JSON: {error}"))
         })?;
@@ -64,46 +60,21 @@ impl Vendor {
         })
     }
 
-    fn submit_request(&self, job: &Job, scope: &Scope<'_>) -> Result<Request<Full<Bytes>>, RenderError> {
+    fn submit_request(&self, job: &Job, scope: &Scope<'_>) -> Result<Outgoing, RenderError> {
         let path = self.config.url.render(scope)?;
-        let body = match (&self.config.body, &self.config.kind) {
-            (_, _) if self.config.method == Method::GET => Bytes::new(),
-            (Some(template), _) => template.render(scope)?.into(),
-            (None, Kind::Webhook(_)) => webhook::default_body(scope).into(),
-            (None, _) => job.payload.clone(),
+        let content = match (&self.config.body, &self.config.kind) {
+            (_, _) if self.config.method == Method::GET => Content::none(),
+            (Some(template), _) => Content::json(template.render(scope)?.into()),
+            (None, Kind::Webhook(_)) => Content::json(webhook::default_body(scope).into()),
+            (None, _) => Content::json(job.payload.clone()),
         };
-        let mut request = self.bare_request(self.config.method.clone(), &self.origin, &path, body);
+        let to = To { origin: &self.origin, path: &path, credentials: Credentials::Sent };
+        let mut call = self.outgoing(scope, self.config.method.clone(), to, content)?;
         let key = if job.run == 0 { scope.request_id.to_owned() } else { format!("{}-{}", scope.request_id, job.run) };
-        set(request.headers_mut(), "idempotency-key", &key);
-        set(request.headers_mut(), "traceparent", &traceparent(job.id));
-        Ok(request)
-    }
-
-    /// A request with the headers that every call to this vendor has.
-    pub(super) fn bare_request(
-        &self,
-        method: Method,
-        origin: &Origin,
-        path: &str,
-        body: Bytes,
-    ) -> Request<Full<Bytes>> {
-        let has_body = !body.is_empty();
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
-        // The template has percent-encoded whatever is not allowed in a path.
-        *request.uri_mut() = path.parse().unwrap_or_default();
-        let headers = request.headers_mut();
-        *headers = self.headers.clone();
-        set(headers, HOST.as_str(), &origin.authority());
-        headers
-            .entry("user-agent")
-            .or_insert(HeaderValue::from_static(concat!("fetchgate/", env!("CARGO_PKG_VERSION"))));
-        headers.entry("accept").or_insert(HeaderValue::from_static("application/json"));
-        headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("gzip"));
-        if has_body {
-            headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
-        }
-        request
+        let headers = call.request.headers_mut();
+        set(headers, HeaderName::from_static("idempotency-key"), &key);
+        set(headers, HeaderName::from_static("traceparent"), &traceparent(job.id));
+        Ok(call)
     }
 
     /// Where this vendor reports on this run of the job. Only webhook vendors have one.
@@ -117,10 +88,4 @@ impl Vendor {
 fn traceparent(id: JobId) -> String {
     let trace: String = id.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("00-{trace}-{:016x}-01", fastrand::u64(1..))
-}
-
-fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(HeaderName::from_static(name), value);
-    }
 }

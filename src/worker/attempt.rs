@@ -33,6 +33,7 @@ use crate::{
         auth::Proof,
         error::CallError,
         http::{Connection, Reply},
+        outgoing::Outgoing,
     },
 };
 
@@ -116,18 +117,17 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
         let sent = cx.clock.nanos();
         Call { reply, unsendable, sent_at: None, proof: None, sent, took: Duration::ZERO }
     };
-    let mut request = match vendor.request(&lease.job) {
-        Ok(request) => request,
+    let Outgoing { origin, mut request, credentials } = match vendor.request(&lease.job) {
+        Ok(outgoing) => outgoing,
         Err(why) => return not_sent(Err(CallError::Unreachable(why.message.clone())), Some(why)),
     };
     let within = Instant::now() + vendor.config.timeout;
-    let origin = vendor.origin(lease.job.stage);
     let mut connection: Connection = match tokio::time::timeout_at(within.into(), cx.client.connection(&origin)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return not_sent(Err(error), None),
         Err(_) => return not_sent(Err(CallError::Unreachable("connecting took too long".into())), None),
     };
-    let Ok(proof) = vendor.login.prove(&mut request, cx.clock.nanos(), cx.clock.now()) else {
+    let Ok(proof) = vendor.login.prove(&mut request, credentials, cx.clock.nanos(), cx.clock.now()) else {
         cx.client.keep(connection);
         return not_sent(Err(CallError::NoToken), None);
     };
@@ -154,7 +154,7 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
     let took = started.elapsed();
     metrics.observe_latency(took);
     cx.client.keep(connection);
-    Call { reply, unsendable: None, sent_at: Some(sent_at), proof: Some(proof), sent, took }
+    Call { reply, unsendable: None, sent_at: Some(sent_at), proof, sent, took }
 }
 
 /// Whether the permit is still valid and the lease lasts as long as the call may: otherwise another worker might call too.

@@ -21,6 +21,7 @@ use hyper::{
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use self::oauth::{OAuth, Refusal};
+use super::outgoing::Credentials;
 use crate::{
     clock::{Nanos, Time},
     config::{Auth, LiveSecret, Reread, Secret, Vendor as VendorConfig},
@@ -74,8 +75,17 @@ impl Login {
         self.oauth.as_ref()
     }
 
-    /// Puts the credentials on a request that is otherwise complete.
-    pub fn prove(&self, request: &mut Request<Full<Bytes>>, now: Nanos, wall: Time) -> Result<Proof, NoToken> {
+    /// Puts the credentials on a request that is otherwise complete, if it may have them; says what it proves itself with.
+    pub fn prove(
+        &self,
+        request: &mut Request<Full<Bytes>>,
+        credentials: Credentials,
+        now: Nanos,
+        wall: Time,
+    ) -> Result<Option<Proof>, NoToken> {
+        if credentials == Credentials::Withheld {
+            return Ok(None);
+        }
         for (name, value) in &self.headers {
             set(request, name.clone(), &value.reveal());
         }
@@ -92,7 +102,7 @@ impl Login {
             Some(Auth::OAuth2(_)) => {
                 let (value, number) = self.oauth.as_ref().and_then(|oauth| oauth.header(now)).ok_or(NoToken)?;
                 request.headers_mut().insert(AUTHORIZATION, value);
-                return Ok(Proof(Some(number)));
+                return Ok(Some(Proof(Some(number))));
             }
             Some(Auth::SigV4(keys)) => {
                 let body = request.body().clone().collect().now_or_never();
@@ -100,7 +110,7 @@ impl Login {
                 sigv4::sign(request, &body, keys, wall);
             }
         }
-        Ok(Proof(None))
+        Ok(Some(Proof(None)))
     }
 
     /// The vendor took a call for ours.
