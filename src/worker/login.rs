@@ -143,7 +143,7 @@ mod tests {
             JobId, Lane, NewJob, Priority,
             lifecycle::{Change, Next},
         },
-        vendor::Registry,
+        vendor::{Registry, outgoing::Credentials},
     };
 
     /// A vendor, and what every call to it proves itself with.
@@ -151,7 +151,8 @@ mod tests {
         let text = "[vendors.one]\nkind = \"sync\"\nurl = \"http://127.0.0.1:9/\"\nlimits = []\n";
         let config = config::parse(text, "test", std::iter::empty()).unwrap_or_else(|error| panic!("{error}"));
         let vendor = Registry::new(&config, b"secret").get("one").unwrap().clone();
-        let proof = vendor.login.prove(&mut Request::new(Full::new(Bytes::new())), 0, Time(0)).unwrap();
+        let mut request = Request::new(Full::new(Bytes::new()));
+        let proof = vendor.login.prove(&mut request, Credentials::Sent, 0, Time(0)).unwrap().unwrap();
         (vendor, proof)
     }
 
