@@ -4,6 +4,7 @@
 //! real clocks do: [`Clock::step`] sets wall time, [`Clock::step_server`] the clock of a server, and the timeline does not change.
 
 use std::{
+    str::FromStr,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -30,6 +31,32 @@ impl Time {
     /// RFC 3339 in UTC with exactly three decimals.
     pub fn rfc3339(self) -> String {
         format!("{:.3}", jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::MAX))
+    }
+}
+
+/// RFC 3339 with any offset, and nothing that only looks like it: the date library would take a zone in brackets, or an offset of 25 hours.
+impl FromStr for Time {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Time, &'static str> {
+        const WRONG: &str = "this is not a time as RFC 3339 has it";
+        let marks = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
+        let has_marks = marks.iter().all(|(at, mark)| text.as_bytes().get(*at) == Some(mark));
+        let offset = match text.as_bytes() {
+            [.., b'Z' | b'z'] => Some((0, 0)),
+            [.., b'+' | b'-', h, hours, b':', m, minutes]
+                if [h, hours, m, minutes].iter().all(|c| c.is_ascii_digit()) =>
+            {
+                let number = |tens: &u8, ones: &u8| (tens - b'0') * 10 + (ones - b'0');
+                Some((number(h, hours), number(m, minutes)))
+            }
+            _ => None,
+        };
+        let at: jiff::Timestamp = match offset {
+            Some((0..=23, 0..=59)) if has_marks => text.parse().map_err(|_| WRONG)?,
+            _ => return Err(WRONG),
+        };
+        Ok(Time(at.as_millisecond()))
     }
 }
 

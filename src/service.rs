@@ -9,7 +9,12 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, App, Feasibility, server},
+    api::{
+        self, App, Feasibility,
+        edge::Edge,
+        server::{self, Door},
+        tls::Tls,
+    },
     audit::Audit,
     book::Book,
     clock::Clock,
@@ -53,9 +58,13 @@ pub struct Service {
 }
 
 /// The ports of one process: `api` with role api, `ops` where the config names one.
+#[derive(Default)]
 pub struct Listeners {
     pub api: Option<TcpListener>,
     pub ops: Option<TcpListener>,
+    /// For `api`; `ops` is plain.
+    pub tls: Option<Tls>,
+    pub max_per_address: Option<usize>,
 }
 
 impl Service {
@@ -101,6 +110,7 @@ impl Service {
             default_vendor: config.default_vendor.clone(),
             roles,
             feasibility: Feasibility::default(),
+            edge: Arc::new(Edge::new(&config.server.cors)),
             queue,
         });
         Ok(Service { app, pool: Pool::new(&cx), cx, store, limiter, breakers })
@@ -118,11 +128,15 @@ impl Service {
         let mut tasks = JoinSet::new();
         // The API stops after the workers, so that callbacks and waiting callers are served while calls finish.
         let api_stop = CancellationToken::new();
+        let answers = &app.edge.memory.answers;
         if let Some(api) = listeners.api {
-            tasks.spawn(server::serve(api, api::router(app.clone()), api_stop.clone()));
+            let (tls, max_per_address) = (listeners.tls, listeners.max_per_address);
+            let door = Door { tls, max_per_address, answers: answers.clone() };
+            tasks.spawn(server::serve(api, api::router(app.clone()), door, api_stop.clone()));
         }
         if let Some(ops) = listeners.ops {
-            tasks.spawn(server::serve(ops, api::operations_router(app.clone()), api_stop.clone()));
+            let door = Door::plain(answers.clone());
+            tasks.spawn(server::serve(ops, api::operations_router(app.clone()), door, api_stop.clone()));
         }
         tasks.spawn(follow_hangups(cx, shutdown.reread.clone(), api_stop.clone()));
         if app.queue.is_some() {

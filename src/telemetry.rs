@@ -28,7 +28,7 @@ pub fn start_logs() {
     let _ = if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
         logs.with_target(false).try_init()
     } else {
-        logs.json().flatten_event(true).with_current_span(false).try_init()
+        logs.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
     };
 }
 
@@ -51,7 +51,7 @@ struct ByVendorAndOutcome {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRoute {
-    method: String,
+    method: &'static str,
     route: String,
     status: u16,
 }
@@ -164,8 +164,11 @@ impl Metrics {
         self.vendors.iter()
     }
 
+    /// Counts an answer. The route is a pattern of ours, never a path; a method that we do not know counts as `other`.
     pub fn count_http(&self, method: &str, route: &str, status: u16, took: Duration) {
-        let labels = ByRoute { method: method.to_owned(), route: route.to_owned(), status };
+        const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
+        let method = METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
+        let labels = ByRoute { method, route: route.to_owned(), status };
         self.http_requests.get_or_create_owned(&labels).inc();
         self.http_latency.observe(took.as_secs_f64());
     }

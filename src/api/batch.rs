@@ -11,15 +11,14 @@ use axum::{
 };
 use bytes::{Buf, BytesMut};
 use serde::de::IgnoredAny;
-use tokio::sync::Semaphore;
 
 use super::{
     App,
-    body::{self, MAX_BODY, NoParams},
+    body::{self, Arriving, MAX_BODY, NoParams},
     dto,
     error::ApiError,
     feasible,
-    jobs::key_reused,
+    memory::Charge,
     submission,
 };
 use crate::{job::NewJob, store::Submitted};
@@ -31,8 +30,8 @@ const MAX_BATCH: usize = 64 << 20;
 const MAX_WAIT: Duration = Duration::from_secs(120);
 /// Jobs stored in one go.
 const SLICE: usize = 1000;
-/// Kibibytes of memory for all batches that are being read: four whole ones. A batch that stalls keeps the memory for what it has sent.
-static MEMORY_KIB: Semaphore = Semaphore::const_new(4 * MAX_BATCH / 1024);
+/// Bytes of text that say what is wrong with items; after that they only get their code.
+const MAX_DETAILS: usize = 2 << 20;
 
 /// One item: a job to store, or the problem with it.
 type Item = Result<NewJob, ApiError>;
@@ -47,7 +46,8 @@ pub(super) async fn submit(State(app): State<Arc<App>>, _: NoParams, request: Re
     };
     let key = submission::idempotency_key(headers)?;
     let reading = read_items(&app, request, splitter, key.as_deref());
-    let mut items = tokio::time::timeout(MAX_WAIT, reading).await.map_err(|_| body::too_slow())??;
+    // The memory is kept until the answer has been made: the jobs are copies of what was sent.
+    let (mut items, _charge) = tokio::time::timeout(MAX_WAIT, reading).await.map_err(|_| body::too_slow())??;
     for item in &mut items {
         if let Ok(job) = item
             && let Err(error) = feasible::check(&app, job).await
@@ -63,20 +63,15 @@ async fn read_items(
     request: Request,
     mut splitter: Splitter,
     key: Option<&str>,
-) -> Result<Vec<Item>, ApiError> {
+) -> Result<(Vec<Item>, Charge), ApiError> {
     let mut items: Vec<Item> = Vec::new();
-    let mut body = request.into_body();
-    let mut read = 0;
-    let mut memory = MEMORY_KIB.try_acquire_many(0).map_err(|_| too_many_batches())?;
+    let mut arriving = Arriving::of(request);
+    let mut details = 0;
     loop {
-        let piece = tokio::time::timeout(body::MAX_WAIT, body::next_piece(&mut body));
-        let piece = piece.await.map_err(|_| body::too_slow())??;
+        let piece = arriving.next().await?;
         let at_end = piece.is_none();
         if let Some(piece) = piece {
-            let kib = u32::try_from((read + piece.len()).div_ceil(1024) - read.div_ceil(1024)).unwrap_or(u32::MAX);
-            memory.merge(MEMORY_KIB.try_acquire_many(kib).map_err(|_| too_many_batches())?);
-            read += piece.len();
-            if read > MAX_BATCH {
+            if arriving.charge.bytes() > MAX_BATCH {
                 return Err(ApiError::body_too_large(format!("a batch can have {MAX_BATCH} bytes")));
             }
             splitter.buffer.extend_from_slice(&piece);
@@ -93,19 +88,18 @@ async fn read_items(
                 Err(error) if !splitter.by_line && serde_json::from_slice::<IgnoredAny>(&text).is_err() => {
                     return Err(error);
                 }
+                Err(error) => {
+                    details += error.size();
+                    items.push(Err(if details > MAX_DETAILS { error.brief() } else { error }));
+                }
                 item => items.push(item),
             }
         }
         if at_end {
             splitter.finish()?;
-            return Ok(items);
+            return Ok((items, arriving.charge));
         }
     }
-}
-
-fn too_many_batches() -> ApiError {
-    let detail = "there is no memory for another batch now; nothing of this one was stored, send it again later";
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "over_capacity", detail).retry_after(1)
 }
 
 fn read_item(app: &App, text: &[u8], key: Option<String>) -> Item {
@@ -160,7 +154,7 @@ async fn store(app: &App, items: Vec<Item>) -> Result<Response, ApiError> {
 fn answer(outcome: Submitted) -> Result<String, ApiError> {
     match outcome {
         Submitted::New(id) | Submitted::Known(id) => Ok(id.to_string()),
-        Submitted::KeyReused => Err(key_reused()),
+        Submitted::KeyReused => Err(ApiError::key_reused()),
         Submitted::OverCapacity => Err(ApiError::over_capacity()),
     }
 }

@@ -1,8 +1,9 @@
 //! Reading what callers send, within bounds: bodies, content types, and the query.
 //!
-//! Never reads further than a bound, and never waits for ever.
+//! Never reads further than a bound, never waits for ever, and keeps no byte that is not charged to a budget (see `memory`).
 
 use std::{
+    ops::Deref,
     pin::Pin,
     str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,8 +23,12 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, SizeHint};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
-use super::error::ApiError;
+use super::{
+    error::{ApiError, quoted},
+    memory::{Budget, Charge, PATIENCE},
+};
 use crate::json::{self, JsonFault};
 
 /// Bytes of one job's body, and of other small bodies, at most.
@@ -38,26 +43,48 @@ const MAX_REST: usize = 16 << 20;
 /// No longer than this for the rest of a refused body.
 const REST_WAIT: Duration = Duration::from_secs(5);
 
-/// A whole body of at most `max` bytes.
-pub(super) async fn read(request: Request, max: usize) -> Result<Bytes, ApiError> {
-    read_body(request.into_body(), max).await
+/// While others wait for memory, a body has to grow by this part of itself within [`PATIENCE`], and by so many bytes at least.
+const STEP: usize = 64;
+const LEAST_STEP: usize = 16 << 10;
+
+/// The budget that the body of a request is charged to. The layer around all routes puts it into the request.
+#[derive(Clone)]
+pub(super) struct ChargedTo(pub(super) Arc<Budget>);
+
+/// A whole body; its memory is charged as long as this is kept.
+pub(super) struct Whole {
+    bytes: Bytes,
+    _charge: Charge,
 }
 
-async fn read_body(mut body: Body, max: usize) -> Result<Bytes, ApiError> {
+impl Deref for Whole {
+    type Target = Bytes;
+
+    fn deref(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+/// A whole body of at most `max` bytes.
+pub(super) async fn read(request: Request, max: usize) -> Result<Whole, ApiError> {
     let too_large = || ApiError::body_too_large(format!("the body is larger than {max} bytes"));
-    if body.size_hint().lower() > max as u64 {
+    let announced = usize::try_from(request.body().size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > max {
         return Err(too_large());
     }
+    let mut arriving = Arriving::of(request);
     let whole = async {
         // Most bodies are one piece, which then needs no copy.
-        let first = next_piece(&mut body).await?.unwrap_or_default();
+        let first = arriving.next().await?.unwrap_or_default();
         let mut rest = BytesMut::new();
         let mut size = first.len();
         while size <= max {
-            let Some(piece) = next_piece(&mut body).await? else {
+            let Some(piece) = arriving.next().await? else {
                 return Ok(if rest.is_empty() { first } else { rest.freeze() });
             };
             if rest.is_empty() {
+                // Memory that is only reserved is not resident.
+                rest.reserve(announced.max(first.len() + piece.len()));
                 rest.extend_from_slice(&first);
             }
             rest.extend_from_slice(&piece);
@@ -65,11 +92,60 @@ async fn read_body(mut body: Body, max: usize) -> Result<Bytes, ApiError> {
         }
         Err(too_large())
     };
-    tokio::time::timeout(MAX_WAIT, whole).await.map_err(|_| too_slow())?
+    let bytes = tokio::time::timeout(MAX_WAIT, whole).await.map_err(|_| too_slow())??;
+    Ok(Whole { bytes, _charge: arriving.charge })
+}
+
+/// A body that is read piece by piece, each charged before the next is read.
+pub(super) struct Arriving {
+    body: Body,
+    pub(super) charge: Charge,
+    /// When it had last grown by a step, and to what.
+    moved: (Instant, usize),
+}
+
+impl Arriving {
+    pub(super) fn of(request: Request) -> Arriving {
+        let ChargedTo(budget) =
+            request.extensions().get::<ChargedTo>().expect("the layer around all routes has put it there");
+        let charge = Charge::none(budget.clone());
+        Arriving { body: request.into_body(), charge, moved: (Instant::now(), 0) }
+    }
+
+    /// The next piece; nothing at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let began = Instant::now();
+        let piece = loop {
+            match tokio::time::timeout(PATIENCE, next_piece(&mut self.body)).await {
+                Ok(piece) => break piece?,
+                Err(_) if began.elapsed() >= MAX_WAIT => return Err(too_slow()),
+                Err(_) => self.give_way()?,
+            }
+        };
+        let Some(piece) = piece else { return Ok(None) };
+        let asked = Instant::now();
+        if !self.charge.grow(piece.len()).await {
+            return Err(ApiError::no_memory("this body"));
+        }
+        // Waiting for memory is not the client's fault.
+        self.moved.0 += asked.elapsed();
+        let now = self.charge.bytes();
+        if now - self.moved.1 >= (self.moved.1 / STEP).max(LEAST_STEP) {
+            self.moved = (Instant::now(), now);
+        }
+        self.give_way()?;
+        Ok(Some(piece))
+    }
+
+    /// Fails if others wait for memory and this body hardly grows.
+    fn give_way(&self) -> Result<(), ApiError> {
+        let is_slow = self.charge.bytes() > 0 && self.moved.0.elapsed() > PATIENCE;
+        if is_slow && self.charge.budget().is_wanted() { Err(too_slow()) } else { Ok(()) }
+    }
 }
 
 /// The next piece of a body; nothing at its end.
-pub(super) async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
+async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
     while let Some(frame) = body.frame().await {
         let broken = |error| ApiError::bad_request("malformed_body", format!("the body could not be read: {error}"));
         if let Ok(data) = frame.map_err(broken)?.into_data() {
@@ -80,7 +156,8 @@ pub(super) async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, ApiErro
 }
 
 pub(super) fn too_slow() -> ApiError {
-    let detail = format!("the body did not arrive within {} s", MAX_WAIT.as_secs());
+    let detail =
+        "the body arrived too slowly: 30 s for all of it (a batch 120 s), and less while others wait for memory";
     ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
 }
 
@@ -165,7 +242,7 @@ pub(super) fn is_json(media_type: &str) -> bool {
 
 pub(super) fn unsupported(headers: &HeaderMap, wanted: &str) -> ApiError {
     let sent = media_type(headers);
-    let sent = if sent.is_empty() { "no Content-Type".to_owned() } else { format!("Content-Type {sent:?}") };
+    let sent = if sent.is_empty() { "no Content-Type".to_owned() } else { format!("Content-Type {}", quoted(&sent)) };
     let detail = format!("the body came with {sent}; send it as {wanted}");
     ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
 }
@@ -199,8 +276,16 @@ impl Params {
         Ok(Some(value))
     }
 
+    /// A text that is not empty.
+    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, ApiError> {
+        match self.take(name)? {
+            Some(text) if text.is_empty() => Err(invalid_parameter(name, "is empty; leave it out, or give it a value")),
+            text => Ok(text),
+        }
+    }
+
     pub(super) fn parse<T: FromStr>(&mut self, name: &str, expected: &str) -> Result<Option<T>, ApiError> {
-        let wrong = |value: &str| invalid_parameter(name, &format!("is {value:?}; it must be {expected}"));
+        let wrong = |value: &str| invalid_parameter(name, &format!("is {}; it must be {expected}", quoted(value)));
         self.take(name)?.map(|value| value.parse().map_err(|_| wrong(&value))).transpose()
     }
 
@@ -214,5 +299,5 @@ impl Params {
 }
 
 pub(super) fn invalid_parameter(name: &str, what: &str) -> ApiError {
-    ApiError::unprocessable("invalid_parameter", format!("the parameter {name:?} {what}"))
+    ApiError::unprocessable("invalid_parameter", format!("the parameter {} {what}", quoted(name)))
 }

@@ -40,6 +40,19 @@ struct Problem<'a> {
     errors: &'a [FieldError],
     #[serde(skip_serializing_if = "Option::is_none")]
     earliest: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http_request_id: Option<&'a str>,
+}
+
+/// The characters of a caller's text that are repeated to it.
+const MOST_REPEATED: usize = 100;
+
+/// A caller's text as an answer may repeat it: in quotes, escaped and cut.
+pub(crate) fn quoted(text: &str) -> String {
+    match text.char_indices().nth(MOST_REPEATED) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
+    }
 }
 
 impl ApiError {
@@ -72,13 +85,24 @@ impl ApiError {
     }
 
     pub(crate) fn unknown_vendor(name: &str) -> ApiError {
-        let detail = format!("no vendor is called {name:?}; GET /vendors lists them");
+        let detail = format!("no vendor is called {}; GET /vendors lists them", quoted(name));
         Self::new(StatusCode::NOT_FOUND, "unknown_vendor", detail)
+    }
+
+    pub(crate) fn key_reused() -> ApiError {
+        let detail = "this Idempotency-Key was used before with another body; use a new key for a new job";
+        Self::unprocessable("idempotency_key_reused", detail)
     }
 
     pub(crate) fn over_capacity() -> ApiError {
         let detail = "the number of jobs that have not ended has reached capacity.max_waiting; try again later";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "over_capacity", detail).retry_after(5)
+    }
+
+    /// No budget has memory for `what`.
+    pub(crate) fn no_memory(what: &str) -> ApiError {
+        let detail = format!("there is no memory for {what} now; nothing was changed, send the same again later");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "over_capacity", detail).retry_after(1)
     }
 
     pub(crate) fn body_too_large(what: impl Into<String>) -> ApiError {
@@ -94,8 +118,24 @@ impl ApiError {
         ApiError { earliest: Some(at), ..self }
     }
 
-    /// The problem as JSON: the body of an answer, or an item of a batch.
+    /// The bytes of text in it, about.
+    pub(crate) fn size(&self) -> usize {
+        self.detail.len() + self.errors.iter().map(|error| error.pointer.len() + error.detail.len()).sum::<usize>()
+    }
+
+    /// The same problem without what differs from one to the next.
+    pub(crate) fn brief(self) -> ApiError {
+        let detail = "too much is wrong with this batch to say it all; see the items before this one".to_owned();
+        ApiError { detail, errors: Vec::new(), ..self }
+    }
+
+    /// The problem as JSON: an item of a batch.
     pub(crate) fn to_json(&self) -> String {
+        self.written(None)
+    }
+
+    /// The problem as JSON, with the id of the HTTP request if it is the answer to one.
+    pub(crate) fn written(&self, http_request_id: Option<&str>) -> String {
         let problem = Problem {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Error"),
@@ -104,6 +144,7 @@ impl ApiError {
             code: self.code,
             errors: &self.errors,
             earliest: self.earliest,
+            http_request_id,
         };
         serde_json::to_string(&problem).expect("a problem is plain data")
     }
@@ -134,6 +175,8 @@ impl IntoResponse for ApiError {
         if let Some(secs) = self.retry_after_secs {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
+        // The layer around all routes adds the request's id.
+        response.extensions_mut().insert(self);
         response
     }
 }

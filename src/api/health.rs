@@ -18,6 +18,7 @@ use tokio::time::error::Elapsed;
 use super::{App, OPENAPI, dto};
 use crate::store::StoreError;
 
+pub(super) const DOCS: &str = include_str!("docs.html");
 /// What does not answer within this time counts as unavailable.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
@@ -104,7 +105,7 @@ pub(super) async fn openapi() -> Response {
 
 /// `GET /docs`: try the API. All files are inside the binary, so it works offline.
 pub(super) fn docs() -> Router<Arc<App>> {
-    let page = || async { Html(include_str!("docs.html")) };
+    let page = || async { Html(DOCS) };
     let files = swagger_ui_dist::generate_routes(ApiDefinition {
         uri_prefix: "/docs/files",
         api_definition: OpenApiSource::Uri("/openapi.json"),

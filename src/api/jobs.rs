@@ -6,27 +6,25 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 
 use super::{
     App,
     body::{self, NoParams, Params},
+    connection::Peer,
     dto,
     error::ApiError,
     feasible,
     server::Segments,
-    standing, submission,
+    standing, submission, wait,
 };
 use crate::{
-    config::parse_duration,
     job::{Job, JobId, lifecycle},
     store::{Amended, Submitted, Which, With},
 };
 
-/// The longest a caller can wait for the end of a job.
-const MAX_WAIT: Duration = Duration::from_secs(60);
 /// A job without its payload.
 const SMALL: With = With { payload: false, result: true };
 
@@ -37,25 +35,27 @@ pub(super) async fn submit(State(app): State<Arc<App>>, _: NoParams, request: Re
         return Err(body::unsupported(&headers, "application/json"));
     }
     let key = submission::idempotency_key(&headers)?;
+    let peer = Peer::of(&request);
     let raw = body::read(request, body::MAX_BODY).await?;
     let mut job = submission::parse(&app, body::check_json(&raw)?)?;
     job.idempotency = key.map(|key| submission::idempotency(key, &raw));
     feasible::check(&app, &job).await?;
     let vendor = job.lane.vendor.clone();
     let outcome = app.metrics.timed(app.store.submit(vec![job])).await?;
+    drop(raw); // Nobody waits for the job's end with its body in memory.
     let (id, replayed) = match outcome.first() {
         Some(Submitted::New(id)) => (*id, false),
         Some(Submitted::Known(id)) => (*id, true),
-        Some(Submitted::KeyReused) => return Err(key_reused()),
+        Some(Submitted::KeyReused) => return Err(ApiError::key_reused()),
         Some(Submitted::OverCapacity) | None => return Err(ApiError::over_capacity()),
     };
     if !replayed && let Some(metrics) = app.metrics.vendor(&vendor) {
         metrics.accepted.inc();
     }
-    let mut response = match preferred_wait(&headers) {
+    let mut response = match wait::preferred(&headers) {
         None => dto::accepted(id),
         Some(wait) => {
-            let ended = wait_until_ended(&app, id, wait, SMALL).await?.filter(|job| job.status.has_ended());
+            let ended = wait_until_ended(&app, id, wait, SMALL, &peer).await?.filter(|job| job.status.has_ended());
             let mut response = ended.map_or_else(|| dto::accepted(id), |job| dto::job(&job, None));
             let applied = format!("wait={}", wait.as_secs());
             response.headers_mut().insert("preference-applied", HeaderValue::from_str(&applied).expect("digits"));
@@ -70,36 +70,23 @@ pub(super) async fn submit(State(app): State<Arc<App>>, _: NoParams, request: Re
     Ok(response)
 }
 
-pub(super) fn key_reused() -> ApiError {
-    let detail = "this Idempotency-Key was used before with another body; use a new key for a new job";
-    ApiError::unprocessable("idempotency_key_reused", detail)
-}
-
-/// `Prefer: wait=N` (RFC 7240), clamped. A preference that cannot be read is ignored, as the RFC allows.
-fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
-    let prefers = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
-    let wait = prefers.flat_map(|value| value.split([',', ';'])).find_map(|preference| {
-        let (name, value) = preference.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("wait").then(|| read_seconds(value.trim().trim_matches('"')))?
-    });
-    wait.map(|secs| Duration::from_secs(secs).min(MAX_WAIT))
-}
-
-/// A number of seconds; one that is too large becomes the largest.
-fn read_seconds(text: &str) -> Option<u64> {
-    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then(|| text.parse().unwrap_or(u64::MAX))
-}
-
-/// The job once it has ended, or as it is when the time is up.
-async fn wait_until_ended(app: &App, id: JobId, wait: Duration, with: With) -> Result<Option<Job>, ApiError> {
+/// The job once it has ended, or as it is when the time is up or nobody waits any more.
+async fn wait_until_ended(
+    app: &App,
+    id: JobId,
+    wait: Duration,
+    with: With,
+    peer: &Peer,
+) -> Result<Option<Job>, ApiError> {
     // Registered before the job is read, so that an end between the two is not missed.
     let waiter = app.store.signals().wait_for(id);
     let job = app.store.find(id, with).await?;
-    let (Some(found), Some(mut waiter)) = (&job, waiter) else { return Ok(job) };
-    if found.status.has_ended() || tokio::time::timeout(wait, waiter.ended()).await.is_err() {
+    let (Some(found), Some(waiter)) = (&job, waiter) else { return Ok(job) };
+    if found.status.has_ended() {
         return Ok(job);
     }
+    drop(job); // Nor with its payload.
+    wait::until_ended(waiter, wait, peer).await;
     Ok(app.store.find(id, with).await?)
 }
 
@@ -110,7 +97,7 @@ pub(super) async fn find(
     request: Request,
 ) -> Result<Response, ApiError> {
     let mut params = Params::of(request.uri());
-    let wait = params.take("wait")?.map(|text| read_wait(&text)).transpose()?;
+    let wait = params.take("wait")?.map(|text| wait::read(&text)).transpose()?;
     let payload = match params.take("include")?.as_deref() {
         None => false,
         Some("payload") => true,
@@ -120,17 +107,11 @@ pub(super) async fn find(
     let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
     let with = With { payload, result: true };
     let job = match wait {
-        Some(wait) => wait_until_ended(&app, id, wait, with).await?,
+        Some(wait) => wait_until_ended(&app, id, wait, with, &Peer::of(&request)).await?,
         None => app.store.find(id, with).await?,
     };
     let job = job.ok_or_else(ApiError::unknown_job)?;
     Ok(dto::job_with(&job, payload, standing::why_waiting(&app, &job).await?))
-}
-
-fn read_wait(text: &str) -> Result<Duration, ApiError> {
-    let wait =
-        parse_duration(text).map_err(|why| body::invalid_parameter("wait", &format!("is not a duration: {why}")))?;
-    Ok(wait.min(MAX_WAIT))
 }
 
 /// `GET /jobs/{id}/attempts`

@@ -34,9 +34,9 @@ pub(super) async fn list(State(app): State<Arc<App>>, request: Request) -> Resul
     }
     let filter = Filter {
         status: read_status(&mut params)?,
-        vendor: params.take("vendor")?,
-        tenant: params.take("tenant")?,
-        tag: params.take("tag")?,
+        vendor: params.text("vendor")?,
+        tenant: params.text("tenant")?,
+        tag: params.text("tag")?,
         created_after: read_time(&mut params, "created_after")?,
         created_before: read_time(&mut params, "created_before")?,
         before: params.take("cursor")?.map(|cursor| read_cursor(&cursor)).transpose()?,
@@ -56,8 +56,7 @@ fn read_status(params: &mut Params) -> Result<Option<Status>, ApiError> {
 }
 
 pub(super) fn read_time(params: &mut Params, name: &str) -> Result<Option<Time>, ApiError> {
-    let at: Option<jiff::Timestamp> = params.parse(name, "a time such as 2026-11-22T15:00:00Z")?;
-    Ok(at.map(|at| Time(at.as_millisecond())))
+    params.parse(name, "a time such as 2026-11-22T15:00:00Z")
 }
 
 fn read_cursor(text: &str) -> Result<JobId, ApiError> {

@@ -2,18 +2,17 @@
 //!
 //! Never calls a vendor, and answers that a job is accepted only after the store has it.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request, State},
     http::StatusCode,
-    middleware::{self, Next},
-    response::{Redirect, Response},
+    middleware,
+    response::Redirect,
     routing::{get, post},
 };
 
-use self::error::ApiError;
+use self::{edge::Edge, error::ApiError};
 use crate::{
     audit::Audit,
     clock::Clock,
@@ -32,18 +31,23 @@ mod audit;
 mod batch;
 mod body;
 mod callbacks;
+mod connection;
 mod credentials;
 mod dto;
+pub mod edge;
 mod error;
 mod feasible;
 mod health;
 mod jobs;
 mod limits;
 mod list;
+pub mod memory;
 pub mod server;
 mod standing;
 mod submission;
+pub mod tls;
 mod vendors;
+mod wait;
 
 pub use self::feasible::Feasibility;
 
@@ -65,6 +69,7 @@ pub struct App {
     pub default_vendor: Option<Arc<str>>,
     pub roles: Roles,
     pub feasibility: Feasibility,
+    pub edge: Arc<Edge>,
     /// Redis, if the store needs it: `readyz` checks whether it can be reached.
     pub queue: Option<Redis>,
 }
@@ -105,13 +110,17 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(operations())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(app.clone(), around))
+        .layer(middleware::from_fn_with_state(app.clone(), edge::around))
         .with_state(app)
 }
 
 /// What every process answers on `ops.listen`; a process without the API answers nothing else.
 pub fn operations_router(app: Arc<App>) -> Router {
-    operations().fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(app)
+    operations()
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(app.clone(), edge::around))
+        .with_state(app)
 }
 
 fn operations() -> Router<Arc<App>> {
@@ -133,15 +142,4 @@ async fn unknown_path() -> ApiError {
 async fn wrong_method() -> ApiError {
     let detail = "this path does not accept this method; the Allow header lists those that it accepts";
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
-}
-
-/// Runs around every handler: counts the answer under its route (never under the path as sent) and reads the rest of the body.
-async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let method = request.method().clone();
-    let response = body::take_rest(request, next).await;
-    let route = route.as_ref().map_or("unknown", |route| route.as_str());
-    app.metrics.count_http(method.as_str(), route, response.status().as_u16(), started.elapsed());
-    response
 }

@@ -1,72 +1,227 @@
 //! The listening side: accepts connections, bounds their number, and lets requests finish at the end.
 //!
-//! Never waits for ever for the head of a request: axum's own `serve` has no time-out for it, so a client could keep a connection open.
+//! Never waits for ever for a client (see `connection`), and is never shut by clients who keep it waiting: when all places are taken,
+//! those who have kept it waiting for longest make room.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
     extract::{FromRequestParts, Path},
     http::{StatusCode, request::Parts},
 };
-use hyper::server::conn::http1;
+use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulShutdown, Watcher},
     service::TowerToHyperService,
 };
 use serde::de::DeserializeOwned;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    task::{AbortHandle, Id, JoinError, JoinSet},
+    time::Instant,
+};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::error::ApiError;
+use super::{
+    connection::{Patient, Socket, Waits},
+    error::ApiError,
+    memory::Budget,
+    tls::Tls,
+};
 
 /// Open connections at most; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 10_000;
 /// A request's head has to arrive within this time, and so does the next request on a connection that is kept alive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a request's head at most: what ten thousand clients can send before anybody knows who they are.
+pub(super) const MAX_HEAD: usize = 16 << 10;
+/// A TLS handshake has to end within this time.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after a connection could not be accepted, for example because there are too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
+/// What differs from one port to another.
+pub struct Door {
+    /// Unset: plain HTTP.
+    pub tls: Option<Tls>,
+    /// Connections at most from one IPv4 address, or one /64 of IPv6. Unset: no bound, for ports that a proxy connects to.
+    pub max_per_address: Option<usize>,
+    /// The memory of answers that clients have not read yet: while it is short, slow readers are given up sooner.
+    pub answers: Arc<Budget>,
+}
+
+impl Door {
+    /// Plain HTTP, without a bound for each address.
+    pub fn plain(answers: Arc<Budget>) -> Door {
+        Door { tls: None, max_per_address: None, answers }
+    }
+}
+
 /// Serves until `stop`, then lets every request in flight finish.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, router: Router, door: Door, stop: CancellationToken) {
     let graceful = GracefulShutdown::new();
-    let mut connections = JoinSet::new();
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut open = Open::new(door.max_per_address);
     loop {
-        while connections.try_join_next().is_some() {}
+        open.forget_closed();
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             accepted = async {
-                let slot = slots.clone().acquire_owned().await;
-                listener.accept().await.map(|(stream, _)| (stream, slot))
+                open.make_room().await;
+                listener.accept().await
             } => accepted,
         };
-        let (stream, slot) = match accepted {
-            Ok(accepted) => accepted,
+        let (stream, from) = match accepted {
+            Ok((stream, from)) => (stream, network(from.ip())),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_REST).await;
                 continue;
             }
         };
-        // Small answers go out at once. If the connection is closed already, reading it will show that.
-        let _ = stream.set_nodelay(true);
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .half_close(true)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
-        let connection = graceful.watch(connection);
-        connections.spawn(async move {
-            // Errors of a connection are visible to its client; there is nothing to do here.
-            let _ = connection.await;
-            drop(slot);
+        if open.has_too_many_from(from) {
+            continue;
+        }
+        let waits = Waits::new(open.began);
+        let talk = talk(Talk {
+            stream,
+            tls: door.tls.as_ref().map(Tls::acceptor),
+            router: TowerToHyperService::new(router.clone()),
+            waits: waits.clone(),
+            answers: door.answers.clone(),
+            watcher: graceful.watcher(),
         });
+        open.add(talk, from, waits);
     }
     drop(listener);
     graceful.shutdown().await;
-    connections.shutdown().await;
+    open.tasks.shutdown().await;
+}
+
+/// The open connections of a port.
+struct Open {
+    tasks: JoinSet<()>,
+    /// Each with its client's network, and since when that keeps us waiting.
+    connections: HashMap<Id, (AbortHandle, IpAddr, Waits)>,
+    max_per_address: Option<usize>,
+    /// How many from where; only if they are bounded.
+    from: HashMap<IpAddr, usize>,
+    began: Instant,
+}
+
+impl Open {
+    fn new(max_per_address: Option<usize>) -> Open {
+        let (tasks, connections, from) = (JoinSet::new(), HashMap::new(), HashMap::new());
+        Open { tasks, connections, max_per_address, from, began: Instant::now() }
+    }
+
+    fn add(&mut self, talk: impl Future<Output = ()> + Send + 'static, from: IpAddr, waits: Waits) {
+        let task = self.tasks.spawn(talk);
+        self.connections.insert(task.id(), (task, from, waits));
+        if self.max_per_address.is_some() {
+            *self.from.entry(from).or_default() += 1;
+        }
+    }
+
+    fn has_too_many_from(&self, from: IpAddr) -> bool {
+        self.max_per_address.is_some_and(|most| self.from.get(&from).is_some_and(|open| *open >= most))
+    }
+
+    fn forget_closed(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next_with_id() {
+            self.forget(ended);
+        }
+    }
+
+    fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+        let Some((_, from, _)) = self.connections.remove(&id) else { return };
+        if let Some(open) = self.from.get_mut(&from) {
+            *open -= 1;
+            if *open == 0 {
+                self.from.remove(&from);
+            }
+        }
+    }
+
+    /// Returns when there is a place for one more connection.
+    async fn make_room(&mut self) {
+        while self.tasks.len() >= MAX_CONNECTIONS {
+            self.close_slowest();
+            // A look again soon: clients of whom none was slow may be by then.
+            if let Ok(Some(ended)) = tokio::time::timeout(ACCEPT_REST, self.tasks.join_next_with_id()).await {
+                self.forget(ended);
+                self.forget_closed();
+            }
+        }
+    }
+
+    /// Closes a hundredth of the connections that wait for their client, those that have waited for longest. A request that is being worked
+    /// on does not wait for its client.
+    fn close_slowest(&self) {
+        let waiting = self.connections.values().filter_map(|(task, _, waits)| Some((waits.since()?, task)));
+        let mut waiting: Vec<(u64, &AbortHandle)> = waiting.collect();
+        waiting.sort_unstable_by_key(|(since, _)| *since);
+        let most = waiting.len().div_ceil(100);
+        waiting.into_iter().take(most).for_each(|(_, task)| task.abort());
+    }
+}
+
+/// What counts as one address: for IPv6 the network that one subscriber has.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
+/// A connection from its first byte to its last.
+struct Talk {
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    router: TowerToHyperService<Router>,
+    waits: Waits,
+    answers: Arc<Budget>,
+    watcher: Watcher,
+}
+
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Wire for S {}
+
+async fn talk(talk: Talk) {
+    let socket = Socket::new(talk.stream);
+    let peer = socket.peer();
+    let wire: Box<dyn Wire> = match talk.tls {
+        None => Box::new(socket),
+        Some(tls) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)).await {
+            Ok(Ok(stream)) => Box::new(stream),
+            // It spoke no TLS, or none that we speak, or nothing in time; there is nobody to answer.
+            Ok(Err(_)) | Err(_) => return,
+        },
+    };
+    let router = talk.router;
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        router.call(request)
+    });
+    // A client may close its side and still read: `half_close` answers it, and whoever waits on its behalf looks at `Peer::left`.
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .half_close(true)
+        .serve_connection(TokioIo::new(Patient::new(wire, talk.waits, talk.answers)), service);
+    // Errors of a connection are visible to its client; there is nothing to do here.
+    let _ = talk.watcher.watch(connection).await;
 }
 
 /// The parts of a path, with a problem for those that are not text.

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     App,
-    error::{ApiError, FieldError},
+    error::{ApiError, FieldError, quoted},
 };
 use crate::{
     clock::Time,
@@ -55,6 +55,7 @@ pub(super) fn parse(app: &App, body: &RawValue) -> Result<NewJob, ApiError> {
             if seen.contains(&&**name) { Err("is given more than once".into()) } else { fields.read(name, value, now) };
         seen.push(name);
         if let Err(detail) = read {
+            let name: String = name.chars().take(100).collect();
             let name = name.replace('~', "~0").replace('/', "~1");
             errors.push(FieldError { pointer: format!("/{name}"), detail });
         }
@@ -100,7 +101,7 @@ fn known_vendor<'a>(app: &'a App, named: Option<&str>) -> Result<&'a Arc<crate::
     };
     app.vendors.get(name).ok_or_else(|| {
         let known: Vec<&str> = app.vendors.iter().map(|vendor| &**vendor.name()).take(20).collect();
-        let detail = format!("no vendor is called {name:?}; there are: {}", known.join(", "));
+        let detail = format!("no vendor is called {}; there are: {}", quoted(name), known.join(", "));
         ApiError::field("unknown_vendor", "/vendor", detail)
     })
 }
@@ -110,6 +111,8 @@ impl<'a> Fields<'a> {
         match name {
             "payload" => self.payload = Some(value),
             "vendor" => self.vendor = Some(typed(value, "a vendor's name")?),
+            // serde would take {"high": null} for the word too.
+            "priority" if value.get().starts_with('{') => return Err("must be a string".into()),
             "priority" => self.priority = typed(value, r#""high", "normal" or "low""#)?,
             "not_before" => self.not_before = Some(read_moment(value, now)?.0),
             "deadline" => self.deadline = Some(read_deadline(value, now)?),
@@ -135,8 +138,7 @@ fn read_moment(value: &RawValue, now: Time) -> Result<(Time, Option<std::time::D
     if let Ok(within) = parse_duration(&text) {
         return Ok((now.plus(within), Some(within)));
     }
-    let at: jiff::Timestamp = text.parse().map_err(|_| format!("must be {expected}"))?;
-    Ok((Time(at.as_millisecond()), None))
+    text.parse().map(|at| (at, None)).map_err(|_| format!("must be {expected}"))
 }
 
 fn read_deadline(value: &RawValue, now: Time) -> Result<Deadline, String> {
@@ -170,6 +172,9 @@ fn read_tags(value: &RawValue) -> Result<Vec<String>, String> {
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let key = value.as_bytes();
+    if headers.get_all("idempotency-key").iter().count() > 1 {
+        return Err(ApiError::bad_request("invalid_idempotency_key", "Idempotency-Key is given more than once"));
+    }
     if !(1..=255).contains(&key.len()) || !key.iter().all(u8::is_ascii_graphic) {
         let detail = "Idempotency-Key must have 1 to 255 visible ASCII characters, without spaces";
         return Err(ApiError::bad_request("invalid_idempotency_key", detail));

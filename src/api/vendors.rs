@@ -9,7 +9,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
@@ -84,7 +84,13 @@ pub(super) async fn find(
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct PauseBody {
+    /// Absent, or a text: null is neither.
+    #[serde(default, deserialize_with = "present")]
     r#for: Option<String>,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
 }
 
 /// `POST /vendors/{name}/pause`, with `{"for": "10m"}` or nothing.

@@ -37,7 +37,8 @@ pub(super) async fn run(args: DevArgs) -> Result<(), Failure> {
         .map_err(|error| Failure::Usage(error.into()))?;
     let service = Service::build(&config, Roles::Both, Clock::system()).await?;
     greet(listen, &vendors.url());
-    let outcome = serve::run_until_stopped(service, Listeners { api: Some(api), ops: None }, &config, None).await;
+    let listeners = Listeners { api: Some(api), ..Listeners::default() };
+    let outcome = serve::run_until_stopped(service, listeners, &config, None).await;
     vendors.stop().await;
     if args.persist.is_none() {
         // If this fails, the temporary folder stays, which does no harm.

@@ -6,6 +6,7 @@ use tokio::{net::TcpListener, signal::unix::Signal};
 
 use super::{ConfigArgs, Failure, connect};
 use crate::{
+    api::tls::Tls,
     clock::Clock,
     config::{self, Config, StoreAt},
     roles::Roles,
@@ -57,9 +58,12 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
 
 /// A worker never binds the API's port, so that it can run beside an API process with the same config.
 async fn listeners(config: &Config, roles: Roles) -> anyhow::Result<Listeners> {
-    let mut listeners = Listeners { api: None, ops: None };
+    let mut listeners = Listeners::default();
     if roles.has_api() {
-        listeners.api = Some(listen(config.server.listen).await?);
+        let server = &config.server;
+        listeners.tls = server.tls.as_ref().map(|files| Tls::open(&files.cert, &files.key)).transpose()?;
+        listeners.max_per_address = server.max_connections_per_address;
+        listeners.api = Some(listen(server.listen).await?);
     }
     match config.ops_listen {
         Some(address) => listeners.ops = Some(listen(address).await?),

@@ -38,6 +38,7 @@ mod read;
 mod replies;
 mod root;
 mod secret;
+mod server;
 mod source;
 mod store;
 mod templates;
@@ -75,6 +76,19 @@ pub struct Server {
     pub public_url: url::Url,
     /// Signs callback tokens; if unset, one is made and kept in the store.
     pub callback_secret: Option<Secret>,
+    /// `None`: plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// Origins of web pages that may call the API from a browser, as browsers write them: `https://app.example`.
+    pub cors: Vec<String>,
+    /// `None`: no bound for each address, only the one for all.
+    pub max_connections_per_address: Option<usize>,
+}
+
+/// Where the API's certificate chain and its key are, in PEM form. Their content is read when the port opens.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 impl Server {

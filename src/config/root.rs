@@ -1,16 +1,16 @@
-//! The whole configuration, checked: every section but the store (see `store`) and the vendors (see `vendor`, `kind`, `limits`).
+//! The whole configuration, checked: every section but the server (see `server`), the store (see `store`) and the vendors (see `vendor`, `kind`, `limits`).
 //!
-//! Never repeats a secret, nor a URL that may hold one.
+//! Never repeats a secret.
 
 use std::{collections::BTreeMap, net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 
 use toml::Spanned;
 
 use super::{
-    Capacity, Config, Secret, Server,
+    Capacity, Config,
     check::Check,
     error::{ConfigError, Problem, nearest},
-    raw,
+    raw, server,
     source::{Env, Sources},
     store, vendor,
 };
@@ -35,7 +35,7 @@ pub(super) fn check(root: &raw::Root, sources: &Sources<'_>, env: &Env) -> Resul
 }
 
 fn config(cx: &mut Check<'_>, root: &raw::Root) -> Option<Config> {
-    let server = server(cx, &root.server);
+    let server = server::server(cx, &root.server);
     let ops_listen = root.ops.listen.as_ref().map(|listen| cx.address("ops.listen", listen));
     auth(cx, &root.auth, server.as_ref().map(|server| server.listen), &root.server.listen.span());
     if let (Some(server), Some(Some(ops)), Some(raw)) = (&server, ops_listen, &root.ops.listen)
@@ -87,55 +87,6 @@ fn default_vendor(
     };
     cx.problem("default_vendor", &name.span, format!("there is no vendor {}", name.shown), mend);
     None
-}
-
-fn server(cx: &mut Check<'_>, raw: &raw::Server) -> Option<Server> {
-    let listen = cx.address("server.listen", &raw.listen);
-    let public_url = public_url(cx, &raw.public_url);
-    let callback_secret = raw.callback_secret.as_ref().map(|secret| {
-        let key = "server.callback_secret";
-        let text = cx.text(key, secret)?;
-        if text.text.is_empty() {
-            let mend = "Write one, or remove the key: then one is made and kept in the store";
-            cx.problem(key, &text.span, "this secret is empty", mend);
-            return None;
-        }
-        if text.text.len() < 16 {
-            let advice = "Use 16 characters or more, or remove it: then one is made and kept in the store.";
-            cx.warnings.push(format!("{key} is short enough to be guessed. {advice}"));
-        }
-        Some(Secret::new(text.text))
-    });
-    let callback_secret = match callback_secret {
-        Some(None) => return None,
-        Some(secret) => secret,
-        None => None,
-    };
-    Some(Server { listen: listen?, public_url: public_url?, callback_secret })
-}
-
-/// Never repeats the URL: people put passwords into them.
-fn public_url(cx: &mut Check<'_>, raw: &raw::Text) -> Option<url::Url> {
-    let key = "server.public_url";
-    let text = cx.text(key, raw)?;
-    let mut wrong = |what: &str, mend: &str| {
-        cx.problem(key, &text.span, what, mend);
-        None
-    };
-    let form = r#"Write "https://host/path", as vendors on the internet reach us"#;
-    let Ok(mut url) = url::Url::parse(&text.text) else { return wrong("this is not a URL", form) };
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-        return wrong("this is not an http or https URL", form);
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return wrong("this URL holds a user name or password", "Remove the part before the @");
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return wrong("this URL has a ? or a #, and paths are added at its end", "Remove what follows the path");
-    }
-    let path = url.path().trim_end_matches('/').to_owned();
-    url.set_path(&path);
-    Some(url)
 }
 
 fn auth(cx: &mut Check<'_>, raw: &raw::Auth, listen: Option<SocketAddr>, listen_span: &Range<usize>) {

@@ -36,6 +36,16 @@ pub(super) struct Server {
     pub(super) listen: Text,
     pub(super) public_url: Text,
     pub(super) callback_secret: Option<Text>,
+    pub(super) tls: Option<Spanned<Tls>>,
+    pub(super) cors: Option<Vec<Text>>,
+    pub(super) max_connections_per_address: Option<Number>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    pub(super) cert: Option<Text>,
+    pub(super) key: Option<Text>,
 }
 
 #[derive(Deserialize)]

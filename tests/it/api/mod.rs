@@ -5,6 +5,7 @@ mod breaker;
 mod callbacks;
 mod credentials;
 mod description;
+mod edge;
 mod jobs;
 mod letters;
 mod limits;

@@ -105,7 +105,7 @@ async fn each_wrong_field_is_named(backend: Backend) {
     let long = format!(r#""{}""#, "é".repeat(65));
     let tags = |n: usize| serde_json::to_string(&vec!["tag"; n]).unwrap();
     let cases: Vec<(&str, Vec<String>)> = vec![
-        ("priority", ["\"urgent\"", "\"HIGH\"", "1", "null", "[]", "{}"].map(String::from).into()),
+        ("priority", ["\"urgent\"", "\"HIGH\"", "1", "null", "[]", "{}", r#"{"high": null}"#].map(String::from).into()),
         ("not_before", BAD_MOMENTS.map(String::from).into()),
         ("deadline", BAD_MOMENTS.map(String::from).into()),
         ("deadline", ["\"0s\"", "\"2026-01-15T08:00:00Z\"", "\"2020-01-01T00:00:00Z\""].map(String::from).into()),
@@ -170,7 +170,7 @@ async fn each_wrong_field_is_named(backend: Backend) {
     end(app).await;
 }
 
-const BAD_MOMENTS: [&str; 17] = [
+const BAD_MOMENTS: [&str; 21] = [
     "5",
     "null",
     "{}",
@@ -188,6 +188,10 @@ const BAD_MOMENTS: [&str; 17] = [
     "\"2027-02-03\"",
     "\"2027-02-03T00:00:00\"",
     "\"99999999999999999999d\"",
+    "\"2027-02-03T00:00:00Z[nonsense]\"",
+    "\"2027-02-03T00:00:00+25:59\"",
+    "\"2027-02-03T00:00:00+01:60\"",
+    "\"20270203T000000Z\"",
 ];
 
 async fn all_that_is_wrong_is_told_at_once(backend: Backend) {
@@ -436,6 +440,10 @@ async fn a_wrong_parameter_is_named(backend: Backend) {
         "created_after=yesterday",
         "created_before=5m",
         "created_after=",
+        "created_after=2027-02-03T00:00:00Z[nonsense]",
+        "vendor=",
+        "tenant=",
+        "tag=",
         "tag=a&tag=b",
         "stauts=failed",
         "offset=10",

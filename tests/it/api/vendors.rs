@@ -144,6 +144,7 @@ async fn a_pause_that_is_not_one_is_refused(backend: Backend) {
         ("not json", 400, "malformed_json"),
         (r#"{"for": "soon"}"#, 422, "invalid_field"),
         (r#"{"for": 10}"#, 422, "invalid_field"),
+        (r#"{"for": null}"#, 422, "invalid_field"),
         (r#"{"for": "-1m"}"#, 422, "invalid_field"),
         (r#"{"fro": "10m"}"#, 422, "invalid_field"),
         (r#"{"for": "10m", "for": "1m"}"#, 422, "invalid_field"),

@@ -61,7 +61,7 @@ impl Site {
         let address = listener.local_addr().expect("the port");
         let service = self.service(r#"["40/s"]"#, user).await;
         let (shutdown, mut running) = (Shutdown::new(), JoinSet::new());
-        running.spawn(service.run(Listeners { api: Some(listener), ops: None }, shutdown.clone()));
+        running.spawn(service.run(Listeners { api: Some(listener), ..Listeners::default() }, shutdown.clone()));
         Process { address, shutdown, running }
     }
 

@@ -71,7 +71,7 @@ impl World {
         let service = Service::build(&self.config, roles, clock).await.expect("the service");
         let (api, ops) = if roles.has_api() { (Some(listener), None) } else { (None, Some(listener)) };
         let (shutdown, mut running) = (Shutdown::new(), JoinSet::new());
-        running.spawn(service.run(Listeners { api, ops }, shutdown.clone()));
+        running.spawn(service.run(Listeners { api, ops, ..Listeners::default() }, shutdown.clone()));
         Process { address, shutdown, running }
     }
 }
@@ -172,12 +172,14 @@ async fn readiness(app: &App, roles: Roles, queue: &Redis) -> (u16, Value, Strin
         default_vendor: None,
         roles,
         feasibility: Feasibility::default(),
+        edge: app.edge.clone(),
         queue: Some(queue.clone()),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("the port"));
     let (stop, mut serving) = (CancellationToken::new(), JoinSet::new());
-    serving.spawn(api::server::serve(listener, api::operations_router(Arc::new(app)), stop.clone()));
+    let door = api::server::Door::plain(app.edge.memory.answers.clone());
+    serving.spawn(api::server::serve(listener, api::operations_router(Arc::new(app)), door, stop.clone()));
     let answer = Caller::at(&url).get("/readyz").await;
     openapi::check(&Method::GET, "/readyz", &answer);
     stop.cancel();

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fetchgate::{
-    api::{self, App},
+    api::{self, App, server::Door},
     clock::{Clock, Nanos, Time},
     config::{self, Config},
     job::JobId,
@@ -206,8 +206,10 @@ impl TestApp {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port for the API");
         let address = listener.local_addr().expect("the port");
         let (general, tables) = text.split_at(text.find("[vendors").unwrap_or(text.len()));
+        // A test's own `[server]` is the last table before the vendors.
+        let server = if general.contains("[server]") { "" } else { "[server]\n" };
         let text = format!(
-            "{general}\n[server]\nlisten = \"{address}\"\npublic_url = \"http://{address}\"\n{}{tables}",
+            "{general}\n{server}listen = \"{address}\"\npublic_url = \"http://{address}\"\n{}{tables}",
             backend.tables(&folder)
         );
         let text = text.replace("VENDORS", &vendors.url());
@@ -232,7 +234,11 @@ impl TestApp {
         };
         let dispatchers = dispatchers.into_iter().zip(app.vendors.iter()).map(turned).collect();
         let (mut server, stop) = (JoinSet::new(), CancellationToken::new());
-        server.spawn(api::server::serve(listener, api::router(app.clone()), stop.clone()));
+        let door = Door {
+            max_per_address: config.server.max_connections_per_address,
+            ..Door::plain(app.edge.memory.answers.clone())
+        };
+        server.spawn(api::server::serve(listener, api::router(app.clone()), door, stop.clone()));
         let origin = Origin::of(&url.parse().expect("a URL")).expect("http");
         let client = Client::new();
         let redis = app.queue.is_some().then(|| servers::redis().link());

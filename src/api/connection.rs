@@ -1,0 +1,308 @@
+//! One client's connection: a socket that does not wait for ever for its client, and notices when the client has left.
+//!
+//! Knows nothing of routes or jobs. The one thing that it knows of HTTP is the bare error answer of the HTTP library, which gets a body here.
+
+use std::{
+    io::{self, IoSlice},
+    net::Shutdown,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{extract::Request, http::StatusCode};
+use bytes::{Buf, Bytes};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
+
+use super::{
+    edge,
+    error::ApiError,
+    memory::{Budget, PATIENCE},
+    server::MAX_HEAD,
+};
+
+/// A client has to take so many bytes of its answer, or the rest of it, within [`MAX_STALL`].
+const STEP: usize = 16 << 10;
+/// See [`STEP`]. While other answers wait for memory, [`PATIENCE`] counts instead.
+const MAX_STALL: Duration = Duration::from_secs(30);
+/// Bytes that the kernel keeps for a client that does not read; it would take megabytes.
+const SEND_BUFFER: usize = 256 << 10;
+
+/// Becomes ready when the client has closed its side. On Linux this interest means just that (and urgent data, which HTTP has not).
+#[cfg(target_os = "linux")]
+const LEFT: Interest = Interest::PRIORITY;
+#[cfg(not(target_os = "linux"))]
+const LEFT: Interest = Interest::READABLE;
+
+/// A TCP socket, read and written through a shared reference, so that handlers can watch it too.
+pub(super) struct Socket(Arc<TcpStream>);
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Socket {
+        // Small answers go out at once. If the connection is closed already, reading it will show that.
+        let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
+        Socket(Arc::new(stream))
+    }
+
+    pub(super) fn peer(&self) -> Peer {
+        Peer(self.0.clone())
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            match self.0.try_read_buf(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read.map(|_| ())),
+            }
+        }
+    }
+}
+
+impl Socket {
+    fn poll_try_write(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match write(&self.0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_try_write(cx, |stream| stream.try_write(buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_try_write(cx, |stream| stream.try_write_vectored(bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&*self.0).shutdown(Shutdown::Write))
+    }
+}
+
+/// Who sent a request. In every request's extensions.
+#[derive(Clone)]
+pub(super) struct Peer(Arc<TcpStream>);
+
+impl Peer {
+    pub(super) fn of(request: &Request) -> Peer {
+        request.extensions().get::<Peer>().expect("the server has put it there").clone()
+    }
+
+    /// Returns when the client has closed its side, or the whole connection.
+    pub(super) async fn left(&self) {
+        match self.0.ready(LEFT).await {
+            Ok(ready) if !ready.is_read_closed() => std::future::pending().await,
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+/// Since when a client has kept us waiting, for the one who looks for the slowest.
+#[derive(Clone)]
+pub(super) struct Waits {
+    began: Instant,
+    /// Milliseconds after `began`, plus one; 0 while we do not wait for the client.
+    since: Arc<AtomicU64>,
+}
+
+impl Waits {
+    /// `began` is a time before every wait.
+    pub(super) fn new(began: Instant) -> Waits {
+        let waits = Waits { began, since: Arc::default() };
+        waits.note(true);
+        waits
+    }
+
+    fn note(&self, waits: bool) {
+        if !waits {
+            self.since.store(0, Ordering::Relaxed);
+        } else if self.since.load(Ordering::Relaxed) == 0 {
+            let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+            self.since.store(now + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Smaller for those who wait longer; nothing while the client keeps nobody waiting.
+    pub(super) fn since(&self) -> Option<u64> {
+        Some(self.since.load(Ordering::Relaxed)).filter(|since| *since > 0)
+    }
+}
+
+/// A connection that gives up a client who does not read its answers.
+pub(super) struct Patient<S> {
+    inner: S,
+    waits: Waits,
+    /// While an answer cannot be written: since when, and the next look.
+    stall: Option<(Instant, Pin<Box<Sleep>>)>,
+    /// Bytes that the client took since it stalled.
+    taken: usize,
+    /// What stands in for a bare error answer, and the length of that.
+    instead: Option<(Bytes, usize)>,
+    answers: Arc<Budget>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Patient<S> {
+    /// `answers`: the memory that unread answers take.
+    pub(super) fn new(inner: S, waits: Waits, answers: Arc<Budget>) -> Patient<S> {
+        Patient { inner, waits, stall: None, taken: 0, instead: None, answers }
+    }
+
+    /// Watches what the client takes; an error if it is too little.
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+        taken: impl Fn(&T) -> usize,
+    ) -> Poll<io::Result<T>> {
+        self.waits.note(outcome.is_pending());
+        match &outcome {
+            Poll::Ready(Ok(count)) => {
+                self.taken = self.taken.saturating_add(taken(count));
+                if self.taken >= STEP {
+                    self.stall = None;
+                }
+                outcome
+            }
+            Poll::Ready(Err(_)) => outcome,
+            Poll::Pending => {
+                let (since, look) = self.stall.get_or_insert_with(|| {
+                    self.taken = 0;
+                    (Instant::now(), Box::pin(tokio::time::sleep(PATIENCE)))
+                });
+                while look.as_mut().poll(cx).is_ready() {
+                    if since.elapsed() >= MAX_STALL || self.answers.is_wanted() {
+                        return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                    }
+                    look.as_mut().reset(Instant::now() + PATIENCE);
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Writes what stands in for a bare error answer; then that counts as written.
+    fn poll_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        while let Some((answer, length)) = &mut self.instead {
+            if answer.is_empty() {
+                let length = *length;
+                self.instead = None;
+                return Poll::Ready(Ok(length));
+            }
+            let written = Pin::new(&mut self.inner).poll_write(cx, answer);
+            if let Poll::Ready(Ok(written)) = written {
+                answer.advance(written);
+            }
+            ready!(self.watch(cx, written, |written| *written))?;
+        }
+        Poll::Ready(Ok(0))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        self.waits.note(read.is_pending());
+        read
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.instead.is_none() {
+            self.instead = with_body(buf).map(|answer| (answer, buf.len()));
+        }
+        if self.instead.is_some() {
+            return self.poll_instead(cx);
+        }
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.watch(cx, written, |written| *written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if let [one] = bufs {
+            return self.poll_write(cx, one);
+        }
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.watch(cx, written, |written| *written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        // All of an answer was taken.
+        self.watch(cx, flushed, |_| STEP)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.watch(cx, shut, |_| STEP)
+    }
+}
+
+/// A bare error answer of the HTTP library with a problem as its body; nothing for all other bytes. The library writes such an answer by
+/// itself, in one piece, when it cannot read a request's head.
+fn with_body(bytes: &[u8]) -> Option<Bytes> {
+    const BARE: &str = "content-length: 0\r\n";
+    if !bytes.starts_with(b"HTTP/1.1 4") || !bytes.ends_with(b"\r\n\r\n") || bytes.len() > 512 {
+        return None;
+    }
+    let head = std::str::from_utf8(bytes).ok().filter(|head| head.contains(BARE))?;
+    let status = StatusCode::from_bytes(head.as_bytes().get(9..12)?).ok()?;
+    let (code, detail) = match status {
+        StatusCode::BAD_REQUEST => {
+            ("malformed_request", "the head of this request is not HTTP/1.1 (RFC 9112)".to_owned())
+        }
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            ("head_too_large", format!("the head of a request can have {MAX_HEAD} bytes and 100 headers"))
+        }
+        _ => ("malformed_request", "the head of this request cannot be accepted".to_owned()),
+    };
+    let id = edge::new_request_id();
+    let body = ApiError::new(status, code, detail).written(Some(&id));
+    let headers = format!(
+        "content-length: {}\r\ncontent-type: application/problem+json\r\nx-request-id: {id}\r\nx-content-type-options: nosniff\r\n",
+        body.len()
+    );
+    Some(Bytes::from(head.replace(BARE, &headers) + &body))
+}
