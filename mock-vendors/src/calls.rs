@@ -25,13 +25,18 @@ pub(crate) enum Ask {
     Sync,
     Async,
     Submit,
-    Poll { id: String },
+    Poll {
+        id: String,
+    },
     Token,
+    /// What a test has scripted for a real vendor's own path, whose parameters are not ours.
+    Scripted,
 }
 
 /// Answers a call that arrived `at` for the vendor `name`.
 pub(crate) async fn call(world: &World, at: Instant, name: &str, ask: Ask, request: Request<Incoming>) -> Strike {
-    let behave = match Behave::parse(request.uri().query()) {
+    let query = request.uri().query().filter(|_| !matches!(ask, Ask::Scripted));
+    let behave = match Behave::parse(query) {
         Ok(behave) => behave,
         Err(why) => return Strike::Answer(error(400, &why)),
     };
@@ -121,6 +126,7 @@ async fn work(world: &World, visit: &Visit, behave: &Behave, ask: &Ask, body: &B
         Ask::Submit => polling::accept(visit, behave, body),
         Ask::Poll { id } => polling::ask(visit, behave, id),
         Ask::Token => oauth::token(&visit.vendor, behave, body),
+        Ask::Scripted => error(404, "nothing is scripted for this call"),
     };
     if !reply.is_success() {
         return reply;

@@ -49,6 +49,8 @@ Every name is a vendor of its own:
   /sync/NAME       answers at once
   /async/NAME      answers 202 and calls back
   /polling/NAME    answers 202, and says when asked whether it is done
+  /oauth/token     answers with an access token
+  /at/HOST/PATH    answers what a test has scripted
   /stats/NAME      what arrived; DELETE forgets it
   /refuse?for_ms=  (POST) closes the port for so long
   /                all of this as JSON
@@ -60,7 +62,8 @@ Query parameters of a call say how it is answered, such as /sync/x?status=403&re
   faults     fault=hang|reset|truncate|garbage|notutf8|empty|big|badhttp|deep|text|redirect, size, fault_every, accepted
   callbacks  callback=early|never|forged|failed, callback_ms, callback_times, callback_gap_ms, callback_retries,
              callback_ptr, request_id_ptr, sign_secret
-  polls      polls, ready_ms";
+  polls      polls, ready_ms
+  tokens     expires_in, token_from";
 
 /// A running server. Dropping it ends its tasks soon, `stop` ends them before it returns.
 pub struct MockVendors {

@@ -49,6 +49,7 @@ async fn route(world: &World, at: Instant, request: Request<Incoming>) -> Strike
         ["polling", id] if get => (id.rsplit_once('-').map_or(id, |(name, _)| name), Ask::Poll { id: id.into() }),
         ["oauth", "token"] if post => ("oauth", Ask::Token),
         ["oauth", name, "token"] if post => (name, Ask::Token),
+        ["at", host, ..] if segments.len() > 2 => (host, Ask::Scripted),
         _ => return Strike::Answer(operate(world, &segments, &request)),
     };
     if !is_name(name) {

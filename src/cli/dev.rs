@@ -91,8 +91,8 @@ fn greet(listen: SocketAddr, vendors: &str) {
   curl http://{listen}/jobs/REQUEST_ID
 
   Vendors: sync answers in the reply, async calls back, polling answers when polled.
-  They are mocks at {vendors}, which lists the faults that a query parameter of a vendor's URL brings: status, retry_after,
-  latency_ms, body_ms, gzip, cut, token_ms, fault=..., and more. This takes them down for a minute:
+  They are mocks at {vendors}. Query parameters of a vendor's URL bring every fault (docs/mock-vendors.md), such as
+  curl -i -X POST '{vendors}/sync/shaky?status=429&retry_after=5', and this takes them down for a minute:
   curl -X POST '{vendors}/refuse?for_ms=60000'
 "#
     );

@@ -60,6 +60,8 @@ fn every_file_named_in_the_documents_exists() {
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
         "docs/vendors.md",
+        "docs/mock-vendors.md",
+        "docs/recipes/README.md",
         "docs/operations.md",
         "docs/benchmarks.md",
         "docs/scale.md",
@@ -74,8 +76,23 @@ fn every_file_named_in_the_documents_exists() {
     }
 }
 
+#[test]
+fn every_fault_of_the_mock_vendors_is_described() {
+    let page = read("docs/mock-vendors.md");
+    let parameters = mock_vendors::HELP.split_once("Query parameters").expect("a list").1.lines().skip(1);
+    // A line is a kind of parameters and its list, or goes on with the list.
+    let lists = parameters.map(|line| line.trim().split_once("  ").map_or(line, |(_, list)| list));
+    let words: BTreeSet<&str> =
+        lists.flat_map(|list| list.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))).collect();
+    assert!(words.len() > 40, "{words:?}");
+    for word in words.into_iter().filter(|word| !["", "with", "name", "value"].contains(word)) {
+        let is_there = [format!("`{word}`"), format!("`{word}="), format!("={word}`"), format!("&{word}=")];
+        assert!(is_there.iter().any(|text| page.contains(text)), "docs/mock-vendors.md does not say what {word} does");
+    }
+}
+
 /// The names of variables that a text uses as `${NAME}` or `${NAME:-default}`.
-fn variables(text: &str) -> BTreeSet<&str> {
+pub(crate) fn variables(text: &str) -> BTreeSet<&str> {
     let ends = |c: char| !(c.is_ascii_uppercase() || c == '_');
     text.split("${").skip(1).filter_map(|rest| rest.split(ends).next()).collect()
 }

@@ -26,6 +26,8 @@ mod house;
 mod limit;
 /// What answers mean, whatever they are.
 mod readings;
+/// The recipes for real vendors, word for word.
+mod recipes;
 /// Processes with one role, and what is told of the things that they depend on.
 mod roles;
 /// What a dispatcher holds goes out at its time while a round waits for an answer.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use fetchgate::{
     api::{self, App, server::Door},
     clock::{Clock, Nanos, Time},
-    config::{self, Config},
+    config::{self, Config, ConfigError},
     job::JobId,
     redis_link::Redis,
     roles::Roles,
@@ -67,15 +67,18 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
-    /// The config's `[store]` and what belongs to it: a place of its own in `folder`, or on the servers.
-    fn tables(self, folder: &TempDir) -> String {
+    /// The config's `store.url`, a place of its own in `folder` or on the servers, and `queue.url` where there is one.
+    fn urls(self, folder: &TempDir) -> (String, Option<String>) {
         match self {
-            Backend::Sqlite => format!("[store]\nurl = \"sqlite:{}\"\n", folder.path().join("jobs.db").display()),
-            Backend::RedisMongo => {
-                let (mongo, redis) = (servers::mongo().mongo_url(&database(folder)), servers::redis().redis_url());
-                format!("[store]\nurl = \"{mongo}\"\n[queue]\nurl = \"{redis}\"\n")
-            }
+            Backend::Sqlite => (format!("sqlite:{}", folder.path().join("jobs.db").display()), None),
+            Backend::RedisMongo => (servers::mongo().mongo_url(&database(folder)), Some(servers::redis().redis_url())),
         }
+    }
+
+    fn tables(self, folder: &TempDir) -> String {
+        let (store, queue) = self.urls(folder);
+        let queue = queue.map(|url| format!("[queue]\nurl = \"{url}\"\n")).unwrap_or_default();
+        format!("[store]\nurl = \"{store}\"\n{queue}")
     }
 }
 
@@ -181,40 +184,59 @@ impl TestApp {
 
     /// A service with this config, in which `VENDORS` stands for the mock vendors' URL.
     pub(crate) async fn with(backend: Backend, text: &str) -> TestApp {
+        let parse = |address: &str, vendors: &str, folder: &TempDir| {
+            let (general, tables) = text.split_at(text.find("[vendors").unwrap_or(text.len()));
+            // A test's own `[server]` is the last table before the vendors.
+            let server = if general.contains("[server]") { "" } else { "[server]\n" };
+            let text = format!(
+                "{general}\n{server}listen = \"{address}\"\npublic_url = \"http://{address}\"\n{}{tables}",
+                backend.tables(folder)
+            );
+            config::parse(&text.replace("VENDORS", vendors), "test", std::iter::empty())
+        };
+        Self::configured(backend, parse).await
+    }
+
+    /// A service with a config as it is printed in a document. Where it listens and stores, and its secrets, come from the environment; in
+    /// its URLs each host is replaced by the mock vendors' route for that host.
+    pub(crate) async fn as_printed(backend: Backend, text: &str, secrets: Vec<(String, String)>) -> TestApp {
+        let parse = |address: &str, vendors: &str, folder: &TempDir| {
+            let (store, queue) = backend.urls(folder);
+            let public_url = format!("http://{address}");
+            let ours = [
+                ("SERVER__LISTEN", address),
+                ("SERVER__PUBLIC_URL", public_url.as_str()),
+                ("STORE__URL", store.as_str()),
+            ];
+            let ours = ours.into_iter().chain(queue.as_deref().map(|url| ("QUEUE__URL", url)));
+            let ours = ours.map(|(key, value)| (format!("FETCHGATE__{key}"), value.to_owned()));
+            let text = text.replace("url = \"https://", &format!("url = \"{vendors}/at/"));
+            config::parse(&text, "the document", ours.chain(secrets))
+        };
+        Self::configured(backend, parse).await
+    }
+
+    /// `config` makes the config from the address to listen on, the mock vendors' URL and a folder.
+    async fn configured(
+        backend: Backend,
+        config: impl FnOnce(&str, &str, &TempDir) -> Result<Config, ConfigError>,
+    ) -> TestApp {
         let vendors = Arc::new(MockVendors::start("127.0.0.1:0").await.expect("a port for the mock vendors"));
         let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
         // Limits that are kept in Redis begin cold. Every test starts when that is over.
         let cold = Duration::from_secs(if backend == Backend::Sqlite { 0 } else { 10 });
         let clock = Clock::manual(Time(START.0 - cold.as_millis() as i64));
-        let app = Self::wire(text, backend, vendors, folder, clock).await;
+        // The port is known before the config, because callback URLs are made from it.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port for the API");
+        let address = listener.local_addr().expect("the port").to_string();
+        let config = config(&address, &vendors.url(), &folder).unwrap_or_else(|error| panic!("{error}"));
+        let app = Self::run(config, listener, vendors, folder, clock).await;
         for vendor in &app.config.vendors {
             app.app.limiter.outlook(&vendor.pool, 0, 1).await.expect("the limiter works");
             app.app.limiter.places(&vendor.name, vendor.concurrency, 1).await.expect("the limiter works");
         }
         app.clock.advance(cold);
         app
-    }
-
-    async fn wire(
-        text: &str,
-        backend: Backend,
-        vendors: Arc<MockVendors>,
-        folder: Arc<TempDir>,
-        clock: Clock,
-    ) -> TestApp {
-        // The port is known before the config, because callback URLs are made from it.
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port for the API");
-        let address = listener.local_addr().expect("the port");
-        let (general, tables) = text.split_at(text.find("[vendors").unwrap_or(text.len()));
-        // A test's own `[server]` is the last table before the vendors.
-        let server = if general.contains("[server]") { "" } else { "[server]\n" };
-        let text = format!(
-            "{general}\n{server}listen = \"{address}\"\npublic_url = \"http://{address}\"\n{}{tables}",
-            backend.tables(&folder)
-        );
-        let text = text.replace("VENDORS", &vendors.url());
-        let config = config::parse(&text, "test", std::iter::empty()).unwrap_or_else(|error| panic!("{error}"));
-        Self::run(config, listener, vendors, folder, clock).await
     }
 
     async fn run(
