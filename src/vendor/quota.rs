@@ -31,6 +31,10 @@ pub(super) fn read(headers: &HeaderMap, rate_headers: &RateHeaders, now: Time) -
         RateHeaders::Usual => &[][..],
         RateHeaders::Named(named) => named,
     };
+    // Most vendors say nothing of it.
+    if named.is_empty() && !headers.keys().any(|name| is_of_a_limit(name.as_str())) {
+        return quota;
+    }
     let named =
         named.iter().flat_map(|pair| pairs(headers, pair.remaining.as_str(), pair.reset.as_str(), pair.unit, now));
     let usual = headers.keys().filter_map(|name| Some((name, reset_for(name.as_str())?)));
@@ -51,8 +55,11 @@ pub(super) fn read(headers: &HeaderMap, rate_headers: &RateHeaders, now: Time) -
 /// The header that says when there is more, for one that says what remains: `X-RateLimit-Remaining`, `X-Rate-Limit-Remaining`,
 /// `RateLimit-Remaining`, `X-RateLimit-Requests-Remaining`, `X-RateLimit-Remaining-Tokens` and their like.
 fn reset_for(name: &str) -> Option<String> {
-    let is_of_a_limit = name.contains("ratelimit") || name.contains("rate-limit");
-    (is_of_a_limit && name.contains("remaining")).then(|| name.replace("remaining", "reset"))
+    (is_of_a_limit(name) && name.contains("remaining")).then(|| name.replace("remaining", "reset"))
+}
+
+fn is_of_a_limit(name: &str) -> bool {
+    name.contains("ratelimit") || name.contains("rate-limit")
 }
 
 /// What is left and for how long, by a pair of headers. Several values belong together in their order, or all to the only reset.

@@ -86,6 +86,5 @@ impl Vendor {
 
 /// W3C Trace Context: the job is the trace, each call a span of its own.
 fn traceparent(id: JobId) -> String {
-    let trace: String = id.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("00-{trace}-{:016x}-01", fastrand::u64(1..))
+    format!("00-{:032x}-{:016x}-01", u128::from_be_bytes(*id.as_bytes()), fastrand::u64(1..))
 }

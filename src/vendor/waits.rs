@@ -25,6 +25,9 @@ const EPOCH_NANOS: f64 = 1e17;
 
 /// `Retry-After` (RFC 9110, 10.2.3) as a wait, of several values the longest. Zero when it is over already.
 pub(super) fn retry_after(headers: &HeaderMap, now: Time) -> Option<Duration> {
+    if !headers.contains_key(RETRY_AFTER) {
+        return None;
+    }
     let now = vendors_now(headers, now);
     let wait = |text: &str| seconds(text).or_else(|| until(date(text)?, now));
     texts(headers, RETRY_AFTER.as_str()).filter_map(|text| longest(&text, wait)).max()
@@ -33,7 +36,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Time) -> Option<Duration> {
 /// A reset of a limit as a wait: a number (with `unit`, unless its size shows that it is a time), a time, or `6m0s`.
 pub(super) fn reset(text: &str, unit: ResetUnit, headers: &HeaderMap, now: Time) -> Option<Duration> {
     let text = text.trim();
-    let now = vendors_now(headers, now);
+    let until = |at| until(at, vendors_now(headers, now));
     if let Some(number) = number(text) {
         let at = match number {
             n if n < EPOCH_SECONDS => {
@@ -45,9 +48,9 @@ pub(super) fn reset(text: &str, unit: ResetUnit, headers: &HeaderMap, now: Time)
             n if n < EPOCH_NANOS => n / 1e3,
             n => n / 1e6,
         };
-        return until(Time(at.ceil() as i64), now);
+        return until(Time(at.ceil() as i64));
     }
-    spelled(text).or_else(|| until(date(text)?, now))
+    spelled(text).or_else(|| until(date(text)?))
 }
 
 /// The values of a header.

@@ -84,7 +84,9 @@ impl Firing {
         while let Some((lease, permit)) = self.reserved.pop_front_if(|(_, permit)| permit.at <= now) {
             let in_flight = InFlightCall::new(&self.in_flight, lease.job.stage);
             let probe = self.probe.take();
-            self.running.spawn(attempt::run(self.cx.clone(), self.vendor.clone(), lease, permit, in_flight, probe));
+            let attempt = attempt::run(self.cx.clone(), self.vendor.clone(), lease, permit, in_flight, probe);
+            // A large future, which would be copied several times on its way into a task and out of it.
+            self.running.spawn(Box::pin(attempt));
             fired = true;
         }
         fired

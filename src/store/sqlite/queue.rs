@@ -2,7 +2,7 @@
 //!
 //! Never decides what a job becomes: a submit stores what was checked, a settle what `lifecycle` said.
 
-use rusqlite::{Connection, OptionalExtension, named_params};
+use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
 
 use super::{
@@ -110,19 +110,19 @@ fn insert(tx: &mut Tx<'_>, job: &NewJob, now: Time) -> rusqlite::Result<Row> {
     tx.conn
         .prepare_cached(
             "INSERT INTO jobs (n, id, lane, status, stage, due_at, alarm_at, deadline_at, deadline_within, updated_at, tags, payload)
-             VALUES (:n, :id, :lane, 0, 0, :due_at, :deadline_at, :deadline_at, :within, :now, :tags, :payload)",
+             VALUES (?1, ?2, ?3, 0, 0, ?4, ?5, ?5, ?6, ?7, ?8, ?9)",
         )?
-        .execute(named_params! {
-            ":n": n,
-            ":id": job.id.as_bytes(),
-            ":lane": lane,
-            ":due_at": job.due_at.0,
-            ":deadline_at": job.deadline.map(|deadline| deadline.at.0),
-            ":within": within,
-            ":now": now.0,
-            ":tags": (!job.tags.is_empty()).then(|| serde_json::json!(job.tags).to_string()),
-            ":payload": &*job.payload,
-        })?;
+        .execute(params![
+            n,
+            job.id.as_bytes(),
+            lane,
+            job.due_at.0,
+            job.deadline.map(|deadline| deadline.at.0),
+            within,
+            now.0,
+            (!job.tags.is_empty()).then(|| serde_json::json!(job.tags).to_string()),
+            &*job.payload,
+        ])?;
     Ok(Row { n, lane })
 }
 
@@ -252,41 +252,41 @@ pub(super) enum Fence {
 
 /// Writes a changed job to its row, if the fence allows it; says whether it did. Without a history the stored attempts stay.
 pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fence) -> rusqlite::Result<bool> {
-    const SQL: &str = "UPDATE jobs SET status = :status, stage = :stage, due_at = :due_at, alarm_at = :alarm_at, \
-           answer_by = :answer_by, deadline_at = :deadline_at, run = :run, tries = :tries, unanswered = :unanswered, attempt = max(attempt, :attempt), \
-           updated_at = :updated_at, finished_at = :finished_at, failure_code = :failure_code, failure = :failure, \
-           ticket = :ticket, result = :result, attempts = coalesce(:attempts, attempts), said = :said, slowed = :slowed \
-         WHERE id = :id AND status < :below AND attempt < :fence";
+    // By place: to look all these up by name costs nearly as much as the rest of the statement.
+    const SQL: &str = "UPDATE jobs SET status = ?, stage = ?, due_at = ?, alarm_at = ?, answer_by = ?, deadline_at = ?, run = ?, tries = ?, \
+           unanswered = ?, attempt = max(attempt, ?), updated_at = ?, finished_at = ?, failure_code = ?, failure = ?, ticket = ?, \
+           result = ?, attempts = coalesce(?, attempts), said = ?, slowed = ? \
+         WHERE id = ? AND status < ? AND attempt < ?";
     let (below, fence) = match fence {
         Fence::NotEndedBefore(attempt) => (2, i64::from(attempt)),
         Fence::NotEnded => (2, i64::MAX),
         Fence::Any => (Status::ALL.len(), i64::MAX),
     };
     let said = job.failure.as_ref().and_then(|failure| failure.vendor.as_ref());
-    let changed = tx.conn.prepare_cached(SQL)?.execute(named_params! {
-        ":id": job.id.as_bytes(),
-        ":below": below,
-        ":fence": fence,
-        ":status": job.status as u8,
-        ":stage": if job.status.has_ended() { rows::ENDED } else { job.stage as u8 },
-        ":due_at": job.due_at.0,
-        ":alarm_at": job.alarm_at().map(|at| at.0),
-        ":answer_by": job.answer_by.map(|at| at.0),
-        ":deadline_at": job.deadline.map(|deadline| deadline.at.0),
-        ":run": job.run,
-        ":tries": job.tries,
-        ":unanswered": job.unanswered,
-        ":attempt": job.attempt,
-        ":updated_at": job.updated_at.0,
-        ":finished_at": job.finished_at.map(|at| at.0),
-        ":failure_code": job.failure.as_ref().map(|failure| failure.code.as_str()),
-        ":failure": job.failure.as_ref().map(|failure| &*failure.message),
-        ":ticket": job.ticket,
-        ":result": job.result.as_deref(),
-        ":attempts": history,
-        ":said": said.map(|said| serde_json::json!(said).to_string()),
-        ":slowed": job.slowed,
-    })?;
+    let changed = tx.conn.prepare_cached(SQL)?.execute(params![
+        job.status as u8,
+        if job.status.has_ended() { rows::ENDED } else { job.stage as u8 },
+        job.due_at.0,
+        job.alarm_at().map(|at| at.0),
+        job.answer_by.map(|at| at.0),
+        job.deadline.map(|deadline| deadline.at.0),
+        job.run,
+        job.tries,
+        job.unanswered,
+        job.attempt,
+        job.updated_at.0,
+        job.finished_at.map(|at| at.0),
+        job.failure.as_ref().map(|failure| failure.code.as_str()),
+        job.failure.as_ref().map(|failure| &*failure.message),
+        job.ticket,
+        job.result.as_deref(),
+        history,
+        said.map(|said| serde_json::json!(said).to_string()),
+        job.slowed,
+        job.id.as_bytes(),
+        below,
+        fence,
+    ])?;
     Ok(changed == 1)
 }
 
