@@ -30,7 +30,7 @@ pub(super) enum Verdict {
     Unknown,
 }
 
-/// What a job's call with this proof, sent at `sent_at`, says about our credentials. A refusal gets its number in the job's row of refusals.
+/// What a job's call with this proof, sent at `sent_at`, says about our credentials. A refusal also gets its `times`.
 pub(super) fn verdict(
     vendor: &Vendor,
     step: &mut Step,
@@ -47,7 +47,7 @@ pub(super) fn verdict(
             }
             match vendor.login.refused(proof) {
                 oauth::Refusal::TryNewer => Verdict::Unknown,
-                // The vendor took a call that was sent after this one.
+                // The vendor took a call that was sent after this one: the credentials are good.
                 oauth::Refusal::Final if vendor.login.has_taken_since(sent_at) => Verdict::Unknown,
                 oauth::Refusal::Final => Verdict::Refused(written(why, now)),
             }

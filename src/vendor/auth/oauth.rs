@@ -289,20 +289,26 @@ impl<'de> Deserialize<'de> for Seconds {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
     use hyper::{HeaderMap, StatusCode};
+    use mock_vendors::{Answer as Scripted, MockVendors};
 
     use super::*;
     use crate::config::LiveSecret;
 
-    fn read(status: u16, body: &str) -> Result<(Nanos, Nanos), String> {
-        let oauth = OAuth::new(OAuth2 {
-            token_url: "https://id.example/token".parse().expect("a URL"),
+    fn oauth(token_url: &str) -> OAuth {
+        OAuth::new(OAuth2 {
+            token_url: token_url.parse().expect("a URL"),
             client_id: LiveSecret::of("us"),
             client_secret: LiveSecret::of("hush"),
             scope: None,
             audience: None,
             client_in: ClientIn::Body,
-        });
+        })
+    }
+
+    fn read(status: u16, body: &str) -> Result<(Nanos, Nanos), String> {
+        let oauth = oauth("https://id.example/token");
         let status = StatusCode::from_u16(status).expect("a status");
         let reply =
             Reply { status, headers: HeaderMap::new(), body: Bytes::copy_from_slice(body.as_bytes()), broken: None };
@@ -310,6 +316,18 @@ mod tests {
     }
 
     const SECOND: Nanos = 1_000_000_000;
+
+    #[tokio::test]
+    async fn however_many_calls_wait_for_a_token_it_is_asked_for_once() {
+        let idp = MockVendors::start("127.0.0.1:0").await.expect("a port");
+        let token = Scripted::json(200, r#"{"access_token": "t"}"#).after(Duration::from_millis(50));
+        idp.script("idp", vec![token]);
+        let oauth = oauth(&format!("{}/sync/idp", idp.url()));
+        let (client, clock) = (Client::new(), Clock::system());
+        let asked = join_all((0..10).map(|_| oauth.renew(&client, &clock))).await;
+        assert!(asked.iter().all(Result::is_ok), "{asked:?}");
+        assert_eq!((idp.count("idp"), oauth.standing(clock.nanos())), (1, Standing::Good));
+    }
 
     #[test]
     fn a_token_is_renewed_when_a_tenth_of_its_life_is_left_or_a_minute() {

@@ -17,6 +17,8 @@ on_every_backend!(
     an_identity_provider_that_fails_before_a_token_ends_stops_no_call,
     what_an_identity_provider_says_is_shown_without_the_secret,
     report_01_a_vendor_that_answers_401_to_everybody_for_a_minute_fails_no_job,
+    report_01_calls_that_are_refused_together_are_one_renewal,
+    a_job_is_not_to_blame_while_nobody_is_taken,
     a_single_job_whose_own_object_is_401_fails_alone,
     a_restart_forgets_no_refusal_of_a_job,
     a_poll_that_meets_401_keeps_its_ticket,
@@ -111,11 +113,40 @@ async fn report_01_a_token_that_the_vendor_ends_early_is_renewed_once_for_all(ba
     app.run_for(SECOND).await;
     assert_eq!(app.calls("idp"), 1);
     app.vendors.accept_only("one", &["Bearer t2"]);
+    app.run_for(SECOND).await;
+    assert_eq!(app.calls("idp"), 2);
+    // And again: the last renewal did its work.
+    app.vendors.accept_only("one", &["Bearer t3"]);
     app.run_for(10 * SECOND).await;
     assert_all_are(&app, &ids, "complete").await;
-    assert_eq!(app.calls("idp"), 2);
+    assert_eq!(app.calls("idp"), 3);
     assert!(authorizations(&app).is_sorted());
     assert_eq!(state(&app).await, (Value::Null, "0".into()));
+}
+
+async fn report_01_calls_that_are_refused_together_are_one_renewal(backend: Backend) {
+    let mut app = TestApp::with(backend, &oauth().replace(r#"["10/s"]"#, "[]")).await;
+    app.vendors.script("idp", tokens(9, 3600));
+    app.vendors.accept_only("one", &["Bearer t2"]);
+    let ids = submit(&app, 10).await;
+    app.run_for(SECOND).await;
+    assert_all_are(&app, &ids, "complete").await;
+    assert_eq!(app.calls("idp"), 2, "a late refusal of the old token does not end the new one");
+    assert_eq!(state(&app).await, (Value::Null, "0".into()));
+}
+
+async fn a_job_is_not_to_blame_while_nobody_is_taken(backend: Backend) {
+    let mut app = TestApp::with(backend, &vendor(r#"auth = { kind = "bearer", token = "k" }"#)).await;
+    app.vendors.accept_only("one", &[]);
+    let id = submit(&app, 1).await.remove(0);
+    app.run_for(600 * SECOND).await;
+    let job = app.find(&id).await;
+    assert_eq!((&job["status"], &job["blocked_on"]), (&"pending".into(), &"credentials".into()), "{job}");
+    // At 0, 30, 90, 210 and 450 s.
+    assert_eq!((&job["attempts"], &job["tries"]), (&5.into(), &0.into()));
+    app.vendors.accept_only("one", &["Bearer k"]);
+    app.run_for(300 * SECOND).await;
+    assert_all_are(&app, &[id], "complete").await;
 }
 
 async fn an_identity_provider_that_is_unavailable_for_a_minute_fails_no_job(backend: Backend) {
