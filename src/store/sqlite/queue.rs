@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     clock::Time,
-    job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, Stage, Status, lifecycle::Change},
+    job::{Attempt, Attempts, Fetch, Idempotency, Job, JobId, NewJob, Stage, Status, lifecycle::Change},
     store::{Lease, Settled, StoreError, Submitted, Unsettled, Which},
 };
 
@@ -255,7 +255,7 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
     const SQL: &str = "UPDATE jobs SET status = :status, stage = :stage, due_at = :due_at, alarm_at = :alarm_at, \
            answer_by = :answer_by, deadline_at = :deadline_at, run = :run, tries = :tries, unanswered = :unanswered, attempt = max(attempt, :attempt), \
            updated_at = :updated_at, finished_at = :finished_at, failure_code = :failure_code, failure = :failure, \
-           ticket = :ticket, result = :result, attempts = coalesce(:attempts, attempts), said = :said, slowed = :slowed \
+           ticket = :ticket, fetch = :fetch, result = :result, attempts = coalesce(:attempts, attempts), said = :said, slowed = :slowed \
          WHERE id = :id AND status < :below AND attempt < :fence";
     let (below, fence) = match fence {
         Fence::NotEndedBefore(attempt) => (2, i64::from(attempt)),
@@ -282,6 +282,7 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
         ":failure_code": job.failure.as_ref().map(|failure| failure.code.as_str()),
         ":failure": job.failure.as_ref().map(|failure| &*failure.message),
         ":ticket": job.ticket,
+        ":fetch": job.fetch.as_ref().map(Fetch::as_text),
         ":result": job.result.as_deref(),
         ":attempts": history,
         ":said": said.map(|said| serde_json::json!(said).to_string()),
