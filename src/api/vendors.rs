@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     clock::Time,
-    config::{Kind, parse_duration, write_limit},
+    config::{parse_duration, write_limit},
     limit::Usage,
     vendor::Vendor,
 };
@@ -154,11 +154,7 @@ async fn view(app: &App, vendor: &Vendor) -> VendorView {
     };
     VendorView {
         name: vendor.name().clone(),
-        kind: match &vendor.config.kind {
-            Kind::Sync => "sync",
-            Kind::Webhook(_) => "webhook",
-            Kind::Polling(_) => "polling",
-        },
+        kind: vendor.config.kind.as_str(),
         pool: vendor.config.pool.clone(),
         paused: pause.is_some(),
         paused_until: pause.and_then(|pause| pause.until),

@@ -2,7 +2,7 @@
 //!
 //! Never shows a secret: of vendors it prints what `config::Vendor::shown` gives. Never calls a vendor (see `connect` for its port).
 
-use std::{path::Path, time::Duration};
+use std::{iter, path::Path, time::Duration};
 
 use anyhow::anyhow;
 use bytes::Bytes;
@@ -18,11 +18,15 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{Config, Kind, Vendor, write_duration},
-    job::{Job, JobIds, Lane, NewJob, Priority, Stage, retry::Retry},
+    config::{Address, Config, Kind, Vendor, write_duration},
+    job::{Fetch, Job, JobIds, Lane, NewJob, Priority, Stage, retry::Retry},
     json,
     limit::{Key, Limit, Per, Shape},
-    vendor::{Registry, outgoing::Outgoing},
+    vendor::{
+        Registry,
+        http::Origin,
+        outgoing::{Credentials, Outgoing},
+    },
 };
 
 /// Headers whose values are no secrets, even if the config has them.
@@ -63,7 +67,7 @@ fn read(payload: &str) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// What the vendor would get for a job with this payload; a polling vendor also what it would be asked later.
+/// What the vendor would get for a job with this payload, and what it would be asked later.
 async fn request(config: &Config, name: &str, payload: &[u8]) -> Result<String, Failure> {
     let usage = |why: String| Failure::Usage(anyhow!(why));
     let Some(found) = config.vendors.iter().find(|vendor| *vendor.name == *name) else {
@@ -76,14 +80,28 @@ async fn request(config: &Config, name: &str, payload: &[u8]) -> Result<String, 
     let vendor = registry.get(name).ok_or_else(|| anyhow!("the vendor is not there"))?;
     vendor.check_payload(payload).map_err(|why| usage(format!("the payload does not fit this vendor: {why}")))?;
     let call = example(name, Bytes::copy_from_slice(payload.get().as_bytes()));
-    let poll = Job { stage: Stage::Poll, ticket: Some("TICKET".to_owned()), ..call.clone() };
-    let jobs = if matches!(found.kind, Kind::Polling(_)) { vec![call, poll] } else { vec![call] };
     let mut texts = Vec::new();
-    for job in jobs {
+    for job in iter::once(call.clone()).chain(asked_later(found, vendor.origin(Stage::Call), &call)) {
         let outgoing = vendor.request(&job).map_err(|why| usage(why.message))?;
         texts.push(written(found, outgoing).await);
     }
     Ok(texts.join("\n\n"))
+}
+
+/// The job when its vendor is asked whether it is done, and for its data; not at URLs that only an answer has.
+fn asked_later(vendor: &Vendor, own: Origin, call: &Job) -> Vec<Job> {
+    let (mut jobs, kind) = (Vec::new(), &vendor.kind);
+    let poll = |address: &Address, fetch| {
+        let ticket = if matches!(address, Address::Ticket) { format!("{own}/TICKET") } else { "TICKET".to_owned() };
+        Job { stage: Stage::Poll, ticket: Some(ticket), fetch, ..call.clone() }
+    };
+    if let Kind::Polling(polling) = kind {
+        jobs.push(poll(&polling.url, None));
+    }
+    if let Some(address @ (Address::Url(_) | Address::Ticket)) = kind.result_url() {
+        jobs.push(poll(address, Some(Fetch::ByConfig)));
+    }
+    jobs
 }
 
 /// A job as it is when it has just been accepted.
@@ -98,11 +116,13 @@ fn example(vendor: &str, payload: Bytes) -> Job {
 /// the vendor's credentials none.
 async fn written(vendor: &Vendor, outgoing: Outgoing) -> String {
     let (head, body) = outgoing.request.into_parts();
-    let parameter = vendor_words::added_parameter(vendor).map(|parameter| {
+    let is_ours = outgoing.credentials == Credentials::Sent;
+    let parameter = vendor_words::added_parameter(vendor).filter(|_| is_ours).map(|parameter| {
         let separator = if head.uri.query().is_some() { '&' } else { '?' };
         format!("{separator}{parameter}")
     });
     let (url, added) = (format!("{}{}", outgoing.origin, head.uri), vendor_words::added_headers(vendor));
+    let added = if is_ours { added } else { Vec::new() };
     let mut lines = vec![format!("{} {url}{}", head.method, parameter.unwrap_or_default())];
     let is_added = |name| added.iter().any(|(other, _)| other == name);
     for (name, value) in head.headers.iter().filter(|(name, _)| !is_added(*name)) {
@@ -136,12 +156,7 @@ fn in_words(config: &Config) -> String {
 }
 
 fn vendor_in_words(vendor: &Vendor, limits: &[Limit]) -> Vec<String> {
-    let kind = match &vendor.kind {
-        Kind::Sync => "sync",
-        Kind::Webhook(_) => "webhook",
-        Kind::Polling(_) => "polling",
-    };
-    let mut lines = vec![format!("{} ({kind}, pool {})", vendor.name, vendor.pool)];
+    let mut lines = vec![format!("{} ({}, pool {})", vendor.name, vendor.kind.as_str(), vendor.pool)];
     lines.push(format!("{} {}", vendor.method, vendor.url));
     let headers: Vec<&str> = vendor.headers.iter().map(|(name, _)| name.as_str()).collect();
     if !headers.is_empty() {
@@ -154,9 +169,7 @@ fn vendor_in_words(vendor: &Vendor, limits: &[Limit]) -> Vec<String> {
         (None, Kind::Webhook(_)) => "body: request_id, payload and callback_url".to_owned(),
         (None, _) => "body: the payload".to_owned(),
     });
-    if let Kind::Polling(polling) = &vendor.kind {
-        lines.push(format!("polls: GET {} every {}", polling.url, write_duration(polling.every)));
-    }
+    lines.extend(vendor_words::asks(&vendor.kind));
     lines.extend(vendor.replies.iter().map(vendor_words::rule));
     let timeout = write_duration(vendor.timeout);
     lines.push(format!("time-out {timeout} a call, {} calls in flight at once", vendor.concurrency));

@@ -16,11 +16,11 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{Failure, check};
 use crate::{
-    config::{Config, Kind, StoreAt},
+    config::{Config, StoreAt},
     job::retry::Retry,
     redis_link::{Redis, RedisUrl},
     store::StoreError,
-    vendor::{http::Origin, template::Template},
+    vendor::http::Origin,
 };
 
 /// A server that does not answer within this time counts as unavailable.
@@ -154,13 +154,9 @@ fn sqlite(path: &Path) -> io::Result<String> {
 async fn vendors(config: &Config) -> Vec<(String, Retry, Result<(), String>)> {
     let mut origins: BTreeMap<String, (Origin, Retry)> = BTreeMap::new();
     for vendor in &config.vendors {
-        let polls = match &vendor.kind {
-            Kind::Polling(polling) => Some(&polling.url),
-            Kind::Sync | Kind::Webhook(_) => None,
-        };
-        for url in [Some(&vendor.url), polls].into_iter().flatten().filter_map(Template::origin) {
-            let Some(origin) = Origin::of(url) else { continue };
-            let place = origins.entry(url.origin().ascii_serialization()).or_insert((origin, vendor.retry));
+        let own = vendor.url.origin().and_then(Origin::of);
+        for origin in own.into_iter().chain(vendor.kind.origins()) {
+            let place = origins.entry(origin.to_string()).or_insert((origin, vendor.retry));
             if vendor.retry.lasts() < place.1.lasts() {
                 place.1 = vendor.retry;
             }

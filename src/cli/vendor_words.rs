@@ -6,7 +6,7 @@ use hyper::header::{AUTHORIZATION, HeaderName};
 
 use super::print::shown;
 use crate::{
-    config::{Auth, Vendor, write_duration},
+    config::{Address, Auth, Host, Kind, Vendor, write_duration},
     vendor::replies::{Condition, On, Rule, Test},
 };
 
@@ -63,14 +63,47 @@ pub(super) fn added_parameter(vendor: &Vendor) -> Option<String> {
     }
 }
 
+/// Where and how often the vendor is asked whether it is done, and where its data is.
+pub(super) fn asks(kind: &Kind) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Kind::Polling(polling) = kind {
+        let every = write_duration(polling.every);
+        let waits = match polling.max {
+            Some(max) => format!("after {every}, then at waits that double up to {}", write_duration(max)),
+            None => format!("every {every}"),
+        };
+        let first = match polling.first {
+            first if first == polling.every => String::new(),
+            first => format!(", the first time after {}", write_duration(first)),
+        };
+        lines.push(format!("polls: {} {} {waits}{first}", polling.method, address(&polling.url)));
+        lines.extend(polling.body.as_ref().map(|body| format!("body of polls: {}", shown(&body.to_string()))));
+    }
+    lines.extend(kind.result_url().map(|from| format!("data: GET {}", address(from))));
+    lines.extend(kind.hosts().iter().map(|Host { origin, auth }| {
+        let with = if *auth { "with auth and headers" } else { "without auth and headers" };
+        format!("its answers may lead to {origin}, {with}")
+    }));
+    lines
+}
+
+fn address(address: &Address) -> String {
+    match address {
+        Address::Url(url) => url.to_string(),
+        Address::Ticket => "the ticket, which is a URL".to_owned(),
+        Address::At(at) => format!("the URL at {at} of the answer that says \"done\""),
+    }
+}
+
 /// `an answer with status 403 and rateLimit at /reason means slow_down, after 30s`
 pub(super) fn rule(rule: &Rule) -> String {
     let of = |on: &On| match on {
         On::Call => "a call",
-        On::Poll => "a poll",
+        On::Poll | On::Fetch => "a poll",
         On::Callback => "a callback",
     };
-    let on: Vec<&str> = rule.on.iter().map(of).collect();
+    let mut on: Vec<&str> = rule.on.iter().map(of).collect();
+    on.dedup();
     let on = if on.is_empty() { String::new() } else { format!(" of {}", on.join(" or ")) };
     let conditions: Vec<String> = rule.conditions.iter().map(condition).collect();
     let wait = rule.wait.map(|wait| format!(", and to wait {}", write_duration(wait))).unwrap_or_default();
@@ -91,6 +124,7 @@ fn condition(condition: &Condition) -> String {
         Condition::Header { name, test: Test::Exists(true) } => format!("the header {name}"),
         Condition::Header { name, test: Test::Exists(false) } => format!("no header {name}"),
         Condition::NothingLeft => "headers that say that nothing is left".to_owned(),
+        Condition::JustAccepted => "an acceptance shortly before".to_owned(),
         Condition::MayBeDone => "an earlier call that may have been done".to_owned(),
     }
 }

@@ -98,6 +98,9 @@ pub(super) fn form(path: &str) -> &'static str {
     if path.split('.').nth(2) == Some("auth") {
         return r#"{ kind = "bearer", token = "${file:/run/secrets/token}" }, say"#;
     }
+    if path.contains(".hosts[") && path.ends_with(".auth") {
+        return "true or false";
+    }
     let name = path.rsplit('.').next().unwrap_or(path);
     match name.split('[').next().unwrap_or(name) {
         "listen" => r#""127.0.0.1:8000""#,
@@ -105,9 +108,8 @@ pub(super) fn form(path: &str) -> &'static str {
         "url" => r#""https://vendor.example/path""#,
         "kind" => r#""sync", "webhook" or "polling""#,
         "limits" => r#"limits such as ["50/s", { calls = 2000, per = "1m" }], or [] if there are none"#,
-        "timeout" | "grace" | "deadline" | "answer_within" | "every" | "first" | "max" | "guard" | "wait" => {
-            r#"a duration such as "10s""#
-        }
+        "timeout" | "grace" | "deadline" | "answer_within" | "every" | "first" | "max" | "guard" | "wait"
+        | "missing" => r#"a duration such as "10s""#,
         "retention" => r#"a duration such as "7d""#,
         "per" => r#"a duration such as "1m", or "day" or "month""#,
         "retry" => r#"{ attempts = 16, first = "1s", max = "10m", unanswered = 1 }"#,
@@ -120,6 +122,13 @@ pub(super) fn form(path: &str) -> &'static str {
         "on" => r#"an array of "call", "poll" and "callback""#,
         "means" => r#""done", "pending", "slow_down", "try_again", "refused" or "unauthorized""#,
         "header" => r#"a header's name such as "X-State""#,
+        "ticket_header" => r#"a header's name such as "Operation-Location""#,
+        "method" => r#""GET" or "POST""#,
+        "result_url" => r#""https://vendor.example/{{ ticket | path }}/result", or { at = "/url" }"#,
+        "hosts" => {
+            r#"an array such as ["https://files.example"] or [{ origin = "https://files.example", auth = true }]"#
+        }
+        "origin" => r#""https://files.example""#,
         "slow_down" => r#"{ first = "1s", max = "5m" }"#,
         "expect" => r#""json""#,
         "unit" => r#""s" or "ms""#,

@@ -51,7 +51,7 @@ pub(super) fn kind(
             let webhook = webhook(cx, whole, url, body)?;
             reachable.then_some(Kind::Webhook(webhook))
         }
-        _ => polling(cx, whole).map(Kind::Polling),
+        _ => polling(cx, whole, url).map(Kind::Polling),
     }
 }
 

@@ -21,6 +21,8 @@ use crate::{
     },
 };
 
+mod addresses;
+mod asks;
 mod auth;
 mod breaker;
 mod check;
@@ -45,6 +47,7 @@ mod templates;
 mod vendor;
 mod webhook;
 
+pub use asks::{Address, Host, Polling};
 pub use duration::{parse as parse_duration, write as write_duration};
 pub use error::{ConfigError, Place, Problem};
 pub use live::{Written, parse_known_limits, parse_known_pools, parse_limits, write_limit, write_limits, write_pools};
@@ -183,18 +186,24 @@ impl Vendor {
         let mut shown = self.clone();
         shown.url = self.url.shown().clone();
         shown.body = self.body.as_ref().map(|body| body.shown().clone());
-        if let Kind::Polling(polling) = &mut shown.kind {
-            polling.url = polling.url.shown().clone();
+        match &mut shown.kind {
+            Kind::Sync => {}
+            Kind::Polling(polling) => {
+                polling.url = polling.url.shown();
+                polling.body = polling.body.as_ref().map(|body| body.shown().clone());
+                polling.result_url = polling.result_url.as_ref().map(Address::shown);
+            }
+            Kind::Webhook(webhook) => webhook.result_url = webhook.result_url.as_ref().map(Address::shown),
         }
         shown
     }
 
-    /// Whether a job may be called again because its vendor said "not yet": a poll, or the same request.
+    /// Whether a job may be called again because its vendor said "not yet" or "fetch it": a poll, or the same request.
     pub fn asks_again(&self) -> bool {
         let by_itself = match self.kind {
             Kind::Polling(_) => true,
             Kind::Sync => self.method == hyper::Method::GET,
-            Kind::Webhook(_) => false,
+            Kind::Webhook(_) => self.kind.result_url().is_some(),
         };
         by_itself || self.replies.iter().any(|rule| rule.means == Means::Pending)
     }
@@ -297,6 +306,11 @@ pub struct Webhook {
     pub ticket: Option<Pointer>,
     /// Where a callback on the shared URL repeats that reference.
     pub ticket_in_callback: Option<Pointer>,
+    /// Which callbacks, and acceptances, say that the work is done; `None`: every callback.
+    pub done: Option<Match>,
+    /// Where the data is; `None`: in what says "done".
+    pub result_url: Option<Address>,
+    pub hosts: Vec<Host>,
 }
 
 /// How a callback on the shared URL proves where it comes from.
@@ -308,16 +322,6 @@ pub enum Verify {
     None,
     /// Standard Webhooks: HMAC-SHA256 with the secret's bytes (after `whsec_`, base64).
     StandardWebhooks(Secret),
-}
-
-#[derive(Debug, Clone)]
-pub struct Polling {
-    pub ticket: Pointer,
-    pub url: Template,
-    pub every: Duration,
-    pub done: Match,
-    /// `None`: the whole body.
-    pub result: Option<Pointer>,
 }
 
 /// A place in a JSON body, and what has to be there.

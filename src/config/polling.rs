@@ -2,25 +2,77 @@
 //!
 //! Never repeats a URL that may hold a secret.
 
+use std::time::Duration;
+
+use hyper::Method;
+use toml::Spanned;
+
 use super::{
-    Polling,
+    Address, Kind, Polling,
+    addresses::{self, Known},
     check::{Check, LONGEST, Whole, optional, required},
     raw,
-    replies::matching,
-    templates::url_template,
+    replies::{header, matching},
+    templates::body_template,
+    vendor::method,
 };
-use crate::vendor::template::{Name, Template};
+use crate::vendor::{
+    replies::{Rule, says_when_done},
+    template::{Name, Template},
+};
 
-pub(super) fn polling(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Polling> {
+pub(super) fn polling(cx: &mut Check<'_>, whole: &Whole<'_>, url: Option<&Template>) -> Option<Polling> {
     let Some(raw) = &whole.raw.polling else {
         let mend = r#"Write polling = { ticket = "/id", url = "https://.../{{ ticket | path }}", every = "2s", done = { at = "/state", is = ["done"] } }"#;
         return required(cx, whole, "polling", mend);
     };
-    let key = |name: &str| whole.key(&format!("polling.{name}"));
     let table = raw.get_ref();
-    let mut missing = |name: &str, mend: &str| cx.problem(&key(name), &raw.span(), "this key is required", mend);
-    if table.ticket.is_none() {
-        missing("ticket", r#"Write ticket = "/id": where the vendor's acceptance has its reference"#);
+    let key = |name: &str| whole.key(&format!("polling.{name}"));
+    refuse_missing(cx, whole, raw);
+    let ticket = optional(table.ticket.as_ref(), |raw| cx.pointer(&key("ticket"), raw));
+    let ticket_header = optional(table.ticket_header.as_ref(), |raw| header(cx, &key("ticket_header"), raw));
+    let method = match &table.method {
+        Some(raw) => method(cx, &key("method"), raw),
+        None => Some(Method::GET),
+    };
+    let body = optional(table.body.as_ref(), |raw| poll_body(cx, &key("body"), raw, method.as_ref()));
+    let hosts = addresses::hosts(cx, &key("hosts"), table.hosts.as_ref());
+    let known = Known { url, hosts: hosts.as_deref().unwrap_or_default(), has_ticket: true };
+    let names_ticket = body.iter().flatten().any(|body| body.uses(Name::Ticket));
+    let url = table.url.as_ref().and_then(|raw| polling_url(cx, whole, &key("url"), raw, known, names_ticket));
+    let result_url =
+        optional(table.result_url.as_ref(), |raw| addresses::result_url(cx, whole, &key("result_url"), raw, known));
+    let waits = waits(cx, whole, table);
+    let done = optional(table.done.as_ref(), |raw| matching(cx, &key("done"), raw));
+    let result = optional(table.result.as_ref(), |raw| cx.pointer(&key("result"), raw));
+    let Waits { first, every, max, missing } = waits?;
+    Some(Polling {
+        ticket: ticket?,
+        ticket_header: ticket_header?,
+        url: url?,
+        hosts: hosts?,
+        method: method?,
+        body: body?,
+        first,
+        every,
+        max,
+        missing,
+        done: done?,
+        result: result?,
+        result_url: result_url?,
+    })
+}
+
+fn refuse_missing(cx: &mut Check<'_>, whole: &Whole<'_>, raw: &Spanned<raw::Polling>) {
+    let table = raw.get_ref();
+    let mut missing = |name: &str, mend: &str| {
+        cx.problem(&whole.key(&format!("polling.{name}")), &raw.span(), "this key is required", mend);
+    };
+    if table.ticket.is_none() && table.ticket_header.is_none() {
+        missing(
+            "ticket",
+            r#"Write ticket = "/id" (where the body of the vendor's acceptance has its reference), or ticket_header = "Location""#,
+        );
     }
     if table.url.is_none() {
         missing("url", r#"Write url = "https://vendor.example/jobs/{{ ticket | path }}""#);
@@ -28,27 +80,69 @@ pub(super) fn polling(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Polling> 
     if table.every.is_none() {
         missing("every", r#"Write every = "2s", say"#);
     }
-    if table.done.is_none() {
-        missing("done", r#"Write done = { at = "/state", is = ["done"] }, say"#);
-    }
-    let ticket = optional(table.ticket.as_ref(), |raw| cx.pointer(&key("ticket"), raw));
-    let url = table.url.as_ref().and_then(|url| polling_url(cx, &key("url"), url));
-    let every = table.every.as_ref().and_then(|every| cx.duration(&key("every"), every, LONGEST));
-    let done = table.done.as_ref().and_then(|done| matching(cx, &key("done"), done));
-    let result = optional(table.result.as_ref(), |raw| cx.pointer(&key("result"), raw));
-    Some(Polling { ticket: ticket??, url: url?, every: every?, done: done?, result: result? })
 }
 
-fn polling_url(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Template> {
-    let url = url_template(cx, key, raw)?;
-    if !url.uses(Name::Ticket) {
-        let mend = "Put {{ ticket | path }} (or {{ ticket | query }}) into it";
+/// Whether it is said which answers to polls are the last. Noted as a problem if not.
+pub(super) fn says_done(cx: &mut Check<'_>, whole: &Whole<'_>, kind: Option<&Kind>, rules: Option<&[Rule]>) {
+    let (Some(Kind::Polling(Polling { done: None, .. })), Some(rules), Some(raw)) = (kind, rules, &whole.raw.polling)
+    else {
+        return;
+    };
+    if says_when_done(rules).is_none() {
+        let mend = r#"Write done = { at = "/state", is = ["done"] }, say, or say it by status: replies = [{ status = [202], means = "pending" }]"#;
+        cx.problem(&whole.key("polling.done"), &raw.span(), "this key is required", mend);
+    }
+}
+
+fn polling_url(
+    cx: &mut Check<'_>,
+    whole: &Whole<'_>,
+    key: &str,
+    raw: &raw::Text,
+    known: Known<'_>,
+    body_names_ticket: bool,
+) -> Option<Address> {
+    let address = addresses::address(cx, whole, key, raw, known)?;
+    if !address.needs_ticket() && !body_names_ticket {
+        let mend =
+            "Put {{ ticket | path }} (or {{ ticket | query }}) into it, or {{ ticket | json }} into polling.body";
         cx.problem(key, &raw.span(), "this URL asks for no ticket in particular", mend);
         return None;
     }
-    if url.uses(Name::CallbackUrl) {
+    Some(address)
+}
+
+fn poll_body(cx: &mut Check<'_>, key: &str, raw: &raw::Text, method: Option<&Method>) -> Option<Template> {
+    let body = body_template(cx, key, raw, method)?;
+    if body.uses(Name::CallbackUrl) {
         cx.problem(key, &raw.span(), "only webhook vendors have a callback_url", "Remove callback_url from it");
         return None;
     }
-    Some(url)
+    Some(body)
+}
+
+struct Waits {
+    first: Duration,
+    every: Duration,
+    max: Option<Duration>,
+    missing: Duration,
+}
+
+fn waits(cx: &mut Check<'_>, whole: &Whole<'_>, table: &raw::Polling) -> Option<Waits> {
+    let key = |name: &str| whole.key(&format!("polling.{name}"));
+    let mut wait =
+        |name: &str, raw: &Option<raw::Text>| optional(raw.as_ref(), |raw| cx.duration(&key(name), raw, LONGEST));
+    let first = wait("first", &table.first);
+    let every = wait("every", &table.every);
+    let max = wait("max", &table.max);
+    let missing = wait("missing", &table.missing);
+    let (every, max) = (every??, max?);
+    if let (Some(longest), Some(raw)) = (max, &table.max)
+        && longest < every
+    {
+        let what = "the longest wait is shorter than the usual one";
+        cx.problem(&key("max"), &raw.span(), what, "Make polling.max at least polling.every, or remove it");
+        return None;
+    }
+    Some(Waits { first: first?.unwrap_or(every), every, max, missing: missing?.unwrap_or(Polling::MISSING) })
 }

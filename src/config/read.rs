@@ -131,6 +131,7 @@ fn wanted_type(wanted: &str) -> &'static str {
         "a sequence" => "an array",
         "rate headers" => "\"off\" or a table",
         "a limit" => "a limit",
+        "a text or a table" => "a text in quotes or a table",
         "a breaker" => "a table, or false,",
         _ => "a table",
     }

@@ -85,7 +85,7 @@ fn on(cx: &mut Check<'_>, key: &str, table: &raw::Rule, kind: Option<&Kind>) -> 
         let text = cx.text(&key, text)?;
         let (on, is_of_kind) = match text.text.as_str() {
             "call" => (On::Call, true),
-            "poll" => (On::Poll, matches!(kind, None | Some(Kind::Polling(_)))),
+            "poll" => (On::Poll, kind.is_none_or(is_polled)),
             "callback" => (On::Callback, matches!(kind, None | Some(Kind::Webhook(_)))),
             _ => {
                 cx.problem(&key, &text.span, format!("{} is none of them", text.shown), mend);
@@ -98,8 +98,14 @@ fn on(cx: &mut Check<'_>, key: &str, table: &raw::Rule, kind: Option<&Kind>) -> 
             return None;
         }
         all.push(on);
+        // To fetch data is a poll too.
+        all.extend((on == On::Poll).then_some(On::Fetch));
     }
     Some(all)
+}
+
+fn is_polled(kind: &Kind) -> bool {
+    matches!(kind, Kind::Polling(_)) || kind.result_url().is_some()
 }
 
 fn means(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Rule>) -> Option<Means> {
@@ -210,7 +216,7 @@ fn test(cx: &mut Check<'_>, key: &str, whole: &std::ops::Range<usize>, tests: Te
     }
 }
 
-/// `failed`, and the `done` of a polling vendor: a place in the body and what has to be there.
+/// `failed`, and the `done` of a vendor that accepts work: a place in the body and what has to be there.
 pub(super) fn matching(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Match>) -> Option<Match> {
     let table = raw.get_ref();
     let at = match &table.at {
@@ -311,7 +317,7 @@ fn rate_header(
     Some(RateHeader { remaining: remaining?, reset: reset?, unit: unit?.unwrap_or(ResetUnit::Seconds) })
 }
 
-fn header(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<HeaderName> {
+pub(super) fn header(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<HeaderName> {
     let text = cx.text(key, raw)?;
     let header = HeaderName::from_bytes(text.text.as_bytes()).ok();
     if header.is_none() {

@@ -14,7 +14,7 @@ use super::{
     breaker,
     check::{Check, LONGEST, Whole, optional, quoted_key, required, shown},
     error::nearest,
-    kind, limits, raw, replies,
+    kind, limits, polling, raw, replies,
     secret::fits_header,
     templates::{body_template, url_template},
 };
@@ -126,7 +126,7 @@ fn pools(cx: &mut Check<'_>, stated: Vec<Stated<'_>>) -> Vec<PoolLimits> {
 /// Everything but name, pool and secrets, which the caller fills in.
 fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>) -> Option<Vendor> {
     let raw = whole.raw;
-    let method = method(cx, whole);
+    let method = method(cx, &whole.key("method"), &raw.method);
     let url = match &raw.url {
         Some(url) => url_template(cx, &whole.key("url"), url),
         None => required(cx, whole, "url", "Write url = \"https://vendor.example/path\""),
@@ -143,6 +143,7 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
     let open = optional(raw.open.as_ref(), |open| cx.number(&whole.key("open"), open, 1..=1_000_000_000));
     let failed = optional(raw.failed.as_ref(), |failed| replies::matching(cx, &whole.key("failed"), failed));
     let answers = replies::replies(cx, whole, kind.as_ref());
+    polling::says_done(cx, whole, kind.as_ref(), answers.as_deref());
     let slow_down = replies::slow_down(cx, whole);
     let json_only = replies::json_only(cx, whole);
     let rate_headers = replies::rate_headers(cx, whole);
@@ -189,9 +190,8 @@ fn refuse_for_sync(cx: &mut Check<'_>, whole: &Whole<'_>) {
     }
 }
 
-fn method(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Method> {
-    let key = whole.key("method");
-    let text = cx.text(&key, &whole.raw.method)?;
+pub(super) fn method(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Method> {
+    let text = cx.text(key, raw)?;
     match text.text.as_str() {
         "GET" => Some(Method::GET),
         "POST" => Some(Method::POST),
@@ -203,7 +203,7 @@ fn method(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Method> {
                 Some(near) if !text.is_filled => format!("Did you mean {near:?}?"),
                 _ => "Write \"GET\", \"POST\", \"PUT\" or \"PATCH\"".to_owned(),
             };
-            cx.problem(&key, &text.span, format!("vendors are not called with {}", text.shown), mend);
+            cx.problem(key, &text.span, format!("vendors are not called with {}", text.shown), mend);
             None
         }
     }

@@ -6,8 +6,10 @@ use toml::Spanned;
 
 use super::{
     Secret, Verify, Webhook,
+    addresses::{self, Known},
     check::{Check, Whole, optional},
     raw,
+    replies::matching,
 };
 use crate::{
     json::Pointer,
@@ -30,6 +32,9 @@ pub(super) fn webhook(
             result: None,
             ticket: None,
             ticket_in_callback: None,
+            done: None,
+            result_url: None,
+            hosts: Vec::new(),
         };
         return callbacks_can_land(cx, whole, url, body, &webhook.verify).then_some(webhook);
     };
@@ -41,7 +46,14 @@ pub(super) fn webhook(
     let result = pointer("result", &table.result);
     let ticket = pointer("ticket", &table.ticket);
     let ticket_in_callback = pointer("ticket_in_callback", &table.ticket_in_callback);
-    if let (None, Some(raw)) = (&table.ticket, &table.ticket_in_callback) {
+    let done = optional(table.done.as_ref(), |raw| matching(cx, &key("done"), raw));
+    let hosts = addresses::hosts(cx, &key("hosts"), table.hosts.as_ref());
+    let has_ticket = table.ticket.is_some() || table.ticket_in_callback.is_some();
+    let known = Known { url, hosts: hosts.as_deref().unwrap_or_default(), has_ticket };
+    let result_url =
+        optional(table.result_url.as_ref(), |raw| addresses::result_url(cx, whole, &key("result_url"), raw, known));
+    // With result_url a callback need not repeat a ticket: it may be the first to have it.
+    if let (None, None, Some(raw)) = (&table.ticket, &table.result_url, &table.ticket_in_callback) {
         let what = "without `ticket` no ticket is known that a callback could repeat";
         let mend = "Write ticket = \"/id\" too: where the vendor's acceptance has it";
         cx.problem(&key("ticket_in_callback"), &raw.span(), what, mend);
@@ -54,6 +66,9 @@ pub(super) fn webhook(
         result: result?,
         ticket: ticket?,
         ticket_in_callback: ticket_in_callback?,
+        done: done?,
+        result_url: result_url?,
+        hosts: hosts?,
     })
 }
 

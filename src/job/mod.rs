@@ -2,7 +2,7 @@
 //!
 //! Never does I/O, never reads a clock, never awaits: whatever is needed comes as an argument.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,9 @@ mod id;
 pub mod lifecycle;
 pub mod retry;
 pub mod turn;
+
+/// A job that could not be polled for so long after its vendor's time to answer ends, so that none stays for ever.
+const LONGEST_UNASKED: Duration = Duration::from_secs(30 * 86_400);
 
 /// What callers see of a job's progress. The last four are ends: only a replay changes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -129,7 +132,7 @@ pub struct Idempotency {
 pub enum Stage {
     /// The submitting call, at or after its due time.
     Call,
-    /// The next poll, at or after its due time; the vendor has accepted the job.
+    /// The next poll, at or after its due time; the vendor has accepted the job. To fetch its data is a poll too.
     Poll,
     /// The vendor's callback; the vendor has accepted the job.
     Await,
@@ -145,6 +148,39 @@ impl Stage {
     }
 }
 
+/// Where the data of a job is whose vendor is done and has not given it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Fetch {
+    /// Where the config's `result_url` says.
+    ByConfig,
+    /// At this URL, which the vendor gave.
+    At(String),
+}
+
+impl Fetch {
+    /// As the stores keep it.
+    pub fn as_text(&self) -> &str {
+        match self {
+            Fetch::ByConfig => "",
+            Fetch::At(url) => url,
+        }
+    }
+
+    pub fn from_text(text: String) -> Fetch {
+        if text.is_empty() { Fetch::ByConfig } else { Fetch::At(text) }
+    }
+}
+
+/// Such a URL often holds its own permission, so it is not shown.
+impl fmt::Debug for Fetch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fetch::ByConfig => "by the config",
+            Fetch::At(_) => "at a URL of the vendor's",
+        })
+    }
+}
+
 /// A job as the store has it. Payload and result are bytes that nobody here looks into.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -155,7 +191,7 @@ pub struct Job {
     pub stage: Stage,
     /// When the next call or poll may go; for [`Stage::Await`] when it began to wait.
     pub due_at: Time,
-    /// The vendor accepted the job and has to answer by then.
+    /// The vendor accepted the job and has to answer by then; while it is polled, not before it has been asked at that time or later.
     pub answer_by: Option<Time>,
     pub deadline: Option<Deadline>,
     pub tags: Vec<String>,
@@ -171,6 +207,8 @@ pub struct Job {
     pub attempt: u32,
     /// The vendor's own reference to accepted work.
     pub ticket: Option<String>,
+    /// For [`Stage::Poll`]: the vendor is done, and what is left is to fetch its data.
+    pub fetch: Option<Fetch>,
     pub result: Option<Bytes>,
     /// Why it ended without a result; while it has not ended, what was wrong with its last attempt.
     pub failure: Option<Failure>,
@@ -198,6 +236,7 @@ impl From<NewJob> for Job {
             slowed: 0,
             attempt: 0,
             ticket: None,
+            fetch: None,
             result: None,
             failure: None,
             finished_at: None,
@@ -235,6 +274,13 @@ impl Job {
     /// When something has to happen to this job without a call: its deadline, or the vendor's time to answer.
     pub fn alarm_at(&self) -> Option<Time> {
         let deadline = self.deadline.map(|d| d.at);
-        [deadline, self.answer_by].into_iter().flatten().min().filter(|_| !self.status.has_ended())
+        [deadline, self.gives_up_at()].into_iter().flatten().min().filter(|_| !self.status.has_ended())
+    }
+
+    /// When its vendor's time to answer is over without another question. Whether a poll ends it is decided by what the poll brings, because
+    /// the vendor's time stands still while it may not be asked.
+    pub fn gives_up_at(&self) -> Option<Time> {
+        let unasked = if self.stage == Stage::Poll { LONGEST_UNASKED } else { Duration::ZERO };
+        self.answer_by.map(|by| by.plus(unasked))
     }
 }

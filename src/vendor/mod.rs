@@ -22,6 +22,7 @@ use crate::{
     json::{self, Pointer},
 };
 
+mod address;
 pub mod auth;
 pub mod clean;
 pub mod error;
@@ -33,6 +34,7 @@ mod reading;
 pub mod replies;
 mod request;
 pub mod signature;
+mod steps;
 pub mod template;
 pub mod token;
 pub mod value;
@@ -86,6 +88,8 @@ pub struct Vendor {
     rules: Vec<Rule>,
     /// What is redacted in a whole body of its own words.
     redacted: Clean,
+    /// The same with the URLs that it gives, for answers that may have them.
+    redacted_with_urls: Clean,
     callback_base: String,
     key: CallbackKey,
 }
@@ -103,8 +107,10 @@ impl Vendor {
         }
         let origin = Origin::of_template(&config.url);
         let (rules, redacted) = (replies::of(&config), redacted(&config.clean, &config.kind));
+        let with_urls = redacted.redact.iter().cloned().chain(config.kind.urls_in_answers()).collect();
+        let redacted_with_urls = Clean { redact: with_urls, ..redacted.clone() };
         let login = Login::new(&config);
-        Vendor { origin, headers, login, rules, redacted, callback_base, key, config }
+        Vendor { origin, headers, login, rules, redacted, redacted_with_urls, callback_base, key, config }
     }
 
     pub fn name(&self) -> &Arc<str> {
@@ -154,15 +160,17 @@ fn too_large(what: &str) -> Failure {
 
 /// The vendor's own reference to what it has accepted. It is kept with the job and looked up by callbacks, so it is bounded.
 fn bounded_ticket(found: &RawValue) -> Result<String, Failure> {
-    let ticket = json::text(found);
-    if ticket.len() > MAX_TICKET_BYTES {
-        let message = format!(
-            "the vendor accepted the job with a ticket of {} bytes; at most {MAX_TICKET_BYTES} are kept",
-            ticket.len()
-        );
-        return Err(Failure::new(FailureCode::BadResponse, message));
+    bounded(json::text(found).into_owned())
+}
+
+/// A reference that the vendor gave, if it is short enough to be kept.
+fn bounded(text: String) -> Result<String, Failure> {
+    if text.len() <= MAX_TICKET_BYTES {
+        return Ok(text);
     }
-    Ok(ticket.into_owned())
+    let message =
+        format!("the vendor's own reference to the job has {} bytes; at most {MAX_TICKET_BYTES} are kept", text.len());
+    Err(Failure::new(FailureCode::BadResponse, message))
 }
 
 /// What kind of call a job's next one is.

@@ -1,24 +1,43 @@
-//! Vendors that take work, give a ticket, and answer when asked again.
+//! Vendors that take work and are asked again: whether it is done, and for its data. What a ticket is, and how long to wait.
 
-use hyper::Method;
+use std::time::Duration;
+
+use hyper::{HeaderMap, Method};
 use serde_json::value::RawValue;
 
 use super::{
-    Vendor, bounded_ticket,
-    http::Origin,
-    outgoing::{Content, Credentials, Outgoing, To},
-    template::{RenderError, Scope},
+    Vendor, bounded, bounded_ticket,
+    outgoing::{Content, Outgoing},
+    request::unfit,
+    template::Scope,
+    value::Value,
+    waits,
 };
 use crate::{
-    config::Polling,
-    job::{Failure, FailureCode},
+    config::{Kind, Polling},
+    job::{Failure, FailureCode, Job},
 };
 
-/// Asks whether the work is done.
-pub(super) fn poll_request(vendor: &Vendor, polling: &Polling, scope: &Scope<'_>) -> Result<Outgoing, RenderError> {
-    let path = polling.url.render(scope)?;
-    let to = To { origin: &Origin::of_template(&polling.url), path: &path, credentials: Credentials::Sent };
-    vendor.outgoing(scope, Method::GET, to, Content::none())
+impl Vendor {
+    /// Asks whether the work is done, or for its data.
+    pub(super) fn ask(&self, job: &Job, scope: &Scope<'_>) -> Result<Outgoing, Failure> {
+        let target = self.target(job, scope)?;
+        let (method, content) = match &self.config.kind {
+            Kind::Polling(polling) if job.fetch.is_none() => {
+                let body = polling.body.as_ref().map(|body| body.render(scope)).transpose().map_err(unfit)?;
+                (polling.method.clone(), body.map_or(Content::none(), |body| Content::json(body.into())))
+            }
+            _ => (Method::GET, Content::none()),
+        };
+        self.outgoing(scope, method, target.to(), content).map_err(unfit)
+    }
+}
+
+/// The wait after a poll of a vendor that has worked so long: the usual one, or the one before twice, where waits grow.
+pub(super) fn next_wait(polling: &Polling, worked_for: Duration) -> Duration {
+    // As long as all waits after the first together, and one more: 1, 2, 4 and 8 times `every`.
+    let doubled = worked_for.saturating_sub(polling.first).saturating_add(polling.every);
+    polling.max.map_or(polling.every, |max| doubled.clamp(polling.every, max))
 }
 
 /// The data in an answer that is done.
@@ -30,10 +49,69 @@ pub(super) fn result<'a>(polling: &Polling, answer: &'a RawValue) -> Result<&'a 
 }
 
 /// The vendor's own reference, in its acceptance.
-pub(super) fn ticket(polling: &Polling, answer: &RawValue) -> Result<String, Failure> {
-    let ticket = polling.ticket.find(answer).map(bounded_ticket).transpose()?;
-    ticket.filter(|ticket| !ticket.is_empty() && ticket != "null").ok_or_else(|| {
-        let message = format!("the vendor accepted the job and gave no ticket at {}", polling.ticket);
-        Failure::new(FailureCode::BadResponse, message)
-    })
+pub(super) fn ticket(
+    polling: &Polling,
+    headers: &HeaderMap,
+    answer: &Result<Value, Failure>,
+) -> Result<String, Failure> {
+    let in_header = ticket_in_header(polling, headers);
+    let in_body = match (&polling.ticket, answer) {
+        (None, _) => None,
+        (Some(at), Ok(value)) => at.find(&value.json).map(bounded_ticket).transpose()?,
+        (Some(_), Err(_)) if in_header.is_some() => None,
+        (Some(_), Err(why)) => return Err(why.clone()),
+    };
+    let in_body = in_body.filter(|ticket| !ticket.is_empty() && ticket != "null");
+    if let Some(ticket) = in_body {
+        return Ok(ticket);
+    }
+    if let Some(ticket) = in_header {
+        return bounded(ticket);
+    }
+    let places = [
+        polling.ticket.as_ref().map(|at| format!("at {at}")),
+        polling.ticket_header.as_ref().map(|name| format!("in the header {name}")),
+    ];
+    let places: Vec<String> = places.into_iter().flatten().collect();
+    let message = format!("the vendor accepted the job and gave no ticket {}", places.join(" or "));
+    Err(Failure::new(FailureCode::BadResponse, message))
+}
+
+/// The ticket that a header has, so that the body does not matter.
+pub(super) fn ticket_in_header(polling: &Polling, headers: &HeaderMap) -> Option<String> {
+    let name = polling.ticket_header.as_ref()?;
+    waits::texts(headers, name.as_str()).find(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Address, json::Pointer};
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let secs = Duration::from_secs;
+        let polling = Polling {
+            ticket: Some(Pointer::from_keys(["id"])),
+            ticket_header: None,
+            url: Address::Ticket,
+            hosts: Vec::new(),
+            method: Method::GET,
+            body: None,
+            first: secs(5),
+            every: secs(2),
+            max: Some(secs(30)),
+            missing: secs(30),
+            done: None,
+            result: None,
+            result_url: None,
+        };
+        let (mut worked_for, mut waits) = (polling.first, Vec::new());
+        for _ in 0..6 {
+            waits.push(next_wait(&polling, worked_for));
+            worked_for += *waits.last().unwrap();
+        }
+        assert_eq!(waits, [2, 4, 8, 16, 30, 30].map(secs));
+        assert_eq!(next_wait(&Polling { max: None, ..polling }, secs(1000)), secs(2));
+    }
 }

@@ -6,22 +6,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::{HeaderMap, StatusCode};
-use serde_json::value::RawValue;
 
 use super::{
-    Vendor,
+    Vendor, address,
     error::CallError,
-    http::{Reads, Reply},
-    polling,
+    http::{Origin, Reads, Reply},
     quota::{self, Quota},
     replies::{Answer, Body, Fit, Means, On, Rule},
     value::{self, Expect, Value, ValueFault},
-    waits, webhook,
+    waits,
 };
 use crate::{
     clock::Time,
     config::Kind,
-    job::{AttemptOutcome, Failure, FailureCode, Job, Stage, VendorSaid, lifecycle::Step},
+    job::{AttemptOutcome, Failure, FailureCode, Fetch, Job, Stage, VendorSaid, lifecycle::Step},
 };
 
 /// What an answer, or its absence, means.
@@ -62,20 +60,24 @@ impl Reading {
             | Step::Unauthorized { why, .. }
             | Step::TryAgain { why, .. }
             | Step::GiveUp { why } => Some(why),
-            Step::Done { .. } | Step::CheckAgain { .. } | Step::AwaitCallback { .. } => None,
+            Step::Done { .. } | Step::Fetch { .. } | Step::CheckAgain { .. } | Step::AwaitCallback { .. } => None,
         }
     }
 }
 
 /// An answer as it came: what its meaning is read from.
-struct Received<'a> {
-    on: On,
-    status: Option<StatusCode>,
-    headers: &'a HeaderMap,
-    body: Result<Value, Failure>,
+pub(super) struct Received<'a> {
+    pub(super) on: On,
+    /// Whose call or poll was answered; nothing for a callback.
+    pub(super) job: Option<&'a Job>,
+    pub(super) now: Time,
+    pub(super) status: Option<StatusCode>,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) body: Result<Value, Failure>,
     retry_after: Option<Duration>,
     quota: Quota,
     may_be_done: bool,
+    just_accepted: bool,
     words: &'a dyn Fn() -> VendorSaid,
 }
 
@@ -83,15 +85,16 @@ impl Vendor {
     /// How much of a reply's body its meaning needs, by its head.
     pub fn reads(&self, job: &Job, status: StatusCode, headers: &HeaderMap, now: Time) -> Reads {
         let nothing_left = || quota::read(headers, &self.config.rate_headers, now).nothing_left;
-        let (on, body) = (self.on(job), Body::Unread);
+        let (on, just_accepted) = (self.on(job), self.just_accepted(job, now));
+        let (status, body, nothing_left) = (Some(status), Body::Unread, &nothing_left);
         // Whether an earlier call may have been done changes nothing here: only the beginning is read in either case.
-        let answer =
-            Answer { on, status: Some(status), headers, body, nothing_left: &nothing_left, may_be_done: false };
+        let answer = Answer { on, status, headers, body, nothing_left, may_be_done: false, just_accepted };
         let first = self.rules.iter().map(|rule| (rule.fit(&answer), rule.means)).find(|(fit, _)| *fit != Fit::No);
         // A rule that may fit needs the body: a part of it is not JSON.
         let is_in_body = first.is_some_and(|(fit, means)| fit == Fit::Maybe || is_data(means));
-        // A poll's 2xx says in its body whether the work is done.
-        if is_in_body || (on == On::Poll && status.is_success()) { Reads::Whole } else { Reads::Beginning }
+        // The ticket is in the body, and so is whether a poll's work is done.
+        let is_asked_again = matches!(self.config.kind, Kind::Polling(_)) && status.is_some_and(|it| it.is_success());
+        if is_in_body || is_asked_again { Reads::Whole } else { Reads::Beginning }
     }
 
     /// What a reply, or its absence, means for the job. `may_be_done`: an earlier call of it may have been.
@@ -105,26 +108,31 @@ impl Vendor {
             Some(error) => Err(Failure::new(FailureCode::BadResponse, error.to_string())),
             None => value::read(headers, body.clone(), self.expected(Some(*status))).map_err(Failure::from),
         };
-        let words = || self.words(Some(*status), headers, body, broken.is_none());
+        let words = || self.words(Some(*status), headers, body, broken.is_none(), job.fetch.as_ref());
         let received = Received {
             on: self.on(job),
+            job: Some(job),
+            now,
             status: Some(*status),
             headers,
             body: value,
             retry_after: waits::retry_after(headers, now),
             quota: quota::read(headers, &self.config.rate_headers, now),
             may_be_done,
+            just_accepted: self.just_accepted(job, now),
             words: &words,
         };
         let (rule, quota) = (self.rule_for(&received), received.quota);
         // Data, a ticket, and whether a poll's work is done, are in the body.
-        let is_in_body = match rule.means {
-            Means::Accepted => self.needs_ticket(),
-            means => is_data(means) || (received.on == On::Poll && status.is_success()),
+        let is_poll = received.on == On::Poll && status.is_success();
+        let is_in_body = match (rule.means, &self.config.kind) {
+            (Means::Accepted, _) => self.ticket_is_in_body(&received),
+            (Means::Pending, Kind::Polling(_)) if received.on == On::Call => self.ticket_is_in_body(&received),
+            (means, _) => is_data(means) || is_poll,
         };
         let mut reading = match broken {
             Some(error) if is_in_body => error.reading(Some(words())),
-            _ => self.meaning(job.stage, rule, &received),
+            _ => self.meaning(rule, &received),
         };
         reading.apart = quota.apart;
         reading.silence = match (reading.silence, quota.silence) {
@@ -137,18 +145,21 @@ impl Vendor {
 
     /// What a callback means. A fault is of its bytes: they are no value.
     pub fn read_callback(&self, headers: &HeaderMap, raw: &Bytes, value: Value, now: Time) -> Reading {
-        let words = || self.words(None, headers, raw, true);
+        let words = || self.words(None, headers, raw, true, None);
         let received = Received {
             on: On::Callback,
+            job: None,
+            now,
             status: None,
             headers,
             body: Ok(value),
             retry_after: waits::retry_after(headers, now),
             quota: Quota::default(),
             may_be_done: true,
+            just_accepted: false,
             words: &words,
         };
-        self.meaning(Stage::Await, self.rule_for(&received), &received)
+        self.meaning(self.rule_for(&received), &received)
     }
 
     /// The body of a callback as the value that this vendor's rules and pointers are for.
@@ -165,10 +176,13 @@ impl Vendor {
         }
     }
 
-    /// Another request for the same thing is a call; a poll has a URL of its own.
-    fn on(&self, job: &Job) -> On {
-        let polls = matches!(self.config.kind, Kind::Polling(_));
-        if polls && job.stage == Stage::Poll { On::Poll } else { On::Call }
+    /// What a job's next request is. Another request for the same thing is a call; a poll has a URL of its own.
+    pub(super) fn on(&self, job: &Job) -> On {
+        match (job.stage, &self.config.kind) {
+            (Stage::Poll, _) if job.fetch.is_some() => On::Fetch,
+            (Stage::Poll, Kind::Polling(_)) => On::Poll,
+            _ => On::Call,
+        }
     }
 
     /// The first rule that fits.
@@ -177,13 +191,14 @@ impl Vendor {
             Ok(value) => Body::Json(&value.json),
             Err(_) => Body::Unreadable,
         };
-        let &Received { on, status, headers, quota, may_be_done, .. } = received;
-        let answer = Answer { on, status, headers, body, nothing_left: &|| quota.nothing_left, may_be_done };
+        let &Received { on, status, headers, quota, may_be_done, just_accepted, .. } = received;
+        let nothing_left = &|| quota.nothing_left;
+        let answer = Answer { on, status, headers, body, nothing_left, may_be_done, just_accepted };
         let fits = |rule: &&Rule| rule.fit(&answer) == Fit::Yes;
         self.rules.iter().find(fits).expect("the last built-in rule fits whatever no other does")
     }
 
-    fn meaning(&self, stage: Stage, rule: &Rule, received: &Received<'_>) -> Reading {
+    fn meaning(&self, rule: &Rule, received: &Received<'_>) -> Reading {
         // Both are the vendor's wish, or its operator's: the longer one is kept.
         let asked = rule.wait.max(received.retry_after.filter(|wait| !wait.is_zero()));
         let why = || {
@@ -196,14 +211,25 @@ impl Vendor {
         };
         match rule.means {
             Means::Done => match self.done(received) {
-                Ok(result) => Reading::of(Step::Done { result }, AttemptOutcome::Done),
+                Ok(step @ Step::Fetch { .. }) => Reading::of(step, AttemptOutcome::Pending),
+                Ok(step) => Reading::of(step, AttemptOutcome::Done),
                 Err(why) => self.no_data(received, why),
+            },
+            Means::Elsewhere => match self.elsewhere(received) {
+                Ok(step) => Reading::of(step, AttemptOutcome::Pending),
+                Err(why) => {
+                    // The body of a redirect repeats its URL.
+                    let said =
+                        VendorSaid { status: received.status.map(|status| status.as_u16()), body: String::new() };
+                    Reading::of(Step::GiveUp { why: why.with_words(Some(said)) }, AttemptOutcome::Refused)
+                }
             },
             Means::Accepted => match self.accepted(received, asked) {
                 Ok(step) => Reading::of(step, AttemptOutcome::Accepted),
                 Err(why) => self.no_data(received, why),
             },
-            Means::Pending => match self.pending(stage, received, asked) {
+            Means::Pending => match self.pending(received, asked) {
+                Ok(step @ Step::CheckAgain { ticket: Some(_), .. }) => Reading::of(step, AttemptOutcome::Accepted),
                 Ok(step) => Reading::of(step, AttemptOutcome::Pending),
                 Err(why) => self.no_data(received, why),
             },
@@ -221,59 +247,10 @@ impl Vendor {
                 Reading { silence, ..Reading::of(step, AttemptOutcome::TryAgain) }
             }
             Means::Refused => Reading::of(Step::GiveUp { why: why() }, AttemptOutcome::Refused),
-            Means::Unauthorized => {
-                Reading::of(Step::Unauthorized { why: why(), times: 1 }, AttemptOutcome::Unauthorized)
-            }
-        }
-    }
-
-    /// The data in an answer that is done.
-    fn done(&self, received: &Received<'_>) -> Result<Bytes, Failure> {
-        let value = received.body.as_ref().map_err(Clone::clone)?;
-        let data: &RawValue = match &self.config.kind {
-            Kind::Sync => &value.json,
-            // An answer such as "no match" has no result where data has one: it is the result.
-            _ if received.status.is_some_and(|status| !status.is_success()) => &value.json,
-            Kind::Polling(polling) => polling::result(polling, &value.json)?,
-            Kind::Webhook(webhook) => webhook::result(webhook, &value.json)?,
-        };
-        // Untouched data stays in the buffer that it arrived in.
-        let is_whole = data.get().len() == value.json.get().len();
-        match &value.source {
-            Some(source) if is_whole && self.config.clean.is_noop() => Ok(source.clone()),
-            _ => self.cleaned(data),
-        }
-    }
-
-    /// Whether an acceptance is of no use without its body. One that only says "accepted" counts by its head: the job is not ordered twice.
-    fn needs_ticket(&self) -> bool {
-        !matches!(&self.config.kind, Kind::Webhook(webhook) if webhook.ticket.is_none())
-    }
-
-    /// The vendor has taken the job: it will call back, or wants to be polled.
-    fn accepted(&self, received: &Received<'_>, asked: Option<Duration>) -> Result<Step, Failure> {
-        match &self.config.kind {
-            Kind::Sync => Ok(Step::CheckAgain { after: asked, ticket: None }),
-            Kind::Webhook(webhook) => Ok(Step::AwaitCallback { ticket: webhook::ticket(webhook, &received.body)? }),
-            Kind::Polling(polling) => {
-                let value = received.body.as_ref().map_err(Clone::clone)?;
-                let ticket = Some(polling::ticket(polling, &value.json)?);
-                Ok(Step::CheckAgain { after: Some(polling.every.max(asked.unwrap_or_default())), ticket })
-            }
-        }
-    }
-
-    /// The vendor is not done.
-    fn pending(&self, stage: Stage, received: &Received<'_>, asked: Option<Duration>) -> Result<Step, Failure> {
-        match &self.config.kind {
-            Kind::Polling(polling) if stage == Stage::Poll => {
-                if received.status.is_some_and(|status| status.is_success()) {
-                    received.body.as_ref().map_err(Clone::clone)?;
-                }
-                Ok(Step::CheckAgain { after: Some(polling.every.max(asked.unwrap_or_default())), ticket: None })
-            }
-            Kind::Polling(_) => self.accepted(received, asked),
-            _ => Ok(Step::CheckAgain { after: asked, ticket: None }),
+            Means::Unauthorized => match self.stranger(received) {
+                Some(origin) => Reading::of(Step::GiveUp { why: not_for(&origin, why()) }, AttemptOutcome::Refused),
+                None => Reading::of(Step::Unauthorized { why: why(), times: 1 }, AttemptOutcome::Unauthorized),
+            },
         }
     }
 
@@ -283,19 +260,28 @@ impl Vendor {
         Reading::of(Step::GiveUp { why }, AttemptOutcome::Refused)
     }
 
-    /// The beginning of what the vendor said, without our secrets and what must not be kept: that is found only in a body that is whole and
-    /// JSON.
-    fn words(&self, status: Option<StatusCode>, headers: &HeaderMap, body: &Bytes, is_whole: bool) -> VendorSaid {
+    /// The beginning of what the vendor said, without secrets and what must not be kept: that is found only in a body that is whole and JSON.
+    fn words(
+        &self,
+        status: Option<StatusCode>,
+        headers: &HeaderMap,
+        body: &Bytes,
+        is_whole: bool,
+        fetch: Option<&Fetch>,
+    ) -> VendorSaid {
         // A secret that is cut in two cannot be found, so more is read than is kept.
         let most = 2 * VendorSaid::MAX_BODY;
-        let body = if self.redacted.redact.is_empty() {
+        let is_success = status.is_none_or(|status| status.is_success());
+        let redacted = if is_success { &self.redacted_with_urls } else { &self.redacted };
+        let body = if redacted.redact.is_empty() {
             value::beginning(headers, body, most)
         } else {
             let value = if is_whole { value::read(headers, body.clone(), Expect::Json).ok() } else { None };
-            let clean = value.filter(|value| !value.is_empty).map(|value| self.redacted.apply(&value.json));
+            let clean = value.filter(|value| !value.is_empty).map(|value| redacted.apply(&value.json));
             value::beginning(&HeaderMap::new(), clean.unwrap_or_default().as_bytes(), most)
         };
-        let body = value::cut(&self.login.masked(body), VendorSaid::MAX_BODY).to_owned();
+        let body = address::masked(self.login.masked(body), fetch);
+        let body = value::cut(&body, VendorSaid::MAX_BODY).to_owned();
         VendorSaid { status: status.map(|status| status.as_u16()), body }
     }
 }
@@ -303,6 +289,12 @@ impl Vendor {
 /// Whether what an answer of this meaning brought is in its body.
 fn is_data(means: Means) -> bool {
     matches!(means, Means::Done | Means::Accepted)
+}
+
+/// Why an answer that asks for credentials is one that refuses.
+fn not_for(origin: &Origin, why: Failure) -> Failure {
+    let mend = format!("if they should, write hosts = [{{ origin = \"{origin}\", auth = true }}] in the config");
+    Failure { message: format!("{}; auth and headers do not go to {origin}: {mend}", why.message), ..why }
 }
 
 /// What happened, for people.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hyper::{
     HeaderMap, Method, StatusCode,
-    header::{HeaderName, RETRY_AFTER},
+    header::{HeaderName, LOCATION, RETRY_AFTER},
 };
 use serde_json::value::RawValue;
 
@@ -24,6 +24,8 @@ pub const IN_USE: u16 = 409;
 pub enum On {
     Call,
     Poll,
+    /// A poll for the data of a job that is done. Rules of the config for polls are for these too.
+    Fetch,
     Callback,
 }
 
@@ -33,6 +35,8 @@ pub enum Means {
     Done,
     /// The vendor took the job. Only in the built-in table.
     Accepted,
+    /// The vendor is done, and its data is where a header says. Only in the built-in table.
+    Elsewhere,
     Pending,
     SlowDown,
     TryAgain,
@@ -46,6 +50,7 @@ impl Means {
         match self {
             Means::Done => "done",
             Means::Accepted => "accepted",
+            Means::Elsewhere => "elsewhere",
             Means::Pending => "pending",
             Means::SlowDown => "slow_down",
             Means::TryAgain => "try_again",
@@ -82,6 +87,8 @@ pub enum Condition {
     NothingLeft,
     /// An earlier call of the job may have been done.
     MayBeDone,
+    /// The vendor accepted the job so shortly before that it may not know it everywhere yet.
+    JustAccepted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +110,7 @@ pub(super) struct Answer<'a> {
     /// Whether its headers say that nothing is left: read only for the rules that look at it.
     pub(super) nothing_left: &'a dyn Fn() -> bool,
     pub(super) may_be_done: bool,
+    pub(super) just_accepted: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -131,6 +139,15 @@ impl Rule {
         self.conditions.iter().map(|condition| condition.fit(answer)).min().unwrap_or(Fit::Yes)
     }
 
+    /// Whether it can be for an answer of status 2xx.
+    fn may_be_of_success(&self, on: On) -> bool {
+        let may_be = |condition: &Condition| match condition {
+            Condition::Status(ranges) => ranges.iter().any(|(from, to)| *from <= SUCCESS.1 && *to >= SUCCESS.0),
+            _ => true,
+        };
+        (self.on.is_empty() || self.on.contains(&on)) && self.conditions.iter().all(may_be)
+    }
+
     /// Where in the body the rule looks, if it does.
     pub(super) fn looks_at(&self) -> Option<&Pointer> {
         self.conditions.iter().find_map(|condition| match condition {
@@ -154,6 +171,7 @@ impl Condition {
             Condition::Header { name, test } => test.fits_header(answer.headers, name),
             Condition::NothingLeft => (answer.nothing_left)(),
             Condition::MayBeDone => answer.may_be_done,
+            Condition::JustAccepted => answer.just_accepted,
         };
         if fits { Fit::Yes } else { Fit::No }
     }
@@ -190,15 +208,41 @@ pub(super) fn of(vendor: &Vendor) -> Vec<Rule> {
     let mut rules = vendor.replies.clone();
     if let Some(failed) = &vendor.failed {
         rules.extend([
-            rule(&[On::Call, On::Poll], vec![SUCCESS.condition(), of_match(failed)], Means::Refused),
+            rule(&[On::Call, On::Poll, On::Fetch], vec![SUCCESS.condition(), of_match(failed)], Means::Refused),
             rule(&[On::Callback], vec![of_match(failed)], Means::Refused),
         ]);
     }
-    if let Kind::Polling(polling) = &vendor.kind {
-        rules.push(rule(&[On::Call, On::Poll], vec![SUCCESS.condition(), of_match(&polling.done)], Means::Done));
+    match &vendor.kind {
+        Kind::Sync => {}
+        Kind::Polling(polling) => rules.extend(
+            polling
+                .done
+                .as_ref()
+                .map(|done| rule(&[On::Call, On::Poll], vec![SUCCESS.condition(), of_match(done)], Means::Done)),
+        ),
+        Kind::Webhook(webhook) => rules.extend(webhook.done.iter().flat_map(|done| {
+            [
+                rule(&[On::Call], vec![SUCCESS.condition(), of_match(done)], Means::Done),
+                rule(&[On::Callback], vec![of_match(done)], Means::Done),
+                rule(&[On::Callback], vec![], Means::Pending),
+            ]
+        })),
     }
-    rules.extend(built_in(&vendor.kind, &vendor.method));
+    let polls = match &vendor.kind {
+        Kind::Polling(polling) if polling.done.is_none() => says_when_done(&vendor.replies),
+        _ => None,
+    };
+    rules.extend(built_in(&vendor.kind, &vendor.method, polls.unwrap_or(Means::Pending)));
     rules
+}
+
+/// What a successful answer to a poll means that none of these rules is for: they say which are done, or which are pending. `None`: neither.
+pub(crate) fn says_when_done(rules: &[Rule]) -> Option<Means> {
+    let any = |means| rules.iter().any(|rule| rule.means == means && rule.may_be_of_success(On::Poll));
+    if any(Means::Done) {
+        return Some(Means::Pending);
+    }
+    any(Means::Pending).then_some(Means::Done)
 }
 
 fn of_match(found: &Match) -> Condition {
@@ -220,10 +264,11 @@ fn rule(on: &[On], conditions: Vec<Condition>, means: Means) -> Rule {
     Rule { on: on.to_vec(), conditions, means, wait: None }
 }
 
-/// What an answer means without a rule of the vendor's. The last rules fit whatever no other does.
-fn built_in(kind: &Kind, method: &Method) -> Vec<Rule> {
+/// What an answer means without a rule of the vendor's, a poll's 2xx `polls`. The last rules fit whatever no other does.
+fn built_in(kind: &Kind, method: &Method, polls: Means) -> Vec<Rule> {
     let is = |from, to| Statuses(from, to).condition();
     let asks_to_wait = || Condition::Header { name: RETRY_AFTER, test: Test::Exists(true) };
+    let located = || Condition::Header { name: LOCATION, test: Test::Exists(true) };
     let mut table = Vec::new();
     if matches!(kind, Kind::Sync) && method == Method::GET {
         table.push(rule(&[], vec![is(202, 202)], Means::Pending));
@@ -231,7 +276,10 @@ fn built_in(kind: &Kind, method: &Method) -> Vec<Rule> {
     let after_call = if matches!(kind, Kind::Sync) { Means::Done } else { Means::Accepted };
     table.extend([
         rule(&[On::Call], vec![SUCCESS.condition()], after_call),
-        rule(&[On::Poll], vec![SUCCESS.condition()], Means::Pending),
+        rule(&[On::Poll], vec![SUCCESS.condition()], polls),
+        rule(&[On::Fetch], vec![SUCCESS.condition()], Means::Done),
+        rule(&[On::Poll], vec![is(303, 303), located()], Means::Elsewhere),
+        rule(&[On::Poll, On::Fetch], vec![is(404, 404), Condition::JustAccepted], Means::Pending),
         rule(&[On::Callback], vec![], Means::Done),
         rule(&[], vec![is(429, 429)], Means::SlowDown),
         rule(&[], vec![is(403, 403), asks_to_wait()], Means::SlowDown),
@@ -252,12 +300,17 @@ mod tests {
     use super::*;
 
     fn means(kind: &Kind, method: Method, answer: Answer<'_>) -> Means {
-        built_in(kind, &method).into_iter().find(|rule| rule.fit(&answer) == Fit::Yes).map(|rule| rule.means).unwrap()
+        built_in(kind, &method, Means::Pending)
+            .into_iter()
+            .find(|rule| rule.fit(&answer) == Fit::Yes)
+            .map(|rule| rule.means)
+            .unwrap()
     }
 
     fn answer(status: u16, headers: &HeaderMap) -> Answer<'_> {
         let (status, body) = (StatusCode::from_u16(status).ok(), Body::Unread);
-        Answer { on: On::Call, status, headers, body, nothing_left: &|| false, may_be_done: false }
+        let nothing_left = &|| false;
+        Answer { on: On::Call, status, headers, body, nothing_left, may_be_done: false, just_accepted: false }
     }
 
     #[test]
@@ -287,6 +340,21 @@ mod tests {
         }
         assert_eq!(sync(Answer { nothing_left: &|| true, ..answer(403, &none) }), Means::SlowDown);
         assert_eq!(sync(Answer { may_be_done: true, ..answer(409, &none) }), Means::TryAgain);
+        let mut located = HeaderMap::new();
+        located.insert(LOCATION, "/result".parse().unwrap());
+        let on = |on, answer| sync(Answer { on, ..answer });
+        assert_eq!(on(On::Poll, answer(200, &none)), Means::Pending);
+        assert_eq!(on(On::Fetch, answer(200, &none)), Means::Done);
+        assert_eq!(on(On::Poll, answer(303, &located)), Means::Elsewhere);
+        for (which, status, headers) in [(On::Poll, 303, &none), (On::Fetch, 303, &located), (On::Call, 303, &located)]
+        {
+            assert_eq!(on(which, answer(status, headers)), Means::Refused, "{which:?}");
+        }
+        for which in [On::Poll, On::Fetch, On::Call] {
+            let wanted = if which == On::Call { Means::Refused } else { Means::Pending };
+            assert_eq!(on(which, Answer { just_accepted: true, ..answer(404, &none) }), wanted, "{which:?}");
+            assert_eq!(on(which, answer(404, &none)), Means::Refused, "{which:?}");
+        }
         assert_eq!(means(&Kind::Sync, Method::GET, answer(202, &none)), Means::Pending);
         assert_eq!(means(&Kind::Sync, Method::GET, answer(200, &none)), Means::Done);
     }

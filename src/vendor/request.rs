@@ -9,12 +9,12 @@ use super::{
     Vendor,
     http::Origin,
     outgoing::{Content, Credentials, Outgoing, To, set},
-    polling,
+    replies::On,
     template::{RenderError, Scope},
     webhook,
 };
 use crate::{
-    config::Kind,
+    config::{Address, Kind, Polling},
     job::{Failure, FailureCode, Job, JobId, Stage},
 };
 
@@ -22,7 +22,7 @@ impl Vendor {
     /// Where calls of this stage go, if the job itself does not say otherwise: connections are opened ahead to it.
     pub fn origin(&self, stage: Stage) -> Origin {
         match &self.config.kind {
-            Kind::Polling(polling) if stage == Stage::Poll => Origin::of_template(&polling.url),
+            Kind::Polling(Polling { url: Address::Url(url), .. }) if stage == Stage::Poll => Origin::of_template(url),
             _ => self.origin.clone(),
         }
     }
@@ -39,24 +39,29 @@ impl Vendor {
 
     /// The job's next call: its submitting call, or a poll.
     pub fn request(&self, job: &Job) -> Result<Outgoing, Failure> {
+        self.with_scope(job, |scope| match self.on(job) {
+            On::Poll | On::Fetch => self.ask(job, scope),
+            On::Call | On::Callback => self.submit_request(job, scope).map_err(unfit),
+        })
+    }
+
+    /// Does something with what the templates can speak of in a job.
+    pub(super) fn with_scope<T>(
+        &self,
+        job: &Job,
+        work: impl FnOnce(&Scope<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let payload: &RawValue = serde_json::from_slice(&job.payload).map_err(|error| {
             Failure::new(FailureCode::BadResponse, format!("the stored payload is not JSON: {error}"))
         })?;
         let request_id = job.id.to_string();
         let callback_url = self.callback_url(job);
-        let scope = Scope {
+        work(&Scope {
             request_id: &request_id,
             payload,
             callback_url: callback_url.as_deref(),
             ticket: job.ticket.as_deref(),
             tenant: &job.lane.tenant,
-        };
-        let built = match &self.config.kind {
-            Kind::Polling(polling) if job.stage == Stage::Poll => polling::poll_request(self, polling, &scope),
-            _ => self.submit_request(job, &scope),
-        };
-        built.map_err(|error| {
-            Failure::new(FailureCode::VendorRefused, format!("the payload does not fit the vendor's template: {error}"))
         })
     }
 
@@ -82,6 +87,10 @@ impl Vendor {
         matches!(self.config.kind, Kind::Webhook(_))
             .then(|| format!("{}{}", self.callback_base, self.key.sign(self.name(), job.id, job.run)))
     }
+}
+
+pub(super) fn unfit(error: RenderError) -> Failure {
+    Failure::new(FailureCode::VendorRefused, format!("the payload does not fit the vendor's template: {error}"))
 }
 
 /// W3C Trace Context: the job is the trace, each call a span of its own.

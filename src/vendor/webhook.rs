@@ -27,6 +27,12 @@ pub(super) fn ticket(webhook: &Webhook, answer: &Result<Value, Failure>) -> Resu
     at.find(&answer.json).map(bounded_ticket).transpose()
 }
 
+/// The vendor's own reference in its callback, if it repeats it.
+pub(super) fn ticket_in_callback(webhook: &Webhook, body: &RawValue) -> Option<Result<String, Failure>> {
+    let at = webhook.ticket_in_callback.as_ref().or(webhook.ticket.as_ref())?;
+    at.find(body).map(bounded_ticket)
+}
+
 /// The data in a callback, or in an answer that is done.
 pub(super) fn result<'a>(webhook: &Webhook, answer: &'a RawValue) -> Result<&'a RawValue, Failure> {
     match &webhook.result {
@@ -75,9 +81,8 @@ impl Vendor {
         if let Some(id) = webhook.request_id.find(body).map(json::text).filter(|id| id != "null") {
             return Some(JobId::parse(&id).map_or(Callback::UnknownJob, Callback::Job));
         }
-        let ticket_at = webhook.ticket_in_callback.as_ref().or(webhook.ticket.as_ref())?;
         // A longer ticket than is kept is no job's.
-        ticket_at.find(body).map(|found| bounded_ticket(found).map_or(Callback::UnknownJob, Callback::Ticket))
+        ticket_in_callback(webhook, body).map(|found| found.map_or(Callback::UnknownJob, Callback::Ticket))
     }
 
     fn webhook(&self) -> Option<&Webhook> {

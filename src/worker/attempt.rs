@@ -61,12 +61,13 @@ pub(super) async fn run(
         cx.store.release(vec![(lease, None)]).await;
         return;
     }
+    let job = lifecycle::asked(&lease.job, permit_at);
     let answer = Answer { status: call.reply.as_ref().ok().map(|reply| reply.status.as_u16()), sent: call.sent };
     let was_tried = call.unsendable.is_none();
     let may_be_done = cx.may_be_done(&lease.job, answer.status).await;
     let mut reading = match call.unsendable {
         Some(why) => Reading::unsendable(why),
-        None => vendor.read(&lease.job, call.reply, may_be_done, cx.clock.now()),
+        None => vendor.read(&job, call.reply, may_be_done, cx.clock.now()),
     };
     if let Some(why) = reading.failure() {
         cx.breakers.note_error(vendor.name(), login::written(why, cx.clock.now()));
@@ -95,7 +96,7 @@ pub(super) async fn run(
         response: response.filter(|body| !body.is_empty()),
     };
     report(&cx, &lease, &attempt, hold.metrics());
-    let change = lifecycle::advance(&lease.job, reading.step, &vendor.policy(), fastrand::f64(), cx.clock.now());
+    let change = lifecycle::advance(&job, reading.step, &vendor.policy(), fastrand::f64(), cx.clock.now());
     settle(&cx, lease, change, attempt, &hold).await;
 }
 

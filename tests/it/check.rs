@@ -271,3 +271,42 @@ body = '{"key": "${file:FILE}", "all": {{ payload | json }}}'
     assert!(serde_json::from_slice::<Value>(&sent.body).is_ok());
     app.stop().await;
 }
+
+#[test]
+fn a_check_says_how_a_vendor_is_asked_again_and_shows_each_request() {
+    let config = r#"
+[vendors.azure]
+kind = "polling"
+url = "https://azure.example/read"
+limits = []
+auth = { kind = "bearer", token = "SECRET" }
+polling = { ticket_header = "Operation-Location", url = "{{ ticket }}", first = "5s", every = "2s", max = "1m", hosts = [{ origin = "https://eu.azure.example", auth = true }, "https://data.example"], result_url = "https://data.example/{{ ticket | path }}" }
+replies = [{ status = [202], on = ["poll"], means = "pending" }]
+[vendors.speech]
+kind = "webhook"
+url = "https://127.0.0.1/speech"
+limits = []
+webhook = { ticket = "/id", result_url = { at = "/uri" } }
+"#;
+    let run = check(config, &[]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    for line in [
+        "polls: GET the ticket, which is a URL after 2s, then at waits that double up to 1m, the first time after 5s",
+        "data: GET https://data.example/{{ ticket | path }}",
+        "its answers may lead to https://eu.azure.example, with auth and headers",
+        "its answers may lead to https://data.example, without auth and headers",
+        "an answer of a poll with status 202 means pending",
+        "data: GET the URL at /uri of the answer that says \"done\"",
+    ] {
+        assert!(run.stdout.lines().any(|found| found.trim() == line), "{line}: {}", run.stdout);
+    }
+    let run = check(config, &["--vendor", "azure", "--payload", "1"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let requests: Vec<&str> = run.stdout.split("\n\n").filter(|part| part.contains("https://")).collect();
+    let first_lines: Vec<&str> = requests.iter().filter_map(|request| request.lines().next()).collect();
+    let wanted =
+        ["POST https://azure.example/read", "GET https://azure.example/TICKET", "GET https://data.example/TICKET"];
+    assert_eq!(first_lines, wanted);
+    let has_token = requests.iter().map(|request| request.contains("authorization: Bearer ***"));
+    assert_eq!(has_token.collect::<Vec<_>>(), [true, true, false], "{}", run.stdout);
+}

@@ -2,7 +2,7 @@
 //!
 //! Never accepts a form without saying which: what fits none is an error that names what was expected.
 
-use std::fmt;
+use std::{fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
@@ -12,7 +12,31 @@ use serde::{
     },
 };
 
-use super::{Breaker, BreakerTable, Limit, LimitTable, RateHeader, RateHeaders, Scalar};
+use super::{Breaker, BreakerTable, Limit, LimitTable, RateHeader, RateHeaders, Scalar, TextOr};
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<TextOr<T>, D::Error> {
+        struct Either<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
+            type Value = TextOr<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a table")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<TextOr<T>, E> {
+                Ok(TextOr::Text(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TextOr<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(TextOr::Table)
+            }
+        }
+
+        deserializer.deserialize_any(Either(PhantomData))
+    }
+}
 
 impl<'de> Deserialize<'de> for RateHeaders {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RateHeaders, D::Error> {

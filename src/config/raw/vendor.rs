@@ -102,16 +102,50 @@ pub(in crate::config) struct Webhook {
     pub(in crate::config) result: Option<Text>,
     pub(in crate::config) ticket: Option<Text>,
     pub(in crate::config) ticket_in_callback: Option<Text>,
+    pub(in crate::config) done: Option<Spanned<Match>>,
+    pub(in crate::config) result_url: Option<Spanned<TextOr<At>>>,
+    pub(in crate::config) hosts: Option<Hosts>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Polling {
     pub(in crate::config) ticket: Option<Text>,
+    pub(in crate::config) ticket_header: Option<Text>,
     pub(in crate::config) url: Option<Text>,
+    pub(in crate::config) hosts: Option<Hosts>,
+    pub(in crate::config) method: Option<Text>,
+    pub(in crate::config) body: Option<Text>,
+    pub(in crate::config) first: Option<Text>,
     pub(in crate::config) every: Option<Text>,
+    pub(in crate::config) max: Option<Text>,
+    pub(in crate::config) missing: Option<Text>,
     pub(in crate::config) done: Option<Spanned<Match>>,
     pub(in crate::config) result: Option<Text>,
+    pub(in crate::config) result_url: Option<Spanned<TextOr<At>>>,
+}
+
+/// A key that may be written short, as a text, or in full, as a table.
+pub(in crate::config) enum TextOr<T> {
+    Text(String),
+    Table(T),
+}
+
+/// A place in an answer.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct At {
+    pub(in crate::config) at: Option<Text>,
+}
+
+pub(in crate::config) type Hosts = Spanned<Vec<Spanned<TextOr<Host>>>>;
+
+/// Another origin than the vendor's own.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Host {
+    pub(in crate::config) origin: Option<Text>,
+    pub(in crate::config) auth: Option<Spanned<bool>>,
 }
 
 #[derive(Deserialize)]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     clock::Time,
-    job::{Deadline, Failure, Job, Stage, Status},
+    job::{Deadline, Failure, Fetch, Job, Stage, Status},
 };
 
 /// What a job becomes. The store writes it whole or not at all.
@@ -14,6 +14,8 @@ use crate::{
 pub struct Change {
     pub next: Next,
     pub ticket: Option<String>,
+    /// Where the vendor's data is, if the next poll is to fetch it.
+    pub fetch: Option<Fetch>,
     pub tries: u32,
     /// How often in a row the vendor gave the answer in `last_error`, if that does not count as a try.
     pub slowed: u32,
@@ -73,8 +75,8 @@ impl Next {
 impl Change {
     /// A job goes on to `next`, and nothing is wrong.
     pub fn of(job: &Job, next: Next) -> Change {
-        let (ticket, tries) = (job.ticket.clone(), job.tries);
-        Change { next, ticket, tries, slowed: 0, last_error: None }
+        let (ticket, fetch, tries) = (job.ticket.clone(), job.fetch.clone(), job.tries);
+        Change { next, ticket, fetch, tries, slowed: 0, last_error: None }
     }
 
     /// The job after this change, made at `now` by its `attempt`-th attempt (or by nobody's, with the number it has).
@@ -82,6 +84,7 @@ impl Change {
         let base = Job {
             attempt: attempt.max(job.attempt),
             ticket: self.ticket.clone(),
+            fetch: None,
             tries: self.tries,
             slowed: self.slowed,
             due_at: now,
@@ -104,7 +107,8 @@ impl Change {
                 Job { unanswered: base.unanswered + 1, ..goes_on(pending, Stage::Call, *due_at) }
             }
             Next::Poll { due_at, answer_by } => {
-                Job { answer_by: Some(*answer_by), ..goes_on(processing, Stage::Poll, *due_at) }
+                let (answer_by, fetch) = (Some(*answer_by), self.fetch.clone());
+                Job { answer_by, fetch, ..goes_on(processing, Stage::Poll, *due_at) }
             }
             Next::Await { answer_by } => Job { answer_by: Some(*answer_by), ..goes_on(processing, Stage::Await, now) },
             Next::Complete { result } => Job { result: Some(result.clone()), ..ended(Status::Complete) },

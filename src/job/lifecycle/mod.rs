@@ -1,5 +1,5 @@
 //! The whole state machine of a job, as pure functions: what a step means for it, and what it means that the vendor does not answer.
-//! What comes from elsewhere (callbacks, cancels, replays, alarms) is in `outside`.
+//! What comes from elsewhere (callbacks, cancels, replays, alarms) is in `outside`, what is made of accepted work in `polls`.
 //!
 //! Never stores anything: the store keeps a [`Change`] only if the job is still what the function saw.
 
@@ -8,16 +8,18 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Failure, FailureCode, Job, Stage, VendorSaid,
+    Failure, FailureCode, Fetch, Job, Stage, VendorSaid,
     retry::{self, Retry},
 };
 use crate::clock::Time;
 
 mod change;
 mod outside;
+mod polls;
 
 pub use change::{Change, Next};
 pub use outside::{alarmed, answered, called_back, cancel, crashed, lost, replay};
+pub use polls::{asked, worked_for};
 
 /// What a vendor's reply means for the job. Sync, webhook and polling vendors differ only in the step their first call gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,11 @@ pub enum Step {
     /// Not yet: the vendor is asked again, no sooner than `after` where that is known. A vendor that gave no ticket gets the same request.
     CheckAgain {
         after: Option<Duration>,
+        ticket: Option<String>,
+    },
+    /// The vendor is done, and its data is fetched by one more call.
+    Fetch {
+        from: Fetch,
         ticket: Option<String>,
     },
     /// The vendor works on it and will call back.
@@ -66,9 +73,6 @@ pub struct Policy {
     pub at_most_once: bool,
 }
 
-/// The first and the longest wait before a vendor that said "not yet" is asked again, when nobody says how long.
-const FIRST_CHECK: Duration = Duration::from_secs(2);
-const LONGEST_CHECK: Duration = Duration::from_secs(30);
 /// The longest that a job waits because its vendor asked to slow down.
 const LONGEST_SLOW_DOWN: Duration = Duration::from_secs(3600);
 
@@ -78,13 +82,8 @@ pub fn advance(job: &Job, step: Step, policy: &Policy, jitter: f64, now: Time) -
         // The call that ends a job counts too.
         Step::Done { result } => Change { tries: job.tries + 1, ..Change::of(job, Next::Complete { result }) },
         Step::GiveUp { why } => Change { tries: job.tries + 1, ..Change::of(job, Next::Failed(why)) },
-        Step::CheckAgain { after, ticket } => {
-            let answer_by = job.answer_by.unwrap_or(now.plus(policy.answer_within));
-            let asked_for = policy.answer_within.saturating_sub(answer_by.since(now));
-            let after = after.unwrap_or_else(|| (asked_for + FIRST_CHECK).min(LONGEST_CHECK));
-            let next = Next::Poll { due_at: now.plus(after), answer_by };
-            Change { ticket: ticket.or(job.ticket.clone()), ..Change::of(job, next) }
-        }
+        Step::CheckAgain { after, ticket } => polls::check_again(job, after, ticket, policy, jitter, now),
+        Step::Fetch { from, ticket } => polls::fetch(job, from, ticket, policy, now),
         Step::AwaitCallback { ticket } => {
             let next = Next::Await { answer_by: now.plus(policy.answer_within) };
             Change { ticket, ..Change::of(job, next) }
@@ -100,36 +99,13 @@ pub fn advance(job: &Job, step: Step, policy: &Policy, jitter: f64, now: Time) -
         Step::Unauthorized { why, times } => {
             Change { slowed: times, last_error: Some(why), ..Change::of(job, again(job, now)) }
         }
-        // A poll that failed says nothing about the vendor's work: ask again, until its time to answer is up.
         Step::TryAgain { why, after, .. } if job.stage == Stage::Poll => {
-            // A vendor that names next to no time is not asked at full speed.
-            let wait = after.unwrap_or_else(|| retry::backoff(&policy.retry, 3, jitter)).max(policy.retry.first);
-            Change { last_error: Some(why), ..Change::of(job, again(job, now.plus(wait))) }
+            polls::try_again(job, why, after, policy, jitter, now)
         }
         Step::TryAgain { why, may_be_done: true, .. } if policy.at_most_once => {
             Change::of(job, unknown_outcome(&why.message, why.vendor))
         }
         Step::TryAgain { why, after, .. } => try_again(job, why, after, policy, jitter, now),
-    }
-}
-
-/// What a job becomes when the vendor did not answer in time: it is ordered again, or that was the last order.
-pub fn no_answer(job: &Job, policy: &Policy, jitter: f64, now: Time) -> Change {
-    if policy.at_most_once {
-        return Change::of(job, unknown_outcome("nobody heard in time what came of the call", last_words(job)));
-    }
-    let why = Failure::new(FailureCode::NoAnswer, "the vendor accepted the job and did not answer in time");
-    let why = why.with_words(last_words(job));
-    if job.unanswered >= policy.retry.unanswered {
-        let orders = job.unanswered.saturating_add(1);
-        let message = if orders == 1 { why.message } else { format!("{orders} orders; the last: {}", why.message) };
-        let next = Next::Failed(Failure { message, ..why });
-        return Change { tries: job.tries.saturating_add(1), ..Change::of(job, next) };
-    }
-    let change = try_again(job, why, None, policy, jitter, now);
-    match change.next {
-        Next::Call { due_at } => Change { next: Next::OrderAgain { due_at }, ..change },
-        _ => change,
     }
 }
 

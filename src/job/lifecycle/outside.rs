@@ -2,9 +2,15 @@
 //!
 //! Never stores anything, like the rest of the state machine.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
-use super::{Change, Next, Policy, Step, advance, last_words, no_answer, unknown_outcome};
+use super::{
+    Change, Next, Policy, Step, advance, last_words,
+    polls::{self, no_answer},
+    unknown_outcome,
+};
 use crate::{
     clock::Time,
     job::{Attempt, AttemptKind, AttemptOutcome, Deadline, Failure, FailureCode, Job, Stage, Status},
@@ -15,6 +21,7 @@ pub fn called_back(job: &Job, run: Option<u32>, step: Step, policy: &Policy, jit
     match step {
         Step::Done { result } => answered(job, run, Ok(result)),
         Step::GiveUp { why } => answered(job, run, Err(why)),
+        Step::Fetch { from, ticket } => is_open(job, run).then(|| polls::fetch(job, from, ticket, policy, now)),
         // Progress: the vendor will call back again.
         Step::CheckAgain { .. } | Step::AwaitCallback { .. } => None,
         // Nobody can tell from a callback when the credentials are good again, so it is an attempt that failed.
@@ -38,9 +45,9 @@ pub fn answered(job: &Job, run: Option<u32>, outcome: Result<Bytes, Failure>) ->
     is_open(job, run).then(|| Change { tries: job.tries + 1, ..Change::of(job, next) })
 }
 
-/// Whether a callback for this run still changes the job.
+/// Whether a callback for this run still changes the job. Once the vendor has said that it is done, only its data is wanted.
 fn is_open(job: &Job, run: Option<u32>) -> bool {
-    !job.status.has_ended() && run.is_none_or(|run| run == job.run)
+    !job.status.has_ended() && job.fetch.is_none() && run.is_none_or(|run| run == job.run)
 }
 
 /// What an alarm that is due makes of a job: past its deadline it expires, past the vendor's time to answer it is tried again.
@@ -52,7 +59,13 @@ pub fn alarmed(job: &Job, policy: &Policy, jitter: f64, now: Time) -> Option<Cha
         let why = Failure::new(FailureCode::Deadline, "the job's deadline passed before the vendor's data came");
         return Some(Change::of(job, Next::Expired(why.with_words(last_words(job)))));
     }
-    job.answer_by.filter(|by| *by <= now).map(|_| no_answer(job, policy, jitter, now))
+    if job.gives_up_at().is_some_and(|at| at <= now) {
+        return Some(no_answer(job, policy, jitter, now));
+    }
+    // A version before this one set the alarm of a polled job to this time. Changed a little, it is stored with the alarm that it has now.
+    let by = job.answer_by.filter(|by| job.stage == Stage::Poll && *by <= now)?;
+    let next = Next::Poll { due_at: job.due_at, answer_by: by.plus(Duration::from_millis(1)) };
+    Some(Change { slowed: job.slowed, last_error: job.failure.clone(), ..Change::of(job, next) })
 }
 
 /// Gives up a job that workers died of again and again.

@@ -44,7 +44,8 @@ impl Outcome {
             _ => 0,
         };
         let ticket = self.change.ticket.as_ref().map_or(0, String::len);
-        result + ticket + core.leases.weight(&self.lease) + updates::FIELDS_WEIGH
+        let fetch = self.change.fetch.as_ref().map_or(0, |fetch| fetch.as_text().len());
+        result + ticket + fetch + core.leases.weight(&self.lease) + updates::FIELDS_WEIGH
     }
 
     /// Whether this is what is stored in the place of an outcome that was too large.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     clock::Time,
-    job::{Attempt, Attempts, Idempotency, Job, JobId, NewJob, Stage, Status, lifecycle::Change},
+    job::{Attempt, Attempts, Fetch, Idempotency, Job, JobId, NewJob, Stage, Status, lifecycle::Change},
     store::{Lease, Settled, StoreError, Submitted, Unsettled, Which},
 };
 
@@ -255,7 +255,7 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
     // By place: to look all these up by name costs nearly as much as the rest of the statement.
     const SQL: &str = "UPDATE jobs SET status = ?, stage = ?, due_at = ?, alarm_at = ?, answer_by = ?, deadline_at = ?, run = ?, tries = ?, \
            unanswered = ?, attempt = max(attempt, ?), updated_at = ?, finished_at = ?, failure_code = ?, failure = ?, ticket = ?, \
-           result = ?, attempts = coalesce(?, attempts), said = ?, slowed = ? \
+           fetch = ?, result = ?, attempts = coalesce(?, attempts), said = ?, slowed = ? \
          WHERE id = ? AND status < ? AND attempt < ?";
     let (below, fence) = match fence {
         Fence::NotEndedBefore(attempt) => (2, i64::from(attempt)),
@@ -279,6 +279,7 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
         job.failure.as_ref().map(|failure| failure.code.as_str()),
         job.failure.as_ref().map(|failure| &*failure.message),
         job.ticket,
+        job.fetch.as_ref().map(Fetch::as_text),
         job.result.as_deref(),
         history,
         said.map(|said| serde_json::json!(said).to_string()),

@@ -10,7 +10,7 @@ use rusqlite::{Row as SqlRow, types::Type};
 use super::index::Row;
 use crate::{
     clock::Time,
-    job::{Attempts, Deadline, Failure, FailureCode, Job, JobId, Lane, Priority, Stage, Status},
+    job::{Attempts, Deadline, Failure, FailureCode, Fetch, Job, JobId, Lane, Priority, Stage, Status},
     store::With,
 };
 
@@ -19,8 +19,8 @@ pub(super) fn columns(with: With) -> String {
     format!(
         "j.n, j.lane, j.id, j.status, j.stage, j.due_at, j.answer_by, j.deadline_at, j.deadline_within, j.run, j.tries, j.attempt, \
          j.updated_at, j.finished_at, j.failure_code, j.failure, j.ticket, j.tags, {}, {}, j.said, j.slowed",
-        // `unanswered` is stored behind the payload, and to read it costs as much as to read the payload.
-        if with.payload { "j.payload, j.unanswered" } else { "NULL, 0" },
+        // What is stored behind the payload costs as much to read as the payload.
+        if with.payload { "j.payload, j.unanswered, j.fetch" } else { "NULL, 0, NULL" },
         if with.result { "j.result" } else { "NULL" }
     )
 }
@@ -32,7 +32,7 @@ pub(super) fn select(with: With) -> String {
 
 /// Reads a job and its lane.
 pub(super) fn with_lane(row: &SqlRow<'_>) -> rusqlite::Result<(Row, Job)> {
-    let lane = Lane { vendor: arc(row, 23)?, priority: one_of(row, 24, &Priority::ALL)?, tenant: arc(row, 25)? };
+    let lane = Lane { vendor: arc(row, 24)?, priority: one_of(row, 25, &Priority::ALL)?, tenant: arc(row, 26)? };
     job(row, lane)
 }
 
@@ -70,8 +70,9 @@ pub(super) fn job(row: &SqlRow<'_>, lane: Lane) -> rusqlite::Result<(Row, Job)> 
         unanswered: row.get(19)?,
         attempt: row.get(11)?,
         ticket: row.get(16)?,
-        result: blob(20)?,
-        slowed: row.get(22)?,
+        fetch: row.get::<_, Option<String>>(20)?.map(Fetch::from_text),
+        result: blob(21)?,
+        slowed: row.get(23)?,
         failure: failure(row)?,
         updated_at: Time(row.get(12)?),
         finished_at: row.get::<_, Option<i64>>(13)?.map(Time),
@@ -82,8 +83,8 @@ pub(super) fn job(row: &SqlRow<'_>, lane: Lane) -> rusqlite::Result<(Row, Job)> 
 fn failure(row: &SqlRow<'_>) -> rusqlite::Result<Option<Failure>> {
     let Some(code) = row.get::<_, Option<String>>(14)? else { return Ok(None) };
     let code = FailureCode::from_text(&code).ok_or_else(|| bad(14))?;
-    let said: Option<String> = row.get(21)?;
-    let vendor = said.map(|json| from_json(json.as_bytes(), 21)).transpose()?;
+    let said: Option<String> = row.get(22)?;
+    let vendor = said.map(|json| from_json(json.as_bytes(), 22)).transpose()?;
     Ok(Some(Failure { code, message: row.get(15)?, vendor }))
 }
 

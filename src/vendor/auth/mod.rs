@@ -164,22 +164,25 @@ impl Login {
         if let Some(Auth::Basic { user, password }) = &self.auth {
             secrets.push(BASE64_STANDARD.encode(format!("{}:{}", user.reveal(), password.reveal())));
         }
-        let mut parts: Vec<&str> = secrets.iter().flat_map(|secret| secret.split_whitespace()).collect();
-        parts.retain(|part| part.len() >= SHORTEST_MASKED);
-        // One may be the beginning of another.
-        parts.sort_unstable_by_key(|part| Reverse(part.len()));
-        parts.into_iter().fold(words, |words, part| {
-            // As it is, in a URL, and in JSON by those who write a slash as \/ there.
-            let forms =
-                [part.to_owned(), utf8_percent_encode(part, NON_ALPHANUMERIC).to_string(), part.replace('/', "\\/")];
-            forms.iter().fold(words, |words, form| words.replace(form, MASK))
-        })
+        without(words, secrets.iter().flat_map(|secret| secret.split_whitespace()))
     }
 
     /// Whether any secret is in a file.
     pub fn is_in_files(&self) -> bool {
         !self.headers.is_empty() || self.auth.iter().flat_map(Auth::secrets).any(LiveSecret::is_in_files)
     }
+}
+
+/// Words with these secrets masked, as they are, in a URL, and in JSON by those who write a slash as \/ there. Short ones are left.
+pub(super) fn without<'s>(words: String, secrets: impl Iterator<Item = &'s str>) -> String {
+    let mut secrets: Vec<&str> = secrets.filter(|secret| secret.len() >= SHORTEST_MASKED).collect();
+    // One may be the beginning of another.
+    secrets.sort_unstable_by_key(|secret| Reverse(secret.len()));
+    secrets.into_iter().fold(words, |words, secret| {
+        let in_url = utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string();
+        let forms = [secret.to_owned(), in_url, secret.replace('/', "\\/")];
+        forms.iter().fold(words, |words, form| words.replace(form, MASK))
+    })
 }
 
 fn set(request: &mut Request<Full<Bytes>>, name: HeaderName, value: &str) {

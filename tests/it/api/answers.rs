@@ -329,7 +329,7 @@ async fn a_failed_poll_is_asked_again_and_a_refused_one_is_not(backend: Backend)
     end(&mut app).await;
     let job = app.find(&id).await;
     assert_eq!((&job["status"], &job["attempts"]), (&json!("complete"), &json!(13)), "{job}");
-    app.vendors.script("polling", vec![accepted, Answer::status(404)]);
+    app.vendors.script("polling", vec![accepted, Answer::status(410)]);
     let id = app.submit("polling", "1").await;
     end(&mut app).await;
     assert_failed(&app.find(&id).await, "vendor_refused", 2);

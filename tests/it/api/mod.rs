@@ -1,11 +1,13 @@
 //! The HTTP API, black box.
 
 mod answers;
+mod asks;
 mod breaker;
 mod callbacks;
 mod credentials;
 mod description;
 mod edge;
+mod elsewhere;
 mod jobs;
 mod letters;
 mod limits;

@@ -10,6 +10,7 @@ use fetchgate::{
 use proptest::prelude::*;
 
 mod answers;
+mod asks;
 mod auth;
 mod limits;
 mod mistakes;
@@ -84,7 +85,10 @@ fn the_example_is_valid_and_says_the_defaults_of_the_contract() {
     let Kind::Webhook(webhook) = &config.vendors[0].kind else { panic!() };
     assert!(matches!(webhook.verify, Verify::None));
     let Kind::Polling(polling) = &config.vendors[1].kind else { panic!() };
-    assert_eq!((polling.every, polling.ticket.to_string()), (Duration::from_secs(1), "/id".to_owned()));
+    let ticket = polling.ticket.as_ref().map(ToString::to_string);
+    assert_eq!((polling.every, ticket.as_deref()), (Duration::from_secs(1), Some("/id")));
+    assert_eq!((polling.first, polling.max, polling.missing), (ms(1000), None, ms(30_000)));
+    assert!(polling.hosts.is_empty() && polling.result_url.is_none() && polling.body.is_none());
 }
 
 #[test]

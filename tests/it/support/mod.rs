@@ -275,6 +275,14 @@ impl TestApp {
         self.crash_and_restart().await
     }
 
+    /// The process dies, and another starts on the same store with these vendors.
+    pub(crate) async fn crash_and_restart_with(mut self, vendors: &str) -> TestApp {
+        let text = vendors.replace("VENDORS", &self.vendors.url());
+        let parsed = config::parse(&text, "test", std::iter::empty()).unwrap_or_else(|error| panic!("{error}"));
+        (self.config.vendors, self.config.pools) = (parsed.vendors, parsed.pools);
+        self.crash_and_restart().await
+    }
+
     /// The process dies, without a word to anybody, and another starts on the same store and address.
     pub(crate) async fn crash_and_restart(self) -> TestApp {
         let TestApp { vendors, clock, config, folder, mut server, app, dispatchers, janitor, .. } = self;

@@ -20,7 +20,7 @@ pub(crate) enum Raw {
 /// A running vendor; it ends when it is dropped.
 pub(crate) struct RawVendor {
     pub(crate) url: String,
-    calls: Arc<Mutex<usize>>,
+    requests: Arc<Mutex<Vec<String>>>,
     _tasks: JoinSet<()>,
 }
 
@@ -28,32 +28,38 @@ impl RawVendor {
     pub(crate) async fn start(answers: Vec<Raw>) -> RawVendor {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("the port"));
-        let (calls, mut tasks) = (Arc::new(Mutex::new(0)), JoinSet::new());
-        let counted = calls.clone();
+        let (requests, mut tasks) = (Arc::new(Mutex::new(Vec::new())), JoinSet::new());
+        let counted = requests.clone();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 connections.spawn(serve(stream, answers.clone(), counted.clone()));
             }
         });
-        RawVendor { url, calls, _tasks: tasks }
+        RawVendor { url, requests, _tasks: tasks }
     }
 
     pub(crate) fn calls(&self) -> usize {
-        *self.calls.lock().expect("nobody panics")
+        self.requests.lock().expect("nobody panics").len()
+    }
+
+    /// What came, as it was sent.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.requests.lock().expect("nobody panics").clone()
     }
 }
 
-async fn serve(mut stream: TcpStream, answers: Vec<Raw>, counted: Arc<Mutex<usize>>) {
+async fn serve(mut stream: TcpStream, answers: Vec<Raw>, counted: Arc<Mutex<Vec<String>>>) {
     let mut request = [0; 4096];
     // The requests of these tests come in one piece. A connection that is only kept warm brings none.
-    if !stream.read(&mut request).await.is_ok_and(|read| read > 0) {
+    let read = stream.read(&mut request).await.unwrap_or_default();
+    if read == 0 {
         return;
     }
     let answer = {
-        let mut calls = counted.lock().expect("nobody panics");
-        *calls += 1;
-        answers[(*calls - 1).min(answers.len() - 1)].clone()
+        let mut requests = counted.lock().expect("nobody panics");
+        requests.push(String::from_utf8_lossy(&request[..read]).into_owned());
+        answers[(requests.len() - 1).min(answers.len() - 1)].clone()
     };
     match answer {
         Raw::Cut(bytes) => drop(stream.write_all(&bytes).await),

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize, de};
 use super::super::index::words::Line;
 use crate::{
     clock::Time,
-    job::{Attempts, Deadline, Failure, FailureCode, Job, JobId, Lane, NewJob, Priority, Stage, Status, VendorSaid},
+    job::{
+        Attempts, Deadline, Failure, FailureCode, Fetch, Job, JobId, Lane, NewJob, Priority, Stage, Status, VendorSaid,
+    },
     store::StoreError,
 };
 
@@ -67,6 +69,8 @@ pub(crate) struct JobDoc {
     called_at: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     ticket: Option<String>,
+    #[serde(skip_serializing, default)]
+    fetch: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     failure: Option<FailureDoc>,
     /// Only if that was neither when it was accepted nor when it ended.
@@ -170,6 +174,7 @@ impl JobDoc {
             lapses: 0,
             called_at: None,
             ticket: None,
+            fetch: None,
             failure: None,
             updated_at: None,
             finished_at: None,
@@ -208,6 +213,7 @@ impl JobDoc {
             slowed: self.slowed,
             attempt: self.attempt,
             ticket: self.ticket,
+            fetch: self.fetch.map(Fetch::from_text),
             result: self.result.map(|blob| blob.0),
             failure,
             updated_at: self.updated_at.or(self.finished_at).map_or(id.created_at(), Time),

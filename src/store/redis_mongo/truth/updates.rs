@@ -28,7 +28,7 @@ pub(crate) fn update(was: &Job, job: &Job) -> Document {
         None => drop(unset.insert(name, "")),
     };
     type Field = (&'static str, fn(&Job) -> Option<Bson>);
-    const FIELDS: [Field; 16] = [
+    const FIELDS: [Field; 17] = [
         ("status", |job| Some(job.status.as_str().into())),
         ("stage", |job| Some(job.stage.as_str().into())),
         ("run", |job| Some(i64::from(job.run).into())),
@@ -42,6 +42,7 @@ pub(crate) fn update(was: &Job, job: &Job) -> Document {
         ("answer_by", |job| number(job.answer_by)),
         ("deadline_at", |job| number(job.deadline.map(|deadline| deadline.at))),
         ("ticket", |job| job.ticket.clone().map(Bson::from)),
+        ("fetch", |job| job.fetch.as_ref().map(|fetch| fetch.as_text().into())),
         ("failure", |job| job.failure.as_ref().map(failure)),
         ("finished_at", |job| number(job.finished_at)),
         ("result", |job| job.result.as_ref().map(binary)),
@@ -81,7 +82,7 @@ pub(crate) const FIELDS_WEIGH: usize = 1024 + VendorSaid::MAX_BODY;
 /// What an update weighs without its result, in bytes, about.
 pub(crate) fn weight(update: &Document) -> usize {
     let text = |name: &str| update.get_document("$set").and_then(|set| set.get_str(name)).map_or(0, str::len);
-    FIELDS_WEIGH + text("attempts") + text("ticket")
+    FIELDS_WEIGH + text("attempts") + text("ticket") + text("fetch")
 }
 
 /// What attempts weigh in an update, in bytes, about.
