@@ -157,6 +157,9 @@ fn vendor_in_words(vendor: &Vendor, limits: &[Limit]) -> Vec<String> {
     if let Kind::Polling(polling) = &vendor.kind {
         lines.push(format!("polls: GET {} every {}", polling.url, write_duration(polling.every)));
     }
+    if let Kind::Webhook(webhook) = &vendor.kind {
+        lines.extend(vendor_words::callbacks(webhook));
+    }
     lines.extend(vendor.replies.iter().map(vendor_words::rule));
     let timeout = write_duration(vendor.timeout);
     lines.push(format!("time-out {timeout} a call, {} calls in flight at once", vendor.concurrency));

@@ -3,7 +3,10 @@
 //!
 //! Never waits for a limit, never stores anything, never retries: a reply becomes a [`Reading`], and others act on it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicI64},
+};
 
 use bytes::Bytes;
 use hyper::{HeaderMap, header::HeaderValue};
@@ -23,8 +26,10 @@ use crate::{
 };
 
 pub mod auth;
+mod challenge;
 pub mod clean;
 pub mod error;
+pub mod form;
 pub mod http;
 pub mod outgoing;
 mod polling;
@@ -32,15 +37,16 @@ mod quota;
 mod reading;
 pub mod replies;
 mod request;
-pub mod signature;
 pub mod template;
 pub mod token;
 pub mod value;
+pub mod verify;
 mod waits;
 mod webhook;
 
+pub use challenge::{Challenged, MAX_CHALLENGE};
 pub use reading::{Reading, Silence};
-pub use webhook::{Callback, NotBelieved};
+pub use webhook::{Callback, MAX_EVENTS, TooManyEvents};
 
 /// Bytes of a vendor's ticket at most.
 const MAX_TICKET_BYTES: usize = 4096;
@@ -88,6 +94,8 @@ pub struct Vendor {
     redacted: Clean,
     callback_base: String,
     key: CallbackKey,
+    /// When the files of secrets that prove callbacks are to be read again.
+    reread_at: AtomicI64,
 }
 
 impl Vendor {
@@ -104,7 +112,17 @@ impl Vendor {
         let origin = Origin::of_template(&config.url);
         let (rules, redacted) = (replies::of(&config), redacted(&config.clean, &config.kind));
         let login = Login::new(&config);
-        Vendor { origin, headers, login, rules, redacted, callback_base, key, config }
+        Vendor {
+            origin,
+            headers,
+            login,
+            rules,
+            redacted,
+            callback_base,
+            key,
+            reread_at: AtomicI64::new(i64::MIN),
+            config,
+        }
     }
 
     pub fn name(&self) -> &Arc<str> {

@@ -12,7 +12,7 @@ use hyper::{
 use serde_json::value::RawValue;
 
 use crate::{
-    config::{Kind, Match, Vendor},
+    config::{Kind, Match, Vendor, Webhook},
     json::{self, Pointer},
 };
 
@@ -160,7 +160,7 @@ impl Condition {
 }
 
 impl Test {
-    fn fits_value(&self, found: Option<&RawValue>) -> bool {
+    pub(super) fn fits_value(&self, found: Option<&RawValue>) -> bool {
         match self {
             Test::Is(texts) => found.is_some_and(|found| texts.iter().any(|text| *text == json::text(found))),
             Test::Exists(wanted) => found.is_some_and(|found| !is_nothing(found)) == *wanted,
@@ -196,6 +196,10 @@ pub(super) fn of(vendor: &Vendor) -> Vec<Rule> {
     }
     if let Kind::Polling(polling) = &vendor.kind {
         rules.push(rule(&[On::Call, On::Poll], vec![SUCCESS.condition(), of_match(&polling.done)], Means::Done));
+    }
+    if let Kind::Webhook(Webhook { done: Some(done), .. }) = &vendor.kind {
+        rules.push(rule(&[On::Callback], vec![of_match(done)], Means::Done));
+        rules.push(rule(&[On::Callback], vec![], Means::Pending));
     }
     rules.extend(built_in(&vendor.kind, &vendor.method));
     rules
