@@ -111,6 +111,7 @@ impl Service {
             roles,
             feasibility: Feasibility::default(),
             edge: Arc::new(Edge::new(&config.server.cors)),
+            refused_callbacks: Failures::new("callbacks were refused; at most one line a minute counts them"),
             queue,
         });
         Ok(Service { app, pool: Pool::new(&cx), cx, store, limiter, breakers })

@@ -56,6 +56,57 @@ struct ByRoute {
     status: u16,
 }
 
+/// What came of a request to one of the URLs for callbacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallbackOutcome {
+    /// It changed its job.
+    Accepted,
+    /// Its job had ended or was deleted, or it was for an earlier run.
+    Ignored,
+    /// It says that the vendor goes on working.
+    Progress,
+    /// There was nothing in it.
+    Empty,
+    /// It asked whether this URL takes callbacks.
+    Challenge,
+    /// It was for no job of ours.
+    Unknown,
+    /// The vendor is to send it again: the reply with its ticket may not be stored yet.
+    Early,
+    /// It did not prove where it came from.
+    Refused,
+    /// It could not be read.
+    Unreadable,
+}
+
+impl CallbackOutcome {
+    pub const ALL: [CallbackOutcome; 9] = [
+        CallbackOutcome::Accepted,
+        CallbackOutcome::Ignored,
+        CallbackOutcome::Progress,
+        CallbackOutcome::Empty,
+        CallbackOutcome::Challenge,
+        CallbackOutcome::Unknown,
+        CallbackOutcome::Early,
+        CallbackOutcome::Refused,
+        CallbackOutcome::Unreadable,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CallbackOutcome::Accepted => "accepted",
+            CallbackOutcome::Ignored => "ignored",
+            CallbackOutcome::Progress => "progress",
+            CallbackOutcome::Empty => "empty",
+            CallbackOutcome::Challenge => "challenge",
+            CallbackOutcome::Unknown => "unknown",
+            CallbackOutcome::Early => "early",
+            CallbackOutcome::Refused => "refused",
+            CallbackOutcome::Unreadable => "unreadable",
+        }
+    }
+}
+
 /// The metrics of one vendor: handles that are resolved once.
 #[derive(Clone)]
 pub struct VendorMetrics {
@@ -80,11 +131,7 @@ pub struct VendorMetrics {
     pub permits_late: Counter,
     /// How often work had to wait for a permit.
     pub limit_waits: Counter,
-    pub callbacks_accepted: Counter,
-    /// Callbacks for jobs that had ended.
-    pub callbacks_ignored: Counter,
-    /// Callbacks with a wrong signature, or that could not be read.
-    pub callbacks_refused: Counter,
+    callbacks: [Counter; CallbackOutcome::ALL.len()],
     pub in_flight: Gauge,
     /// 0 closed, 1 half open, 2 open.
     pub breaker_state: Gauge,
@@ -108,6 +155,12 @@ impl VendorMetrics {
     pub fn count_call(&self, outcome: AttemptOutcome) {
         if let Some(at) = AttemptOutcome::ALL.iter().position(|one| *one == outcome) {
             self.outcomes[at].inc();
+        }
+    }
+
+    pub fn count_callback(&self, outcome: CallbackOutcome) {
+        if let Some(at) = CallbackOutcome::ALL.iter().position(|one| *one == outcome) {
+            self.callbacks[at].inc();
         }
     }
 
@@ -216,9 +269,6 @@ fn register_vendors(
     let unused = counter("permits_unused", "Permits returned before their time");
     let late = counter("permits_late", "Permits missed: the worker woke up too late, or the vendor said to slow down");
     let limit_waits = counter("limit_waits", "How often work had to wait for a limit");
-    let callbacks_accepted = counter("callbacks_accepted", "Callbacks that ended a job");
-    let callbacks_ignored = counter("callbacks_ignored", "Callbacks for jobs that had ended");
-    let callbacks_refused = counter("callbacks_refused", "Callbacks with a wrong signature, or that could not be read");
     let in_flight = Family::<ByVendor, Gauge>::default();
     registry.register("in_flight", "HTTP calls in flight", in_flight.clone());
     let breaker_state = Family::<ByVendor, Gauge>::default();
@@ -234,6 +284,8 @@ fn register_vendors(
     registry.register("vendor_latency_seconds", "Time from sending a call to its whole reply", latencies.clone());
     let calls = Family::<ByVendorAndOutcome, Counter>::default();
     registry.register("vendor_calls", "Calls and polls, by what came of them", calls.clone());
+    let callbacks = Family::<ByVendorAndOutcome, Counter>::default();
+    registry.register("callbacks", "Callbacks of vendors, by what came of them", callbacks.clone());
     let ended = Family::<ByVendorAndStatus, Counter>::default();
     registry.register("jobs_ended", "Jobs ended, by how", ended.clone());
     let resolve = |name: Arc<str>| {
@@ -244,6 +296,10 @@ fn register_vendors(
         let outcomes = AttemptOutcome::ALL.map(|outcome| {
             let by = ByVendorAndOutcome { vendor: name.to_string(), outcome: outcome.as_str() };
             calls.get_or_create_owned(&by)
+        });
+        let callbacks = CallbackOutcome::ALL.map(|outcome| {
+            let by = ByVendorAndOutcome { vendor: name.to_string(), outcome: outcome.as_str() };
+            callbacks.get_or_create_owned(&by)
         });
         let metrics = VendorMetrics {
             accepted: accepted.get_or_create_owned(&by),
@@ -257,9 +313,7 @@ fn register_vendors(
             permits_unused: unused.get_or_create_owned(&by),
             permits_late: late.get_or_create_owned(&by),
             limit_waits: limit_waits.get_or_create_owned(&by),
-            callbacks_accepted: callbacks_accepted.get_or_create_owned(&by),
-            callbacks_ignored: callbacks_ignored.get_or_create_owned(&by),
-            callbacks_refused: callbacks_refused.get_or_create_owned(&by),
+            callbacks,
             in_flight: in_flight.get_or_create_owned(&by),
             breaker_state: breaker_state.get_or_create_owned(&by),
             credentials_state: credentials.get_or_create_owned(&by),

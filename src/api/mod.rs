@@ -25,6 +25,7 @@ use crate::{
     store::Store,
     telemetry::Metrics,
     vendor::Registry,
+    worker::Failures,
 };
 
 mod audit;
@@ -70,6 +71,8 @@ pub struct App {
     pub roles: Roles,
     pub feasibility: Feasibility,
     pub edge: Arc<Edge>,
+    /// Callbacks that were refused, for the log.
+    pub refused_callbacks: Failures,
     /// Redis, if the store needs it: `readyz` checks whether it can be reached.
     pub queue: Option<Redis>,
 }
@@ -96,8 +99,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/jobs/{id}/cancel", post(jobs::cancel))
         .route("/jobs/{id}/replay", post(jobs::replay))
         // Vendors call these.
-        .route("/vendor-webhook/{vendor}", post(callbacks::shared))
-        .route("/vendor-webhook/{vendor}/{token}", post(callbacks::for_one_job))
+        .route("/vendor-webhook/{vendor}", get(callbacks::shared).post(callbacks::shared))
+        .route("/vendor-webhook/{vendor}/{token}", get(callbacks::for_one_job).post(callbacks::for_one_job))
         .route("/vendors", get(vendors::list))
         .route("/vendors/{name}", get(vendors::find))
         .route("/vendors/{name}/limits", get(limits::find).put(limits::set).delete(limits::clear))

@@ -170,6 +170,9 @@ fn vendor_in_words(vendor: &Vendor, limits: &[Limit]) -> Vec<String> {
         (None, _) => "body: the payload".to_owned(),
     });
     lines.extend(vendor_words::asks(&vendor.kind));
+    if let Kind::Webhook(webhook) = &vendor.kind {
+        lines.extend(vendor_words::callbacks(webhook));
+    }
     lines.extend(vendor.replies.iter().map(vendor_words::rule));
     let timeout = write_duration(vendor.timeout);
     lines.push(format!("time-out {timeout} a call, {} calls in flight at once", vendor.concurrency));

@@ -6,8 +6,11 @@ use hyper::header::{AUTHORIZATION, HeaderName};
 
 use super::print::shown;
 use crate::{
-    config::{Address, Auth, Host, Kind, Vendor, write_duration},
-    vendor::replies::{Condition, On, Rule, Test},
+    config::{Address, Auth, Challenge, Host, Kind, LiveSecret, Vendor, Webhook, write_duration},
+    vendor::{
+        replies::{Condition, On, Rule, Test},
+        verify::{Verify, hmac::Scheme},
+    },
 };
 
 /// Stands for a value that is never shown.
@@ -92,6 +95,56 @@ fn address(address: &Address) -> String {
         Address::Url(url) => url.to_string(),
         Address::Ticket => "the ticket, which is a URL".to_owned(),
         Address::At(at) => format!("the URL at {at} of the answer that says \"done\""),
+    }
+}
+
+/// How callbacks are proved and found, and which of them end a job.
+pub(super) fn callbacks(webhook: &Webhook) -> Vec<String> {
+    let mut lines = vec![match &webhook.verify {
+        Verify::Off => "callbacks: on the URL of each job; the shared URL is off".to_owned(),
+        verify => format!("callbacks: on the URL of each job, and on the shared one {}", proof(verify)),
+    }];
+    if let Some(done) = &webhook.done {
+        let at = Condition::Value { at: done.at.clone(), test: done.test.clone() };
+        lines.push(format!("a callback with {} ends its job, any other does not", condition(&at)));
+    }
+    lines.extend(webhook.events.as_ref().map(|at| format!("an array at {:?} is many callbacks", at.to_string())));
+    if webhook.get {
+        lines.push("a GET is a callback too, with its query as the body".to_owned());
+    }
+    if webhook.accepts_unknown {
+        lines.push("a callback for no job of ours is answered 200".to_owned());
+    }
+    lines.extend(webhook.challenge.as_ref().map(|challenge| match challenge {
+        Challenge::Slack => "answers Slack's challenge".to_owned(),
+        Challenge::Graph => "answers Microsoft Graph's validationToken".to_owned(),
+        Challenge::Hub(_) => "answers hub.challenge for the right hub.verify_token".to_owned(),
+    }));
+    lines
+}
+
+fn proof(verify: &Verify) -> String {
+    let secrets = |secrets: &[LiveSecret]| match secrets.len() {
+        1 => "one secret".to_owned(),
+        several => format!("any of {several} secrets"),
+    };
+    match verify {
+        Verify::Off | Verify::None => "from anybody".to_owned(),
+        Verify::Header { name, values } => format!("with {} in the header {name}", secrets(values)),
+        Verify::Basic { passwords, .. } => format!("with a user and a password (basic, {})", secrets(passwords)),
+        Verify::Signed(signed) => {
+            let scheme = |scheme: &Scheme| {
+                let within = scheme.tolerance().map(write_duration);
+                let within = within.map(|within| format!(", within {within} of signing")).unwrap_or_default();
+                format!(
+                    "signed by HMAC-{} in the header {}{within}",
+                    scheme.hash().as_str().to_uppercase(),
+                    scheme.header()
+                )
+            };
+            let schemes: Vec<String> = signed.schemes.iter().map(scheme).collect();
+            format!("{} ({})", schemes.join(", or "), secrets(&signed.secrets))
+        }
     }
 }
 

@@ -106,20 +106,20 @@ impl<'a> Check<'a> {
 
     /// A secret that is read again when its files change.
     pub(super) fn secret(&mut self, key: &str, raw: &raw::Text, fits: fn(&str) -> bool) -> Option<LiveSecret> {
+        let secret = self.any_secret(key, raw, fits)?;
+        if !secret.fits() {
+            let what = "its value has a character that cannot be sent (a line break, or not ASCII)";
+            self.problem(key, &raw.span(), what, "Use visible ASCII and spaces");
+            return None;
+        }
+        Some(secret)
+    }
+
+    /// The same, which may not fit as it is now.
+    pub(super) fn any_secret(&mut self, key: &str, raw: &raw::Text, fits: fn(&str) -> bool) -> Option<LiveSecret> {
         self.note_filled_in(raw);
         let read = fill::pieces(raw.get_ref(), self.env).and_then(|(pieces, _)| LiveSecret::read(pieces, fits));
-        match read {
-            Ok(secret) if secret.fits() => Some(secret),
-            Ok(_) => {
-                let what = "its value has a character that cannot be sent (a line break, or not ASCII)";
-                self.problem(key, &raw.span(), what, "Use visible ASCII and spaces");
-                None
-            }
-            Err((what, mend)) => {
-                self.problem(key, &raw.span(), what, mend);
-                None
-            }
-        }
+        read.map_err(|(what, mend)| self.problem(key, &raw.span(), what, mend)).ok()
     }
 
     /// A duration over zero, up to `longest`.

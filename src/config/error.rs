@@ -109,11 +109,21 @@ pub(super) fn form(path: &str) -> &'static str {
         "kind" => r#""sync", "webhook" or "polling""#,
         "limits" => r#"limits such as ["50/s", { calls = 2000, per = "1m" }], or [] if there are none"#,
         "timeout" | "grace" | "deadline" | "answer_within" | "every" | "first" | "max" | "guard" | "wait"
-        | "missing" => r#"a duration such as "10s""#,
+        | "missing" | "tolerance" => r#"a duration such as "10s""#,
         "retention" => r#"a duration such as "7d""#,
         "per" => r#"a duration such as "1m", or "day" or "month""#,
         "retry" => r#"{ attempts = 16, first = "1s", max = "10m", unanswered = 1 }"#,
         "webhook" => r#"{ verify = "none" }, say"#,
+        "verify" => {
+            r#""github", "none" or a table such as { hmac = "sha256", header = "X-Signature", secret = "${SECRET}" }"#
+        }
+        "secret" | "value" | "password" | "hub" => r#""${SECRET}", or several of them in an array"#,
+        "basic" => r#"{ user = "u", password = "${PASSWORD}" }"#,
+        "challenge" => r#""slack", "graph" or { hub = "${VERIFY_TOKEN}" }"#,
+        "unknown" => r#""accept""#,
+        "hmac" => r#""sha256""#,
+        "encoding" => r#""hex""#,
+        "signs" => r#""{{ header.x-timestamp }}.{{ body }}""#,
         "polling" => r#"{ ticket = "/id", url = "...", every = "2s", done = { at = "/state", is = ["done"] } }"#,
         "done" | "failed" => r#"{ at = "/status", is = ["..."] }"#,
         "is" => r#"an array of texts such as ["done"]"#,
@@ -135,13 +145,15 @@ pub(super) fn form(path: &str) -> &'static str {
         "clean" => r#"{ trim = true, drop_null = true, redact = ["/ssn"] }"#,
         "redact" => r#"an array of JSON pointers such as ["/ssn"]"#,
         "headers" => r#"{ name = "value" }"#,
-        "ticket" | "at" | "result" | "request_id" | "ticket_in_callback" => r#"a JSON pointer such as "/id""#,
+        "ticket" | "at" | "result" | "request_id" | "ticket_in_callback" | "events" => {
+            r#"a JSON pointer such as "/id""#
+        }
         "calls" | "burst" | "attempts" | "unanswered" | "open" | "concurrency" | "max_waiting" => {
             "a whole number such as 10"
         }
         "rate_headers" => r#""off", or { remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#,
         "remaining" | "reset" => r#"a header's name such as "X-Calls-Left""#,
-        "trim" | "drop_null" | "allow_open" | "at_most_once" | "exists" => "true or false",
+        "trim" | "drop_null" | "allow_open" | "at_most_once" | "exists" | "get" => "true or false",
         "server" | "ops" | "auth" | "store" | "queue" | "capacity" => "its keys under a [table] of this name",
         "vendors" => "a table for each vendor: [vendors.name]",
         _ => "...",

@@ -18,6 +18,7 @@ use crate::{
         clean::Clean,
         replies::{Means, Rule, Test},
         template::Template,
+        verify::Verify,
     },
 };
 
@@ -45,6 +46,7 @@ mod source;
 mod store;
 mod templates;
 mod vendor;
+mod verify;
 mod webhook;
 
 pub use asks::{Address, Host, Polling};
@@ -297,31 +299,40 @@ pub enum Kind {
 
 #[derive(Debug, Clone)]
 pub struct Webhook {
+    /// How a callback on the shared URL proves where it comes from.
     pub verify: Verify,
-    /// Where a callback on the shared URL has our job's id.
-    pub request_id: Pointer,
+    /// Where a callback on the shared URL has our job's id; `None`: `/request_id`, after the ticket.
+    pub request_id: Option<Pointer>,
     /// Where the result is; `None`: `/final_result`, then `/result`, then `/data`, then the whole body.
     pub result: Option<Pointer>,
     /// Where the vendor's acceptance has its own reference.
     pub ticket: Option<Pointer>,
-    /// Where a callback on the shared URL repeats that reference.
+    /// Where a callback on the shared URL repeats that reference; `None`: at the same place.
     pub ticket_in_callback: Option<Pointer>,
     /// Which callbacks, and acceptances, say that the work is done; `None`: every callback.
     pub done: Option<Match>,
     /// Where the data is; `None`: in what says "done".
     pub result_url: Option<Address>,
     pub hosts: Vec<Host>,
+    /// Where a body has an array of callbacks.
+    pub events: Option<Pointer>,
+    /// A callback that is believed and for no job of ours is answered as if it were for one.
+    pub accepts_unknown: bool,
+    /// A GET is a callback too, with its query as the body.
+    pub get: bool,
+    /// What the vendor asks before it sends callbacks to a URL.
+    pub challenge: Option<Challenge>,
 }
 
-/// How a callback on the shared URL proves where it comes from.
+/// How a vendor finds out whether a URL takes its callbacks: it wants a text back.
 #[derive(Debug, Clone)]
-pub enum Verify {
-    /// Not configured: the shared URL answers 403. The per-job URL always works, its token is the proof.
-    Off,
-    /// `verify = "none"`, written out: every callback is accepted.
-    None,
-    /// Standard Webhooks: HMAC-SHA256 with the secret's bytes (after `whsec_`, base64).
-    StandardWebhooks(Secret),
+pub enum Challenge {
+    /// A POST whose body says `url_verification`, believed like a callback.
+    Slack,
+    /// `validationToken` in the query of a POST.
+    Graph,
+    /// `hub.challenge` in the query of a GET, beside one of these texts (W3C WebSub, 5.3).
+    Hub(Vec<LiveSecret>),
 }
 
 /// A place in a JSON body, and what has to be there.

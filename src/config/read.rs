@@ -86,7 +86,7 @@ impl Fault {
     }
 
     fn wants_text(&self) -> bool {
-        matches!(self, Fault::WrongType { wanted: "a text in quotes", .. })
+        matches!(self, Fault::WrongType { wanted: "a text in quotes" | "a text in quotes, or an array of them", .. })
     }
 
     fn problem(&self, path: &[Step], span: &Range<usize>, sources: &Sources<'_>) -> Problem {
@@ -133,6 +133,8 @@ fn wanted_type(wanted: &str) -> &'static str {
         "a limit" => "a limit",
         "a text or a table" => "a text in quotes or a table",
         "a breaker" => "a table, or false,",
+        "a word or a table" => "a word in quotes or a table",
+        "a text or an array" => "a text in quotes, or an array of them",
         _ => "a table",
     }
 }

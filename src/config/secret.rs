@@ -73,7 +73,7 @@ impl LiveSecret {
         }
         let fresh = match fill::join(&self.0.pieces) {
             Ok(fresh) if (self.0.fits)(&fresh) => fresh,
-            Ok(_) => return self.failed("a secret's file has a character that cannot be sent".to_owned()),
+            Ok(_) => return self.failed("a secret's file has a text that cannot be used".to_owned()),
             Err((why, _)) => return self.failed(why),
         };
         self.0.is_failing.store(false, Ordering::Relaxed);

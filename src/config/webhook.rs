@@ -5,18 +5,17 @@
 use toml::Spanned;
 
 use super::{
-    Secret, Verify, Webhook,
+    Challenge, Webhook,
     addresses::{self, Known},
     check::{Check, Whole, optional},
     raw,
     replies::matching,
+    secret::fits_line,
+    verify::{secrets, verify},
 };
-use crate::{
-    json::Pointer,
-    vendor::{
-        signature::StandardWebhooks,
-        template::{Name, Template},
-    },
+use crate::vendor::{
+    template::{Name, Template},
+    verify::Verify,
 };
 
 pub(super) fn webhook(
@@ -28,13 +27,17 @@ pub(super) fn webhook(
     let Some(raw) = &whole.raw.webhook else {
         let webhook = Webhook {
             verify: Verify::Off,
-            request_id: Pointer::from_keys(["request_id"]),
+            request_id: None,
             result: None,
             ticket: None,
             ticket_in_callback: None,
             done: None,
             result_url: None,
             hosts: Vec::new(),
+            events: None,
+            accepts_unknown: false,
+            get: false,
+            challenge: None,
         };
         return callbacks_can_land(cx, whole, url, body, &webhook.verify).then_some(webhook);
     };
@@ -46,12 +49,15 @@ pub(super) fn webhook(
     let result = pointer("result", &table.result);
     let ticket = pointer("ticket", &table.ticket);
     let ticket_in_callback = pointer("ticket_in_callback", &table.ticket_in_callback);
+    let events = pointer("events", &table.events);
     let done = optional(table.done.as_ref(), |raw| matching(cx, &key("done"), raw));
     let hosts = addresses::hosts(cx, &key("hosts"), table.hosts.as_ref());
     let has_ticket = table.ticket.is_some() || table.ticket_in_callback.is_some();
     let known = Known { url, hosts: hosts.as_deref().unwrap_or_default(), has_ticket };
     let result_url =
         optional(table.result_url.as_ref(), |raw| addresses::result_url(cx, whole, &key("result_url"), raw, known));
+    let unknown = optional(table.unknown.as_ref(), |raw| unknown(cx, &key("unknown"), raw, verify.as_ref()));
+    let challenge = optional(table.challenge.as_ref(), |raw| challenge(cx, &key("challenge"), raw));
     // With result_url a callback need not repeat a ticket: it may be the first to have it.
     if let (None, None, Some(raw)) = (&table.ticket, &table.result_url, &table.ticket_in_callback) {
         let what = "without `ticket` no ticket is known that a callback could repeat";
@@ -62,13 +68,17 @@ pub(super) fn webhook(
     callbacks_can_land(cx, whole, url, body, &verify).then_some(())?;
     Some(Webhook {
         verify,
-        request_id: request_id?.unwrap_or_else(|| Pointer::from_keys(["request_id"])),
+        request_id: request_id?,
         result: result?,
         ticket: ticket?,
         ticket_in_callback: ticket_in_callback?,
         done: done?,
         result_url: result_url?,
         hosts: hosts?,
+        events: events?,
+        accepts_unknown: unknown?.unwrap_or(false),
+        get: table.get.as_ref().is_some_and(|get| *get.get_ref()),
+        challenge: challenge?,
     })
 }
 
@@ -98,38 +108,41 @@ fn callbacks_can_land(
     false
 }
 
-/// Never repeats the secret.
-fn verify(cx: &mut Check<'_>, whole: &Whole<'_>, raw: &Spanned<raw::Webhook>) -> Option<Verify> {
-    let (verify_key, secret_key) = (whole.key("webhook.verify"), whole.key("webhook.secret"));
-    let table = raw.get_ref();
-    let verify = optional(table.verify.as_ref(), |verify| cx.text(&verify_key, verify))?;
-    let scheme = verify.as_ref().map(|verify| verify.text.as_str());
-    if let (None | Some("none"), Some(secret)) = (scheme, &table.secret) {
-        let mend = "Write verify = \"standard-webhooks\" beside it, or remove it";
-        cx.problem(&secret_key, &secret.span(), "this secret would not be used", mend);
+fn unknown(cx: &mut Check<'_>, key: &str, raw: &raw::Text, verify: Option<&Verify>) -> Option<bool> {
+    let text = cx.text(key, raw)?;
+    if text.text != "accept" {
+        let mend = "Write unknown = \"accept\", or remove it: then a callback for no job of ours is answered 404";
+        cx.problem(key, &text.span, format!("nothing is known of {}", text.shown), mend);
         return None;
     }
-    match (scheme, &verify) {
-        (None, _) => Some(Verify::Off),
-        (Some("none"), _) => Some(Verify::None),
-        (Some("standard-webhooks"), _) => {
-            let mend = "Write secret = \"${BUREAU_SECRET}\": what the vendor gave you, `whsec_` and base64";
-            let Some(secret) = &table.secret else {
-                cx.problem(&secret_key, &raw.span(), "this key is required with \"standard-webhooks\"", mend);
-                return None;
-            };
-            let secret = cx.text(&secret_key, secret)?;
-            if let Err(why) = StandardWebhooks::new(&secret.text) {
-                cx.problem(&secret_key, &secret.span, format!("this secret cannot be used: {why}"), mend);
-                return None;
+    if let Some(Verify::Off) = verify {
+        let mend = "Write verify too, or remove it: the URL of a job names its job";
+        cx.problem(key, &text.span, "without verify the shared URL is off", mend);
+        return None;
+    }
+    Some(true)
+}
+
+fn challenge(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::TextOr<raw::ChallengeTable>>) -> Option<Challenge> {
+    let mend = r#"Write "slack", "graph" or { hub = "${VERIFY_TOKEN}" }"#;
+    match raw.get_ref() {
+        raw::TextOr::Text(word) => {
+            let text = cx.text(key, &Spanned::new(raw.span(), word.clone()))?;
+            match text.text.as_str() {
+                "slack" => Some(Challenge::Slack),
+                "graph" => Some(Challenge::Graph),
+                _ => {
+                    cx.problem(key, &text.span, format!("there is no challenge {}", text.shown), mend);
+                    None
+                }
             }
-            Some(Verify::StandardWebhooks(Secret::new(secret.text)))
         }
-        (Some(_), verify) => {
-            let verify = verify.as_ref()?;
-            let mend = "Write \"standard-webhooks\" (with secret), or \"none\" to believe anybody";
-            cx.problem(&verify_key, &verify.span, format!("there is no scheme {}", verify.shown), mend);
-            None
-        }
+        raw::TextOr::Table(table) => match &table.hub {
+            Some(hub) => secrets(cx, &format!("{key}.hub"), hub, fits_line).map(Challenge::Hub),
+            None => {
+                cx.problem(&format!("{key}.hub"), &raw.span(), "this key is required", mend);
+                None
+            }
+        },
     }
 }

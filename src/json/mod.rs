@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserializer as _,
-    de::{MapAccess, Visitor},
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -39,6 +39,32 @@ pub fn check(bytes: &[u8]) -> Result<&RawValue, JsonFault> {
         return Err(JsonFault::TooDeep);
     }
     serde_json::from_slice(bytes).map_err(|e| JsonFault::Malformed(e.to_string()))
+}
+
+/// The elements of an array as written, the first `most` of them; nothing for any other value.
+pub(crate) fn first_elements(array: &RawValue, most: usize) -> Option<Vec<&RawValue>> {
+    struct First(usize);
+
+    impl<'de> Visitor<'de> for First {
+        type Value = Vec<&'de RawValue>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut elements = Vec::new();
+            while elements.len() < self.0
+                && let Some(element) = seq.next_element()?
+            {
+                elements.push(element);
+            }
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(elements)
+        }
+    }
+
+    serde_json::Deserializer::from_str(array.get()).deserialize_seq(First(most)).ok()
 }
 
 /// Exact for JSON; for anything else the answer does not matter, because the parser will refuse it.

@@ -170,6 +170,8 @@ pub struct Backlog {
     pub open: u64,
     /// When the oldest due job became due.
     pub oldest_due: Option<Time>,
+    /// When what came of a call was last stored, where that is known.
+    pub settled_at: Option<Time>,
 }
 
 /// Positions up to this one, counted from 1, are exact.

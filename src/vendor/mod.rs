@@ -3,7 +3,10 @@
 //!
 //! Never waits for a limit, never stores anything, never retries: a reply becomes a [`Reading`], and others act on it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicI64},
+};
 
 use bytes::Bytes;
 use hyper::{HeaderMap, header::HeaderValue};
@@ -24,8 +27,10 @@ use crate::{
 
 mod address;
 pub mod auth;
+mod challenge;
 pub mod clean;
 pub mod error;
+pub mod form;
 pub mod http;
 pub mod outgoing;
 mod polling;
@@ -33,16 +38,17 @@ mod quota;
 mod reading;
 pub mod replies;
 mod request;
-pub mod signature;
 mod steps;
 pub mod template;
 pub mod token;
 pub mod value;
+pub mod verify;
 mod waits;
 mod webhook;
 
+pub use challenge::{Challenged, MAX_CHALLENGE};
 pub use reading::{Reading, Silence};
-pub use webhook::{Callback, NotBelieved};
+pub use webhook::{Callback, MAX_EVENTS, TooManyEvents};
 
 /// Bytes of a vendor's ticket at most.
 const MAX_TICKET_BYTES: usize = 4096;
@@ -92,6 +98,8 @@ pub struct Vendor {
     redacted_with_urls: Clean,
     callback_base: String,
     key: CallbackKey,
+    /// When the files of secrets that prove callbacks are to be read again.
+    reread_at: AtomicI64,
 }
 
 impl Vendor {
@@ -110,7 +118,18 @@ impl Vendor {
         let with_urls = redacted.redact.iter().cloned().chain(config.kind.urls_in_answers()).collect();
         let redacted_with_urls = Clean { redact: with_urls, ..redacted.clone() };
         let login = Login::new(&config);
-        Vendor { origin, headers, login, rules, redacted, redacted_with_urls, callback_base, key, config }
+        Vendor {
+            origin,
+            headers,
+            login,
+            rules,
+            redacted,
+            redacted_with_urls,
+            callback_base,
+            key,
+            reread_at: AtomicI64::new(i64::MIN),
+            config,
+        }
     }
 
     pub fn name(&self) -> &Arc<str> {

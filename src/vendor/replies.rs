@@ -178,7 +178,7 @@ impl Condition {
 }
 
 impl Test {
-    fn fits_value(&self, found: Option<&RawValue>) -> bool {
+    pub(super) fn fits_value(&self, found: Option<&RawValue>) -> bool {
         match self {
             Test::Is(texts) => found.is_some_and(|found| texts.iter().any(|text| *text == json::text(found))),
             Test::Exists(wanted) => found.is_some_and(|found| !is_nothing(found)) == *wanted,

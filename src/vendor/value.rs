@@ -1,13 +1,13 @@
-//! Bytes into a value: content coding, charset and byte order mark, then JSON or text. The same for replies and callbacks.
+//! Bytes into a value: content coding, charset and byte order mark, then JSON, a form or text. The same for replies and callbacks.
 //!
 //! Never takes more decoded bytes than a bound, and never guesses a charset that nobody declared.
 
-use std::{
-    borrow::Cow,
-    io::{self, Read},
-};
+use std::{borrow::Cow, io::Read};
 
-use bytes::{BufMut as _, Bytes};
+use bytes::{
+    BufMut as _, Bytes,
+    buf::{Limit, Writer},
+};
 use encoding_rs::{Encoding, UTF_8};
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use hyper::{
@@ -16,7 +16,10 @@ use hyper::{
 };
 use serde_json::value::RawValue;
 
-use super::http::MAX_REPLY_BYTES;
+use super::{
+    form::{MAX_FIELDS, form},
+    http::MAX_REPLY_BYTES,
+};
 use crate::{
     job::{Failure, FailureCode},
     json::{self, JsonFault},
@@ -26,6 +29,7 @@ use crate::{
 const MAX_CODINGS: usize = 3;
 /// Characters of a coding's name that are repeated in an error.
 const MOST_OF_A_NAME: usize = 40;
+const FORM: &str = "application/x-www-form-urlencoded";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const NOT_UTF8: ValueFault = ValueFault::BadText("UTF-8");
 
@@ -49,6 +53,17 @@ pub enum Expect {
     Json,
 }
 
+impl Value {
+    /// What is not the text of a whole body.
+    pub(super) fn of(json: Box<RawValue>) -> Value {
+        Value { json, source: None, is_empty: false }
+    }
+
+    pub(super) fn empty() -> Value {
+        Value { json: RawValue::NULL.to_owned(), source: None, is_empty: true }
+    }
+}
+
 /// Why bytes are no value; each continues "the vendor's answer ...".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValueFault {
@@ -62,8 +77,10 @@ pub enum ValueFault {
     NotJson(String),
     #[error("is nested more than {} levels deep", json::MAX_DEPTH)]
     TooDeep,
-    #[error("is larger than {MAX_REPLY_BYTES} bytes once it is decoded, or kept as a JSON string")]
+    #[error("is larger than {MAX_REPLY_BYTES} bytes once it is decoded, or kept as JSON")]
     TooLarge,
+    #[error("is a form with more than {MAX_FIELDS} fields")]
+    TooManyFields,
 }
 
 impl ValueFault {
@@ -76,7 +93,7 @@ impl ValueFault {
 impl From<ValueFault> for Failure {
     fn from(fault: ValueFault) -> Failure {
         let code = match fault {
-            ValueFault::TooLarge => FailureCode::ResponseTooLarge,
+            ValueFault::TooLarge | ValueFault::TooManyFields => FailureCode::ResponseTooLarge,
             _ => FailureCode::BadResponse,
         };
         Failure::new(code, format!("the vendor's answer {fault}"))
@@ -87,9 +104,17 @@ impl From<ValueFault> for Failure {
 pub fn read(headers: &HeaderMap, body: Bytes, expect: Expect) -> Result<Value, ValueFault> {
     let text = to_utf8(headers, decode(headers, body)?)?;
     if text.trim_ascii().is_empty() {
-        return Ok(Value { json: RawValue::NULL.to_owned(), source: None, is_empty: true });
+        return Ok(Value::empty());
     }
-    let says_json = says_json(headers);
+    let media_type = media_type(headers);
+    let mut says_json = says_json(media_type.as_deref());
+    if media_type.as_deref() == Some(FORM) {
+        // Some clients send JSON under this type, and no form begins so.
+        says_json = Some(matches!(text.trim_ascii_start().first(), Some(b'{' | b'[')));
+        if expect != Expect::Json && says_json == Some(false) {
+            return form(&text);
+        }
+    }
     if expect == Expect::AsDeclared && says_json == Some(false) {
         return as_text(&text);
     }
@@ -212,23 +237,34 @@ fn charset(headers: &HeaderMap) -> Option<&'static Encoding> {
     Encoding::for_label(name.as_bytes())
 }
 
-/// Whether a body says that it is JSON. Nothing if it does not say what it is; `octet-stream` only says that it is bytes (RFC 2046, 4.5.1).
-fn says_json(headers: &HeaderMap) -> Option<bool> {
+/// The media type of a body, without its parameters, in lower case.
+fn media_type(headers: &HeaderMap) -> Option<String> {
     let content_type = headers.get(CONTENT_TYPE)?.to_str().ok()?;
-    let media_type = content_type.split(';').next()?.trim().to_ascii_lowercase();
-    let (_, subtype) = media_type.split_once('/')?;
+    Some(content_type.split(';').next()?.trim().to_ascii_lowercase())
+}
+
+/// Whether a body of this type says that it is JSON. Nothing if it does not say what it is; `octet-stream` only says that it is bytes
+/// (RFC 2046, 4.5.1).
+fn says_json(media_type: Option<&str>) -> Option<bool> {
+    let (_, subtype) = media_type?.split_once('/')?;
     (subtype != "octet-stream").then(|| subtype == "json" || subtype.ends_with("+json"))
 }
 
-/// A text as a JSON string, which may be several times as long and is bounded too.
+/// A text as a JSON string, which may be several times as long.
 fn as_text(text: &[u8]) -> Result<Value, ValueFault> {
     let text = str::from_utf8(text).map_err(|_| NOT_UTF8)?;
-    let mut bounded = Vec::new().limit(MAX_REPLY_BYTES).writer();
-    let written: Result<(), io::Error> = serde_json::to_writer(&mut bounded, text).map_err(io::Error::from);
-    let string = written.ok().and_then(|()| String::from_utf8(bounded.into_inner().into_inner()).ok());
-    let json = string.and_then(|string| RawValue::from_string(string).ok()).ok_or(ValueFault::TooLarge)?;
-    Ok(Value { json, source: None, is_empty: false })
+    bounded(|out| serde_json::to_writer(out, text)).map(Value::of)
 }
+
+/// JSON that is written within the bound.
+pub(super) fn bounded(write: impl FnOnce(&mut Bounded) -> serde_json::Result<()>) -> Result<Box<RawValue>, ValueFault> {
+    let mut bounded = Vec::new().limit(MAX_REPLY_BYTES).writer();
+    let written = write(&mut bounded);
+    let json = written.ok().and_then(|()| String::from_utf8(bounded.into_inner().into_inner()).ok());
+    json.and_then(|json| RawValue::from_string(json).ok()).ok_or(ValueFault::TooLarge)
+}
+
+pub(super) type Bounded = Writer<Limit<Vec<u8>>>;
 
 #[cfg(test)]
 mod tests {
@@ -379,7 +415,7 @@ mod tests {
             body: Vec<u8>,
             gzipped: bool,
             coding in "(gzip|deflate|br|x-gzip, deflate|)",
-            content_type in "(application/json|text/plain|)(; ?charset=(utf-16|latin1|gb18030|utf-7|x))?",
+            content_type in "(application/json|text/plain|application/x-www-form-urlencoded|)(; ?charset=(utf-16|latin1|gb18030|utf-7|x))?",
         ) {
             let body = if gzipped { gzip(&body) } else { body };
             let head = headers(&[("content-encoding", &coding), ("content-type", &content_type)]);

@@ -1,14 +1,27 @@
 //! Vendors that take work and call back when it is done.
 
+use std::{sync::atomic::Ordering, time::Duration};
+
+use hyper::{HeaderMap, Method};
 use serde_json::value::RawValue;
 
-use super::{Vendor, bounded_ticket, signature::StandardWebhooks, template::Scope, value::Value};
+use super::{
+    Vendor, bounded_ticket,
+    template::Scope,
+    value::Value,
+    verify::{NotBelieved, Verify},
+};
 use crate::{
-    clock::Time,
-    config::{Verify, Webhook},
+    clock::{Nanos, Time, nanos},
+    config::{Kind, LiveSecret, Reread, Webhook},
     job::{Failure, FailureCode, JobId},
     json::{self, Pointer},
 };
+
+/// Callbacks in one body at most.
+pub const MAX_EVENTS: usize = 1_000;
+/// The time between two looks at the files of secrets.
+const SECRETS_EVERY: Duration = Duration::from_secs(2);
 
 /// What we send when no body is configured.
 pub(super) fn default_body(scope: &Scope<'_>) -> String {
@@ -30,7 +43,7 @@ pub(super) fn ticket(webhook: &Webhook, answer: &Result<Value, Failure>) -> Resu
 /// The vendor's own reference in its callback, if it repeats it.
 pub(super) fn ticket_in_callback(webhook: &Webhook, body: &RawValue) -> Option<Result<String, Failure>> {
     let at = webhook.ticket_in_callback.as_ref().or(webhook.ticket.as_ref())?;
-    at.find(body).map(bounded_ticket)
+    at.find(body).filter(|found| found.get() != "null").map(bounded_ticket)
 }
 
 /// The data in a callback, or in an answer that is done.
@@ -54,40 +67,98 @@ pub enum Callback {
     Ticket(String),
 }
 
-/// Why a callback on the shared URL is not believed.
+/// There are more callbacks in one body than are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotBelieved {
-    /// The vendor has no signature scheme configured, nor `verify = "none"`; or it is no webhook vendor.
-    SharedUrlOff,
-    BadSignature,
-}
+pub struct TooManyEvents;
 
 impl Vendor {
-    /// Whether a callback on the shared URL comes from this vendor.
-    pub fn verify_shared(&self, headers: &hyper::HeaderMap, body: &[u8], now: Time) -> Result<(), NotBelieved> {
-        match self.webhook().map(|webhook| &webhook.verify) {
-            None | Some(Verify::Off) => Err(NotBelieved::SharedUrlOff),
-            Some(Verify::None) => Ok(()),
-            Some(Verify::StandardWebhooks(secret)) => StandardWebhooks::new(secret.reveal())
-                .map_err(|_| NotBelieved::BadSignature)?
-                .verify(headers, body, now)
-                .map_err(|_| NotBelieved::BadSignature),
+    /// How callbacks on the shared URL prove where they come from; off for a vendor that has none.
+    pub fn verify(&self) -> &Verify {
+        self.webhook().map_or(&Verify::Off, |webhook| &webhook.verify)
+    }
+
+    /// Whether a callback on the shared URL may come from this vendor, by all that its head shows.
+    pub fn may_believe(&self, method: &Method, headers: &HeaderMap, now: Time) -> Result<(), NotBelieved> {
+        if method == Method::GET && self.verify().is_of_bodies() {
+            return Err(NotBelieved::Unsigned);
+        }
+        self.verify().head(headers, now)
+    }
+
+    /// Whether the files of secrets that prove callbacks are to be read again: every two seconds, while there are callbacks.
+    pub fn wants_reread(&self, now: Nanos) -> bool {
+        let next_at = self.reread_at.load(Ordering::Relaxed);
+        if now < next_at || !self.verify().secrets().any(LiveSecret::is_in_files) {
+            return false;
+        }
+        let next = now.saturating_add(nanos(SECRETS_EVERY));
+        self.reread_at.compare_exchange(next_at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Reads those files again.
+    pub fn reread_verify(&self) {
+        for secret in self.verify().secrets() {
+            let vendor = self.name();
+            match secret.reread() {
+                Reread::Changed => tracing::info!(%vendor, "a secret of callbacks has changed and is used from now on"),
+                Reread::Failed { why, is_new: true } => {
+                    tracing::warn!(%vendor, why, "a secret of callbacks cannot be read again; the last one is used");
+                }
+                Reread::Failed { .. } | Reread::Same => {}
+            }
         }
     }
 
-    /// The job that a callback on the shared URL names; nothing if it names none.
+    /// Whether a callback may come as a GET.
+    pub fn takes_get(&self) -> bool {
+        self.webhook().is_some_and(|webhook| webhook.get)
+    }
+
+    /// Whether a callback for no job of ours is answered as one for a job.
+    pub fn accepts_unknown(&self) -> bool {
+        self.webhook().is_some_and(|webhook| webhook.accepts_unknown)
+    }
+
+    /// Whether a body without anything in it says nothing of any job. It does where `webhook.done` fits it.
+    pub fn is_ping(&self, value: &Value) -> bool {
+        let done = self.webhook().and_then(|webhook| webhook.done.as_ref());
+        value.is_empty && !done.is_some_and(|done| done.test.fits_value(done.at.find(&value.json)))
+    }
+
+    /// The callbacks in a body: the elements of the array where `webhook.events` points, else the body itself.
+    pub fn events(&self, body: Value) -> Result<Vec<Value>, TooManyEvents> {
+        let Some(at) = self.webhook().and_then(|webhook| webhook.events.as_ref()) else { return Ok(vec![body]) };
+        let Some(items) = at.find(&body.json).and_then(|array| json::first_elements(array, MAX_EVENTS + 1)) else {
+            return Ok(vec![body]);
+        };
+        if items.len() > MAX_EVENTS {
+            return Err(TooManyEvents);
+        }
+        Ok(items.into_iter().map(|item| Value::of(item.to_owned())).collect())
+    }
+
+    /// The job that a callback on the shared URL names; nothing if it names none. Our own id at the configured place goes first, then the
+    /// vendor's reference, then our id where it is by default.
     pub fn job_in_callback(&self, body: &RawValue) -> Option<Callback> {
         let webhook = self.webhook()?;
-        if let Some(id) = webhook.request_id.find(body).map(json::text).filter(|id| id != "null") {
-            return Some(JobId::parse(&id).map_or(Callback::UnknownJob, Callback::Job));
+        let by_id = |at: &Pointer| {
+            let id = at.find(body).map(json::text).filter(|id| id != "null")?;
+            Some(JobId::parse(&id).map_or(Callback::UnknownJob, Callback::Job))
+        };
+        let by_ticket = || {
+            // A longer ticket than is kept is no job's.
+            ticket_in_callback(webhook, body).map(|found| found.map_or(Callback::UnknownJob, Callback::Ticket))
+        };
+        let by_default = || by_id(&Pointer::from_keys(["request_id"]));
+        match &webhook.request_id {
+            Some(at) => by_id(at).or_else(by_ticket).or_else(by_default),
+            None => by_ticket().or_else(by_default),
         }
-        // A longer ticket than is kept is no job's.
-        ticket_in_callback(webhook, body).map(|found| found.map_or(Callback::UnknownJob, Callback::Ticket))
     }
 
-    fn webhook(&self) -> Option<&Webhook> {
+    pub(super) fn webhook(&self) -> Option<&Webhook> {
         match &self.config.kind {
-            crate::config::Kind::Webhook(webhook) => Some(webhook),
+            Kind::Webhook(webhook) => Some(webhook),
             _ => None,
         }
     }

@@ -14,8 +14,10 @@ use crate::clock::{Nanos, nanos};
 const EVERY: Duration = Duration::from_secs(60);
 
 /// The vendors that had a failure in the last minute: no more than the config has.
-#[derive(Default)]
-pub struct Failures(Mutex<HashMap<Arc<str>, Recent>>);
+pub struct Failures {
+    vendors: Mutex<HashMap<Arc<str>, Recent>>,
+    says: &'static str,
+}
 
 /// One vendor's failures since the last line about it.
 struct Recent {
@@ -33,17 +35,28 @@ struct Line {
     reason: String,
 }
 
+impl Default for Failures {
+    fn default() -> Failures {
+        Failures::new("calls to the vendor failed; one line a minute counts them")
+    }
+}
+
 impl Failures {
-    /// A call failed. The first one is logged, and so is one that comes when a line is due.
-    pub(super) fn note(&self, vendor: &Arc<str>, reason: &str, now: Nanos) {
+    /// Other failures than those of calls; `says` is the message of each line.
+    pub fn new(says: &'static str) -> Failures {
+        Failures { vendors: Mutex::default(), says }
+    }
+
+    /// One more failure. The first one is logged, and so is one that comes when a line is due.
+    pub fn note(&self, vendor: &Arc<str>, reason: &str, now: Nanos) {
         if let Some(line) = self.count(vendor, reason, now) {
-            line.log();
+            line.log(self.says);
         }
     }
 
     /// Logs what has been counted, where a line is due.
     pub(super) fn tell(&self, now: Nanos) {
-        self.due(now).iter().for_each(Line::log);
+        self.due(now).iter().for_each(|line| line.log(self.says));
     }
 
     fn count(&self, vendor: &Arc<str>, reason: &str, now: Nanos) -> Option<Line> {
@@ -67,7 +80,7 @@ impl Failures {
 
     /// A panic under the lock leaves at worst a failure that is not counted.
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Recent>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.vendors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,9 +97,9 @@ impl Recent {
 }
 
 impl Line {
-    fn log(&self) {
+    fn log(&self, says: &str) {
         let Line { vendor, calls, reason } = self;
-        tracing::warn!(%vendor, failed = calls, reason, "calls to the vendor failed; one line a minute counts them");
+        tracing::warn!(%vendor, failed = calls, reason, "{says}");
     }
 }
 

@@ -98,6 +98,7 @@ batchy (polling, pool batchy)
 bureau (webhook, pool bureau)
   PUT https://bureau.example/v2/{{ payload.region | path }}/reports
   body: {\"key\": \"***\", \"pin\": \"***\", \"who\": {{ payload.who | json }}, \"notify\": {{ callback_url | json }}}
+  callbacks: on the URL of each job; the shared URL is off
   time-out 30s a call, 32 calls in flight at once
   a job is tried 3 times over 15 to 30 minutes, and fails after the last
   a closed port is a failed attempt like any other: the job waits for its next one
@@ -201,6 +202,49 @@ fn what_a_vendors_answers_mean_is_said_rule_by_rule() {
         r#"with nothing at "" means pending"#,
     ];
     assert_eq!(said, wanted, "{}", run.stdout);
+}
+
+#[test]
+fn how_callbacks_are_proved_is_said_without_the_secret() {
+    for (webhook, words) in [
+        ("verify = \"none\"", &["callbacks: on the URL of each job, and on the shared one from anybody"][..]),
+        (
+            "verify = \"github\", secret = [\"SECRET\", \"${KEY}\"], get = true",
+            &[
+                "callbacks: on the URL of each job, and on the shared one signed by HMAC-SHA256 in the header x-hub-signature-256 (any of 2 secrets)",
+                "a GET is a callback too, with its query as the body",
+            ],
+        ),
+        (
+            "verify = { header = \"X-Token\", value = \"${KEY}\" }, events = \"\", unknown = \"accept\", challenge = { hub = \"SECRET\" }, done = { at = \"/status\", is = [\"done\"] }",
+            &[
+                "callbacks: on the URL of each job, and on the shared one with one secret in the header x-token",
+                "a callback with \"done\" at \"/status\" ends its job, any other does not",
+                "an array at \"\" is many callbacks",
+                "a callback for no job of ours is answered 200",
+                "answers hub.challenge for the right hub.verify_token",
+            ],
+        ),
+        (
+            "verify = { basic = { user = \"u\", password = \"SECRET\" } }",
+            &[
+                "callbacks: on the URL of each job, and on the shared one with a user and a password (basic, one secret)",
+            ],
+        ),
+        (
+            "verify = { hmac = \"sha1\", header = \"X-Sig\", signs = \"{{ header.x-time }}{{ body }}\", timestamp = \"X-Time\", tolerance = \"1m\", secret = \"SECRET\" }",
+            &[
+                "callbacks: on the URL of each job, and on the shared one signed by HMAC-SHA1 in the header x-sig, within 1m of signing (one secret)",
+            ],
+        ),
+    ] {
+        let config = one(&format!("webhook = {{ {webhook} }}")).replace("\"sync\"", "\"webhook\"");
+        let run = check(&format!("{config}[server]\npublic_url = \"https://jobs.example\"\n"), &[]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        for wanted in words {
+            assert!(run.stdout.lines().any(|line| line.trim() == *wanted), "{wanted}: {}", run.stdout);
+        }
+    }
 }
 
 #[test]

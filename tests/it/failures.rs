@@ -107,3 +107,26 @@ async fn the_first_failure_of_a_vendor_is_a_warning_and_each_attempt_a_line_for_
         assert!(!line.to_string().contains("Some("), "a debug form: {line}");
     }
 }
+
+/// Whoever reaches the port may send callbacks that are refused: they must not fill the log (L15 of our own search for faults).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_callbacks_are_one_line_a_minute_and_none_for_vendors_that_there_are_not() {
+    let vendors = "[vendors.hook]\nkind = \"webhook\"\nurl = \"VENDORS/async/hook\"\nlimits = []\nwebhook = { verify = \"github\", secret = \"s\" }\n";
+    let world = World::new(vendors).await;
+    let process = world.start().await;
+    let before = process.log().len();
+    let long = "x".repeat(10_000);
+    for _ in 0..20 {
+        for path in ["hook", "hook/forged", "nobody", "nobody/forged"] {
+            let (status, _) = process.send("POST", &format!("/vendor-webhook/{path}"), "{}").await.expect("an answer");
+            assert!(matches!(status, 401 | 404), "{path}: {status}");
+        }
+        let (status, body) = process.send("POST", &format!("/vendor-webhook/{long}"), "{}").await.expect("an answer");
+        assert!(status == 404 && body.len() < 500, "{status}: {} bytes", body.len());
+        process.send("POST", &format!("/vendor-webhook/{long}/x"), "{}").await.expect("an answer");
+    }
+    let log = process.log()[before..].to_owned();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("hook") && lines[0].contains("x-hub-signature-256"), "{lines:#?}");
+    assert!(!log.contains("nobody") && log.len() < 10_000, "{log}");
+}

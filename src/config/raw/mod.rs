@@ -10,8 +10,10 @@ use toml::Spanned;
 
 mod forms;
 mod vendor;
+mod webhook;
 
 pub(super) use vendor::*;
+pub(super) use webhook::*;
 
 pub(super) type Text = Spanned<String>;
 pub(super) type Number = Spanned<u64>;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Number, Text};
+use super::{Number, Text, Webhook};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,20 +91,6 @@ pub(in crate::config) struct Retry {
     pub(in crate::config) first: Text,
     pub(in crate::config) max: Text,
     pub(in crate::config) unanswered: Number,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::config) struct Webhook {
-    pub(in crate::config) verify: Option<Text>,
-    pub(in crate::config) secret: Option<Text>,
-    pub(in crate::config) request_id: Option<Text>,
-    pub(in crate::config) result: Option<Text>,
-    pub(in crate::config) ticket: Option<Text>,
-    pub(in crate::config) ticket_in_callback: Option<Text>,
-    pub(in crate::config) done: Option<Spanned<Match>>,
-    pub(in crate::config) result_url: Option<Spanned<TextOr<At>>>,
-    pub(in crate::config) hosts: Option<Hosts>,
 }
 
 #[derive(Deserialize)]

@@ -123,6 +123,7 @@ impl Core {
             waiting: stats.waiting.max(0).unsigned_abs().saturating_sub(stats.leased),
             leased: stats.leased,
             open: stats.open.max(0).unsigned_abs(),
+            settled_at: stats.settled_at,
             oldest_due: waiting.min().filter(|due| *due <= self.clock.now()),
         })
     }

@@ -229,7 +229,7 @@ impl Index {
         let due = state.due.iter().flatten().filter_map(|lane| self.lanes.get(lane)?.first_due());
         let oldest_due = due.min().filter(|due| *due <= now.steady).map(|due| self.steady.wall(due));
         let waiting = state.waiting.saturating_sub(state.leased);
-        Backlog { waiting, leased: state.leased, open: state.open, oldest_due }
+        Backlog { waiting, leased: state.leased, open: state.open, oldest_due, settled_at: state.settled_at }
     }
 
     /// How many jobs each vendor has, at least.

@@ -7,7 +7,7 @@ use super::{
     shelf::Entry,
 };
 use crate::{
-    clock::Nanos,
+    clock::{Nanos, Time},
     job::{JobId, Stage},
 };
 
@@ -52,6 +52,13 @@ impl Index {
         let leased = self.leases.remove(&id)?;
         let count = &mut self.vendors[leased.vendor].leased;
         *count = count.saturating_sub(1);
+        Some(leased)
+    }
+
+    /// The same, because what came of the attempt is stored.
+    pub(super) fn settled(&mut self, id: JobId, attempt: u32, now: Time) -> Option<LeasedJob> {
+        let leased = self.unlease(id, Some(attempt))?;
+        self.vendors[leased.vendor].settled_at = Some(now);
         Some(leased)
     }
 

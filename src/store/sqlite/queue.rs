@@ -185,7 +185,7 @@ impl Write for Settle {
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
-        let Settle { lease, change, attempt, took, reply, .. } = *self;
+        let Settle { lease, change, attempt, took, now, reply } = *self;
         if let Err(why) = outcome {
             // The worker has the outcome and retries, so nobody else may call meanwhile.
             after.index.keep(lease.job.id, lease.attempt);
@@ -193,7 +193,7 @@ impl Write for Settle {
             return;
         }
         let id = lease.job.id;
-        let leased = after.index.unlease(id, Some(lease.attempt));
+        let leased = after.index.settled(id, lease.attempt, now);
         let settled = match took {
             Took::Nothing => Settled::TooLate,
             Took::Change(job) => {

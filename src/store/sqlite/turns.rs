@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::{index::LaneId, shelf::Shelf};
-use crate::job::{Lane, Priority, Stage, turn};
+use crate::{
+    clock::Time,
+    job::{Lane, Priority, Stage, turn},
+};
 
 /// A lane in memory.
 pub(super) struct LaneState {
@@ -49,6 +52,8 @@ pub(super) struct VendorState {
     pub(super) waiting: u64,
     pub(super) leased: u64,
     pub(super) open: u64,
+    /// When what came of a call was last stored, by this process.
+    pub(super) settled_at: Option<Time>,
 }
 
 impl LaneState {

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use fetchgate::{clock::Time, vendor::signature::StandardWebhooks};
+use fetchgate::clock::Time;
 use hyper::Method;
 use mock_vendors::Answer;
 use serde_json::{Value, json};
 
 use crate::{
     on_every_backend,
-    support::{Backend, START, TestApp},
+    support::{Backend, START, TestApp, sign},
 };
 
 on_every_backend!(
@@ -409,6 +409,8 @@ async fn the_shared_url_finds_the_job_by_the_vendors_ticket(backend: Backend) {
     for (ticket, in_reply) in [(r#""T-1""#, r#""T-1""#), ("4711", "4711"), (r#""\u00e9""#, r#""é""#)] {
         app.vendors.script("other", vec![Answer::json(202, format!(r#"{{"id": {in_reply}}}"#))]);
         let (id, _) = accepted(&mut app, "other").await;
+        // Until then the ticket could be one that is not stored yet.
+        app.clock.advance(Duration::from_secs(10));
         let wrong = app.post("/vendor-webhook/other", r#"{"report_id": "T-9", "result": 0}"#).await;
         assert_eq!((wrong.status.as_u16(), &*wrong.code()), (404, "unknown_job"));
         let none = app.post("/vendor-webhook/other", r#"{"id": "T-1", "result": 0}"#).await;
@@ -429,11 +431,9 @@ async fn the_shared_url_with_signatures_believes_only_those(backend: Backend) {
     let body = format!(r#"{{"request_id": "{id}", "result": 1}}"#);
     let (good, wrong) = (SECRET, "whsec_c29tZSBvdGhlciBzZWNyZXQgb2YgMjQ=");
     let send = async |secret: &str, signed: &str, sent: &str, at: Time, without: &str| {
-        let (time, secret) = ((at.0 / 1000).to_string(), StandardWebhooks::new(secret).unwrap());
-        let signature = secret.sign("msg_1", at, signed.as_bytes());
-        let mut headers =
-            vec![("webhook-id", "msg_1"), ("webhook-timestamp", &*time), ("webhook-signature", &*signature)];
-        headers.retain(|(name, _)| *name != without);
+        let signed = sign::standard(sign::WEBHOOK, secret, at, signed.as_bytes());
+        let headers = signed.iter().filter(|(name, _)| *name != without);
+        let headers: Vec<(&str, &str)> = headers.map(|(name, value)| (*name, value.as_str())).collect();
         let answer = app.send(Method::POST, "/vendor-webhook/other", &headers, sent.to_owned()).await;
         if answer.status == 200 {
             "success".to_owned()

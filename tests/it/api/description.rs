@@ -181,9 +181,7 @@ async fn metrics_are_openmetrics_and_complete(backend: Backend) {
         "limit_waits_total",
         "limit_breaches_total",
         "in_flight",
-        "callbacks_accepted_total",
-        "callbacks_ignored_total",
-        "callbacks_refused_total",
+        "callbacks_total",
         "store_write_seconds_count",
         "store_errors_total",
         "http_requests_total",
@@ -205,7 +203,7 @@ async fn metrics_are_openmetrics_and_complete(backend: Backend) {
         let name = format!("fetchgate_vendor_calls_total{{vendor=\"polling\",outcome=\"{outcome}\"}}");
         assert_eq!(samples[&name], calls, "{outcome}");
     }
-    assert_eq!(samples["fetchgate_callbacks_accepted_total{vendor=\"async\"}"], 1.0);
+    assert_eq!(samples["fetchgate_callbacks_total{vendor=\"async\",outcome=\"accepted\"}"], 1.0);
     assert!(samples["fetchgate_store_write_seconds_count"] > 0.0, "stored jobs were timed");
     app.stop().await;
 }

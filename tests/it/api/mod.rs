@@ -16,4 +16,6 @@ mod position;
 mod refusals;
 mod replies;
 mod retries;
+mod schemes;
+mod shapes;
 mod vendors;

@@ -85,7 +85,7 @@ async fn work(app: &mut TestApp) {
 }
 
 /// The dispatchers turn until the vendor has been called; it does not answer.
-async fn call_that_hangs(app: &mut TestApp, name: &'static str) {
+pub(super) async fn call_that_hangs(app: &mut TestApp, name: &'static str) {
     let (vendors, before) = (app.vendors.clone(), app.calls(name));
     let called =
         wait_until("the call", Duration::from_secs(30), async || (vendors.arrivals(name).len() > before).then_some(()));
@@ -256,6 +256,7 @@ async fn an_early_callback_by_ticket_is_sent_again_while_a_call_is_under_way(bac
     let again = app.post("/vendor-webhook/one", r#"{"id": "x", "result": 7}"#).await;
     assert_eq!(again.status, 200, "{}", again.text);
     assert_eq!(app.find(&id).await["result"], 7);
+    app.clock.advance(Duration::from_secs(10));
     assert_eq!(app.post("/vendor-webhook/one", r#"{"id": "y"}"#).await.status, 404, "no call is under way");
     app.stop().await;
 }

@@ -192,6 +192,80 @@ fn webhook_and_polling_vendors_are_checked_as_such() {
 }
 
 #[test]
+fn what_proves_callbacks_is_checked_as_such() {
+    let hmac = |more: &str| format!("{{ hmac = \"sha256\", header = \"X-Signature\", secret = \"s\"{more} }}");
+    let table = [
+        ("\"githup\", secret = \"s\"".to_owned(), "verify", "Did you mean \"github\"?"),
+        ("\"github\"".into(), "secret", "required"),
+        ("\"slack\", secret = []".into(), "secret", "1 to 8"),
+        ("\"slack\", secret = [\"a\", \"\"]".into(), "secret[1]", "empty"),
+        ("\"slack\", secret = 5".into(), "secret", "several of them in an array"),
+        ("5".into(), "verify", "hmac = "),
+        ("{}".into(), "verify", "none of hmac, value and basic"),
+        ("{ header = \"X\", value = \"v\", hmac = \"sha256\" }".into(), "verify", "more than one"),
+        (
+            "{ hmac = \"md5\", header = \"X\", secret = \"s\" }".into(),
+            "verify.hmac",
+            "\"sha256\" or \"sha1\" or \"sha512\"",
+        ),
+        ("{ hmac = \"sha1\", secret = \"s\" }".into(), "verify.header", "required"),
+        ("{ hmac = \"sha1\", header = \"a b\", secret = \"s\" }".into(), "verify.header", "X-Signature"),
+        ("{ hmac = \"sha1\", header = \"X\" }".into(), "verify.secret", "required"),
+        ("{ header = \"X\", value = \"v\" }, secret = \"s\"".into(), "secret", "into verify"),
+        (hmac(", encoding = \"base32\""), "verify.encoding", "\"hex\" or \"base64\""),
+        (hmac(", signs = \"{{ header.x-time }}\""), "verify.signs", "anybody could change it"),
+        (hmac(", signs = \"{{ body | json }}\""), "verify.signs", "header.NAME"),
+        (hmac(", timestamp = \"X-Time\""), "verify.timestamp", "is not signed"),
+        (hmac(", tolerance = \"1m\""), "verify.tolerance", "timestamp = "),
+        (hmac(", value = \"v\""), "verify", "more than one"),
+        (hmac(", key = \"v\""), "verify.key", "hmac"),
+        ("{ header = \"X\", value = \"a\\nb\" }".into(), "verify.value", "visible ASCII"),
+        ("{ value = \"v\" }".into(), "verify.header", "required"),
+        (
+            "{ header = \"X\", value = \"v\", encoding = \"hex\" }".into(),
+            "verify.encoding",
+            "its keys are header, value",
+        ),
+        ("{ basic = { user = \"u\" } }".into(), "verify.basic", "a user and a password"),
+        ("{ basic = { user = \"u:v\", password = \"p\" } }".into(), "verify.basic.user", "no colon"),
+        ("{ basic = { user = \"u\", password = \"p\" }, secret = \"s\" }".into(), "verify.secret", "no such key"),
+    ];
+    for (verify, key, word) in table {
+        let key = format!("vendors.v.webhook.{key}");
+        refused(&webhook_vendor(&format!("webhook = {{ verify = {verify} }}")), &key, 5, word);
+    }
+    for (more, key, word) in [
+        ("done = { at = \"/s\" }", "done.is", "required"),
+        ("events = \"items\"", "events", "slash"),
+        ("unknown = \"refuse\"", "unknown", "\"accept\""),
+        ("get = \"yes\"", "get", "true or false"),
+        ("challenge = \"meta\"", "challenge", "graph"),
+        ("challenge = {}", "challenge.hub", "required"),
+        ("challenge = { hub = [] }", "challenge.hub", "1 to 8"),
+    ] {
+        let text = webhook_vendor(&format!("webhook = {{ verify = \"none\", {more} }}"));
+        refused(&text, &format!("vendors.v.webhook.{key}"), 5, word);
+    }
+    refused(
+        &webhook_vendor("webhook = { unknown = \"accept\" }"),
+        "vendors.v.webhook.unknown",
+        5,
+        "the shared URL is off",
+    );
+    for fine in [
+        "\"github\", secret = [\"new\", \"old\"]",
+        "\"stripe\", secret = \"whsec_x\", get = true, challenge = { hub = \"t\" }",
+        &hmac(
+            ", encoding = \"hex\", prefix = \"v1=\", signs = \"{{ header.x-signature.t }}.{{ body }}\", timestamp = \"X-Signature.t\", tolerance = \"1h\"",
+        ),
+        "{ header = \"X-Token\", value = [\"a\", \"b\"] }, events = \"\", unknown = \"accept\"",
+        "{ basic = { user = \"u\", password = [\"p\", \"q\"] } }, challenge = \"slack\"",
+    ] {
+        assert!(parse(&webhook_vendor(&format!("webhook = {{ verify = {fine} }}"))).is_ok(), "{fine}");
+    }
+}
+
+#[test]
 fn a_webhook_vendor_elsewhere_must_be_able_to_reach_us() {
     let elsewhere = webhook_vendor("").replace("127.0.0.1:9000", "api.bureau.example");
     refused(&elsewhere, "vendors.v.url", 3, "server.public_url");

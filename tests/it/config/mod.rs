@@ -3,9 +3,9 @@
 use std::{path::Path, time::Duration};
 
 use fetchgate::{
-    config::{self, Config, ConfigError, EXAMPLE, Kind, Place, StoreAt, Verify},
+    config::{self, Config, ConfigError, EXAMPLE, Kind, Place, StoreAt},
     limit::{Key, Per, Shape},
-    vendor::replies::Test,
+    vendor::{replies::Test, verify::Verify},
 };
 use proptest::prelude::*;
 
@@ -157,7 +157,7 @@ fn every_setting_of_the_contract_that_is_built_is_read() {
     assert!(matches!(failed, Test::Is(texts) if texts == &["error", "3", "true"]), "{failed:?}");
     assert_eq!(vendor.clean.redact.len(), 2);
     let Kind::Webhook(webhook) = &vendor.kind else { panic!() };
-    assert!(matches!(&webhook.verify, Verify::StandardWebhooks(kept) if kept.reveal() == secret));
+    assert!(matches!(&webhook.verify, Verify::Signed(signed) if *signed.secrets[0].reveal() == *secret));
     assert_eq!(webhook.ticket_in_callback.as_ref().unwrap().to_string(), "/report_id");
     let limits = &config.pools[0].limits;
     let ids: Vec<&str> = limits.iter().map(|limit| &*limit.id).collect();

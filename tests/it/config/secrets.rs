@@ -103,6 +103,17 @@ fn what_is_filled_in_is_never_shown() {
         ),
         webhook_vendor("webhook = { verify = \"@\", secret = \"@\" }"),
         webhook_vendor("webhook = { secret = \"@\" }"),
+        webhook_vendor("webhook = { verify = \"github\", secret = [\"@\", \"@\"] }"),
+        webhook_vendor("webhook = { verify = { hmac = \"sha1\", header = \"X\", secret = \"@\" } }"),
+        webhook_vendor(
+            "webhook = { verify = { hmac = \"@\", header = \"@ \", secret = \"@\", signs = \"@\", timestamp = \"@\" } }",
+        ),
+        webhook_vendor("webhook = { verify = { header = \"X\", value = \"@\" } }"),
+        webhook_vendor("webhook = { verify = { header = \"X\", value = \"@\\n\" } }"),
+        webhook_vendor("webhook = { verify = { basic = { user = \"@:\", password = \"@\" } } }"),
+        webhook_vendor("webhook = { verify = { basic = { user = \"u\", password = \"@\" } } }"),
+        webhook_vendor("webhook = { verify = \"none\", challenge = { hub = \"@\" } }"),
+        webhook_vendor("webhook = { verify = \"none\", challenge = \"@\", unknown = \"@\" }"),
         webhook_vendor("webhook = \"@\""),
     ];
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -13,6 +13,7 @@ use fetchgate::{
     service::{Listeners, Service},
     shutdown::Shutdown,
     store::{Store as _, sqlite::Sqlite},
+    worker::Failures,
 };
 use hyper::Method;
 use mock_vendors::MockVendors;
@@ -171,6 +172,7 @@ async fn readiness(app: &App, roles: Roles, queue: &Redis) -> (u16, Value, Strin
         ids: JobIds::new(),
         default_vendor: None,
         roles,
+        refused_callbacks: Failures::new("of the test"),
         feasibility: Feasibility::default(),
         edge: app.edge.clone(),
         queue: Some(queue.clone()),

@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) mod openapi;
 pub(crate) mod raw;
 pub(crate) mod servers;
+pub(crate) mod sign;
 pub(crate) mod slow;
 
 /// Runs a test of the API or the store on every backend; the failing test's name says which.
@@ -168,7 +169,7 @@ limits = ["1000/s"]
 kind = "webhook"
 url = "VENDORS/async?callback_ms=0"
 limits = ["1000/s"]
-webhook = { verify = "none" }
+webhook = { verify = "none", get = true }
 [vendors.polling]
 kind = "polling"
 url = "VENDORS/polling"

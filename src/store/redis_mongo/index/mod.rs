@@ -313,9 +313,10 @@ impl Index {
         let call = self.on(&self.scripts.stats, vendor);
         let found: Vec<Vec<u8>> = self.run(&call).await?.unwrap_or_default();
         let number = |i: usize| text(found.get(i).cloned()).parse::<i64>().unwrap_or(0);
-        let heads = found.iter().skip(4).filter_map(|id| JobId::from_slice(id)).collect();
+        let heads = found.iter().skip(5).filter_map(|id| JobId::from_slice(id)).collect();
         let leased = number(3).max(0).unsigned_abs();
-        Ok(Stats { waiting: number(0), open: number(1), live: number(2), leased, heads })
+        let settled_at = Some(number(4)).filter(|at| *at > 0).map(Time);
+        Ok(Stats { waiting: number(0), open: number(1), live: number(2), leased, settled_at, heads })
     }
 
     /// Corrects the counts by so much.

@@ -172,6 +172,8 @@ pub(crate) struct Stats {
     pub(crate) open: i64,
     pub(crate) live: i64,
     pub(crate) leased: u64,
+    /// When what came of a call was last stored.
+    pub(crate) settled_at: Option<Time>,
     /// The first jobs of the streams.
     pub(crate) heads: Vec<JobId>,
 }

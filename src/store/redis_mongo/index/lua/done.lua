@@ -5,6 +5,7 @@
 even_when_full()
 local now, consumer = tonumber(ARGV[1]), ARGV[3]
 count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]))
+redis.call('HSET', counts, 'settled_at', ARGV[1])
 if not epoch() then return 0 end
 local rung, removals = ARGV[7] == '1', {}
 for i = 8, #ARGV, 7 do

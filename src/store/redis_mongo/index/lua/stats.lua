@@ -1,7 +1,8 @@
--- How much is where. ARGV: now, lines. Gives: waiting, open, live, leased, then the ids at the head of the streams.
+-- How much is where. ARGV: now, lines. Gives: waiting, open, live, leased, when a call was last settled (ms; 0: not known), then the ids at
+-- the head of the streams.
 local lines = tonumber(ARGV[2])
-local found = redis.call('HMGET', counts, 'waiting', 'open', 'live')
-local answer = {found[1] or '0', found[2] or '0', found[3] or '0', '0'}
+local found = redis.call('HMGET', counts, 'waiting', 'open', 'live', 'settled_at')
+local answer = {found[1] or '0', found[2] or '0', found[3] or '0', '0', found[4] or '0'}
 if not epoch() then return answer end
 local all_leased = 0
 for line = 0, lines - 1 do

@@ -1,0 +1,334 @@
+//! How a callback on the shared URL proves where it comes from, checked: `webhook.verify` and the secrets that belong to it.
+//!
+//! Never repeats a secret.
+
+use std::ops::Range;
+
+use hyper::header::HeaderName;
+use toml::Spanned;
+
+use super::{
+    LiveSecret,
+    check::{Check, LONGEST, Whole, optional, shown},
+    error::nearest,
+    raw,
+    secret::{fits_header, fits_line},
+};
+use crate::vendor::verify::{
+    Signed, Verify,
+    hmac::{Encoding, Hash, Key, NAMED, Scheme, Settings, TOLERANCE},
+};
+
+/// More are never in use at once.
+const MOST_SECRETS: usize = 8;
+const TABLES: &str = r#"{ hmac = "sha256", header = "X-Signature", secret = "${SECRET}" }, { header = "X-Token", value = "${TOKEN}" } or { basic = { user = "u", password = "${PASSWORD}" } }"#;
+
+pub(super) fn verify(cx: &mut Check<'_>, whole: &Whole<'_>, raw: &Spanned<raw::Webhook>) -> Option<Verify> {
+    let table = raw.get_ref();
+    let key = whole.key("webhook.verify");
+    let Some(verify) = &table.verify else {
+        return no_secret(
+            cx,
+            whole,
+            table,
+            r#"Write verify = "standard-webhooks" or "github" beside it, or remove it"#,
+        )
+        .then_some(Verify::Off);
+    };
+    match verify.get_ref() {
+        raw::TextOr::Text(word) => {
+            let text = cx.text(&key, &Spanned::new(verify.span(), word.clone()))?;
+            if text.text == "none" {
+                let mend = r#"Write verify = "standard-webhooks" or "github" instead of "none", or remove it"#;
+                return no_secret(cx, whole, table, mend).then_some(Verify::None);
+            }
+            let Some((name, settings)) = NAMED.iter().find(|(name, _)| *name == text.text) else {
+                let names = NAMED.map(|(name, _)| name);
+                let mend = match nearest(&text.text, &names) {
+                    Some(near) if !text.is_filled => format!("Did you mean {near:?}?"),
+                    _ => format!(
+                        r#"Write "{}" (each with secret), "none" to believe anybody, or a table: {TABLES}"#,
+                        names.join("\", \"")
+                    ),
+                };
+                cx.problem(&key, &text.span, format!("there is no scheme {}", text.shown), mend);
+                return None;
+            };
+            named(cx, whole, raw, name, settings)
+        }
+        raw::TextOr::Table(scheme) => {
+            let is_alone = no_secret(cx, whole, table, "Write it into verify = { ... }");
+            let checked = Table { cx, key, raw: scheme, span: verify.span() }.check()?;
+            is_alone.then_some(checked)
+        }
+    }
+}
+
+/// Whether there is no secret beside `verify`, where it would not be used.
+fn no_secret(cx: &mut Check<'_>, whole: &Whole<'_>, table: &raw::Webhook, mend: &str) -> bool {
+    if let Some(secret) = &table.secret {
+        cx.problem(&whole.key("webhook.secret"), &secret.span(), "this secret would not be used", mend);
+    }
+    table.secret.is_none()
+}
+
+fn named(
+    cx: &mut Check<'_>,
+    whole: &Whole<'_>,
+    raw: &Spanned<raw::Webhook>,
+    name: &str,
+    settings: &[Settings<'_>],
+) -> Option<Verify> {
+    let secret_key = whole.key("webhook.secret");
+    let key = if name == "standard-webhooks" { Key::Whsec } else { Key::Text };
+    let Some(secret) = &raw.get_ref().secret else {
+        let mend = match key {
+            Key::Whsec => "Write secret = \"${BUREAU_SECRET}\": what the vendor gave you, `whsec_` and base64",
+            Key::Text => "Write secret = \"${BUREAU_SECRET}\": what the vendor gave you, or you gave the vendor",
+        };
+        cx.problem(&secret_key, &raw.span(), format!("this key is required with {name:?}"), mend);
+        return None;
+    };
+    let secrets = of_key(cx, &secret_key, secret, key)?;
+    let schemes = settings.iter().map(|settings| Scheme::new(*settings, TOLERANCE).ok()).collect::<Option<_>>()?;
+    Some(Verify::Signed(Signed { schemes, key, secrets }))
+}
+
+/// Secrets that become keys.
+fn of_key(cx: &mut Check<'_>, name: &str, raw: &Spanned<raw::Secrets>, key: Key) -> Option<Vec<LiveSecret>> {
+    let fits: fn(&str) -> bool = match key {
+        Key::Text => |text| !text.is_empty(),
+        Key::Whsec => |text| Key::Whsec.fault(text).is_none(),
+    };
+    let checked = secrets(cx, name, raw, fits)?;
+    for secret in &checked {
+        if let Some(why) = key.fault(&secret.reveal()) {
+            let mend = "Write what the vendor gave you, `whsec_` and base64";
+            cx.problem(name, &raw.span(), format!("this secret cannot be used: {why}"), mend);
+            return None;
+        }
+    }
+    Some(checked)
+}
+
+/// One secret, or several; each is there.
+pub(super) fn secrets(
+    cx: &mut Check<'_>,
+    key: &str,
+    raw: &Spanned<raw::Secrets>,
+    fits: fn(&str) -> bool,
+) -> Option<Vec<LiveSecret>> {
+    let texts = match raw.get_ref() {
+        raw::Secrets::One(text) => vec![(key.to_owned(), Spanned::new(raw.span(), text.clone()))],
+        raw::Secrets::Several(texts) => {
+            texts.iter().enumerate().map(|(i, text)| (format!("{key}[{i}]"), text.clone())).collect()
+        }
+    };
+    if !(1..=MOST_SECRETS).contains(&texts.len()) {
+        let mend = format!("Have 1 to {MOST_SECRETS}: the new one and the old one, say");
+        cx.problem(key, &raw.span(), "these are none, or too many", mend);
+        return None;
+    }
+    let checked: Vec<Option<LiveSecret>> = texts.iter().map(|(key, text)| secret(cx, key, text, fits)).collect();
+    checked.into_iter().collect()
+}
+
+fn secret(cx: &mut Check<'_>, key: &str, raw: &raw::Text, fits: fn(&str) -> bool) -> Option<LiveSecret> {
+    let secret = cx.any_secret(key, raw, fits)?;
+    if secret.reveal().is_empty() {
+        cx.problem(key, &raw.span(), "this is empty", "Write it, or name a variable or file that has it");
+        return None;
+    }
+    Some(secret)
+}
+
+/// One `verify` table, being checked.
+struct Table<'t, 'c, 's> {
+    cx: &'t mut Check<'c>,
+    key: String,
+    raw: &'s raw::VerifyTable,
+    span: Range<usize>,
+}
+
+impl Table<'_, '_, '_> {
+    fn check(&mut self) -> Option<Verify> {
+        let raw = self.raw;
+        match (&raw.hmac, &raw.value, &raw.basic) {
+            (Some(hash), None, None) => self.hmac(hash),
+            (None, Some(value), None) => {
+                self.has_only(&["header", "value"])?;
+                let name = self.header();
+                let key = self.name("value");
+                let values = secrets(self.cx, &key, value, fits_header)?;
+                self.can_be_sent("value", value, &values)?;
+                Some(Verify::Header { name: name?, values })
+            }
+            (None, None, Some(basic)) => {
+                self.has_only(&["basic"])?;
+                self.basic(basic)
+            }
+            _ => {
+                let what = "this table has none of hmac, value and basic, or more than one";
+                self.cx.problem(&self.key, &self.span, what, format!("Write {TABLES}"));
+                None
+            }
+        }
+    }
+
+    fn hmac(&mut self, hash: &raw::Text) -> Option<Verify> {
+        self.has_only(&["hmac", "header", "encoding", "prefix", "signs", "timestamp", "tolerance", "secret"])?;
+        let raw = self.raw;
+        let hash = self.word("hmac", hash, Hash::ALL, Hash::as_str);
+        let encoding = match &raw.encoding {
+            Some(encoding) => self.word("encoding", encoding, Encoding::ALL, Encoding::as_str),
+            None => Some(Encoding::Hex),
+        };
+        let header = self.header();
+        let prefix = self.text("prefix", raw.prefix.as_ref(), "");
+        let signs = self.text("signs", raw.signs.as_ref(), "{{ body }}");
+        let timestamp = optional(raw.timestamp.as_ref(), |text| self.text("timestamp", Some(text), ""));
+        let tolerance = match &raw.tolerance {
+            Some(tolerance) => {
+                let key = self.name("tolerance");
+                self.cx.duration(&key, tolerance, LONGEST)
+            }
+            None => Some(TOLERANCE),
+        };
+        if let (None, Some(tolerance)) = (&raw.timestamp, &raw.tolerance) {
+            let mend = "Write timestamp = \"X-Timestamp\" beside it, or remove it";
+            return self.problem("tolerance", &tolerance.span(), "nothing says when a callback was signed", mend);
+        }
+        let secrets = match &raw.secret {
+            Some(secret) => {
+                let key = self.name("secret");
+                of_key(self.cx, &key, secret, Key::Text)
+            }
+            None => self.required("secret", "Write secret = \"${BUREAU_SECRET}\""),
+        };
+        let (header, prefix, signs, timestamp) = (header?, prefix?, signs?, timestamp?);
+        let settings = Settings {
+            hash: hash?,
+            encoding: encoding?,
+            header: header.as_str(),
+            prefix: &prefix,
+            signs: &signs,
+            timestamp: timestamp.as_deref(),
+        };
+        match Scheme::new(settings, tolerance?) {
+            Ok(scheme) => Some(Verify::Signed(Signed { schemes: vec![scheme], key: Key::Text, secrets: secrets? })),
+            Err(fault) => {
+                let written = if fault.key == "signs" { &raw.signs } else { &raw.timestamp };
+                let span = written.as_ref().map_or(self.span.clone(), Spanned::span);
+                self.problem(fault.key, &span, fault.what, fault.mend)
+            }
+        }
+    }
+
+    fn basic(&mut self, raw: &Spanned<raw::Basic>) -> Option<Verify> {
+        let (Some(user), Some(password)) = (&raw.get_ref().user, &raw.get_ref().password) else {
+            let mend = r#"Write basic = { user = "u", password = "${PASSWORD}" }"#;
+            return self.problem("basic", &raw.span(), "it needs a user and a password", mend);
+        };
+        let (user_key, password_key) = (self.name("basic.user"), self.name("basic.password"));
+        let passwords = secrets(self.cx, &password_key, password, fits_line);
+        let checked = self.cx.secret(&user_key, user, fits_line)?;
+        if checked.reveal().contains(':') {
+            return self.problem("basic.user", &user.span(), "a user's name has no colon", "Write what is before it");
+        }
+        Some(Verify::Basic { user: checked, passwords: passwords? })
+    }
+
+    /// A header's value that cannot be one would never fit.
+    fn can_be_sent(&mut self, name: &str, raw: &Spanned<raw::Secrets>, values: &[LiveSecret]) -> Option<()> {
+        if values.iter().all(|value| fits_header(&value.reveal())) {
+            return Some(());
+        }
+        let what = "its value has a character that cannot be sent (a line break, or not ASCII)";
+        self.problem(name, &raw.span(), what, "Use visible ASCII and spaces")
+    }
+
+    fn name(&self, name: &str) -> String {
+        format!("{}.{name}", self.key)
+    }
+
+    /// Notes what is wrong with a key; there is nothing then.
+    fn problem<T>(
+        &mut self,
+        name: &str,
+        span: &Range<usize>,
+        what: impl Into<String>,
+        mend: impl Into<String>,
+    ) -> Option<T> {
+        let key = self.name(name);
+        self.cx.problem(&key, span, what, mend);
+        None
+    }
+
+    fn required<T>(&mut self, name: &str, mend: &str) -> Option<T> {
+        let span = self.span.clone();
+        self.problem(name, &span, "this key is required", mend)
+    }
+
+    /// Whether no key is there that this scheme does not know.
+    fn has_only(&mut self, known: &[&str]) -> Option<()> {
+        let raw = self.raw;
+        let text = |text: &Option<raw::Text>| text.as_ref().map(Spanned::span);
+        let secrets = |secrets: &Option<Spanned<raw::Secrets>>| secrets.as_ref().map(Spanned::span);
+        let written = [
+            ("header", text(&raw.header)),
+            ("encoding", text(&raw.encoding)),
+            ("prefix", text(&raw.prefix)),
+            ("signs", text(&raw.signs)),
+            ("timestamp", text(&raw.timestamp)),
+            ("tolerance", text(&raw.tolerance)),
+            ("secret", secrets(&raw.secret)),
+        ];
+        let others = written.into_iter().filter(|(name, _)| !known.contains(name));
+        let Some((name, span)) = others.into_iter().find_map(|(name, span)| Some((name, span?))) else {
+            return Some(());
+        };
+        let mend = format!("Remove it; its keys are {}", known.join(", "));
+        self.problem(name, &span, "this scheme has no such key", mend)
+    }
+
+    fn header(&mut self) -> Option<HeaderName> {
+        let key = self.name("header");
+        let Some(raw) = &self.raw.header else {
+            return self.required("header", r#"Write header = "X-Signature", say"#);
+        };
+        let text = self.cx.text(&key, raw)?;
+        let header = HeaderName::try_from(text.text.as_str()).ok();
+        if header.is_none() {
+            let what = format!("{} is not a header's name", text.shown);
+            self.cx.problem(&key, &text.span, what, r#"Write "X-Signature", say"#);
+        }
+        header
+    }
+
+    fn text(&mut self, name: &str, raw: Option<&raw::Text>, default: &str) -> Option<String> {
+        match raw {
+            Some(raw) => {
+                let key = self.name(name);
+                self.cx.text(&key, raw).map(|text| text.text)
+            }
+            None => Some(default.to_owned()),
+        }
+    }
+
+    fn word<T: Copy, const N: usize>(
+        &mut self,
+        name: &str,
+        raw: &raw::Text,
+        all: [T; N],
+        as_str: fn(T) -> &'static str,
+    ) -> Option<T> {
+        let key = self.name(name);
+        let text = self.cx.text(&key, raw)?;
+        let found = all.into_iter().find(|one| as_str(*one) == text.text);
+        if found.is_none() {
+            let mend = format!("Write \"{}\"", all.map(as_str).join("\" or \""));
+            self.cx.problem(&key, &text.span, format!("{} is none of them", shown(raw.get_ref())), mend);
+        }
+        found
+    }
+}
