@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::nanos,
     job::{Job, JobId, lifecycle},
-    store::{Amended, Which},
+    store::{Amended, Sees, Which},
     vendor::{
         Callback, NotBelieved, Reading, Silence, Vendor,
         value::{Value, ValueFault},
@@ -134,7 +134,7 @@ async fn amend(
         }
         lifecycle::called_back(job, run, step.clone(), &policy, jitter, now)
     };
-    let amended = app.store.amend(which, now, Box::new(decide)).await?;
+    let amended = app.store.amend(&Sees::All, which, now, Box::new(decide)).await?;
     // One that changes no job of this vendor is not listened to.
     if let (Amended::Changed(_), Some(Silence::Asked(time))) = (&amended, reading.silence) {
         let silence = nanos(time.unwrap_or(vendor.config.slow_down.first));
