@@ -49,6 +49,7 @@ pub(super) async fn for_one_job(
     };
     // The token of a vendor that was removed from the config is still valid, but its rules for reading are gone.
     let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
+    reread_secrets(&app, vendor).await;
     if let Some(answer) = answer_to_head(&app, vendor, &request)? {
         return Ok(answer);
     }
@@ -76,13 +77,9 @@ pub(super) async fn shared(
     if let Verify::Off = vendor.verify() {
         return Ok(not_believed(&app, vendor, &NotBelieved::SharedUrlOff));
     }
+    reread_secrets(&app, vendor).await;
     if let Some(answer) = answer_to_head(&app, vendor, &request)? {
         return Ok(answer);
-    }
-    if vendor.wants_reread(app.clock.nanos()) {
-        let vendor = vendor.clone();
-        // A panic there leaves the secrets as they were.
-        let _ = tokio::task::spawn_blocking(move || vendor.reread_verify()).await;
     }
     if let Err(why) = vendor.may_believe(request.method(), request.headers(), app.clock.now()) {
         return Ok(not_believed(&app, vendor, &why));
@@ -107,6 +104,15 @@ pub(super) async fn shared(
     let landing = by_job.into_iter().map(|(job, values)| land(&app, vendor, &sent, job, values));
     let landed: Vec<Landed> = stream::iter(landing).buffer_unordered(SIDE_BY_SIDE).collect().await;
     landed.into_iter().max_by_key(Landed::weight).map_or(Ok(success()), Landed::into_answer)
+}
+
+/// Reads the files of the secrets that the vendor sends, where it is time for that.
+async fn reread_secrets(app: &App, vendor: &Arc<Vendor>) {
+    if vendor.wants_reread(app.clock.nanos()) {
+        let vendor = vendor.clone();
+        // A panic there leaves the secrets as they were.
+        let _ = tokio::task::spawn_blocking(move || vendor.reread_callback_secrets()).await;
+    }
 }
 
 /// A callback as it came.

@@ -133,7 +133,6 @@ fn wanted_type(wanted: &str) -> &'static str {
         "a limit" => "a limit",
         "a text or a table" => "a text in quotes or a table",
         "a breaker" => "a table, or false,",
-        "a word or a table" => "a word in quotes or a table",
         "a text or an array" => "a text in quotes, or an array of them",
         _ => "a table",
     }

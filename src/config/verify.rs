@@ -16,7 +16,8 @@ use super::{
 };
 use crate::vendor::verify::{
     Signed, Verify,
-    hmac::{Encoding, Hash, Key, NAMED, Scheme, Settings, TOLERANCE},
+    hmac::{Encoding, Hash, Key, Scheme, Settings, TOLERANCE},
+    named::NAMED,
 };
 
 /// More are never in use at once.

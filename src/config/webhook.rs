@@ -51,13 +51,13 @@ pub(super) fn webhook(
     let ticket_in_callback = pointer("ticket_in_callback", &table.ticket_in_callback);
     let events = pointer("events", &table.events);
     let done = optional(table.done.as_ref(), |raw| matching(cx, &key("done"), raw));
+    let unknown = optional(table.unknown.as_ref(), |raw| unknown(cx, &key("unknown"), raw, verify.as_ref()));
+    let challenge = optional(table.challenge.as_ref(), |raw| challenge(cx, &key("challenge"), raw));
     let hosts = addresses::hosts(cx, &key("hosts"), table.hosts.as_ref());
     let has_ticket = table.ticket.is_some() || table.ticket_in_callback.is_some();
     let known = Known { url, hosts: hosts.as_deref().unwrap_or_default(), has_ticket };
     let result_url =
         optional(table.result_url.as_ref(), |raw| addresses::result_url(cx, whole, &key("result_url"), raw, known));
-    let unknown = optional(table.unknown.as_ref(), |raw| unknown(cx, &key("unknown"), raw, verify.as_ref()));
-    let challenge = optional(table.challenge.as_ref(), |raw| challenge(cx, &key("challenge"), raw));
     // With result_url a callback need not repeat a ticket: it may be the first to have it.
     if let (None, None, Some(raw)) = (&table.ticket, &table.result_url, &table.ticket_in_callback) {
         let what = "without `ticket` no ticket is known that a callback could repeat";

@@ -118,18 +118,8 @@ impl Vendor {
         let with_urls = redacted.redact.iter().cloned().chain(config.kind.urls_in_answers()).collect();
         let redacted_with_urls = Clean { redact: with_urls, ..redacted.clone() };
         let login = Login::new(&config);
-        Vendor {
-            origin,
-            headers,
-            login,
-            rules,
-            redacted,
-            redacted_with_urls,
-            callback_base,
-            key,
-            reread_at: AtomicI64::new(i64::MIN),
-            config,
-        }
+        let reread_at = AtomicI64::new(i64::MIN);
+        Vendor { origin, headers, login, rules, redacted, redacted_with_urls, callback_base, key, reread_at, config }
     }
 
     pub fn name(&self) -> &Arc<str> {

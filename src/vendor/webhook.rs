@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock::{Nanos, Time, nanos},
-    config::{Kind, LiveSecret, Reread, Webhook},
+    config::{Challenge, Kind, LiveSecret, Reread, Webhook},
     job::{Failure, FailureCode, JobId},
     json::{self, Pointer},
 };
@@ -85,19 +85,28 @@ impl Vendor {
         self.verify().head(headers, now)
     }
 
-    /// Whether the files of secrets that prove callbacks are to be read again: every two seconds, while there are callbacks.
+    /// Whether the files of the secrets that vendors send us are to be read again: every two seconds, while there are callbacks.
     pub fn wants_reread(&self, now: Nanos) -> bool {
         let next_at = self.reread_at.load(Ordering::Relaxed);
-        if now < next_at || !self.verify().secrets().any(LiveSecret::is_in_files) {
+        if now < next_at || !self.callback_secrets().any(LiveSecret::is_in_files) {
             return false;
         }
         let next = now.saturating_add(nanos(SECRETS_EVERY));
         self.reread_at.compare_exchange(next_at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
+    /// The secrets that vendors send us.
+    fn callback_secrets(&self) -> impl Iterator<Item = &LiveSecret> {
+        let of_challenge = match self.webhook().and_then(|webhook| webhook.challenge.as_ref()) {
+            Some(Challenge::Hub(secrets)) => &**secrets,
+            _ => &[],
+        };
+        self.verify().secrets().chain(of_challenge)
+    }
+
     /// Reads those files again.
-    pub fn reread_verify(&self) {
-        for secret in self.verify().secrets() {
+    pub fn reread_callback_secrets(&self) {
+        for secret in self.callback_secrets() {
             let vendor = self.name();
             match secret.reread() {
                 Reread::Changed => tracing::info!(%vendor, "a secret of callbacks has changed and is used from now on"),
@@ -145,10 +154,8 @@ impl Vendor {
             let id = at.find(body).map(json::text).filter(|id| id != "null")?;
             Some(JobId::parse(&id).map_or(Callback::UnknownJob, Callback::Job))
         };
-        let by_ticket = || {
-            // A longer ticket than is kept is no job's.
-            ticket_in_callback(webhook, body).map(|found| found.map_or(Callback::UnknownJob, Callback::Ticket))
-        };
+        // A longer ticket than is kept is no job's.
+        let by_ticket = || Some(ticket_in_callback(webhook, body)?.map_or(Callback::UnknownJob, Callback::Ticket));
         let by_default = || by_id(&Pointer::from_keys(["request_id"]));
         match &webhook.request_id {
             Some(at) => by_id(at).or_else(by_ticket).or_else(by_default),

@@ -1,4 +1,4 @@
-//! How a callback on the shared URL proves where it comes from. The HMACs are data (see `hmac`), also those that have names.
+//! How a callback on the shared URL proves where it comes from. Signatures are data (see `hmac`), also of those that have names (see `named`).
 //!
 //! Never reads a clock, and never remembers what it has seen: a repeated callback finds its job ended. Secrets are compared in constant time.
 
@@ -13,6 +13,7 @@ use self::hmac::{Key, Scheme};
 use crate::{clock::Time, config::LiveSecret};
 
 pub mod hmac;
+pub mod named;
 #[cfg(test)]
 mod tests;
 
@@ -75,7 +76,7 @@ impl Verify {
                 let user = user.reveal();
                 is_any_of(passwords.iter().map(|password| format!("{user}:{}", password.reveal()).into_bytes()), &sent)
             }
-            Verify::Signed(signed) => signed.scheme(headers, now).map(drop),
+            Verify::Signed(signed) => signed.head(headers, now),
         }
     }
 
@@ -83,9 +84,10 @@ impl Verify {
     pub fn whole(&self, headers: &HeaderMap, body: &[u8], now: Time) -> Result<(), NotBelieved> {
         match self {
             Verify::Signed(signed) => {
-                let scheme = signed.scheme(headers, now)?;
+                signed.head(headers, now)?;
                 let mut keys = signed.secrets.iter().filter_map(|secret| signed.key.bytes(&secret.reveal()));
-                let fits = |key: Vec<u8>| scheme.has_signed(&key, headers, body);
+                let schemes = || signed.schemes.iter().filter(|scheme| scheme.head(headers, now).is_ok());
+                let fits = |key: Vec<u8>| schemes().any(|scheme| scheme.has_signed(&key, headers, body));
                 if keys.any(fits) { Ok(()) } else { Err(NotBelieved::Mismatch) }
             }
             _ => self.head(headers, now),
@@ -110,16 +112,11 @@ impl Verify {
 }
 
 impl Signed {
-    /// The scheme by which these headers are signed, or what is wrong with them by the first one.
-    fn scheme(&self, headers: &HeaderMap, now: Time) -> Result<&Scheme, NotBelieved> {
-        let mut why = NotBelieved::Mismatch;
-        for scheme in self.schemes.iter().rev() {
-            match scheme.head(headers, now) {
-                Ok(()) => return Ok(scheme),
-                Err(fault) => why = fault,
-            }
-        }
-        Err(why)
+    /// Whether the headers may be signed by one of the schemes; if not, what is wrong with them by the first one.
+    fn head(&self, headers: &HeaderMap, now: Time) -> Result<(), NotBelieved> {
+        let mut faults = self.schemes.iter().map(|scheme| scheme.head(headers, now));
+        let first = faults.next().unwrap_or(Err(NotBelieved::Mismatch));
+        if first.is_ok() || faults.any(|fault| fault.is_ok()) { Ok(()) } else { first }
     }
 }
 

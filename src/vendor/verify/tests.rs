@@ -5,7 +5,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{
-    hmac::{Encoding, Fault, Hash, NAMED, Settings, TOLERANCE},
+    hmac::{Encoding, Fault, Hash, Settings, TOLERANCE},
+    named::NAMED,
     *,
 };
 
@@ -127,6 +128,15 @@ fn the_published_example_of_standard_webhooks_is_believed_under_both_names() {
     assert_eq!(verify(&format!("v1a,AAAA v1,AAAA v2,g0hM9 {signature} v1,###")), Ok(()));
     let svix = headers(&[("svix-id", id), ("svix-timestamp", "1614265330"), ("svix-signature", signature)]);
     assert_eq!(scheme.whole(&svix, body, NOW), Ok(()), "report 10");
+    let both = headers(&[
+        ("svix-id", id),
+        ("svix-timestamp", "1614265330"),
+        ("svix-signature", "v1,AAAA"),
+        ("webhook-id", id),
+        ("webhook-timestamp", "1614265330"),
+        ("webhook-signature", signature),
+    ]);
+    assert_eq!(scheme.whole(&both, body, NOW), Ok(()), "one good set is enough");
     let mixed = headers(&[("svix-id", id), ("webhook-timestamp", "1614265330"), ("svix-signature", signature)]);
     assert!(scheme.whole(&mixed, body, NOW).is_err());
     for secrets in [&["MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"][..], &["whsec_c29tZSBvdGhlciBzZWNyZXQgb2YgMjQ=", WHSEC]] {
