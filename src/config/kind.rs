@@ -49,9 +49,9 @@ pub(super) fn kind(
         "webhook" => {
             let reachable = refuse_unreachable(cx, whole, url, public_url);
             let webhook = webhook(cx, whole, url, body)?;
-            reachable.then_some(Kind::Webhook(webhook))
+            reachable.then(|| Kind::Webhook(Box::new(webhook)))
         }
-        _ => polling(cx, whole, url).map(Kind::Polling),
+        _ => polling(cx, whole, url).map(|polling| Kind::Polling(Box::new(polling))),
     }
 }
 

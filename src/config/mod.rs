@@ -342,8 +342,8 @@ impl Auth {
 #[derive(Debug, Clone)]
 pub enum Kind {
     Sync,
-    Webhook(Webhook),
-    Polling(Polling),
+    Webhook(Box<Webhook>),
+    Polling(Box<Polling>),
 }
 
 #[derive(Debug, Clone)]

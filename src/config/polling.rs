@@ -84,11 +84,8 @@ fn refuse_missing(cx: &mut Check<'_>, whole: &Whole<'_>, raw: &Spanned<raw::Poll
 
 /// Whether it is said which answers to polls are the last. Noted as a problem if not.
 pub(super) fn says_done(cx: &mut Check<'_>, whole: &Whole<'_>, kind: Option<&Kind>, rules: Option<&[Rule]>) {
-    let (Some(Kind::Polling(Polling { done: None, .. })), Some(rules), Some(raw)) = (kind, rules, &whole.raw.polling)
-    else {
-        return;
-    };
-    if says_when_done(rules).is_none() {
+    let (Some(Kind::Polling(polling)), Some(rules), Some(raw)) = (kind, rules, &whole.raw.polling) else { return };
+    if polling.done.is_none() && says_when_done(rules).is_none() {
         let mend = r#"Write done = { at = "/state", is = ["done"] }, say, or say it by status: replies = [{ status = [202], means = "pending" }]"#;
         cx.problem(&whole.key("polling.done"), &raw.span(), "this key is required", mend);
     }

@@ -14,17 +14,19 @@ use super::{
     webhook,
 };
 use crate::{
-    config::{Address, Kind, Polling},
+    config::{Address, Kind},
     job::{Failure, FailureCode, Job, JobId, Stage},
 };
 
 impl Vendor {
     /// Where calls of this stage go, if the job itself does not say otherwise: connections are opened ahead to it.
     pub fn origin(&self, stage: Stage) -> Origin {
-        match &self.config.kind {
-            Kind::Polling(Polling { url: Address::Url(url), .. }) if stage == Stage::Poll => Origin::of_template(url),
-            _ => self.origin.clone(),
+        if let Kind::Polling(polling) = &self.config.kind
+            && let (Address::Url(url), Stage::Poll) = (&polling.url, stage)
+        {
+            return Origin::of_template(url);
         }
+        self.origin.clone()
     }
 
     /// Whether a payload has what this vendor's templates need.

@@ -8,13 +8,14 @@ use fetchgate::{
     clock::Time,
     config,
     job::{
-        Failure, Job, JobIds, Lane, NewJob, Priority, Stage, Status, VendorSaid,
+        Failure, Fetch, Job, JobIds, Lane, NewJob, Priority, Stage, Status, VendorSaid,
         lifecycle::{self, Next, Step},
     },
     vendor::{
         Reading, Registry, Silence, Vendor,
         error::CallError,
         http::{MAX_REPLY_BYTES, Reply},
+        outgoing::Credentials,
     },
 };
 use flate2::{Compression, write::GzEncoder};
@@ -76,6 +77,20 @@ url = "http://127.0.0.1:9/"
 limits = []
 answer_within = "1m"
 polling = { ticket = "/id", url = "http://127.0.0.1:9/{{ ticket | path }}", every = "2s", done = { at = "/status", is = ["done"] }, result = "/a" }
+[vendors.asking]
+kind = "polling"
+url = "http://127.0.0.1:9/jobs/"
+limits = []
+answer_within = "1m"
+headers = { x-key = "of this test" }
+polling = { ticket = "/id", ticket_header = "location", url = "{{ ticket }}", every = "2s", max = "8s", hosts = ["https://files.example"], result = "/a" }
+replies = [{ status = [202], means = "pending" }]
+[vendors.fetching]
+kind = "webhook"
+url = "http://127.0.0.1:9/jobs/"
+limits = []
+answer_within = "1m"
+webhook = { ticket = "/id", done = { at = "/status", is = ["done"] }, result_url = { at = "/id" }, hosts = ["https://files.example"] }
 "#;
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
@@ -138,6 +153,7 @@ fn header() -> impl Strategy<Value = (String, Vec<u8>)> {
         "x-reset",
         "content-encoding",
         "content-type",
+        "location",
     ]);
     let values = prop_oneof![
         "[0-9]{1,20}(\\.[0-9]{1,3})?",
@@ -148,6 +164,7 @@ fn header() -> impl Strategy<Value = (String, Vec<u8>)> {
         "\"[a-z]{1,3}\"(;[rtwq]=-?[0-9]{1,22}){0,4}(, ?\"[a-z]\"(;[rtwq]=[0-9]{1,3}){0,3})?",
         "limit=[0-9]{1,3}, remaining=[0-9]{1,3}, reset=[0-9]{1,20}",
         "(gzip|br|deflate|identity|x)(, ?(gzip|deflate)){0,4}",
+        "(https?:)?(//)?(127\\.0\\.0\\.1(:9)?|files\\.example|evil\\.example)?/?[a-z]{0,3}",
         "(application/json|text/csv|text/html)(; ?charset=(utf-8|utf-16|latin1|gb18030|x))?",
         "[ -~]{0,20}",
     ];
@@ -171,7 +188,7 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
         "\"\\ud800\"",
         "{\"a\":1,\"a\":2}",
     ]);
-    let members = "\\{\"(status|a|errors|id)\": ?(\"(done|error|x|)\"|null|1|\\[\\]|\\[1\\]|\\{\\}|\"\\\\u0000\")(, ?\"(status|a|errors|id)\": ?(\"done\"|null|7))?\\}";
+    let members = "\\{\"(status|a|errors|id)\": ?(\"(done|error|x||/x|https://files.example/x|https://evil.example/x)\"|null|1|\\[\\]|\\[1\\]|\\{\\}|\"\\\\u0000\")(, ?\"(status|a|errors|id)\": ?(\"done\"|null|7))?\\}";
     let plain = prop_oneof![
         2 => values.prop_map(|text: &str| text.as_bytes().to_vec()),
         4 => members.prop_map(|text: String| text.into_bytes()),
@@ -224,6 +241,20 @@ fn assert_bounded(reading: &Reading) {
     }
 }
 
+/// The next request goes to the vendor, or to what its config names; and what says who we are to the vendor only.
+fn assert_stays_at_home(vendor: &Vendor, job: &Job) {
+    let Ok(outgoing) = vendor.request(job) else { return };
+    let origin = outgoing.origin.to_string();
+    assert!(["http://127.0.0.1:9", "https://files.example"].contains(&&*origin), "{origin} for {job:?}");
+    let is_own = origin == "http://127.0.0.1:9";
+    assert_eq!(
+        (outgoing.credentials == Credentials::Sent, outgoing.request.headers()["host"].as_bytes()),
+        (is_own, outgoing.origin.authority().as_bytes())
+    );
+    assert!(is_own || !outgoing.request.headers().contains_key("x-key"), "{job:?}");
+    assert!(outgoing.request.uri().path().starts_with('/') && outgoing.request.uri().host().is_none(), "{job:?}");
+}
+
 fn assert_short(why: &Failure) {
     assert!(!why.message.is_empty() && why.message.len() < 1000, "{why:?}");
     assert!(why.vendor.as_ref().is_none_or(|said| said.body.len() <= VendorSaid::MAX_BODY), "{why:?}");
@@ -246,6 +277,7 @@ fn follow(vendor: &Vendor, answers: &[Answer]) -> Job {
             now = if called_back.is_some() { now } else { job.answer_by.expect("its vendor's time is bounded") };
             called_back.or_else(|| lifecycle::alarmed(&job, &policy, 0.5, now)).expect("something has changed")
         } else {
+            assert_stays_at_home(vendor, &job);
             vendor.reads(&job, StatusCode::from_u16(answer.status).expect("a status"), &headers, now);
             let reading = vendor.read(&job, reply, job.tries > 0, now);
             assert_bounded(&reading);
@@ -277,7 +309,7 @@ proptest! {
 
     #[test]
     fn whatever_is_answered_a_job_ends_in_one_of_the_contracts_ways(
-        name in select(vec!["get", "post", "rules", "webhook", "bare", "polling"]),
+        name in select(vec!["get", "post", "rules", "webhook", "bare", "polling", "asking", "fetching"]),
         answers in vec(answer(), 1..4),
     ) {
         let vendor = REGISTRY.get(name).expect("it is in the config");
@@ -292,6 +324,22 @@ proptest! {
             // Not yet: only answers that do not count can go on for so long.
             Status::Pending | Status::Processing => prop_assert!(job.tries < vendor.policy().retry.attempts),
             Status::Cancelled | Status::Expired => prop_assert!(false, "nobody asked for that: {job:?}"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(2_000), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_of_a_vendors_leads_to_another_origin(
+        text in "(https?:|ftp:|[/\\\\]{1,3}|@|u:p@|127\\.0\\.0\\.1|2130706433|localhost|:9|:90|\\[::1\\]|files\\.example|evil\\.example|%2f|\\.\\.|\\?|#|[ -~]|\\PC|\t|\n){0,10}",
+    ) {
+        for name in ["asking", "fetching"] {
+            let vendor = REGISTRY.get(name).expect("it is in the config");
+            let job = Job { stage: Stage::Poll, answer_by: Some(START.plus(HOUR)), ..fresh(vendor) };
+            assert_stays_at_home(vendor, &Job { ticket: Some(text.clone()), ..job.clone() });
+            assert_stays_at_home(vendor, &Job { ticket: Some("t".into()), fetch: Some(Fetch::At(text.clone())), ..job });
         }
     }
 }

@@ -100,3 +100,52 @@ pub(super) fn no_answer(job: &Job, policy: &Policy, jitter: f64, now: Time) -> C
         _ => change,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::job::{JobId, Lane, NewJob, Priority, Status, lifecycle::alarmed, retry::Retry};
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn polled(due_at: i64, answer_by: i64) -> Job {
+        let lane = Lane { vendor: "v".into(), priority: Priority::Normal, tenant: "t".into() };
+        let (id, payload) = (JobId::first_at(Time(0)), Bytes::from_static(b"1"));
+        let new = NewJob { id, lane, payload, due_at: Time(0), deadline: None, tags: vec![], idempotency: None };
+        let (status, stage) = (Status::Processing, Stage::Poll);
+        Job { status, stage, due_at: Time(due_at), answer_by: Some(Time(answer_by)), ..new.into() }
+    }
+
+    fn policy() -> Policy {
+        let (first, max) = (Duration::from_secs(1), Duration::from_secs(60));
+        let retry = Retry { attempts: 16, first, max, unanswered: 0 };
+        Policy { retry, answer_within: Duration::from_secs(50), at_most_once: false }
+    }
+
+    #[test]
+    fn the_time_to_answer_stands_still_while_a_due_poll_may_not_go() {
+        let job = polled(10_000, 60_000);
+        for (at, by) in [(0, 60_000), (10_000, 60_000), (10_001, 60_001), (3_610_000, 3_660_000)] {
+            assert_eq!(asked(&job, Time(at)).answer_by, Some(Time(by)), "{at}");
+        }
+        let call = Job { stage: Stage::Call, ..job };
+        assert_eq!(asked(&call, Time(3_610_000)).answer_by, Some(Time(60_000)));
+    }
+
+    #[test]
+    fn only_a_poll_ends_a_job_whose_time_is_over() {
+        let (job, now) = (polled(10_000, 60_000), Time(60_000));
+        let change = check_again(&job, None, None, &policy(), 0.5, now);
+        assert!(matches!(&change.next, Next::Failed(why) if why.code == FailureCode::NoAnswer), "{change:?}");
+        // An earlier version set an alarm to that time: what rings is stored with the one of now, and rings no more.
+        let change = alarmed(&job, &policy(), 0.5, now).expect("it is stored again");
+        let job = change.apply(&job, 0, now);
+        assert_eq!((job.stage, job.due_at), (Stage::Poll, Time(10_000)));
+        assert_eq!(job.alarm_at(), Some(Time(60_001).plus(DAY * 30)));
+        assert!(alarmed(&job, &policy(), 0.5, now).is_none());
+        let change = alarmed(&job, &policy(), 0.5, now.plus(DAY * 31)).expect("it ends");
+        assert!(matches!(&change.next, Next::Failed(why) if why.code == FailureCode::NoAnswer), "{change:?}");
+    }
+}
