@@ -230,7 +230,7 @@ limits = []
             ("OTHER", "of-another-vendor"),
         ];
         let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let config = config::parse(text, "test", env.into_iter()).unwrap_or_else(|error| panic!("{error}"));
+        let config = config::parse(text, "test", env).unwrap_or_else(|error| panic!("{error}"));
         let registry = Registry::new(&config, b"secret");
         let masked = |words: &str| registry.get("one").unwrap().login.masked(words.to_owned());
         for (words, wanted) in [
