@@ -18,6 +18,7 @@ use self::{
     error::ApiError,
 };
 use crate::{
+    admission::Admission,
     audit::Audit,
     clock::Clock,
     in_force::InForce,
@@ -59,7 +60,7 @@ pub mod tls;
 mod vendors;
 mod wait;
 
-pub use self::{access::Access, admission::Admission, feasible::Feasibility};
+pub use self::{access::Access, feasible::Feasibility};
 
 /// The API's description, OpenAPI 3.1. Tests compare the routes and every answer with it.
 pub const OPENAPI: &str = include_str!("../../docs/api/openapi.json");

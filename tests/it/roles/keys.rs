@@ -40,7 +40,7 @@ async fn follow(user: &str, meanwhile: impl Fn(&Clock)) {
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let (address, shutdown, mut running) = (listener.local_addr().expect("it"), Shutdown::new(), JoinSet::new());
-    running.spawn(service().await.run(Listeners { api: Some(listener), ops: None }, shutdown.clone()));
+    running.spawn(service().await.run(Listeners { api: Some(listener), ..Listeners::default() }, shutdown.clone()));
     let (there, here) = (Process { address, shutdown, running }, service().await.into_parts().0);
 
     let new = NewKey { name: "k".to_owned(), tenant: None, scopes: vec![Scope::Operate], expires_in: None };
