@@ -9,8 +9,9 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::{self, Admission},
     api::{
-        self, Access, Admission, App, Feasibility,
+        self, Access, App, Feasibility,
         edge::Edge,
         server::{self, Door},
         tls::Tls,
@@ -73,6 +74,11 @@ impl Service {
     /// Opens the store and builds everything on it.
     pub async fn build(config: &Config, roles: Roles, clock: Clock) -> anyhow::Result<Service> {
         let Backend { store, book, calls, keys, limits, limiter, breakers, queue } = open(config, &clock).await?;
+        let others = match &config.store.at {
+            StoreAt::RedisMongo { database, .. } => queue.clone().map(|redis| (redis, database.clone())),
+            StoreAt::Sqlite(_) => None,
+        };
+        let admission = Admission::new(config.tenants.clone(), clock.clone(), others);
         let keys = Arc::new(Keys::open(keys, clock.clone(), &config.callers).await?);
         let secret = match &config.server.callback_secret {
             Some(secret) => secret.reveal().as_bytes().to_vec(),
@@ -116,7 +122,7 @@ impl Service {
             edge: Arc::new(Edge::new(&config.server.cors)),
             refused_callbacks: Failures::new("callbacks were refused; at most one line a minute counts them"),
             access: Arc::new(Access::new(keys, &config.server)),
-            admission: Arc::new(Admission::new(config.tenants.clone())),
+            admission: Arc::new(admission),
             queue,
         });
         Ok(Service { app, pool: Pool::new(&cx), cx, store, limiter, breakers })
@@ -147,6 +153,9 @@ impl Service {
         tasks.spawn(follow_hangups(cx, shutdown.reread.clone(), api_stop.clone()));
         if roles.has_api() && app.access.keys.are_needed() {
             tasks.spawn(attend_keys(app.clone(), api_stop.clone()));
+        }
+        if roles.has_api() && app.admission.is_shared() {
+            tasks.spawn(share_admission(app.clone(), api_stop.clone()));
         }
         if app.queue.is_some() {
             tasks.spawn(follow_book(app, api_stop.clone()));
@@ -260,6 +269,19 @@ async fn attend_keys(app: Arc<App>, stop: CancellationToken) {
         let read = if app.queue.is_some() { keys.refresh().await } else { Ok(()) };
         if let Err(error) = noted.and(read) {
             tracing::debug!(%error, "the keys could not be read, or not be noted as used");
+        }
+    }
+}
+
+/// Counts what tenants submit together with other processes.
+async fn share_admission(app: Arc<App>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = app.clock.sleep_until(app.clock.next_beat(admission::EXCHANGE_EVERY)) => {}
+            () = stop.cancelled() => return,
+        }
+        if let Err(error) = app.admission.exchange().await {
+            tracing::debug!(%error, "what tenants submit could not be shared; until it can, this process counts by itself");
         }
     }
 }

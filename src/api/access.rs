@@ -194,7 +194,7 @@ impl By {
     /// Refuses who may not submit a job now whatever it is, before its body is read.
     pub(super) fn may_submit(&self, app: &App) -> Result<(), ApiError> {
         match &self.0.sees {
-            Sees::Tenant(own) => app.admission.check(own, app.clock.nanos()),
+            Sees::Tenant(own) => Ok(app.admission.check(own)?),
             Sees::All => Ok(()),
         }
     }

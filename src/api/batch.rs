@@ -15,6 +15,7 @@ use serde::de::IgnoredAny;
 use super::{
     App,
     access::By,
+    admission::too_many_waiting,
     body::{self, Arriving, MAX_BODY, NoParams},
     dto,
     error::ApiError,
@@ -71,7 +72,7 @@ pub(super) async fn submit(
 /// Whether a job that is valid may be submitted now.
 async fn admit(app: &App, job: &NewJob) -> Result<(), ApiError> {
     feasible::check(app, job).await?;
-    app.admission.take(&job.lane.tenant, app.clock.nanos())
+    Ok(app.admission.take(&job.lane.tenant)?)
 }
 
 async fn read_items(
@@ -172,7 +173,7 @@ fn answer(app: &App, lane: &Lane, outcome: Submitted) -> Result<String, ApiError
     match outcome {
         Submitted::New(id) | Submitted::Known(id) => Ok(id.to_string()),
         Submitted::KeyReused => Err(ApiError::key_reused()),
-        Submitted::TenantOverLimit => Err(app.admission.too_many_waiting(&lane.tenant)),
+        Submitted::TenantOverLimit => Err(too_many_waiting(&app.admission, &lane.tenant)),
         Submitted::OverCapacity => Err(ApiError::over_capacity()),
     }
 }

@@ -13,6 +13,7 @@ use axum::{
 use super::{
     App,
     access::By,
+    admission::too_many_waiting,
     body::{self, NoParams, Params},
     connection::Peer,
     dto,
@@ -47,7 +48,7 @@ pub(super) async fn submit(
     let mut job = submission::parse(&app, &by, body::check_json(&raw)?)?;
     job.idempotency = key.map(|key| submission::idempotency(key, &raw));
     feasible::check(&app, &job).await?;
-    app.admission.take(&job.lane.tenant, app.clock.nanos())?;
+    app.admission.take(&job.lane.tenant)?;
     let lane = job.lane.clone();
     let outcome = app.metrics.timed(app.store.submit(vec![job])).await?;
     drop(raw); // Nobody waits for the job's end with its body in memory.
@@ -55,7 +56,7 @@ pub(super) async fn submit(
         Some(Submitted::New(id)) => (*id, false),
         Some(Submitted::Known(id)) => (*id, true),
         Some(Submitted::KeyReused) => return Err(ApiError::key_reused()),
-        Some(Submitted::TenantOverLimit) => return Err(app.admission.too_many_waiting(&lane.tenant)),
+        Some(Submitted::TenantOverLimit) => return Err(too_many_waiting(&app.admission, &lane.tenant)),
         Some(Submitted::OverCapacity) | None => return Err(ApiError::over_capacity()),
     };
     if !replayed && let Some(metrics) = app.metrics.vendor(&lane.vendor) {

@@ -18,6 +18,7 @@ use self::{
     error::ApiError,
 };
 use crate::{
+    admission::Admission,
     audit::Audit,
     clock::Clock,
     in_force::InForce,
@@ -59,7 +60,7 @@ pub mod tls;
 mod vendors;
 mod wait;
 
-pub use self::{access::Access, admission::Admission, feasible::Feasibility};
+pub use self::{access::Access, feasible::Feasibility};
 
 /// The API's description, OpenAPI 3.1. Tests compare the routes and every answer with it.
 pub const OPENAPI: &str = include_str!("../../docs/api/openapi.json");
@@ -120,10 +121,10 @@ pub fn router(app: Arc<App>) -> Router {
         .at(READ, Method::GET, "/jobs/{id}/attempts", jobs::attempts)
         .at(SUBMIT, Method::POST, "/jobs/{id}/cancel", change::cancel)
         .at(SUBMIT, Method::POST, "/jobs/{id}/replay", change::replay)
-        .at(OPEN, Method::POST, "/vendor-webhook/{vendor}", callbacks::shared)
         .at(OPEN, Method::GET, "/vendor-webhook/{vendor}", callbacks::shared)
-        .at(OPEN, Method::POST, "/vendor-webhook/{vendor}/{token}", callbacks::for_one_job)
+        .at(OPEN, Method::POST, "/vendor-webhook/{vendor}", callbacks::shared)
         .at(OPEN, Method::GET, "/vendor-webhook/{vendor}/{token}", callbacks::for_one_job)
+        .at(OPEN, Method::POST, "/vendor-webhook/{vendor}/{token}", callbacks::for_one_job)
         .at(READ, Method::GET, "/vendors", vendors::list)
         .at(READ, Method::GET, "/vendors/{name}", vendors::find)
         .at(OPERATE, Method::GET, "/vendors/{name}/audit", audit::audit)

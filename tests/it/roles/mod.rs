@@ -28,6 +28,7 @@ use crate::{
     support::{Caller, openapi, servers::Server},
 };
 
+mod admission;
 mod book;
 mod connect;
 mod files;
