@@ -74,7 +74,11 @@ pub(super) fn parse(app: &App, by: &By, body: &RawValue) -> Result<NewJob, ApiEr
         return Err(ApiError::invalid_fields(errors));
     }
     let vendor = known_vendor(app, fields.vendor.as_deref())?;
-    vendor.check_payload(payload).map_err(|error| ApiError::field("invalid_field", &error.pointer, error.detail))?;
+    let tenant = by.tenant(fields.tenant.as_deref())?.unwrap_or_else(|| Arc::from("default"));
+    let id = app.ids.next(now);
+    vendor
+        .check(id, &tenant, payload)
+        .map_err(|error| ApiError::field("invalid_field", &error.pointer, error.detail))?;
     let default_deadline = vendor.config.deadline.map(|within| Deadline { at: now.plus(within), within: Some(within) });
     let (due_at, deadline) = (fields.not_before.map_or(now, |at| at.max(now)), fields.deadline.or(default_deadline));
     if deadline.is_some_and(|deadline| deadline.at <= due_at) {
@@ -82,9 +86,8 @@ pub(super) fn parse(app: &App, by: &By, body: &RawValue) -> Result<NewJob, ApiEr
             format!("cannot be met: because of not_before the job begins at {} at the earliest", due_at.rfc3339());
         return Err(ApiError::field("infeasible", "/deadline", detail).earliest(due_at));
     }
-    let tenant = by.tenant(fields.tenant.as_deref())?.unwrap_or_else(|| Arc::from("default"));
     Ok(NewJob {
-        id: app.ids.next(now),
+        id,
         lane: Lane { vendor: vendor.name().clone(), priority: fields.priority, tenant },
         payload: Bytes::copy_from_slice(payload.get().as_bytes()),
         due_at,

@@ -78,8 +78,10 @@ async fn request(config: &Config, name: &str, payload: &[u8]) -> Result<String, 
     let shown = Config { vendors: vec![found.shown()], ..config.clone() };
     let registry = Registry::new(&shown, b"an example");
     let vendor = registry.get(name).ok_or_else(|| anyhow!("the vendor is not there"))?;
-    vendor.check_payload(payload).map_err(|why| usage(format!("the payload does not fit this vendor: {why}")))?;
     let call = example(name, Bytes::copy_from_slice(payload.get().as_bytes()));
+    vendor
+        .check(call.id, &call.lane.tenant, payload)
+        .map_err(|why| usage(format!("the payload does not fit this vendor: {why}")))?;
     let mut texts = Vec::new();
     for job in iter::once(call.clone()).chain(asked_later(found, vendor.origin(Stage::Call), &call)) {
         let outgoing = vendor.request(&job).map_err(|why| usage(why.message))?;
@@ -158,11 +160,9 @@ fn in_words(config: &Config) -> String {
 fn vendor_in_words(vendor: &Vendor, limits: &[Limit]) -> Vec<String> {
     let mut lines = vec![format!("{} ({}, pool {})", vendor.name, vendor.kind.as_str(), vendor.pool)];
     lines.push(format!("{} {}", vendor.method, vendor.url));
-    let headers: Vec<&str> = vendor.headers.iter().map(|(name, _)| name.as_str()).collect();
-    if !headers.is_empty() {
-        lines.push(format!("headers: {}", headers.join(", ")));
-    }
+    lines.extend(vendor_words::headers(vendor));
     lines.extend(vendor_words::login(vendor));
+    lines.extend(vendor_words::way(vendor));
     lines.push(match (&vendor.body, &vendor.kind) {
         _ if vendor.method == Method::GET => "no body".to_owned(),
         (Some(body), _) => format!("body: {}", print::shown(&body.to_string())),

@@ -20,7 +20,7 @@ use crate::{
     job::retry::Retry,
     redis_link::{Redis, RedisUrl},
     store::StoreError,
-    vendor::http::Origin,
+    vendor::{http::Origin, proxy::Proxy},
 };
 
 /// A server that does not answer within this time counts as unavailable.
@@ -155,8 +155,14 @@ async fn vendors(config: &Config) -> Vec<(String, Retry, Result<(), String>)> {
     let mut origins: BTreeMap<String, (Origin, Retry)> = BTreeMap::new();
     for vendor in &config.vendors {
         let own = vendor.url.origin().and_then(Origin::of);
-        for origin in own.into_iter().chain(vendor.kind.origins()) {
-            let place = origins.entry(origin.to_string()).or_insert((origin, vendor.retry));
+        let proxy = vendor.proxy.as_ref().map(Proxy::at);
+        for mut origin in own.into_iter().chain(vendor.kind.origins()) {
+            let mut name = origin.to_string();
+            if let Some(proxy) = &proxy {
+                name = format!("{name}, by the proxy {}", proxy.name());
+                origin = Origin { tls: false, host: proxy.host.clone(), port: proxy.port };
+            }
+            let place = origins.entry(name).or_insert((origin, vendor.retry));
             if vendor.retry.lasts() < place.1.lasts() {
                 place.1 = vendor.retry;
             }

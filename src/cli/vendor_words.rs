@@ -16,6 +16,36 @@ use crate::{
 /// Stands for a value that is never shown.
 pub(super) const MASK: &str = "***";
 
+/// Which headers of the config calls have: the names of fixed ones, and templates; and which header has our key, if it is not the usual.
+pub(super) fn headers(vendor: &Vendor) -> Vec<String> {
+    let fixed = vendor.headers.iter().map(|(name, _)| name.to_string());
+    let templates =
+        vendor.header_templates.iter().map(|(name, value)| format!("{name} = {}", shown(&value.to_string())));
+    let headers: Vec<String> = fixed.chain(templates).collect();
+    let mut lines = Vec::new();
+    if !headers.is_empty() {
+        lines.push(format!("headers: {}", headers.join(", ")));
+    }
+    match &vendor.idempotency_header {
+        Some(name) if name == "idempotency-key" => {}
+        Some(name) => lines.push(format!("the id that stays the same when a call is repeated is in the header {name}")),
+        None => lines.push("calls have no header with an id that stays the same when they are repeated".to_owned()),
+    }
+    lines
+}
+
+/// How connections to it are made, if not in the usual way.
+pub(super) fn way(vendor: &Vendor) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(tls) = &vendor.tls {
+        let files = tls.files();
+        lines.extend(files.ca.as_ref().map(|ca| format!("trusts the authorities in {} too", ca.display())));
+        lines.extend(files.identity.as_ref().map(|(cert, _)| format!("shows the certificate in {}", cert.display())));
+    }
+    lines.extend(vendor.proxy.as_ref().map(|proxy| format!("connects through the proxy {}", proxy.at().name())));
+    lines
+}
+
 /// How calls prove who they come from; nothing when the config has no `auth`.
 pub(super) fn login(vendor: &Vendor) -> Option<String> {
     Some(match vendor.auth.as_ref()? {

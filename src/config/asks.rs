@@ -10,6 +10,7 @@ use super::{Kind, Match};
 use crate::{
     json::Pointer,
     vendor::{
+        body::Body,
         http::Origin,
         template::{Name, Template},
     },
@@ -88,7 +89,7 @@ pub struct Polling {
     pub hosts: Vec<Host>,
     pub method: Method,
     /// `None`: none.
-    pub body: Option<Template>,
+    pub body: Option<Body>,
     /// From the acceptance to the first poll.
     pub first: Duration,
     /// From a poll to the next.

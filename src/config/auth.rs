@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Headers that belong to the connection or to us.
-pub(super) const OUR_HEADERS: [&str; 12] = [
+pub(super) const OUR_HEADERS: [&str; 11] = [
     "host",
     "content-length",
     "transfer-encoding",
@@ -28,7 +28,6 @@ pub(super) const OUR_HEADERS: [&str; 12] = [
     "trailer",
     "upgrade",
     "expect",
-    "idempotency-key",
     "traceparent",
 ];
 

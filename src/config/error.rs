@@ -101,6 +101,9 @@ pub(super) fn form(path: &str) -> &'static str {
     if path.contains(".hosts[") && path.ends_with(".auth") {
         return "true or false";
     }
+    if path.split('.').skip(2).eq(["body"]) {
+        return r#"JSON such as '{"who": {{ payload.who | json }}}', { form = { To = "{{ payload.to }}" } }, or { text = "<q/>", type = "text/xml" }"#;
+    }
     let name = path.rsplit('.').next().unwrap_or(path);
     match name.split('[').next().unwrap_or(name) {
         "listen" => r#""127.0.0.1:8000""#,
@@ -145,6 +148,10 @@ pub(super) fn form(path: &str) -> &'static str {
         "clean" => r#"{ trim = true, drop_null = true, redact = ["/ssn"] }"#,
         "redact" => r#"an array of JSON pointers such as ["/ssn"]"#,
         "headers" => r#"{ name = "value" }"#,
+        "idempotency_header" => r#""Idempotency-Key", another name, or "" for none"#,
+        "tls" => r#"{ ca = "ca.pem", cert = "client.pem", key = "client.key" }"#,
+        "ca" | "cert" | "key" => r#"a file such as "client.pem""#,
+        "proxy" => r#""http://user:${PASSWORD}@proxy:3128""#,
         "ticket" | "at" | "result" | "request_id" | "ticket_in_callback" | "events" => {
             r#"a JSON pointer such as "/id""#
         }

@@ -2,28 +2,32 @@
 //!
 //! Never repeats a URL that may hold a secret.
 
+use hyper::header::HeaderName;
 use toml::Spanned;
 use url::{Host, Url};
 
 use super::{
     Kind,
-    check::{Check, Whole, required},
+    check::{Check, Whole, quoted_key, required},
     error::nearest,
     polling::polling,
-    raw,
     webhook::webhook,
 };
-use crate::vendor::template::{Name, Template};
+use crate::vendor::{
+    body::Body,
+    template::{Name, Template},
+};
 
 const KINDS: [&str; 3] = ["sync", "webhook", "polling"];
 
-pub(super) fn kind(
-    cx: &mut Check<'_>,
-    whole: &Whole<'_>,
-    url: Option<&Template>,
-    body: Option<&Template>,
-    public_url: Option<&Url>,
-) -> Option<Kind> {
+/// The templates of a submitting call, as far as they can be used.
+pub(super) struct Sends<'a> {
+    pub(super) url: Option<&'a Template>,
+    pub(super) body: Option<&'a Body>,
+    pub(super) headers: Option<&'a [(HeaderName, Template)]>,
+}
+
+pub(super) fn kind(cx: &mut Check<'_>, whole: &Whole<'_>, sends: &Sends<'_>, public_url: Option<&Url>) -> Option<Kind> {
     let key = whole.key("kind");
     let Some(raw) = &whole.raw.kind else {
         return required(cx, whole, "kind", r#"Write kind = "sync", "webhook" or "polling""#);
@@ -39,19 +43,15 @@ pub(super) fn kind(
         return None;
     }
     refuse_tables_of_other_kinds(cx, whole, kind);
-    for (name, raw, template) in [("url", &whole.raw.url, url), ("body", &whole.raw.body, body)] {
-        if let (Some(raw), Some(template)) = (raw, template) {
-            refuse_unknown_names(cx, &whole.key(name), raw, template, kind == "webhook");
-        }
-    }
+    refuse_unknown_names(cx, whole, sends, kind == "webhook");
     match kind {
         "sync" => Some(Kind::Sync),
         "webhook" => {
-            let reachable = refuse_unreachable(cx, whole, url, public_url);
-            let webhook = webhook(cx, whole, url, body)?;
+            let reachable = refuse_unreachable(cx, whole, sends.url, public_url);
+            let webhook = webhook(cx, whole, sends)?;
             reachable.then(|| Kind::Webhook(Box::new(webhook)))
         }
-        _ => polling(cx, whole, url).map(|polling| Kind::Polling(Box::new(polling))),
+        _ => polling(cx, whole, sends.url).map(|polling| Kind::Polling(Box::new(polling))),
     }
 }
 
@@ -67,14 +67,27 @@ fn refuse_tables_of_other_kinds(cx: &mut Check<'_>, whole: &Whole<'_>, kind: &st
 }
 
 /// The first call knows no ticket yet, and only webhook vendors are given a callback URL.
-fn refuse_unknown_names(cx: &mut Check<'_>, key: &str, raw: &raw::Text, template: &Template, is_webhook: bool) {
-    if template.uses(Name::Ticket) {
-        let mend = "Use it in polling.url; here write request_id or a part of the payload";
-        cx.problem(key, &raw.span(), "the ticket is only known after this call", mend);
-    }
-    if template.uses(Name::CallbackUrl) && !is_webhook {
-        let mend = "Remove callback_url from it, or write kind = \"webhook\"";
-        cx.problem(key, &raw.span(), "only webhook vendors have a callback_url", mend);
+fn refuse_unknown_names(cx: &mut Check<'_>, whole: &Whole<'_>, sends: &Sends<'_>, is_webhook: bool) {
+    let raw = whole.raw;
+    let of = |uses: &dyn Fn(Name) -> bool| (uses(Name::Ticket), uses(Name::CallbackUrl));
+    let url =
+        raw.url.iter().zip(sends.url).map(|(raw, url)| (whole.key("url"), raw.span(), of(&|name| url.uses(name))));
+    let body = raw.body.iter().zip(sends.body);
+    let body = body.map(|(raw, body)| (whole.key("body"), raw.span(), of(&|name| body.uses(name))));
+    let header = |(header, value): &(HeaderName, Template)| {
+        let (key, raw) = raw.headers.iter().find(|(key, _)| header.as_str().eq_ignore_ascii_case(key))?;
+        Some((format!("{}.{}", whole.key("headers"), quoted_key(key)), raw.span(), of(&|name| value.uses(name))))
+    };
+    let headers = sends.headers.unwrap_or_default().iter().filter_map(header);
+    for (key, span, (uses_ticket, uses_callback_url)) in url.chain(body).chain(headers) {
+        if uses_ticket {
+            let mend = "Use it in polling.url; here write request_id or a part of the payload";
+            cx.problem(&key, &span, "the ticket is only known after this call", mend);
+        }
+        if uses_callback_url && !is_webhook {
+            let mend = "Remove callback_url from it, or write kind = \"webhook\"";
+            cx.problem(&key, &span, "only webhook vendors have a callback_url", mend);
+        }
     }
 }
 

@@ -41,6 +41,11 @@ pub(super) fn filled_in(parts: &[Part]) -> impl Iterator<Item = &str> {
     parts.iter().filter(|part| part.is_filled && !part.text.is_empty()).map(|part| &*part.text)
 }
 
+/// A text in which nothing has a form of its own.
+pub(super) fn text(parts: &[Part]) -> String {
+    parts.iter().map(|part| if part.is_filled { MASK } else { &*part.text }).collect()
+}
+
 /// A JSON body: what is filled in inside of a string becomes a part of that string, anything else a string of its own.
 pub(super) fn body(parts: &[Part]) -> String {
     let (mut shown, mut is_in_string) = (String::new(), false);
@@ -92,7 +97,8 @@ fn without_keys(url: &str) -> String {
     format!("{path}?{}{fragment}", query.split('&').map(parameter).collect::<Vec<_>>().join("&"))
 }
 
-fn is_secret(name: &str) -> bool {
+/// Whether something of this name has a value that is not shown, wherever it comes from.
+pub(super) fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     SECRET_NAMES.iter().any(|part| name.contains(part))
 }

@@ -16,9 +16,12 @@ use crate::{
     redis_link::RedisUrl,
     store::room::MostWaiting,
     vendor::{
+        body::Body,
         clean::Clean,
+        proxy::Proxy,
         replies::{Means, Rule, Test},
         template::Template,
+        tls::LiveTls,
         verify::Verify,
     },
 };
@@ -28,9 +31,11 @@ mod asks;
 mod auth;
 mod breaker;
 mod check;
+mod connection;
 mod duration;
 mod error;
 mod fill;
+mod headers;
 mod kind;
 mod limits;
 mod live;
@@ -192,10 +197,17 @@ pub struct Vendor {
     /// Scheme, host and port are fixed; only path and query are rendered.
     pub url: Template,
     /// What we send; `None`: the payload itself (sync, polling), `{request_id, payload, callback_url}` (webhook).
-    pub body: Option<Template>,
+    pub body: Option<Body>,
     pub headers: Vec<(HeaderName, LiveSecret)>,
+    /// More headers, made from each job.
+    pub header_templates: Vec<(HeaderName, Template)>,
+    /// The header of submitting calls with the id that stays the same when a call is repeated.
+    pub idempotency_header: Option<HeaderName>,
     /// How calls prove who they come from, besides by `headers`.
     pub auth: Option<Auth>,
+    /// Besides the machine's authorities and without a certificate of ours by default. Holds for requests for tokens too, like `proxy`.
+    pub tls: Option<LiveTls>,
+    pub proxy: Option<Proxy>,
     /// HTTP calls in flight.
     pub concurrency: usize,
     /// One call, connecting included.
@@ -232,16 +244,19 @@ const HORIZON: Duration = Duration::from_millis(500);
 const BESIDE_A_CALL: Duration = Duration::from_secs(5);
 
 impl Vendor {
-    /// The same vendor as people may see it: what is secret in its URLs and its body is masked.
+    /// The same vendor as people may see it: what is secret in its URLs, its templated headers and its body is masked.
     pub fn shown(&self) -> Vendor {
         let mut shown = self.clone();
         shown.url = self.url.shown().clone();
-        shown.body = self.body.as_ref().map(|body| body.shown().clone());
+        shown.body = self.body.as_ref().map(Body::shown);
+        for (_, value) in &mut shown.header_templates {
+            *value = value.shown().clone();
+        }
         match &mut shown.kind {
             Kind::Sync => {}
             Kind::Polling(polling) => {
                 polling.url = polling.url.shown();
-                polling.body = polling.body.as_ref().map(|body| body.shown().clone());
+                polling.body = polling.body.as_ref().map(Body::shown);
                 polling.result_url = polling.result_url.as_ref().map(Address::shown);
             }
             Kind::Webhook(webhook) => webhook.result_url = webhook.result_url.as_ref().map(Address::shown),

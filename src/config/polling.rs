@@ -13,10 +13,11 @@ use super::{
     check::{Check, LONGEST, Whole, optional, required},
     raw,
     replies::{header, matching},
-    templates::body_template,
+    templates,
     vendor::method,
 };
 use crate::vendor::{
+    body::Body,
     replies::{Rule, says_when_done},
     template::{Name, Template},
 };
@@ -109,8 +110,8 @@ fn polling_url(
     Some(address)
 }
 
-fn poll_body(cx: &mut Check<'_>, key: &str, raw: &raw::Text, method: Option<&Method>) -> Option<Template> {
-    let body = body_template(cx, key, raw, method)?;
+fn poll_body(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Body>, method: Option<&Method>) -> Option<Body> {
+    let body = templates::body(cx, key, raw, method)?;
     if body.uses(Name::CallbackUrl) {
         cx.problem(key, &raw.span(), "only webhook vendors have a callback_url", "Remove callback_url from it");
         return None;

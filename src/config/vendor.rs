@@ -4,19 +4,19 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
-use hyper::{Method, header::HeaderName};
+use hyper::Method;
 use toml::Spanned;
 use url::Url;
 
 use super::{
-    Kind, LiveSecret, Vendor,
-    auth::{self, OUR_HEADERS},
-    breaker,
+    Kind, Vendor, auth, breaker,
     check::{Check, LONGEST, Whole, optional, quoted_key, required, shown},
+    connection,
     error::nearest,
-    kind, limits, polling, raw, replies,
-    secret::fits_header,
-    templates::{body_template, url_template},
+    headers::headers,
+    kind::{self, Sends},
+    limits, polling, raw, replies, templates,
+    templates::url_template,
 };
 use crate::{
     job::retry::Retry,
@@ -25,7 +25,6 @@ use crate::{
 };
 
 const LONGEST_CALL: Duration = Duration::from_secs(600);
-const MOST_HEADERS: usize = 64;
 const MOST_REDACTED: usize = 64;
 
 /// Which limits a vendor states for its pool.
@@ -131,10 +130,14 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
         Some(url) => url_template(cx, &whole.key("url"), url),
         None => required(cx, whole, "url", "Write url = \"https://vendor.example/path\""),
     };
-    let body = optional(raw.body.as_ref(), |body| body_template(cx, &whole.key("body"), body, method.as_ref()));
-    let kind = kind::kind(cx, whole, url.as_ref(), body.as_ref().and_then(Option::as_ref), public_url);
-    let headers = headers(cx, whole);
+    let body = optional(raw.body.as_ref(), |body| templates::body(cx, &whole.key("body"), body, method.as_ref()));
     let auth = optional(raw.auth.as_ref(), |raw| auth::auth(cx, whole, raw));
+    let (known_body, known_auth) = (body.iter().flatten().next(), auth.iter().flatten().next());
+    let headers = headers(cx, whole, known_auth, known_body);
+    let known_headers = headers.as_ref().map(|headers| &*headers.templates);
+    let sends = Sends { url: url.as_ref(), body: known_body, headers: known_headers };
+    let kind = kind::kind(cx, whole, &sends, public_url);
+    let (tls, proxy) = (connection::tls(cx, whole), connection::proxy(cx, whole));
     let concurrency = cx.number(&whole.key("concurrency"), &raw.concurrency, 1..=10_000);
     let timeout = cx.duration(&whole.key("timeout"), &raw.timeout, LONGEST_CALL);
     let retry = retry(cx, whole);
@@ -155,6 +158,7 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
     if let Some(Kind::Sync) = kind {
         refuse_for_sync(cx, whole);
     }
+    let headers = headers?;
     Some(Vendor {
         name: "".into(),
         pool: "".into(),
@@ -162,8 +166,12 @@ fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>)
         method: method?,
         url: url?,
         body: body?,
-        headers: headers?,
+        headers: headers.fixed,
+        header_templates: headers.templates,
+        idempotency_header: headers.idempotency,
         auth: auth?,
+        tls: tls?,
+        proxy: proxy?,
         concurrency: usize::try_from(concurrency?).ok()?,
         timeout: timeout?,
         retry: retry?,
@@ -207,33 +215,6 @@ pub(super) fn method(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<M
             None
         }
     }
-}
-
-fn headers(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Vec<(HeaderName, LiveSecret)>> {
-    let raw = &whole.raw.headers;
-    if raw.len() > MOST_HEADERS {
-        let mend = format!("Have at most {MOST_HEADERS}");
-        cx.problem(&whole.key("headers"), &whole.span, format!("{} headers are too many", raw.len()), mend);
-        return None;
-    }
-    let mut headers: Vec<(HeaderName, LiveSecret)> = Vec::new();
-    for (name, value) in raw {
-        let key = format!("{}.{}", whole.key("headers"), quoted_key(name));
-        let mut wrong = |what: &str, mend: &str| cx.problem(&key, &value.span(), what, mend);
-        let Ok(header) = HeaderName::try_from(name.as_str()) else {
-            wrong("this is not a header's name", "Use letters, digits and - in it");
-            continue;
-        };
-        if OUR_HEADERS.contains(&header.as_str()) {
-            wrong("this header is set by Fetchgate", "Remove it");
-        } else if headers.iter().any(|(other, _)| *other == header) {
-            wrong("this header is there twice", "Remove one of the two; upper and lower case are the same here");
-        }
-        if let Some(value) = cx.secret(&key, value, fits_header) {
-            headers.push((header, value));
-        }
-    }
-    (headers.len() == raw.len()).then_some(headers)
 }
 
 fn retry(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Retry> {

@@ -8,22 +8,15 @@ use super::{
     Challenge, Webhook,
     addresses::{self, Known},
     check::{Check, Whole, optional},
+    kind::Sends,
     raw,
     replies::matching,
     secret::fits_line,
     verify::{secrets, verify},
 };
-use crate::vendor::{
-    template::{Name, Template},
-    verify::Verify,
-};
+use crate::vendor::{template::Name, verify::Verify};
 
-pub(super) fn webhook(
-    cx: &mut Check<'_>,
-    whole: &Whole<'_>,
-    url: Option<&Template>,
-    body: Option<&Template>,
-) -> Option<Webhook> {
+pub(super) fn webhook(cx: &mut Check<'_>, whole: &Whole<'_>, sends: &Sends<'_>) -> Option<Webhook> {
     let Some(raw) = &whole.raw.webhook else {
         let webhook = Webhook {
             verify: Verify::Off,
@@ -39,7 +32,7 @@ pub(super) fn webhook(
             get: false,
             challenge: None,
         };
-        return callbacks_can_land(cx, whole, url, body, &webhook.verify).then_some(webhook);
+        return callbacks_can_land(cx, whole, sends, &webhook.verify).then_some(webhook);
     };
     let key = |name: &str| whole.key(&format!("webhook.{name}"));
     let table = raw.get_ref();
@@ -55,7 +48,7 @@ pub(super) fn webhook(
     let challenge = optional(table.challenge.as_ref(), |raw| challenge(cx, &key("challenge"), raw));
     let hosts = addresses::hosts(cx, &key("hosts"), table.hosts.as_ref());
     let has_ticket = table.ticket.is_some() || table.ticket_in_callback.is_some();
-    let known = Known { url, hosts: hosts.as_deref().unwrap_or_default(), has_ticket };
+    let known = Known { url: sends.url, hosts: hosts.as_deref().unwrap_or_default(), has_ticket };
     let result_url =
         optional(table.result_url.as_ref(), |raw| addresses::result_url(cx, whole, &key("result_url"), raw, known));
     // With result_url a callback need not repeat a ticket: it may be the first to have it.
@@ -65,7 +58,7 @@ pub(super) fn webhook(
         cx.problem(&key("ticket_in_callback"), &raw.span(), what, mend);
     }
     let verify = verify?;
-    callbacks_can_land(cx, whole, url, body, &verify).then_some(())?;
+    callbacks_can_land(cx, whole, sends, &verify).then_some(())?;
     Some(Webhook {
         verify,
         request_id: request_id?,
@@ -83,18 +76,14 @@ pub(super) fn webhook(
 }
 
 /// Either the vendor hears the URL of its job, or it knows the shared one and that one is open.
-fn callbacks_can_land(
-    cx: &mut Check<'_>,
-    whole: &Whole<'_>,
-    url: Option<&Template>,
-    body: Option<&Template>,
-    verify: &Verify,
-) -> bool {
+fn callbacks_can_land(cx: &mut Check<'_>, whole: &Whole<'_>, sends: &Sends<'_>, verify: &Verify) -> bool {
+    let &Sends { url, body, headers } = sends;
     let told_by_url = url.is_none_or(|url| url.uses(Name::CallbackUrl));
+    let told_by_header = headers.is_none_or(|headers| headers.iter().any(|(_, value)| value.uses(Name::CallbackUrl)));
     let sends_default_body = whole.raw.body.is_none() && whole.raw.method.get_ref() != "GET";
     let told_by_body = sends_default_body || body.is_some_and(|body| body.uses(Name::CallbackUrl));
     let body_is_wrong = whole.raw.body.is_some() && body.is_none();
-    if told_by_url || told_by_body || body_is_wrong || !matches!(verify, Verify::Off) {
+    if told_by_url || told_by_header || told_by_body || body_is_wrong || !matches!(verify, Verify::Off) {
         return true;
     }
     let (name, span) = match &whole.raw.body {

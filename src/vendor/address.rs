@@ -125,7 +125,7 @@ impl Vendor {
     }
 
     /// Whether credentials go to an origin, if it may be called at all.
-    fn credentials_for(&self, origin: &Origin) -> Option<Credentials> {
+    pub(super) fn credentials_for(&self, origin: &Origin) -> Option<Credentials> {
         let mut hosts = self.config.kind.hosts().iter().filter(|host| host.origin == *origin).peekable();
         let is_known = *origin == self.origin || hosts.peek().is_some();
         let is_trusted = *origin == self.origin || hosts.any(|host| host.auth);

@@ -33,6 +33,10 @@ pub enum CallError {
 }
 
 impl CallError {
+    pub(super) fn unreachable(why: impl std::fmt::Display) -> CallError {
+        CallError::Unreachable(why.to_string())
+    }
+
     /// What it means for the job that no reply came, or not all of it.
     pub(super) fn reading(&self, words: Option<VendorSaid>) -> Reading {
         let failure = |code| Failure::new(code, self.to_string()).with_words(words);

@@ -20,15 +20,20 @@ use hyper::{
     client::conn::http1,
 };
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use rustls::ClientConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     time::timeout_at,
 };
-use tokio_rustls::TlsConnector;
 
-use super::{error::CallError, template::Template};
+use super::{
+    dial,
+    error::CallError,
+    outgoing::Credentials,
+    proxy::{Proxy, ProxyAt},
+    template::Template,
+    tls::{self, LiveTls},
+};
 
 /// Bytes of a reply's body that are read at most.
 pub const MAX_REPLY_BYTES: usize = 8 << 20;
@@ -70,6 +75,12 @@ impl Origin {
         template.origin().and_then(Origin::of).expect("the config takes http and https URLs only")
     }
 
+    /// `host:port`, with a port that the scheme implies too.
+    pub(super) fn host_and_port(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        format!("{host}:{}", self.port)
+    }
+
     /// The `Host` header.
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -104,14 +115,19 @@ pub enum Reads {
     Beginning,
 }
 
-/// Keeps connections to vendors. Cheap to clone.
+/// Keeps connections to vendors. Cheap to clone. A vendor with a TLS configuration or a proxy of its own has a client of its own, so what
+/// is opened in its name is never used in another's.
 #[derive(Clone)]
 pub struct Client {
-    tls: TlsConnector,
+    tls: LiveTls,
+    /// Whether it shows our certificate.
+    credentials: Credentials,
+    proxy: Option<Proxy>,
     idle: Arc<Mutex<HashMap<Origin, Vec<Connection>>>>,
 }
 
-type Driver = Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, Full<Bytes>>>>;
+/// Moves a connection along; once that has ended, why, if the other side did not take our certificate.
+type Driver = Result<Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, Full<Bytes>>>>, Option<CallError>>;
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -121,29 +137,22 @@ pub struct Connection {
     origin: Origin,
     sender: http1::SendRequest<Full<Bytes>>,
     /// Gone once the connection has ended: hyper tells those who wait on `sender` only when it is dropped.
-    driver: Option<Driver>,
+    driver: Driver,
     idle_since: Instant,
+    /// What it was opened with: a certificate that has been replaced is not used for more calls.
+    tls: Arc<ClientConfig>,
+    /// The proxy that passes requests on one by one.
+    proxy: Option<ProxyAt>,
 }
 
 impl Client {
-    /// A client that trusts the machine's certificates.
+    /// A client that trusts the machine's certificates and connects by itself.
     pub fn new() -> Client {
-        let mut roots = rustls::RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        let (trusted, _) = roots.add_parsable_certificates(found.certs);
-        if trusted == 0 {
-            tracing::warn!(
-                "this machine has no certificates to trust; calls to https vendors will fail (install ca-certificates)"
-            );
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider supports TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Client { tls: TlsConnector::from(Arc::new(config)), idle: Arc::default() }
+        Client::through(LiveTls::of_machine(), None, Credentials::Sent)
+    }
+
+    pub fn through(tls: LiveTls, proxy: Option<Proxy>, credentials: Credentials) -> Client {
+        Client { tls, credentials, proxy, idle: Arc::default() }
     }
 
     /// An open connection to the origin: an idle one that is still good, else a new one. Cancel-safe.
@@ -158,22 +167,23 @@ impl Client {
 
     /// How many idle connections there are that can still be used.
     pub fn idle_connections(&self, origin: &Origin) -> usize {
-        let now = Instant::now();
+        let tls = self.tls.config(self.credentials);
         // The oldest are in front.
-        let is_stale = |one: &Connection| now.duration_since(one.idle_since) >= MAX_IDLE;
+        let is_stale = |one: &Connection| one.is_stale(&tls);
         self.idle().get(origin).map_or(0, |idle| idle.len() - idle.partition_point(is_stale))
     }
 
     /// Puts a connection back for the next call.
     pub fn keep(&self, mut connection: Connection) {
-        if connection.driver.is_none() || connection.sender.is_closed() {
+        let tls = self.tls.config(self.credentials);
+        if connection.driver.is_err() || connection.sender.is_closed() || !Arc::ptr_eq(&connection.tls, &tls) {
             return;
         }
         connection.idle_since = Instant::now();
         let mut idle = self.idle();
         let idle = idle.entry(connection.origin.clone()).or_default();
         // The newest are at the end and are used first; those at the front are the ones to have gone stale.
-        let stale = idle.iter().take_while(|one| one.idle_since.elapsed() >= MAX_IDLE).count();
+        let stale = idle.iter().take_while(|one| one.is_stale(&tls)).count();
         idle.drain(..stale);
         if idle.len() < MAX_KEPT {
             idle.push(connection);
@@ -183,7 +193,7 @@ impl Client {
     fn take_idle(&self, origin: &Origin) -> Option<Connection> {
         let mut idle = self.idle();
         let connection = idle.get_mut(origin)?.pop()?;
-        if connection.idle_since.elapsed() < MAX_IDLE {
+        if !connection.is_stale(&self.tls.config(self.credentials)) {
             return Some(connection);
         }
         // The newest is stale, so all are.
@@ -197,22 +207,32 @@ impl Client {
 
     /// Opens a connection. Cancel-safe.
     pub async fn connect(&self, origin: &Origin) -> Result<Connection, CallError> {
-        let unreachable = |error: &dyn std::fmt::Display| CallError::Unreachable(error.to_string());
-        let tcp = TcpStream::connect((&*origin.host, origin.port)).await.map_err(|error| unreachable(&error))?;
-        tcp.set_nodelay(true).map_err(|error| unreachable(&error))?;
-        let stream: Box<dyn Stream> = if origin.tls {
-            let name = ServerName::try_from(origin.host.clone()).map_err(|error| unreachable(&error))?;
-            Box::new(self.tls.connect(name, tcp).await.map_err(|error| unreachable(&error))?)
-        } else {
-            Box::new(tcp)
+        let tls = self.tls.config(self.credentials);
+        let mut proxy = self.proxy.as_ref().map(Proxy::at);
+        let stream: Box<dyn Stream> = match &proxy {
+            None => {
+                let tcp = dial::tcp(&origin.host, origin.port).await.map_err(CallError::unreachable)?;
+                if origin.tls { Box::new(tls::connect(&tls, &origin.host, tcp).await?) } else { Box::new(tcp) }
+            }
+            Some(by) => {
+                let to_proxy = dial::tcp(&by.host, by.port).await;
+                let tcp = to_proxy.map_err(|error| {
+                    CallError::unreachable(format!("no connection to the proxy {}: {error}", by.name()))
+                })?;
+                if origin.tls {
+                    let tunnel = by.tunnel(tcp, origin).await?;
+                    Box::new(tls::connect(&tls, &origin.host, tunnel).await?)
+                } else {
+                    Box::new(tcp)
+                }
+            }
         };
-        let (sender, driver) = http1::Builder::new()
-            .max_headers(MAX_HEADERS)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| unreachable(&error))?;
-        let idle_since = Instant::now();
-        Ok(Connection { origin: origin.clone(), sender, driver: Some(Box::pin(driver)), idle_since })
+        let opening = http1::Builder::new().max_headers(MAX_HEADERS).handshake(TokioIo::new(stream)).await;
+        let (sender, driver) = opening.map_err(CallError::unreachable)?;
+        // Through a tunnel the vendor itself is spoken to.
+        proxy = proxy.filter(|_| !origin.tls);
+        let (idle_since, driver) = (Instant::now(), Ok(Box::pin(driver)));
+        Ok(Connection { origin: origin.clone(), sender, driver, idle_since, tls, proxy })
     }
 }
 
@@ -234,15 +254,21 @@ impl Connection {
     /// much of the body is wanted. All is over by `until`. Not cancel-safe, like [`Connection::send`].
     pub async fn call(
         &mut self,
-        request: Request<Full<Bytes>>,
+        mut request: Request<Full<Bytes>>,
         until: Instant,
         reads: impl Fn(StatusCode, &HeaderMap) -> Reads,
     ) -> Result<Reply, CallError> {
-        let Connection { sender, driver, .. } = self;
+        let Connection { origin, sender, driver, proxy, .. } = self;
+        if let Some(proxy) = proxy {
+            proxy.address(&mut request, origin);
+        }
         let exchange = async {
             let head = timeout_at(until.into(), sender.send_request(request)).await;
             let response = head.map_err(|_| CallError::TimedOut)?.map_err(|error| interrupted(&error))?;
             let (head, body) = response.into_parts();
+            if let (Some(proxy), StatusCode::PROXY_AUTHENTICATION_REQUIRED) = (proxy, head.status) {
+                return Err(proxy.refused(head.status));
+            }
             let (body, broken) = match reads(head.status, &head.headers) {
                 Reads::Whole => read_capped(body, MAX_REPLY_BYTES, until).await,
                 Reads::Beginning => {
@@ -251,24 +277,33 @@ impl Connection {
             };
             Ok(Reply { status: head.status, headers: head.headers, body, broken })
         };
-        let reply = drive(driver, exchange).await;
+        let mut reply = drive(driver, exchange).await;
+        // Of a refusal before the request went out, hyper says only that the connection was closed.
+        if let (Err(error), Err(Some(refusal))) = (&mut reply, &*driver) {
+            *error = refusal.clone();
+        }
         // The rest of a body would be read as the next reply.
         if !reply.as_ref().is_ok_and(|reply| reply.broken.is_none()) {
-            self.driver = None;
+            self.driver = Err(None);
         }
         reply
+    }
+
+    /// It was idle for too long, or a certificate has changed since.
+    fn is_stale(&self, tls: &Arc<ClientConfig>) -> bool {
+        self.idle_since.elapsed() >= MAX_IDLE || !Arc::ptr_eq(&self.tls, tls)
     }
 
     /// Whether the other side has not closed it meanwhile.
     async fn is_good(&mut self) -> bool {
         let Connection { sender, driver, .. } = self;
         let ready = drive(driver, async { sender.ready().await.is_ok() }).await;
-        ready && self.driver.is_some() && !self.sender.is_closed()
+        ready && self.driver.is_ok() && !self.sender.is_closed()
     }
 }
 
 /// Moves the connection along while `work` waits for it: in one task, so nothing is spawned and nothing is left behind.
-async fn drive<T>(driver: &mut Option<Driver>, work: impl Future<Output = T>) -> T {
+async fn drive<T>(driver: &mut Driver, work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     poll_fn(|cx| {
         // The driver first: it sees an end of the other side before anything is written.
@@ -283,10 +318,17 @@ async fn drive<T>(driver: &mut Option<Driver>, work: impl Future<Output = T>) ->
     .await
 }
 
-fn step(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
-    if driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready()) {
-        *driver = None;
+fn step(driver: &mut Driver, cx: &mut Context<'_>) {
+    let Ok(open) = driver else { return };
+    if let Poll::Ready(ended) = open.as_mut().poll(cx) {
+        *driver = Err(ended.err().and_then(|error| refusal(&error)));
     }
+}
+
+/// Whether the other side did not take our certificate.
+fn refusal(error: &hyper::Error) -> Option<CallError> {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.filter_map(|cause| cause.downcast_ref()).find_map(tls::refusal)
 }
 
 /// Up to `most` bytes of a body, and why that is not all of it, if it is not.
@@ -337,6 +379,9 @@ impl Pieces {
 
 /// hyper's message and its cause; neither holds headers or bodies.
 fn interrupted(error: &hyper::Error) -> CallError {
+    if let Some(refusal) = refusal(error) {
+        return refusal;
+    }
     if error.is_canceled() {
         return CallError::Unreachable("the connection was closed before the call was sent".to_owned());
     }

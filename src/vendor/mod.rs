@@ -15,8 +15,11 @@ use serde_json::value::RawValue;
 use self::{
     auth::Login,
     clean::Clean,
-    http::{MAX_REPLY_BYTES, Origin},
+    http::{Client, MAX_REPLY_BYTES, Origin},
+    outgoing::Credentials,
+    proxy::Proxy,
     replies::Rule,
+    tls::LiveTls,
     token::CallbackKey,
 };
 use crate::{
@@ -27,19 +30,23 @@ use crate::{
 
 mod address;
 pub mod auth;
+pub mod body;
 mod challenge;
 pub mod clean;
+mod dial;
 pub mod error;
 pub mod form;
 pub mod http;
 pub mod outgoing;
 mod polling;
+pub mod proxy;
 mod quota;
 mod reading;
 pub mod replies;
 mod request;
 mod steps;
 pub mod template;
+pub mod tls;
 pub mod token;
 pub mod value;
 pub mod verify;
@@ -90,6 +97,8 @@ pub struct Vendor {
     origin: Origin,
     headers: HeaderMap,
     pub login: Login,
+    /// For a vendor with a TLS configuration or a proxy of its own.
+    clients: Option<Clients>,
     /// What its answers mean, in the order in which the rules count.
     rules: Vec<Rule>,
     /// What is redacted in a whole body of its own words.
@@ -100,6 +109,13 @@ pub struct Vendor {
     key: CallbackKey,
     /// When the files of secrets that prove callbacks are to be read again.
     reread_at: AtomicI64,
+}
+
+/// The ways to one vendor.
+struct Clients {
+    own: Client,
+    /// To where credentials do not go: the same without our certificate.
+    elsewhere: Client,
 }
 
 impl Vendor {
@@ -118,8 +134,55 @@ impl Vendor {
         let with_urls = redacted.redact.iter().cloned().chain(config.kind.urls_in_answers()).collect();
         let redacted_with_urls = Clean { redact: with_urls, ..redacted.clone() };
         let login = Login::new(&config);
-        let reread_at = AtomicI64::new(i64::MIN);
-        Vendor { origin, headers, login, rules, redacted, redacted_with_urls, callback_base, key, reread_at, config }
+        let clients = (config.tls.is_some() || config.proxy.is_some()).then(|| {
+            let tls = config.tls.clone().unwrap_or_else(LiveTls::of_machine);
+            let client = |credentials| Client::through(tls.clone(), config.proxy.clone(), credentials);
+            Clients { own: client(Credentials::Sent), elsewhere: client(Credentials::Withheld) }
+        });
+        Vendor {
+            origin,
+            headers,
+            login,
+            clients,
+            rules,
+            redacted,
+            redacted_with_urls,
+            callback_base,
+            key,
+            reread_at: AtomicI64::new(i64::MIN),
+            config,
+        }
+    }
+
+    /// What calls to this origin are made by. Our certificate is shown only where credentials go.
+    pub fn client<'a>(&'a self, shared: &'a Client, origin: &Origin) -> &'a Client {
+        let is_trusted = self.credentials_for(origin) == Some(Credentials::Sent);
+        self.clients.as_ref().map_or(shared, |clients| if is_trusted { &clients.own } else { &clients.elsewhere })
+    }
+
+    /// What tokens are asked for by: identity providers may want our certificate (RFC 8705).
+    pub fn token_client<'a>(&'a self, shared: &'a Client) -> &'a Client {
+        self.clients.as_ref().map_or(shared, |clients| &clients.own)
+    }
+
+    /// Whether any secret or certificate is in a file.
+    pub fn is_in_files(&self) -> bool {
+        let proxy = self.config.proxy.as_ref().is_some_and(Proxy::is_in_files);
+        proxy || self.config.tls.is_some() || self.login.is_in_files()
+    }
+
+    /// Reads all of these files again; says whether any has changed.
+    pub fn reread(&self) -> bool {
+        let tls = self.config.tls.as_ref().map(LiveTls::reread);
+        let proxy = self.config.proxy.as_ref().map(Proxy::reread);
+        let mut has_changed = self.login.reread();
+        for reread in [tls, proxy].into_iter().flatten() {
+            has_changed |= self.login.has_changed(reread);
+        }
+        if has_changed {
+            self.login.renew_soon();
+        }
+        has_changed
     }
 
     pub fn name(&self) -> &Arc<str> {

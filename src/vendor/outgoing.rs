@@ -85,8 +85,12 @@ impl Vendor {
     }
 
     /// The headers of the config, except those whose values are in files: they are put on right before the call.
-    fn own_headers(&self, _: &Scope<'_>) -> Result<HeaderMap, RenderError> {
-        Ok(self.headers.clone())
+    fn own_headers(&self, scope: &Scope<'_>) -> Result<HeaderMap, RenderError> {
+        let mut headers = self.headers.clone();
+        for (name, template) in &self.config.header_templates {
+            set(&mut headers, name.clone(), &template.render(scope)?);
+        }
+        Ok(headers)
     }
 }
 

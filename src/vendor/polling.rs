@@ -25,7 +25,7 @@ impl Vendor {
         let (method, content) = match &self.config.kind {
             Kind::Polling(polling) if job.fetch.is_none() => {
                 let body = polling.body.as_ref().map(|body| body.render(scope)).transpose().map_err(unfit)?;
-                (polling.method.clone(), body.map_or(Content::none(), |body| Content::json(body.into())))
+                (polling.method.clone(), body.unwrap_or_else(Content::none))
             }
             _ => (Method::GET, Content::none()),
         };

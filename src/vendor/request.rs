@@ -29,14 +29,28 @@ impl Vendor {
         self.origin.clone()
     }
 
-    /// Whether a payload has what this vendor's templates need.
-    pub fn check_payload(&self, payload: &RawValue) -> Result<(), RenderError> {
-        let scope = Scope { request_id: "-", payload, callback_url: Some("-"), ticket: Some("-"), tenant: "-" };
+    /// Whether all requests for a job can be built: with its own id and tenant, and for polls with some ticket.
+    pub fn check(&self, id: JobId, tenant: &str, payload: &RawValue) -> Result<(), RenderError> {
+        let (request_id, callback_url) = (id.to_string(), self.callback_url(id, 0));
+        let callback_url = callback_url.as_deref();
+        let scope = Scope { request_id: &request_id, payload, callback_url, ticket: Some("-"), tenant };
         self.config.url.render(&scope)?;
+        for (_, value) in &self.config.header_templates {
+            value.render(&scope)?;
+        }
         if let Some(body) = &self.config.body {
             body.render(&scope)?;
         }
-        Ok(())
+        let (poll, body) = match &self.config.kind {
+            Kind::Polling(polling) => (Some(&polling.url), polling.body.as_ref()),
+            Kind::Sync | Kind::Webhook(_) => (None, None),
+        };
+        for address in [poll, self.config.kind.result_url()].into_iter().flatten() {
+            if let Address::Url(url) = address {
+                url.render(&scope)?;
+            }
+        }
+        body.map_or(Ok(()), |body| body.render(&scope).map(drop))
     }
 
     /// The job's next call: its submitting call, or a poll.
@@ -57,7 +71,7 @@ impl Vendor {
             Failure::new(FailureCode::BadResponse, format!("the stored payload is not JSON: {error}"))
         })?;
         let request_id = job.id.to_string();
-        let callback_url = self.callback_url(job);
+        let callback_url = self.callback_url(job.id, job.run);
         work(&Scope {
             request_id: &request_id,
             payload,
@@ -71,23 +85,25 @@ impl Vendor {
         let path = self.config.url.render(scope)?;
         let content = match (&self.config.body, &self.config.kind) {
             (_, _) if self.config.method == Method::GET => Content::none(),
-            (Some(template), _) => Content::json(template.render(scope)?.into()),
+            (Some(body), _) => body.render(scope)?,
             (None, Kind::Webhook(_)) => Content::json(webhook::default_body(scope).into()),
             (None, _) => Content::json(job.payload.clone()),
         };
         let to = To { origin: &self.origin, path: &path, credentials: Credentials::Sent };
         let mut call = self.outgoing(scope, self.config.method.clone(), to, content)?;
-        let key = if job.run == 0 { scope.request_id.to_owned() } else { format!("{}-{}", scope.request_id, job.run) };
         let headers = call.request.headers_mut();
-        set(headers, HeaderName::from_static("idempotency-key"), &key);
+        if let Some(name) = &self.config.idempotency_header {
+            let id = scope.request_id;
+            set(headers, name.clone(), &if job.run == 0 { id.to_owned() } else { format!("{id}-{}", job.run) });
+        }
         set(headers, HeaderName::from_static("traceparent"), &traceparent(job.id));
         Ok(call)
     }
 
     /// Where this vendor reports on this run of the job. Only webhook vendors have one.
-    fn callback_url(&self, job: &Job) -> Option<String> {
+    fn callback_url(&self, id: JobId, run: u32) -> Option<String> {
         matches!(self.config.kind, Kind::Webhook(_))
-            .then(|| format!("{}{}", self.callback_base, self.key.sign(self.name(), job.id, job.run)))
+            .then(|| format!("{}{}", self.callback_base, self.key.sign(self.name(), id, run)))
     }
 }
 

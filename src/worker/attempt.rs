@@ -122,19 +122,19 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
         Ok(outgoing) => outgoing,
         Err(why) => return not_sent(Err(CallError::Unreachable(why.message.clone())), Some(why)),
     };
-    let within = Instant::now() + vendor.config.timeout;
-    let mut connection: Connection = match tokio::time::timeout_at(within.into(), cx.client.connection(&origin)).await {
+    let (within, client) = (Instant::now() + vendor.config.timeout, vendor.client(&cx.client, &origin));
+    let mut connection: Connection = match tokio::time::timeout_at(within.into(), client.connection(&origin)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return not_sent(Err(error), None),
         Err(_) => return not_sent(Err(CallError::Unreachable("connecting took too long".into())), None),
     };
     let Ok(proof) = vendor.login.prove(&mut request, credentials, cx.clock.nanos(), cx.clock.now()) else {
-        cx.client.keep(connection);
+        client.keep(connection);
         return not_sent(Err(CallError::NoToken), None);
     };
     // The last check: from here on the bytes go out.
     if let Err(error) = may_go(cx, vendor, lease, permit) {
-        cx.client.keep(connection);
+        client.keep(connection);
         metrics.permits_late.inc();
         return not_sent(Err(error), None);
     }
@@ -154,7 +154,7 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
     };
     let took = started.elapsed();
     metrics.observe_latency(took);
-    cx.client.keep(connection);
+    client.keep(connection);
     Call { reply, unsendable: None, sent_at: Some(sent_at), proof, sent, took }
 }
 

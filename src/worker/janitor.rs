@@ -48,7 +48,7 @@ impl Janitor {
     pub(super) fn new(cx: Arc<Context>) -> Janitor {
         let now = cx.clock.nanos();
         let watch = Watch::new(cx.audit.clone(), cx.limiter.clone(), cx.limits.clone(), cx.metrics.clone());
-        let is_in_files = cx.vendors.iter().any(|vendor| vendor.login.is_in_files());
+        let is_in_files = cx.vendors.iter().any(|vendor| vendor.is_in_files());
         let secrets_at = if is_in_files { now } else { Nanos::MAX };
         let skipped = HashSet::new();
         Janitor { cx, reclaim_at: now, prune_at: now, watch, judge_at: now, secrets_at, skipped, skip_until: now }

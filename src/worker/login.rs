@@ -99,7 +99,7 @@ pub(super) async fn ready(cx: &Arc<Context>, vendor: &Arc<Vendor>, renewing: &mu
             Ok(())
         }
         oauth::Standing::Missing => {
-            let asked = oauth.renew(&cx.client, &cx.clock).await;
+            let asked = oauth.renew(vendor.token_client(&cx.client), &cx.clock).await;
             asked.map_err(|why| Verdict::Refused(written(&why, cx.clock.now())))
         }
     }
@@ -107,20 +107,20 @@ pub(super) async fn ready(cx: &Arc<Context>, vendor: &Arc<Vendor>, renewing: &mu
 
 async fn renew(cx: Arc<Context>, vendor: Arc<Vendor>) {
     let Some(oauth) = vendor.login.oauth() else { return };
-    if let Err(why) = oauth.renew(&cx.client, &cx.clock).await {
+    if let Err(why) = oauth.renew(vendor.token_client(&cx.client), &cx.clock).await {
         tracing::debug!(vendor = %vendor.name(), why = why.message, "the token in use could not be renewed yet");
     }
 }
 
 /// Reads secrets in files again. A vendor that waits because of its credentials is asked at once if one of them has changed.
 pub(super) async fn reread(cx: &Context) {
-    for vendor in cx.vendors.iter().filter(|vendor| vendor.login.is_in_files()) {
+    for vendor in cx.vendors.iter().filter(|vendor| vendor.is_in_files()) {
         // Reading a file can take its time, on a file system of another machine say.
         let reading = vendor.clone();
-        if !tokio::task::spawn_blocking(move || reading.login.reread()).await.unwrap_or(false) {
+        if !tokio::task::spawn_blocking(move || reading.reread()).await.unwrap_or(false) {
             continue;
         }
-        tracing::info!(vendor = %vendor.name(), "a secret has changed and is used from now on");
+        tracing::info!(vendor = %vendor.name(), "a secret has changed, or a certificate; it is used from now on");
         if cx.breakers.standing(&vendor.login.breaker) != Standing::Closed {
             if let Err(error) = cx.breakers.hurry(&vendor.login.breaker).await {
                 tracing::debug!(vendor = %vendor.name(), %error, "the vendor is asked again when its wait is over");

@@ -23,9 +23,10 @@ impl Warmer {
     pub(super) fn warm(&mut self, vendor: &Vendor, stage: Stage, wanted: usize) {
         while self.opening.try_join_next().is_some() {}
         let origin = vendor.origin(stage);
-        let ready = self.client.idle_connections(&origin) + self.opening.len();
+        let client = vendor.client(&self.client, &origin);
+        let ready = client.idle_connections(&origin) + self.opening.len();
         for _ in ready..wanted.min(vendor.config.concurrency) {
-            let (client, origin, timeout) = (self.client.clone(), origin.clone(), vendor.config.timeout);
+            let (client, origin, timeout) = (client.clone(), origin.clone(), vendor.config.timeout);
             self.opening.spawn(async move {
                 if let Ok(Ok(connection)) = tokio::time::timeout(timeout, client.connect(&origin)).await {
                     client.keep(connection);

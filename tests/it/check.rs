@@ -186,6 +186,38 @@ fn how_a_vendor_logs_in_is_said_and_shown_in_its_requests_without_the_secret() {
 }
 
 #[test]
+fn forms_texts_headers_and_ways_are_said_and_printed_without_their_secrets() {
+    let more = r#"body = { form = { To = "{{ payload.to }}", Sid = "${KEY}", api_token = "SECRET" } }
+headers = { x-tenant = "${KEY}/{{ tenant | header }}", x-api-key = "SECRET {{ payload.to | header }}" }
+idempotency_header = "X-Request-Id"
+proxy = "http://us:${KEY}@proxy.example:3128""#;
+    let said = check(&one(more), &[]).stdout;
+    for line in [
+        "headers: x-api-key = ***, x-tenant = ***/{{ tenant | header }}",
+        "body: a form: Sid = ***, To = {{ payload.to }}, api_token = ***",
+        "the id that stays the same when a call is repeated is in the header x-request-id",
+        "connects through the proxy proxy.example:3128",
+    ] {
+        assert!(said.lines().any(|said| said == format!("  {line}")), "{line}: {said}");
+    }
+    let run = check(&one(more), &["--vendor", "one", "--payload", r#"{"to": "a b"}"#]);
+    let lines: Vec<&str> = run.stdout.lines().collect();
+    assert_eq!(lines.last(), Some(&"Sid=***&To=a+b&api_token=***"), "{}{}", run.stdout, run.stderr);
+    for line in ["content-type: application/x-www-form-urlencoded", "x-tenant: ***/default", "x-api-key: ***"] {
+        assert!(lines.contains(&line), "{line}: {lines:?}");
+    }
+    assert!(lines.iter().any(|line| line.starts_with("x-request-id: ")) && !run.stdout.contains("proxy"));
+
+    let more =
+        "body = { text = \"<q key='${KEY}'>{{ payload | xml }}</q>\", type = \"text/xml\" }\nidempotency_header = \"\"";
+    let said = check(&one(more), &[]).stdout;
+    assert!(said.contains("\n  body: text/xml text: <q key='***'>{{ payload | xml }}</q>\n"), "{said}");
+    assert!(said.contains("no header with an id that stays the same"), "{said}");
+    let run = check(&one(more), &["--vendor", "one", "--payload", "\"<&>\""]);
+    assert!(run.stdout.trim_end().ends_with("<q key='***'>&lt;&amp;&gt;</q>"), "{}{}", run.stdout, run.stderr);
+}
+
+#[test]
 fn what_a_vendors_answers_mean_is_said_rule_by_rule() {
     let rules = r#"replies = [
   { status = [403], at = "/error/reason", is = ["rate", "quota"], means = "slow_down", wait = "30s" },

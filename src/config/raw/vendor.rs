@@ -26,7 +26,10 @@ pub(in crate::config) struct Vendor {
     #[serde(default)]
     pub(in crate::config) headers: BTreeMap<String, Text>,
     pub(in crate::config) auth: Option<Spanned<Login>>,
-    pub(in crate::config) body: Option<Text>,
+    pub(in crate::config) body: Option<Spanned<Body>>,
+    pub(in crate::config) idempotency_header: Option<Text>,
+    pub(in crate::config) tls: Option<Spanned<Tls>>,
+    pub(in crate::config) proxy: Option<Text>,
     pub(in crate::config) webhook: Option<Spanned<Webhook>>,
     pub(in crate::config) polling: Option<Spanned<Polling>>,
     pub(in crate::config) failed: Option<Spanned<Match>>,
@@ -37,6 +40,26 @@ pub(in crate::config) struct Vendor {
     pub(in crate::config) breaker: Breaker,
     pub(in crate::config) rate_headers: Option<Spanned<RateHeaders>>,
     pub(in crate::config) at_most_once: Option<Spanned<bool>>,
+}
+
+/// What is sent: JSON as a text, or anything else.
+pub(in crate::config) type Body = TextOr<BodyTable>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct BodyTable {
+    pub(in crate::config) form: Option<Spanned<BTreeMap<String, Text>>>,
+    pub(in crate::config) text: Option<Text>,
+    #[serde(rename = "type")]
+    pub(in crate::config) kind: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Tls {
+    pub(in crate::config) ca: Option<Text>,
+    pub(in crate::config) cert: Option<Text>,
+    pub(in crate::config) key: Option<Text>,
 }
 
 /// Every key that some kind knows; `auth` checks which of them belong together.
@@ -101,7 +124,7 @@ pub(in crate::config) struct Polling {
     pub(in crate::config) url: Option<Text>,
     pub(in crate::config) hosts: Option<Hosts>,
     pub(in crate::config) method: Option<Text>,
-    pub(in crate::config) body: Option<Text>,
+    pub(in crate::config) body: Option<Spanned<Body>>,
     pub(in crate::config) first: Option<Text>,
     pub(in crate::config) every: Option<Text>,
     pub(in crate::config) max: Option<Text>,

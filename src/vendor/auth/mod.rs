@@ -134,24 +134,26 @@ impl Login {
         self.taken_sent_at.load(Ordering::Relaxed) > then.0
     }
 
-    /// Reads the files of all secrets again; says whether any has changed. A file that cannot be read is logged once.
-    pub fn reread(&self) -> bool {
-        let mut has_changed = false;
-        let of_auth = self.auth.iter().flat_map(Auth::secrets);
-        for secret in self.headers.iter().map(|(_, value)| value).chain(of_auth) {
-            match secret.reread() {
-                Reread::Changed => has_changed = true,
-                Reread::Failed { why, is_new: true } => {
-                    let vendor = &self.vendor;
-                    tracing::warn!(%vendor, why, "a secret cannot be read again; calls go on with the last one");
-                }
-                Reread::Failed { .. } | Reread::Same => {}
-            }
+    /// Reads the files of all secrets again; says whether any has changed.
+    pub(super) fn reread(&self) -> bool {
+        let secrets = self.headers.iter().map(|(_, value)| value).chain(self.auth.iter().flat_map(Auth::secrets));
+        secrets.fold(false, |has_changed, secret| self.has_changed(secret.reread()) || has_changed)
+    }
+
+    /// A file that cannot be read is logged once.
+    pub(super) fn has_changed(&self, reread: Reread) -> bool {
+        if let Reread::Failed { why, is_new: true } = &reread {
+            let vendor = &self.vendor;
+            tracing::warn!(%vendor, why, "a secret or a certificate cannot be read again; calls go on with the last one");
         }
-        if has_changed && let Some(oauth) = &self.oauth {
+        reread == Reread::Changed
+    }
+
+    /// A token was given for secrets or a certificate that have changed: the next one is asked for when there is something to call.
+    pub(super) fn renew_soon(&self) {
+        if let Some(oauth) = &self.oauth {
             oauth.renew_soon();
         }
-        has_changed
     }
 
     /// The vendor's words without our secrets: some vendors repeat the header or the URL that they were called with.

@@ -1,26 +1,33 @@
-//! Templates in vendor URLs and bodies: literal text with `{{ name | filter }}` in it.
+//! Templates in vendor URLs, headers and bodies: literal text with `{{ name | filter }}` in it.
 //!
-//! What a job brings can never change where a call goes: scheme, host and port are literal, a value in a path stays one
-//! segment, a value in a body stays one JSON value. Errors never repeat literal text, because it may hold secrets.
+//! What a job brings can never change where a call goes or what else is said: scheme, host and port are literal, a value in a path stays
+//! in the path, a value in a header stays in its line, a value in a body stays one JSON value, one field or one XML text. Errors never
+//! repeat literal text, because it may hold secrets.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::value::RawValue;
 use url::Url;
 
 pub(crate) use self::read::ends_in_string;
-use self::read::{Part, check_target, fail, has_dot_segment, is_plain, parse, split_origin};
-use crate::json::{self, Pointer};
+use self::{
+    expr::{Expr, Filter},
+    read::{Part, check_target, fail, has_dot_segment, is_visible, json_pieces, parse, split_origin},
+};
+use crate::json;
 
+mod expr;
 mod read;
-
-/// Everything but the unreserved characters of RFC 3986.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+#[cfg(test)]
+mod tests;
+mod xml;
 
 /// The longest path and query that we send; RFC 9110 asks servers to take 8,000 bytes.
 pub const MAX_TARGET: usize = 8 * 1024;
-const TOO_LONG: &str = "makes the URL too long: path and query may have 8192 bytes";
+/// The longest value of a header: many servers take 8 KiB for all headers together.
+const MAX_HEADER: usize = 4 * 1024;
+/// The longest body that we send, in bytes.
+pub const MAX_CONTENT: usize = 8 << 20;
 
 /// What a template may speak of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,10 +81,31 @@ pub struct RenderError {
 #[derive(Clone)]
 pub struct Template {
     pieces: Vec<Piece>,
-    /// Scheme, host and port; a body has none.
-    origin: Option<Url>,
+    place: Place,
     /// The same with its secrets masked, where it has some.
     shown: Option<Arc<Template>>,
+}
+
+/// What a template is for.
+#[derive(Clone)]
+enum Place {
+    /// Path and query, with this scheme, host and port.
+    Url(Url),
+    Header,
+    Json,
+    /// Any other text in a body.
+    Text,
+}
+
+impl Place {
+    /// Bytes of what is rendered at most, and what to say of more.
+    fn most(&self) -> (usize, &'static str) {
+        match self {
+            Place::Url(_) => (MAX_TARGET, "makes the URL too long: path and query may have 8192 bytes"),
+            Place::Header => (MAX_HEADER, "makes the header too long: its value may have 4096 bytes"),
+            Place::Json | Place::Text => (MAX_CONTENT, "makes the body too large: it may have 8 MiB"),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -86,91 +114,115 @@ enum Piece {
     Value { expr: Expr, filter: Filter },
 }
 
-/// A name and, for the payload, a place in it.
-#[derive(Clone)]
-struct Expr {
-    name: Name,
-    at: Pointer,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Filter {
-    Path,
-    Query,
-    Json,
-}
-
-impl Filter {
-    fn as_str(self) -> &'static str {
-        match self {
-            Filter::Path => "path",
-            Filter::Query => "query",
-            Filter::Json => "json",
-        }
-    }
-}
-
 impl Template {
-    /// Reads a URL: `http` or `https`, literal up to the path, `| path` in the path, `| query` after the question mark.
+    /// Reads a URL: `http` or `https`, literal up to the path, `| path` or `| path_all` in the path, `| query` after the question mark.
     pub fn url(text: &str) -> Result<Template, TemplateError> {
         let (origin, target) = split_origin(text)?;
         let mut pieces = Vec::new();
         if !target.starts_with('/') {
             pieces.push(Piece::Literal("/".to_owned()));
         }
-        let mut needed = Filter::Path;
+        let mut allowed: &[Filter] = &[Filter::Path, Filter::PathAll];
         for part in parse(target)? {
             if let Part::Literal(literal) = part {
                 check_target(literal)?;
                 if literal.contains('?') {
-                    needed = Filter::Query;
+                    allowed = &[Filter::Query];
                 }
             }
-            pieces.push(part.checked(needed)?);
+            pieces.push(part.checked(allowed)?);
         }
-        let template = Template { pieces, origin: Some(origin), shown: None };
+        let template = Template::bounded(pieces, Place::Url(origin))?;
         // Dots that are wrong around a letter are wrong around every value.
         if has_dot_segment(&template.filled_with("x")) {
             return fail("a URL's path must not have `.` or `..` as a segment");
-        }
-        if template.filled_with("").len() > MAX_TARGET {
-            return fail(TOO_LONG);
         }
         Ok(template)
     }
 
     /// Reads a JSON body, in which every `{{ name | json }}` stands where a JSON value can.
     pub fn body(text: &str) -> Result<Template, TemplateError> {
-        let mut pieces = Vec::new();
-        let mut is_in_string = false;
-        for part in parse(text)? {
-            match &part {
-                Part::Literal(literal) => is_in_string = ends_in_string(literal, is_in_string),
-                Part::Expr { expr, .. } if is_in_string => {
-                    return fail(format!(
-                        "`{expr}` stands inside a JSON string; `| json` writes the quotes itself, so leave them out"
-                    ));
-                }
-                Part::Expr { .. } => {}
-            }
-            pieces.push(part.checked(Filter::Json)?);
-        }
-        let template = Template { pieces, origin: None, shown: None };
+        let template = Template::bounded(json_pieces(text)?, Place::Json)?;
         match json::check(template.filled_with("null").as_bytes()) {
             Ok(_) => Ok(template),
             Err(e) => fail(format!("with null in place of every expression the body is {e}")),
         }
     }
 
-    /// Scheme, host and port of a URL template, with `/` as its path. A body has none.
+    /// Reads a header's value: visible ASCII and spaces, with `| header`.
+    pub fn header(text: &str) -> Result<Template, TemplateError> {
+        let mut pieces = Vec::new();
+        for part in parse(text)? {
+            if matches!(part, Part::Literal(literal) if !is_visible(literal)) {
+                return fail("a header's value has visible ASCII characters and spaces only");
+            }
+            pieces.push(part.checked(&[Filter::Header])?);
+        }
+        Template::bounded(pieces, Place::Header)
+    }
+
+    /// Reads the value of a form's field, which takes no filters: it is encoded as a whole.
+    pub fn field(text: &str) -> Result<Template, TemplateError> {
+        let pieces = parse(text)?.into_iter().map(|part| part.checked(&[Filter::Plain]));
+        Template::bounded(pieces.collect::<Result<_, _>>()?, Place::Text)
+    }
+
+    /// Reads a body of another media type (`text/xml`). In XML, values stand in content or in quotes, with `| xml` or `| query`; in JSON
+    /// lines where a JSON value can, with `| json`; in plain text anywhere, with or without a filter; elsewhere with one.
+    pub fn text(text: &str, media_type: &str) -> Result<Template, TemplateError> {
+        let allowed: &[Filter] = match media_type {
+            "text/plain" => &[Filter::Plain, Filter::Xml, Filter::Json, Filter::Query],
+            json if json.ends_with("json") => return Template::bounded(json_pieces(text)?, Place::Text),
+            xml if xml.ends_with("/xml") || xml.ends_with("+xml") => &[Filter::Xml, Filter::Query],
+            _ => &[Filter::Xml, Filter::Json, Filter::Query],
+        };
+        let is_xml = !allowed.contains(&Filter::Json);
+        let (mut pieces, mut at) = (Vec::new(), xml::At::Content);
+        for part in parse(text)? {
+            match &part {
+                Part::Literal(literal) => at = at.after(literal),
+                Part::Expr { expr, .. } if is_xml && !at.takes_values() => {
+                    return fail(format!(
+                        "`{expr}` stands inside of a tag, a comment or CDATA; in XML a value stands in an element or between an attribute's quotes"
+                    ));
+                }
+                Part::Expr { .. } => {}
+            }
+            pieces.push(part.checked(allowed)?);
+        }
+        if is_xml && at != xml::At::Content {
+            return fail("the XML ends inside of a tag, a comment or CDATA");
+        }
+        Template::bounded(pieces, Place::Text)
+    }
+
+    fn bounded(mut pieces: Vec<Piece>, place: Place) -> Result<Template, TemplateError> {
+        pieces.retain(|piece| !matches!(piece, Piece::Literal(literal) if literal.is_empty()));
+        let template = Template { pieces, place, shown: None };
+        let (most, too_long) = template.place.most();
+        if template.filled_with("").len() > most {
+            fail(format!("what is written out {too_long}"))
+        } else {
+            Ok(template)
+        }
+    }
+
+    /// Scheme, host and port of a URL template, with `/` as its path. Nothing else has one.
     pub fn origin(&self) -> Option<&Url> {
-        self.origin.as_ref()
+        match &self.place {
+            Place::Url(origin) => Some(origin),
+            _ => None,
+        }
     }
 
     /// Shows nothing but the host: for a template whose masked text is none.
     pub fn hidden(&self) -> Template {
-        let text = if self.origin.is_some() { "/***" } else { "\"***\"" };
-        Template { pieces: vec![Piece::Literal(text.to_owned())], origin: self.origin.clone(), shown: None }
+        let text = match self.place {
+            Place::Url(_) => "/***",
+            Place::Json => "\"***\"",
+            Place::Header | Place::Text => "***",
+        };
+        Template { pieces: vec![Piece::Literal(text.to_owned())], place: self.place.clone(), shown: None }
     }
 
     /// The same template, which people see as `shown`.
@@ -189,36 +241,34 @@ impl Template {
         self.expressions().any(|(expr, _)| expr.name == name)
     }
 
-    /// A URL's path and query, which starts with a slash and is visible ASCII throughout; or the body.
+    /// A URL's path and query, which starts with a slash and is visible ASCII throughout; a header's value; or a body.
     ///
-    /// In a URL every value must be there and be a string, a number or a boolean; together they must fit into
-    /// [`MAX_TARGET`]. In a body what is missing becomes `null`, and payload values are written as they came.
+    /// With `| json` what is missing becomes `null`, and payload values are written as they came. Every other value must be there and be a
+    /// string, a number or a boolean. What is rendered is bounded.
     pub fn render(&self, scope: &Scope<'_>) -> Result<String, RenderError> {
         let mut out = String::new();
-        let mut room = match self.origin {
-            Some(_) => MAX_TARGET.saturating_sub(self.filled_with("").len()),
-            None => usize::MAX,
-        };
+        let (most, too_long) = self.place.most();
+        let mut room = most.saturating_sub(self.filled_with("").len());
         for piece in &self.pieces {
             match piece {
                 Piece::Literal(literal) => out.push_str(literal),
-                Piece::Value { expr, filter: Filter::Json } => out.push_str(&expr.json(scope)),
                 Piece::Value { expr, filter } => {
-                    let text = expr.scalar(scope)?;
-                    // A dot segment would lead to another place; one with a value in it has nothing but dots in the value.
-                    if *filter == Filter::Path && matches!(&*text, "" | "." | "..") {
-                        return Err(
-                            expr.fault("must not be empty, `.` or `..`, because it is part of the vendor's path")
-                        );
-                    }
                     let start = out.len();
-                    // No megabyte is encoded only to be refused.
-                    out.extend(utf8_percent_encode(&text, ENCODED).take(room.saturating_add(1)));
-                    room = room.checked_sub(out.len() - start).ok_or_else(|| expr.fault(TOO_LONG))?;
+                    expr.write(*filter, scope, room, &mut out)?;
+                    room = room.checked_sub(out.len() - start).ok_or_else(|| expr.fault(too_long))?;
                 }
             }
         }
         Ok(out)
+    }
+
+    /// The values of a form's field. One that is a single expression has none if there is no value, or null, and one for each element of an
+    /// array; every other has one.
+    pub fn render_field(&self, scope: &Scope<'_>) -> Result<Vec<String>, RenderError> {
+        match &*self.pieces {
+            [Piece::Value { expr, .. }] => expr.texts(scope),
+            _ => Ok(vec![self.render(scope)?]),
+        }
     }
 
     fn filled_with(&self, stand_in: &str) -> String {
@@ -240,351 +290,17 @@ impl Template {
 /// As it can be written, with its literal text: only of what [`Template::shown`] gives may this be shown.
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.origin.as_ref().map_or("", |origin| origin.as_str().trim_end_matches('/')))?;
-        for piece in &self.pieces {
-            match piece {
-                Piece::Literal(literal) => f.write_str(literal)?,
-                Piece::Value { expr, filter } => write!(f, "{{{{ {expr} | {} }}}}", filter.as_str())?,
-            }
-        }
-        Ok(())
+        f.write_str(self.origin().map_or("", |origin| origin.as_str().trim_end_matches('/')))?;
+        self.pieces.iter().try_for_each(|piece| match piece {
+            Piece::Literal(literal) => f.write_str(literal),
+            Piece::Value { expr, filter } => f.write_str(&expr.written(*filter)),
+        })
     }
 }
 
 impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let expressions = self.expressions().map(|(expr, filter)| format!("{expr} | {}", filter.as_str()));
+        let expressions = self.expressions().map(|(expr, filter)| expr.written(filter));
         f.debug_tuple("Template").field(&expressions.collect::<Vec<_>>()).finish()
-    }
-}
-
-impl Expr {
-    /// The value as JSON, `null` when there is none.
-    fn json<'a>(&self, scope: &Scope<'a>) -> Cow<'a, str> {
-        match self.plain(scope) {
-            Some(text) => Cow::Owned(serde_json::Value::from(text).to_string()),
-            None if self.name == Name::Payload => {
-                Cow::Borrowed(self.at.find(scope.payload).map_or("null", RawValue::get))
-            }
-            None => Cow::Borrowed("null"),
-        }
-    }
-
-    /// The value as text, if it is one that can stand in a URL.
-    fn scalar<'a>(&self, scope: &Scope<'a>) -> Result<Cow<'a, str>, RenderError> {
-        if self.name != Name::Payload {
-            return self.plain(scope).map(Cow::Borrowed).ok_or_else(|| self.fault("is not known yet"));
-        }
-        let value = self.at.find(scope.payload).ok_or_else(|| self.fault("is missing"))?;
-        let kind = match value.get().as_bytes().first() {
-            Some(b'{') => "an object",
-            Some(b'[') => "an array",
-            Some(b'n') => "null",
-            _ => return Ok(json::text(value)),
-        };
-        Err(self.fault(&format!("must be a string, a number or a boolean, not {kind}")))
-    }
-
-    /// The value of any name but the payload.
-    fn plain<'a>(&self, scope: &Scope<'a>) -> Option<&'a str> {
-        match self.name {
-            Name::Payload => None,
-            Name::RequestId => Some(scope.request_id),
-            Name::CallbackUrl => scope.callback_url,
-            Name::Ticket => scope.ticket,
-            Name::Tenant => Some(scope.tenant),
-        }
-    }
-
-    fn fault(&self, detail: &str) -> RenderError {
-        RenderError { pointer: format!("/{}{}", self.name.as_str(), self.at), detail: detail.to_owned() }
-    }
-}
-
-/// As it could be written in a template.
-impl fmt::Display for Expr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name.as_str())?;
-        self.at.steps().iter().try_for_each(|step| {
-            if !step.key.is_empty() && step.key.chars().all(is_plain) {
-                write!(f, ".{}", step.key)
-            } else {
-                write!(f, "[{}]", serde_json::Value::from(step.key.as_str()))
-            }
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use hyper::http::uri::PathAndQuery;
-    use percent_encoding::percent_decode_str;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::json::tests::documents;
-
-    fn scope(payload: &str) -> Scope<'_> {
-        let payload = json::check(payload.as_bytes()).unwrap();
-        Scope {
-            request_id: "0192-id",
-            payload,
-            callback_url: Some("http://us/hook?a=\"b\""),
-            ticket: None,
-            tenant: "acme & co",
-        }
-    }
-
-    fn url(text: &str, payload: &str) -> Result<String, RenderError> {
-        Template::url(text).unwrap().render(&scope(payload))
-    }
-
-    fn body(text: &str, payload: &str) -> String {
-        Template::body(text).unwrap().render(&scope(payload)).unwrap()
-    }
-
-    #[test]
-    fn a_url_is_its_origin_and_a_rendered_path_and_query() {
-        let template =
-            Template::url("https://api.example:8443/v2/{{ payload.region | path }}/r?t={{tenant|query}}&x[]=%20")
-                .unwrap();
-        let origin = template.origin().unwrap();
-        assert_eq!(
-            (origin.scheme(), origin.host_str(), origin.port_or_known_default()),
-            ("https", Some("api.example"), Some(8443))
-        );
-        assert_eq!(
-            template.render(&scope(r#"{"region":"eu/1 é?#%\r\n"}"#)).unwrap(),
-            "/v2/eu%2F1%20%C3%A9%3F%23%25%0D%0A/r?t=acme%20%26%20co&x[]=%20"
-        );
-        assert_eq!(url("http://h", "1").unwrap(), "/");
-        assert_eq!(url("http://h?a={{ payload | query }}", "1.10").unwrap(), "/?a=1.10");
-        assert_eq!(url("http://[::1]:9000/{{ request_id | path }}", "1").unwrap(), "/0192-id");
-        assert_eq!(
-            url("http://h/{{ payload.a[0][\"b c]}}\"] | path }}", r#"{"a":[{"b c]}}":true}]}"#).unwrap(),
-            "/true"
-        );
-        assert_eq!(url("http://h/?q={{ payload.q | query }}", r#"{"q":""}"#).unwrap(), "/?q=");
-    }
-
-    #[test]
-    fn numbers_in_urls_keep_their_text() {
-        for number in ["123456789012345678901234567890", "1.10", "-0"] {
-            assert_eq!(
-                url("http://h/{{ payload.n | path }}", &format!(r#"{{"n":{number}}}"#)).unwrap(),
-                format!("/{number}")
-            );
-        }
-    }
-
-    #[test]
-    fn a_value_that_cannot_stand_in_a_url_is_named() {
-        for (payload, detail) in [
-            ("{}", "is missing"),
-            ("7", "is missing"),
-            (r#"{"region":null}"#, "not null"),
-            (r#"{"region":{}}"#, "not an object"),
-            (r#"{"region":[1]}"#, "not an array"),
-            (r#"{"region":""}"#, "empty"),
-            (r#"{"region":".."}"#, "empty, `.` or `..`"),
-            (r#"{"region":"\u002e"}"#, "empty, `.` or `..`"),
-        ] {
-            let error = url("http://h/{{ payload.region | path }}/x", payload).unwrap_err();
-            assert_eq!(error.pointer, "/payload/region");
-            assert!(error.detail.contains(detail), "{error}");
-        }
-        let error = url("http://h/?t={{ ticket | query }}", "1").unwrap_err();
-        assert_eq!((error.pointer.as_str(), error.detail.as_str()), ("/ticket", "is not known yet"));
-        let long = format!("\"{}\"", "é".repeat(3000));
-        assert_eq!(url("http://h/{{ payload | path }}", &long).unwrap_err().pointer, "/payload");
-        assert_eq!(
-            url("http://h/{{ payload | path }}", &format!("\"{}\"", "a".repeat(MAX_TARGET))).unwrap_err().detail,
-            TOO_LONG
-        );
-        assert_eq!(
-            url("http://h/{{ payload | path }}", &format!("\"{}\"", "a".repeat(MAX_TARGET - 1))).unwrap().len(),
-            MAX_TARGET
-        );
-    }
-
-    #[test]
-    fn urls_that_could_lead_elsewhere_are_refused() {
-        for (bad, why) in [
-            ("{{ payload.url | path }}", "starts with"),
-            ("ftp://h/", "starts with"),
-            ("//h/", "starts with"),
-            ("", "starts with"),
-            ("http://{{ payload.h | path }}/", "literal"),
-            ("http://h{{ payload.h | path }}/", "literal"),
-            ("http://h:{{ tenant | path }}", "literal"),
-            ("http://h\\@evil/", "literal"),
-            ("http://h\t/", "literal"),
-            ("http://u:p@h/", "user"),
-            ("http://@h/", "user"),
-            ("http:///x", "host"),
-            ("http://", "host"),
-            ("http://h:99999/", "port"),
-            ("http://a b/", "literal"),
-            ("http://h/../x", "segment"),
-            ("http://h/%2E./x", "segment"),
-            ("http://h/.", "segment"),
-            ("http://h/a#b", "fragment"),
-            ("http://h#b", "fragment"),
-            ("http://h/a b", "%20"),
-            ("http://h/\r\nx", "%0D"),
-            ("http://h/é", "%C3"),
-            ("http://h/100%", "%25"),
-            ("http://h/%4{{ tenant | path }}", "%25"),
-            ("http://h/{x}", "%7B"),
-            ("http://h/a}}", "%7D"),
-            ("http://h/{{ tenant }}", "write `{{ tenant | path }}`"),
-            ("http://h/{{ tenant | query }}", "write `{{ tenant | path }}`"),
-            ("http://h/?{{ tenant | path }}", "write `{{ tenant | query }}`"),
-            ("http://h/?{{ tenant | json }}", "write `{{ tenant | query }}`"),
-            ("http://h?{{ payload.a[\"b c\"] }}", "write `{{ payload.a[\"b c\"] | query }}`"),
-            (
-                "http://h/{{ tennant | path }}",
-                "unknown name `tennant`; known are `payload`, `request_id`, `callback_url`, `ticket`, `tenant`",
-            ),
-            ("http://h/{{ }}", "one of `payload`"),
-            ("http://h/{{ tenant | path", "`}}`"),
-            ("http://h/{{ tenant.x | path }}", "no parts"),
-            ("http://h/{{ payload. | path }}", "payload.key"),
-            ("http://h/{{ payload[x] | path }}", "payload.key"),
-            ("http://h/{{ payload[0 | path }}", "payload.key"),
-            ("http://h/{{ payload[null] | path }}", "payload.key"),
-            ("http://h/{{ tenant | path | path }}", "`}}`"),
-            ("http://h/{{ tenant | path }}/{{ tennant | path }}", "(in expression 2)"),
-        ] {
-            let error = Template::url(bad).unwrap_err().to_string();
-            assert!(error.contains(why), "{bad}: {error}");
-        }
-        assert!(Template::url(&format!("http://h/{}", "a".repeat(MAX_TARGET))).is_err());
-        assert!(Template::url("http://h/...?a=../..").is_ok());
-    }
-
-    #[test]
-    fn a_body_takes_values_as_they_came() {
-        let text = r#"{"ref": {{ request_id | json }}, "who": {{ payload.who | json }}, "notify": {{callback_url|json}}, "t": {{ ticket | json }}}"#;
-        let rendered = body(text, r#"{"who": {"n": 1.10, "a": 1e400, "a": null, "s": "\u0061"}}"#);
-        assert_eq!(
-            rendered,
-            r#"{"ref": "0192-id", "who": {"n": 1.10, "a": 1e400, "a": null, "s": "\u0061"}, "notify": "http://us/hook?a=\"b\"", "t": null}"#
-        );
-        assert_eq!(body("{{ payload.missing | json }}", "{}"), "null");
-        assert_eq!(body(r#"{"a":"literal \" {x}}"}"#, "{}"), r#"{"a":"literal \" {x}}"}"#);
-        assert_eq!(body(r#"[{{ payload[1] | json }}]"#, "[1, 2.00 ]"), "[2.00]");
-        assert_eq!(body(r#"["a",{{ payload[1].b | json }},"c\\"]"#, r#"[1,{"b":"\"}}"}]"#), r#"["a","\"}}","c\\"]"#);
-        assert_eq!(Template::body("1").unwrap().origin(), None);
-    }
-
-    #[test]
-    fn a_body_that_could_break_is_refused() {
-        for (bad, why) in [
-            (r#"{"a": "{{ tenant | json }}"}"#, "inside a JSON string"),
-            (r#"{"a": "\"{{ tenant | json }}"}"#, "inside a JSON string"),
-            (r#"{"a": {{ tenant }}}"#, "write `{{ tenant | json }}`"),
-            (r#"{"a": {{ tenant | query }}}"#, "write `{{ tenant | json }}`"),
-            (r#"{"a": {{ tenant | json }}"#, "line 1"),
-            (r#"{ {{ tenant | json }}: 1}"#, "line 1"),
-            ("{{ tenant | json }}{{ tenant | json }}", "line 1"),
-            ("-{{ payload | json }}", "line 1"),
-            ("{{ payload | json }}5", "line 1"),
-            ("", "line 1"),
-            (r#"{"a": {{ nope | json }}}"#, "unknown name `nope`"),
-            (r#"{"a": "{{"}"#, "one of"),
-        ] {
-            let error = Template::body(bad).unwrap_err().to_string();
-            assert!(error.contains(why), "{bad}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_template_knows_what_it_uses() {
-        let template = Template::body("[{{ payload.callback_url | json }}, {{ ticket | json }}]").unwrap();
-        assert_eq!(Name::ALL.map(|name| template.uses(name)), [true, false, false, true, false]);
-    }
-
-    #[test]
-    fn secrets_in_literals_are_not_shown() {
-        let template = Template::url("https://h/s3cret/{{ payload[\"a b\"].c | path }}?key=s3cret").unwrap();
-        assert_eq!(format!("{template:?}"), r#"Template(["payload[\"a b\"].c | path"])"#);
-        for bad in [
-            "https://h/s3cret/{{ x }}",
-            "https://h/s3cret {{ tenant | path }}",
-            "https://u:s3cret@h/",
-            "https://s3cret{/",
-            "s3cret",
-        ] {
-            assert!(!Template::url(bad).unwrap_err().to_string().contains("s3cret"), "{bad}");
-        }
-        assert!(!Template::body(r#"{"k": "s3cret", {{ tenant | json }}}"#).unwrap_err().to_string().contains("s3cret"));
-    }
-
-    proptest! {
-        #[test]
-        fn a_value_stays_one_segment_and_reads_back(value: String, other: String) {
-            let template = Template::url("https://h/v1/{{ payload.a | path }}/x?q={{ payload.b | query }}&r=1").unwrap();
-            let payload = serde_json::json!({"a": value, "b": other}).to_string();
-            let Ok(target) = template.render(&scope(&payload)) else {
-                prop_assert!(matches!(&*value, "" | "." | ".."));
-                return Ok(());
-            };
-            prop_assert!(target.bytes().all(|b| b.is_ascii_graphic()));
-            let parsed: PathAndQuery = target.parse().unwrap();
-            let segments: Vec<_> = parsed.path().split('/').collect();
-            prop_assert_eq!(segments.len(), 4);
-            prop_assert_eq!(percent_decode_str(segments[2]).decode_utf8().unwrap(), value.as_str());
-            let query = parsed.query().unwrap().strip_prefix("q=").unwrap().strip_suffix("&r=1").unwrap();
-            prop_assert_eq!(percent_decode_str(query).decode_utf8().unwrap(), other.as_str());
-            // A strict reader sees the same path: nothing in it is a dot segment, a second host or a fragment.
-            let read = Url::parse(&format!("https://h{target}")).unwrap();
-            prop_assert_eq!((read.host_str(), read.path()), (Some("h"), parsed.path()));
-        }
-
-        #[test]
-        fn what_is_accepted_can_be_sent(text in "http://[a-z:0-9]{0,4}([/?&=.%2eE]|\\[|\\]|[ -~]|\\{\\{ (payload|tenant) \\| (path|query) }}){0,12}", payload in "[ -~&&[^\"\\\\]]{0,8}") {
-            let Ok(template) = Template::url(&text) else { return Ok(()) };
-            let Ok(target) = template.render(&scope(&format!("\"{payload}\""))) else { return Ok(()) };
-            prop_assert!(target.starts_with('/'));
-            let parsed: PathAndQuery = target.parse().unwrap();
-            prop_assert_eq!(parsed.as_str(), target.as_str());
-            if !target.starts_with("//") {
-                let read = template.origin().unwrap().join(&target).unwrap();
-                prop_assert_eq!(read.path(), target.split('?').next().unwrap());
-            }
-        }
-
-        #[test]
-        fn a_payload_survives_a_body_to_the_letter(doc in documents()) {
-            let payload = json::check(doc.as_bytes()).unwrap();
-            prop_assert_eq!(body("{{ payload | json }}", &doc), payload.get());
-            let wrapped = format!("{{\"in\": [{doc}]}}");
-            let rendered = body(r#"{"a":{{ payload.in[0] | json }},"b":{{ payload.in.0 | json }}}"#, &wrapped);
-            prop_assert_eq!(&rendered, &format!(r#"{{"a":{},"b":{}}}"#, payload.get(), payload.get()));
-            prop_assert!(json::check(rendered.as_bytes()).is_ok());
-        }
-
-        #[test]
-        fn a_body_is_json_whatever_the_job_brings(text in "([\\[\\]{}:,\"\\\\ 1a-]|\\{\\{ payload(\\.a)? \\| json }}){0,10}", doc in documents()) {
-            let Ok(template) = Template::body(&text) else { return Ok(()) };
-            prop_assert!(json::check(template.render(&scope(&doc)).unwrap().as_bytes()).is_ok());
-        }
-
-        #[test]
-        fn an_expression_is_shown_as_it_can_be_written(keys in prop::collection::vec("[a-z0-9]{0,3}|\\PC{0,3}", 0..4)) {
-            let shown = Expr { name: Name::Payload, at: Pointer::from_keys(keys.clone()) }.to_string();
-            let template = Template::body(&format!("{{{{ {shown} | json }}}}")).unwrap();
-            let (expr, _) = template.expressions().next().unwrap();
-            prop_assert_eq!(&expr.at, &Pointer::from_keys(keys));
-        }
-
-        #[test]
-        fn no_text_panics(text in "(\\PC|[{}|\"\\[\\] .]|payload|json){0,12}") {
-            let _ = Template::url(&text);
-            let _ = Template::url(&format!("http://h/{text}"));
-            let _ = Template::body(&text);
-            let _ = Template::body(&format!("{{{{{text}"));
-        }
     }
 }

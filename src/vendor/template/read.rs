@@ -2,6 +2,7 @@
 //!
 //! Never renders anything.
 
+use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 use url::Url;
 
@@ -15,16 +16,42 @@ pub(super) enum Part<'t> {
 }
 
 impl Part<'_> {
-    pub(super) fn checked(self, needed: Filter) -> Result<Piece, TemplateError> {
-        match self {
-            Part::Literal(literal) => Ok(Piece::Literal(literal.to_owned())),
-            Part::Expr { expr, filter } if filter == Some(needed.as_str()) => Ok(Piece::Value { expr, filter: needed }),
-            Part::Expr { expr, filter } => {
-                let fault = if filter.is_none() { "needs a filter" } else { "has a filter that does not fit here" };
-                fail(format!("`{expr}` {fault}: write `{{{{ {expr} | {} }}}}`", needed.as_str()))
-            }
+    /// The part as it is kept, if its filter is one of these.
+    pub(super) fn checked(self, allowed: &[Filter]) -> Result<Piece, TemplateError> {
+        let (expr, filter) = match self {
+            Part::Literal(literal) => return Ok(Piece::Literal(literal.to_owned())),
+            Part::Expr { expr, filter } => (expr, filter),
+        };
+        if let Some(filter) = allowed.iter().copied().find(|one| one.as_str() == filter) {
+            return Ok(Piece::Value { expr, filter });
         }
+        let fault = match filter {
+            None => "needs a filter",
+            Some(_) if *allowed == [Filter::Plain] => "takes no filter",
+            Some(_) => "has a filter that does not fit here",
+        };
+        let forms = allowed.iter().map(|filter| format!("`{}`", expr.written(*filter)));
+        fail(format!("`{expr}` {fault}: write {}", forms.collect::<Vec<_>>().join(" or ")))
     }
+}
+
+/// The parts of JSON text, in which an expression stands outside of strings.
+pub(super) fn json_pieces(text: &str) -> Result<Vec<Piece>, TemplateError> {
+    let mut pieces = Vec::new();
+    let mut is_in_string = false;
+    for part in parse(text)? {
+        match &part {
+            Part::Literal(literal) => is_in_string = ends_in_string(literal, is_in_string),
+            Part::Expr { expr, .. } if is_in_string => {
+                return fail(format!(
+                    "`{expr}` stands inside a JSON string; `| json` writes the quotes itself, so leave them out"
+                ));
+            }
+            Part::Expr { .. } => {}
+        }
+        pieces.push(part.checked(&[Filter::Json])?);
+    }
+    Ok(pieces)
 }
 
 pub(super) fn fail<T>(detail: impl Into<String>) -> Result<T, TemplateError> {
@@ -183,6 +210,17 @@ pub(super) fn check_target(literal: &str) -> Result<(), TemplateError> {
 pub(super) fn has_dot_segment(target: &str) -> bool {
     let path = target.split('?').next().unwrap_or_default();
     path.split('/').any(|segment| matches!(&*segment.to_ascii_lowercase().replace("%2e", "."), "." | ".."))
+}
+
+/// `.` or `..` as a segment of a value, as it is or percent-encoded once.
+pub(super) fn leads_elsewhere(value: &str) -> bool {
+    let decoded = percent_decode_str(value).decode_utf8_lossy();
+    decoded.split(['/', '\\']).any(|segment| matches!(segment, "." | ".."))
+}
+
+/// Whether it can be in a header: visible ASCII and spaces.
+pub(super) fn is_visible(text: &str) -> bool {
+    text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
 }
 
 /// Whether JSON text, which began in a string or not, ends in one.

@@ -15,6 +15,7 @@ mod auth;
 mod limits;
 mod mistakes;
 mod secrets;
+mod sent;
 mod store;
 
 const SECRET: &str = "canary-7f3a9c";

@@ -41,6 +41,7 @@ pub(crate) mod raw;
 pub(crate) mod servers;
 pub(crate) mod sign;
 pub(crate) mod slow;
+pub(crate) mod ways;
 
 /// Runs a test of the API or the store on every backend; the failing test's name says which.
 #[macro_export]
