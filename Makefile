@@ -1,5 +1,5 @@
 # What a contributor does, and what CI does: the same.
-.PHONY: run test failover servers check bench load referee compose-test
+.PHONY: run test failover servers check bench load edge referee compose-test
 
 run: ## the whole world: API, worker, embedded store, mock vendors; nothing else needed
 	cargo run --release --locked -- dev
@@ -26,6 +26,9 @@ bench: ## what Fetchgate costs on this machine, as tables; ARGS=--write puts the
 
 load: ## k6 against both backends: latency, and whether anything was lost or any limit broken; ARGS=--write puts it into docs/
 	scripts/with-servers load/run $(ARGS)
+
+edge: ## what hostile clients cost everybody else: memory, probes, and the p99 of others; five minutes, against target/release or target/debug
+	load/edge
 
 referee: ## real time: are limits kept at the vendor's side, whatever breaks? a quarter of an hour; half of that with ARGS=--quick
 	scripts/with-servers cargo bench --locked --bench referee -- $(ARGS)

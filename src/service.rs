@@ -140,14 +140,13 @@ impl Service {
         let mut tasks = JoinSet::new();
         // The API stops after the workers, so that callbacks and waiting callers are served while calls finish.
         let api_stop = CancellationToken::new();
-        let answers = &app.edge.memory.answers;
         if let Some(api) = listeners.api {
             let (tls, max_per_address) = (listeners.tls, listeners.max_per_address);
-            let door = Door { tls, max_per_address, answers: answers.clone() };
+            let door = Door { tls, max_per_address, ..Door::plain(&app.edge.memory) };
             tasks.spawn(server::serve(api, api::router(app.clone()), door, api_stop.clone()));
         }
         if let Some(ops) = listeners.ops {
-            let door = Door::plain(answers.clone());
+            let door = Door::plain(&app.edge.memory);
             tasks.spawn(server::serve(ops, api::operations_router(app.clone()), door, api_stop.clone()));
         }
         tasks.spawn(follow_hangups(cx, shutdown.reread.clone(), api_stop.clone()));

@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -26,9 +26,12 @@ use tokio::{
 use super::{
     edge,
     error::ApiError,
-    memory::{Budget, PATIENCE},
-    server::MAX_HEAD,
+    memory::{Budget, Charge, PATIENCE},
+    server::{Door, MAX_HEAD},
 };
+
+/// Bytes of a head that are in no budget; few are larger.
+const SMALL_HEAD: usize = 4 << 10;
 
 /// A client has to take so many bytes of its answer, or the rest of it, within [`MAX_STALL`].
 const STEP: usize = 16 << 10;
@@ -131,34 +134,47 @@ impl Peer {
     }
 }
 
-/// Since when a client has kept us waiting, for the one who looks for the slowest.
+/// How long a client has kept us waiting, for the one who looks for the slowest. For the head of a request it is the time since its
+/// connection began or its last answer was made: a head that comes byte by byte is one wait.
 #[derive(Clone)]
-pub(super) struct Waits {
+pub(super) struct Waits(Arc<Waiting>);
+
+struct Waiting {
     began: Instant,
     /// Milliseconds after `began`, plus one; 0 while we do not wait for the client.
-    since: Arc<AtomicU64>,
+    since: AtomicU64,
+    /// Whether a request is being worked on.
+    is_busy: AtomicBool,
 }
 
 impl Waits {
-    /// `began` is a time before every wait.
-    pub(super) fn new(began: Instant) -> Waits {
-        let waits = Waits { began, since: Arc::default() };
-        waits.note(true);
-        waits
+    pub(super) fn new() -> Waits {
+        Waits(Arc::new(Waiting { began: Instant::now(), since: AtomicU64::new(1), is_busy: AtomicBool::new(false) }))
     }
 
     fn note(&self, waits: bool) {
         if !waits {
-            self.since.store(0, Ordering::Relaxed);
-        } else if self.since.load(Ordering::Relaxed) == 0 {
-            let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-            self.since.store(now + 1, Ordering::Relaxed);
+            self.0.since.store(0, Ordering::Relaxed);
+        } else if self.0.since.load(Ordering::Relaxed) == 0 {
+            let now = u64::try_from(self.0.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+            self.0.since.store(now + 1, Ordering::Relaxed);
         }
     }
 
-    /// Smaller for those who wait longer; nothing while the client keeps nobody waiting.
-    pub(super) fn since(&self) -> Option<u64> {
-        Some(self.since.load(Ordering::Relaxed)).filter(|since| *since > 0)
+    /// From the head of a request on until its answer is made.
+    pub(super) fn set_busy(&self, is_busy: bool) {
+        self.0.is_busy.store(is_busy, Ordering::Relaxed);
+        self.note(false);
+    }
+
+    fn is_busy(&self) -> bool {
+        self.0.is_busy.load(Ordering::Relaxed)
+    }
+
+    /// Nothing while the client keeps nobody waiting.
+    pub(super) fn so_far(&self) -> Option<Duration> {
+        let since = self.0.since.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.0.began.elapsed().saturating_sub(Duration::from_millis(since)))
     }
 }
 
@@ -173,12 +189,43 @@ pub(super) struct Patient<S> {
     /// What stands in for a bare error answer, and the length of that.
     instead: Option<(Bytes, usize)>,
     answers: Arc<Budget>,
+    heads: Arc<Budget>,
+    /// Bytes of a head so far, and the memory for it if they are many. It is kept until the next head, as the buffer is.
+    head: (usize, Option<Charge>),
+    /// Whether something was written since.
+    has_answered: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Patient<S> {
-    /// `answers`: the memory that unread answers take.
-    pub(super) fn new(inner: S, waits: Waits, answers: Arc<Budget>) -> Patient<S> {
-        Patient { inner, waits, stall: None, taken: 0, instead: None, answers }
+    pub(super) fn new(inner: S, waits: Waits, door: &Door) -> Patient<S> {
+        let (answers, heads) = (door.answers.clone(), door.heads.clone());
+        Patient {
+            inner,
+            waits,
+            stall: None,
+            taken: 0,
+            instead: None,
+            answers,
+            heads,
+            head: (0, None),
+            has_answered: false,
+        }
+    }
+
+    /// Charges a head that is larger than most; false if there is no memory for it.
+    fn charge_head(&mut self, read: usize) -> bool {
+        if read == 0 || self.waits.is_busy() {
+            return true;
+        }
+        if std::mem::take(&mut self.has_answered) {
+            self.head = (0, None);
+        }
+        let (size, charge) = &mut self.head;
+        *size += read;
+        if *size > SMALL_HEAD && charge.is_none() {
+            *charge = self.heads.try_take(MAX_HEAD);
+        }
+        *size <= SMALL_HEAD || charge.is_some()
     }
 
     /// Watches what the client takes; an error if it is too little.
@@ -191,6 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Patient<S> {
         self.waits.note(outcome.is_pending());
         match &outcome {
             Poll::Ready(Ok(count)) => {
+                self.has_answered = true;
                 self.taken = self.taken.saturating_add(taken(count));
                 if self.taken >= STEP {
                     self.stall = None;
@@ -234,8 +282,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Patient<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Patient<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
-        self.waits.note(read.is_pending());
+        if read.is_pending() || self.waits.is_busy() {
+            self.waits.note(read.is_pending());
+        }
+        if !self.charge_head(buf.filled().len() - before) {
+            return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+        }
         read
     }
 }
@@ -269,14 +323,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
-        // All of an answer was taken.
-        self.watch(cx, flushed, |_| STEP)
+        // hyper asks for this also while there is nothing to write.
+        match Pin::new(&mut self.inner).poll_flush(cx) {
+            Poll::Ready(Ok(())) => {
+                self.stall = None;
+                Poll::Ready(Ok(()))
+            }
+            flushed => self.watch(cx, flushed, |()| 0),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.watch(cx, shut, |_| STEP)
+        self.watch(cx, shut, |()| 0)
     }
 }
 

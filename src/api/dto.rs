@@ -129,6 +129,7 @@ fn render(job: &Job, payload: bool, why: Option<&WhyWaiting>) -> Vec<u8> {
     let mut body = serde_json::to_vec(&view).expect("a job's view is plain data");
     let mut splice = |name: &str, value: &[u8]| {
         body.pop(); // The closing brace.
+        body.reserve(name.len() + value.len() + 8); // At once: a large value is not moved for the brace after it.
         body.extend(format!(r#","{name}":"#).into_bytes());
         body.extend(value);
         body.push(b'}');

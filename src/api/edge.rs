@@ -25,7 +25,7 @@ use super::{
     body::{self, ChargedTo},
     error::ApiError,
     health,
-    memory::{Charge, Memory},
+    memory::{Charge, Memory, Reserved},
 };
 
 /// Requests under way at most. Callbacks have places of their own; probes need none.
@@ -134,10 +134,15 @@ async fn bounded(app: &App, kind: Kind, mut request: Request, next: Next) -> Res
         Kind::Probe | Kind::Call => &memory.bodies,
     };
     request.extensions_mut().insert(ChargedTo(budget.clone()));
-    let answer = AssertUnwindSafe(body::take_rest(request, next)).catch_unwind();
-    answer.await.unwrap_or_else(|_| {
-        // The panic itself is in the log, and nothing of it in the answer.
-        let detail = "this request met a bug; the log says more under its http_request_id";
+    without_panic(body::take_rest(request, next)).await
+}
+
+/// What a handler answers, or a problem if it panics. Nothing of the panic is in the answer.
+async fn without_panic(answer: impl Future<Output = Response>) -> Response {
+    let answer = AssertUnwindSafe(answer).catch_unwind().await;
+    answer.unwrap_or_else(|_| {
+        tracing::error!("a request met a bug: standard error has the panic; report it");
+        let detail = "this request met a bug; the log names it by its http_request_id";
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail).into_response()
     })
 }
@@ -172,6 +177,7 @@ pub(super) fn new_request_id() -> String {
 
 /// The answer with its memory charged until it has been sent, or a refusal. Texts that are part of the program take no memory.
 async fn charged(memory: &Memory, mut response: Response, id: &HeaderValue) -> Response {
+    let reserved = response.extensions_mut().remove::<Reserved>();
     let is_small = response.size_hint().exact().is_none_or(|bytes| bytes <= SMALL_ANSWER);
     if is_small {
         return response;
@@ -183,7 +189,7 @@ async fn charged(memory: &Memory, mut response: Response, id: &HeaderValue) -> R
         *response.body_mut() = Body::from(bytes);
         return response;
     }
-    match memory.answers.take_for_answer(bytes.len()).await {
+    match memory.answers.take_for_answer(bytes.len(), reserved).await {
         Some(charge) => {
             *response.body_mut() = Body::from(Bytes::from_owner(Charged { bytes, _charge: charge }));
             response
@@ -254,4 +260,18 @@ fn preflight() -> Response {
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
     ];
     (StatusCode::NO_CONTENT, headers).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_problem_that_says_nothing_of_it() {
+        let answer = without_panic(async { panic!("secret") }).await;
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        let text = String::from_utf8_lossy(&body);
+        assert!(text.contains(r#""code":"internal""#) && !text.contains("secret"), "{text}");
+    }
 }

@@ -2,6 +2,11 @@
 //!
 //! Never shows internals: no stack trace, no SQL, no secret. Errors of the service itself are logged here, once.
 
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -158,9 +163,21 @@ impl ApiError {
     }
 }
 
+/// While the store is unavailable every request fails: one line a second says so, and how many were left out before it.
+fn log(error: &StoreError) {
+    static LAST: Mutex<(Option<Instant>, u64)> = Mutex::new((None, 0));
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.0.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
+        last.1 += 1;
+        return;
+    }
+    tracing::error!(%error, unlogged = last.1, "a request failed");
+    *last = (Some(Instant::now()), 0);
+}
+
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> ApiError {
-        tracing::error!(%error, "a request failed");
+        log(&error);
         match error {
             StoreError::Unavailable(_) => {
                 let detail = "the store is unavailable, and it is not known whether anything was changed; send the same again later, with an Idempotency-Key";

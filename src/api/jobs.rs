@@ -10,6 +10,8 @@ use axum::{
     response::Response,
 };
 
+use bytes::Bytes;
+
 use super::{
     App,
     access::By,
@@ -23,12 +25,14 @@ use super::{
     standing, submission, wait,
 };
 use crate::{
-    job::{Job, JobId},
+    job::JobId,
     store::{Submitted, With},
 };
 
 /// A job without its payload.
 const SMALL: With = With { payload: false, result: true };
+/// Only how far it is: nobody waits with more in memory.
+const GLANCE: With = With { payload: false, result: false };
 
 /// `POST /jobs`
 pub(super) async fn submit(
@@ -51,7 +55,7 @@ pub(super) async fn submit(
     app.admission.take(&job.lane.tenant)?;
     let lane = job.lane.clone();
     let outcome = app.metrics.timed(app.store.submit(vec![job])).await?;
-    drop(raw); // Nobody waits for the job's end with its body in memory.
+    drop(raw);
     let (id, replayed) = match outcome.first() {
         Some(Submitted::New(id)) => (*id, false),
         Some(Submitted::Known(id)) => (*id, true),
@@ -65,9 +69,14 @@ pub(super) async fn submit(
     let mut response = match wait::preferred(&headers) {
         None => dto::accepted(id),
         Some(wait) => {
-            let ended = wait_until_ended(&app, &by, id, wait, SMALL, &peer).await?;
-            let ended = ended.filter(|job| job.status.has_ended());
-            let mut response = ended.map_or_else(|| dto::accepted(id), |job| dto::job(&job, None));
+            wait_until_ended(&app, &by, id, wait, &peer).await?;
+            let mut response = dto::accepted(id);
+            // Without memory for the job, its id has to do.
+            if let Ok(memory) = app.edge.memory.before_a_read().await
+                && let Some(job) = app.store.find(by.sees(), id, SMALL).await?.filter(|job| job.status.has_ended())
+            {
+                response = memory.with(dto::job(&job, None));
+            }
             let applied = format!("wait={}", wait.as_secs());
             response.headers_mut().insert("preference-applied", HeaderValue::from_str(&applied).expect("digits"));
             response
@@ -81,25 +90,15 @@ pub(super) async fn submit(
     Ok(response)
 }
 
-/// The job once it has ended, or as it is when the time is up or nobody waits any more.
-async fn wait_until_ended(
-    app: &App,
-    by: &By,
-    id: JobId,
-    wait: Duration,
-    with: With,
-    peer: &Peer,
-) -> Result<Option<Job>, ApiError> {
-    // Registered before the job is read, so that an end between the two is not missed.
-    let waiter = app.store.signals().wait_for(id);
-    let job = app.store.find(by.sees(), id, with).await?;
-    let (Some(found), Some(waiter)) = (&job, waiter) else { return Ok(job) };
-    if found.status.has_ended() {
-        return Ok(job);
+/// Returns once the job has ended, the time is up, or nobody waits any more.
+async fn wait_until_ended(app: &App, by: &By, id: JobId, wait: Duration, peer: &Peer) -> Result<(), ApiError> {
+    // Registered before the job is looked at, so that an end between the two is not missed.
+    let Some(waiter) = app.store.signals().wait_for(id) else { return Ok(()) };
+    let job = app.store.find(by.sees(), id, GLANCE).await?;
+    if job.is_some_and(|job| !job.status.has_ended()) {
+        wait::until_ended(waiter, wait, peer).await;
     }
-    drop(job); // Nor with its payload.
-    wait::until_ended(waiter, wait, peer).await;
-    Ok(app.store.find(by.sees(), id, with).await?)
+    Ok(())
 }
 
 /// `GET /jobs/{id}`
@@ -118,13 +117,13 @@ pub(super) async fn find(
     };
     params.finish()?;
     let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
-    let with = With { payload, result: true };
-    let job = match wait {
-        Some(wait) => wait_until_ended(&app, &by, id, wait, with, &Peer::of(&request)).await?,
-        None => app.store.find(by.sees(), id, with).await?,
-    };
-    let job = job.ok_or_else(ApiError::unknown_job)?;
-    Ok(dto::job_with(&job, payload, standing::why_waiting(&app, &job).await?))
+    if let Some(wait) = wait {
+        wait_until_ended(&app, &by, id, wait, &Peer::of(&request)).await?;
+    }
+    let memory = app.edge.memory.before_a_read().await?;
+    let job = app.store.find(by.sees(), id, With { payload, result: true }).await?.ok_or_else(ApiError::unknown_job)?;
+    let memory = memory.for_only(job.payload.len() + job.result.as_ref().map_or(0, Bytes::len));
+    Ok(memory.with(dto::job_with(&job, payload, standing::why_waiting(&app, &job).await?)))
 }
 
 /// `GET /jobs/{id}/attempts`

@@ -10,14 +10,22 @@ use std::{
     time::Duration,
 };
 
+use axum::response::Response;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::error::ApiError;
+
 /// The longest wait for memory.
-pub(super) const WAIT: Duration = Duration::from_secs(2);
+const WAIT: Duration = Duration::from_secs(2);
+/// A shorter wait is normal: nobody has to give way for it.
+const SHORT_WAIT: Duration = Duration::from_millis(500);
 /// Within this time a client must move on while others wait for the memory that it keeps.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// Answers that may wait for memory at the same time: their bytes exist already and are in no budget.
 const WAITING_ANSWERS: usize = 2;
+/// What is reserved before a job is read whose size is not known. So at most eight are read at a time, and none while clients keep
+/// all memory for answers that they do not read.
+const ONE_READ: usize = 4 << 20;
 
 /// The budgets of one process, by what they are for, so that no kind of request can take the memory of another.
 pub struct Memory {
@@ -29,12 +37,48 @@ pub struct Memory {
     pub callbacks: Arc<Budget>,
     /// Answers that have not been sent yet.
     pub answers: Arc<Budget>,
+    /// Heads of requests, as far as they are larger than most.
+    pub heads: Arc<Budget>,
 }
 
 impl Default for Memory {
     fn default() -> Memory {
         let budget = |mib| Arc::new(Budget::new(mib));
-        Memory { bodies: budget(32), batches: budget(72), callbacks: budget(24), answers: budget(32) }
+        Memory {
+            bodies: budget(32),
+            batches: budget(72),
+            callbacks: budget(24),
+            answers: budget(32),
+            heads: budget(32),
+        }
+    }
+}
+
+impl Memory {
+    /// Before something is read that may be large: the memory for it, which then goes with its answer.
+    pub(super) async fn before_a_read(&self) -> Result<Reserved, ApiError> {
+        let charge = self.answers.take(ONE_READ).await.ok_or_else(|| ApiError::no_memory("the answer"))?;
+        Ok(Reserved(Arc::new(charge)))
+    }
+}
+
+/// Memory for an answer that is being made.
+#[derive(Clone)]
+pub(super) struct Reserved(Arc<Charge>);
+
+impl Reserved {
+    /// What is needed for so many bytes; the rest is free for others.
+    pub(super) fn for_only(mut self, bytes: usize) -> Reserved {
+        if let Some(charge) = Arc::get_mut(&mut self.0) {
+            charge.shrink(bytes);
+        }
+        self
+    }
+
+    /// The answer, which takes the memory along.
+    pub(super) fn with(self, mut response: Response) -> Response {
+        response.extensions_mut().insert(self);
+        response
     }
 }
 
@@ -42,16 +86,20 @@ impl Default for Memory {
 pub struct Budget {
     free_kib: Arc<Semaphore>,
     total_kib: u32,
+    /// Those who have waited for longer than is normal.
     waiting: AtomicUsize,
+    /// Places for answers that wait although they exist already.
+    late_answers: Semaphore,
 }
 
 impl Budget {
     fn new(mib: u32) -> Budget {
         let total_kib = mib * 1024;
-        Budget { free_kib: Arc::new(Semaphore::new(total_kib as usize)), total_kib, waiting: AtomicUsize::new(0) }
+        let (free_kib, late_answers) = (Arc::new(Semaphore::new(total_kib as usize)), Semaphore::new(WAITING_ANSWERS));
+        Budget { free_kib, total_kib, waiting: AtomicUsize::new(0), late_answers }
     }
 
-    /// Whether somebody waits for memory of this budget now.
+    /// Whether somebody has waited for memory of this budget for too long.
     pub(super) fn is_wanted(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
@@ -62,25 +110,43 @@ impl Budget {
         charge.grow(bytes).await.then_some(charge)
     }
 
-    /// For an answer, whose bytes exist already: only a few may wait.
-    pub(super) async fn take_for_answer(self: &Arc<Budget>, bytes: usize) -> Option<Charge> {
-        if self.waiting.load(Ordering::Relaxed) < WAITING_ANSWERS {
-            return self.take(bytes).await;
-        }
+    /// The same without waiting.
+    pub(super) fn try_take(self: &Arc<Budget>, bytes: usize) -> Option<Charge> {
         let kept = self.free_kib.clone().try_acquire_many_owned(self.kib(bytes)).ok()?;
         Some(Charge { budget: self.clone(), kept: Some(kept), bytes })
+    }
+
+    /// For an answer, whose bytes exist already: what was reserved for it is used first, and only a few may wait for more.
+    pub(super) async fn take_for_answer(
+        self: &Arc<Budget>,
+        bytes: usize,
+        reserved: Option<Reserved>,
+    ) -> Option<Charge> {
+        let reserved = reserved.and_then(|Reserved(charge)| Arc::into_inner(charge));
+        let mut charge = reserved.unwrap_or_else(|| Charge::none(self.clone()));
+        charge.shrink(bytes);
+        let more = bytes - charge.bytes;
+        if !charge.try_grow(more) {
+            let _place = self.late_answers.try_acquire().ok()?;
+            if !charge.grow(more).await {
+                return None;
+            }
+        }
+        Some(charge)
     }
 
     fn kib(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(self.total_kib)
     }
 
-    async fn acquire(self: &Arc<Budget>, kib: u32) -> Option<OwnedSemaphorePermit> {
-        if let Ok(free) = self.free_kib.clone().try_acquire_many_owned(kib) {
-            return Some(free);
+    async fn acquire(&self, kib: u32) -> Option<OwnedSemaphorePermit> {
+        let free = self.free_kib.clone().acquire_many_owned(kib);
+        tokio::pin!(free);
+        if let Ok(free) = tokio::time::timeout(SHORT_WAIT, &mut free).await {
+            return free.ok();
         }
         let _waiting = Waiting::at(self);
-        tokio::time::timeout(WAIT, self.free_kib.clone().acquire_many_owned(kib)).await.ok()?.ok()
+        tokio::time::timeout(WAIT - SHORT_WAIT, free).await.ok()?.ok()
     }
 }
 
@@ -122,15 +188,38 @@ impl Charge {
 
     /// Charges so many bytes more. If they do not become free within [`WAIT`] this is false, and nothing has changed.
     pub(super) async fn grow(&mut self, bytes: usize) -> bool {
-        let more = self.budget.kib(self.bytes + bytes) - self.budget.kib(self.bytes);
-        if more > 0 {
-            let Some(more) = self.budget.acquire(more).await else { return false };
-            match &mut self.kept {
-                Some(kept) => kept.merge(more),
-                None => self.kept = Some(more),
-            }
+        if self.try_grow(bytes) {
+            return true;
+        }
+        let more = self.budget.acquire(self.kib_for(bytes)).await;
+        more.is_some_and(|more| self.add(bytes, more))
+    }
+
+    /// The same without waiting.
+    fn try_grow(&mut self, bytes: usize) -> bool {
+        let more = self.budget.free_kib.clone().try_acquire_many_owned(self.kib_for(bytes));
+        more.is_ok_and(|more| self.add(bytes, more))
+    }
+
+    fn kib_for(&self, more: usize) -> u32 {
+        self.budget.kib(self.bytes + more) - self.budget.kib(self.bytes)
+    }
+
+    fn add(&mut self, bytes: usize, more: OwnedSemaphorePermit) -> bool {
+        match &mut self.kept {
+            Some(kept) => kept.merge(more),
+            None => self.kept = Some(more),
         }
         self.bytes += bytes;
         true
+    }
+
+    /// Returns what is more than so many bytes.
+    fn shrink(&mut self, bytes: usize) {
+        if bytes < self.bytes {
+            let back = self.budget.kib(self.bytes) - self.budget.kib(bytes);
+            drop(self.kept.as_mut().and_then(|kept| kept.split(back as usize)));
+            self.bytes = bytes;
+        }
     }
 }

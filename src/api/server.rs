@@ -4,6 +4,7 @@
 //! those who have kept it waiting for longest make room.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
@@ -26,15 +27,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::{AbortHandle, Id, JoinError, JoinSet},
-    time::Instant,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{Patient, Socket, Waits},
     error::ApiError,
-    memory::Budget,
+    memory::{Budget, Memory, PATIENCE},
     tls::Tls,
 };
 
@@ -57,18 +56,21 @@ pub struct Door {
     pub max_per_address: Option<usize>,
     /// The memory of answers that clients have not read yet: while it is short, slow readers are given up sooner.
     pub answers: Arc<Budget>,
+    /// The memory for large heads.
+    pub heads: Arc<Budget>,
 }
 
 impl Door {
     /// Plain HTTP, without a bound for each address.
-    pub fn plain(answers: Arc<Budget>) -> Door {
-        Door { tls: None, max_per_address: None, answers }
+    pub fn plain(memory: &Memory) -> Door {
+        Door { tls: None, max_per_address: None, answers: memory.answers.clone(), heads: memory.heads.clone() }
     }
 }
 
 /// Serves until `stop`, then lets every request in flight finish.
 pub async fn serve(listener: TcpListener, router: Router, door: Door, stop: CancellationToken) {
     let graceful = GracefulShutdown::new();
+    let door = Arc::new(door);
     let mut open = Open::new(door.max_per_address);
     loop {
         open.forget_closed();
@@ -90,16 +92,10 @@ pub async fn serve(listener: TcpListener, router: Router, door: Door, stop: Canc
         if open.has_too_many_from(from) {
             continue;
         }
-        let waits = Waits::new(open.began);
-        let talk = talk(Talk {
-            stream,
-            tls: door.tls.as_ref().map(Tls::acceptor),
-            router: TowerToHyperService::new(router.clone()),
-            waits: waits.clone(),
-            answers: door.answers.clone(),
-            watcher: graceful.watcher(),
-        });
-        open.add(talk, from, waits);
+        let waits = Waits::new();
+        let router = TowerToHyperService::new(router.clone());
+        let talk = Talk { stream, door: door.clone(), router, waits: waits.clone(), watcher: graceful.watcher() };
+        open.add(talk.run(), from, waits);
     }
     drop(listener);
     graceful.shutdown().await;
@@ -114,13 +110,12 @@ struct Open {
     max_per_address: Option<usize>,
     /// How many from where; only if they are bounded.
     from: HashMap<IpAddr, usize>,
-    began: Instant,
 }
 
 impl Open {
     fn new(max_per_address: Option<usize>) -> Open {
         let (tasks, connections, from) = (JoinSet::new(), HashMap::new(), HashMap::new());
-        Open { tasks, connections, max_per_address, from, began: Instant::now() }
+        Open { tasks, connections, max_per_address, from }
     }
 
     fn add(&mut self, talk: impl Future<Output = ()> + Send + 'static, from: IpAddr, waits: Waits) {
@@ -164,12 +159,12 @@ impl Open {
         }
     }
 
-    /// Closes a hundredth of the connections that wait for their client, those that have waited for longest. A request that is being worked
-    /// on does not wait for its client.
+    /// Closes a hundredth of the connections that wait for their client, those that have waited for longest. Every client has a second for
+    /// what it sends, and a request that is being worked on does not wait for its client.
     fn close_slowest(&self) {
-        let waiting = self.connections.values().filter_map(|(task, _, waits)| Some((waits.since()?, task)));
-        let mut waiting: Vec<(u64, &AbortHandle)> = waiting.collect();
-        waiting.sort_unstable_by_key(|(since, _)| *since);
+        let waiting = self.connections.values().filter_map(|(task, _, waits)| Some((waits.so_far()?, task)));
+        let mut waiting: Vec<(Duration, &AbortHandle)> = waiting.filter(|(so_far, _)| *so_far >= PATIENCE).collect();
+        waiting.sort_unstable_by_key(|(so_far, _)| Reverse(*so_far));
         let most = waiting.len().div_ceil(100);
         waiting.into_iter().take(most).for_each(|(_, task)| task.abort());
     }
@@ -186,10 +181,9 @@ fn network(address: IpAddr) -> IpAddr {
 /// A connection from its first byte to its last.
 struct Talk {
     stream: TcpStream,
-    tls: Option<TlsAcceptor>,
+    door: Arc<Door>,
     router: TowerToHyperService<Router>,
     waits: Waits,
-    answers: Arc<Budget>,
     watcher: Watcher,
 }
 
@@ -197,31 +191,41 @@ trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Wire for S {}
 
-async fn talk(talk: Talk) {
-    let socket = Socket::new(talk.stream);
-    let peer = socket.peer();
-    let wire: Box<dyn Wire> = match talk.tls {
-        None => Box::new(socket),
-        Some(tls) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)).await {
-            Ok(Ok(stream)) => Box::new(stream),
-            // It spoke no TLS, or none that we speak, or nothing in time; there is nobody to answer.
-            Ok(Err(_)) | Err(_) => return,
-        },
-    };
-    let router = talk.router;
-    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        router.call(request)
-    });
-    // A client may close its side and still read: `half_close` answers it, and whoever waits on its behalf looks at `Peer::left`.
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEAD)
-        .half_close(true)
-        .serve_connection(TokioIo::new(Patient::new(wire, talk.waits, talk.answers)), service);
-    // Errors of a connection are visible to its client; there is nothing to do here.
-    let _ = talk.watcher.watch(connection).await;
+impl Talk {
+    async fn run(self) {
+        let Talk { stream, door, router, waits, watcher } = self;
+        let socket = Socket::new(stream);
+        let peer = socket.peer();
+        let wire: Box<dyn Wire> = match &door.tls {
+            None => Box::new(socket),
+            // In a box of its own, so that connections without TLS do not have room for it.
+            Some(tls) => match Box::pin(tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(socket))).await {
+                Ok(Ok(stream)) => Box::new(stream),
+                // It spoke no TLS, or none that we speak, or nothing in time; there is nobody to answer.
+                Ok(Err(_)) | Err(_) => return,
+            },
+        };
+        let wire = TokioIo::new(Patient::new(wire, waits.clone(), &door));
+        let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+            waits.set_busy(true);
+            request.extensions_mut().insert(peer.clone());
+            let (answer, waits) = (router.call(request), waits.clone());
+            async move {
+                let answer = answer.await;
+                waits.set_busy(false);
+                answer
+            }
+        });
+        // A client may close its side and still read: `half_close` answers it. Whoever waits on its behalf looks at `Peer::left`.
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(MAX_HEAD)
+            .half_close(true)
+            .serve_connection(wire, service);
+        // Errors of a connection are visible to its client; there is nothing to do here.
+        let _ = watcher.watch(connection).await;
+    }
 }
 
 /// The parts of a path, with a problem for those that are not text.

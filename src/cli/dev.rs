@@ -30,7 +30,7 @@ pub(super) async fn run(args: DevArgs) -> Result<(), Failure> {
     let vendors = MockVendors::start("127.0.0.1:0").await.context("the mock vendors cannot start")?;
     let temporary = std::env::temp_dir().join(format!("fetchgate-dev-{}", std::process::id()));
     let folder = args.persist.clone().unwrap_or_else(|| temporary.clone());
-    let api = serve::listen(args.listen).await?;
+    let api = serve::listen(args.listen)?;
     let listen = api.local_addr().context("the port cannot be read")?;
     let text = world(listen, &folder.join("fetchgate.db"), &vendors.url());
     let config = config::parse(&text, "the built-in config of dev", std::iter::empty())

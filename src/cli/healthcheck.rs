@@ -60,6 +60,10 @@ fn url_of(path: Option<&Path>) -> Result<String, Failure> {
         return Ok(Target::DEFAULT.to_owned());
     }
     let config = config::load(path, config::environment()).map_err(|error| Failure::Usage(error.into()))?;
+    if config.server.tls.is_some() && config.ops_listen.is_none() {
+        let why = "server.tls is set, and the health check speaks plain HTTP: set ops.listen too";
+        return Err(Failure::Usage(anyhow!(why)));
+    }
     Ok(format!("http://{}", answers_at(&config)))
 }
 

@@ -1,8 +1,13 @@
 //! `serve`: the service from its config.
 
+use std::net::SocketAddr;
+
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use tokio::{net::TcpListener, signal::unix::Signal};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    signal::unix::Signal,
+};
 
 use super::{ConfigArgs, Failure, connect};
 use crate::{
@@ -47,7 +52,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let listeners = listeners(&config, roles).await?;
+    let listeners = listeners(&config, roles)?;
     connect::before_start(&config).await?;
     let service = Service::build(&config, roles, Clock::system()).await?;
     let address = |listener: &Option<TcpListener>| Some(listener.as_ref()?.local_addr().ok()?.to_string());
@@ -57,16 +62,16 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
 }
 
 /// A worker never binds the API's port, so that it can run beside an API process with the same config.
-async fn listeners(config: &Config, roles: Roles) -> anyhow::Result<Listeners> {
+fn listeners(config: &Config, roles: Roles) -> anyhow::Result<Listeners> {
     let mut listeners = Listeners::default();
     if roles.has_api() {
         let server = &config.server;
         listeners.tls = server.tls.as_ref().map(|files| Tls::open(&files.cert, &files.key)).transpose()?;
         listeners.max_per_address = server.max_connections_per_address;
-        listeners.api = Some(listen(server.listen).await?);
+        listeners.api = Some(listen(server.listen)?);
     }
     match config.ops_listen {
-        Some(address) => listeners.ops = Some(listen(address).await?),
+        Some(address) => listeners.ops = Some(listen(address)?),
         None if roles == Roles::Worker => {
             tracing::warn!("ops.listen is not set: this worker answers no probes and shows no metrics");
         }
@@ -93,10 +98,18 @@ pub(super) async fn run_until_stopped(
     running.await
 }
 
-pub(super) async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}; is another process using the port?"))
+/// Connections that the kernel accepts before we do: thousands of clients may start at once.
+const BACKLOG: u32 = 4096;
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+pub(super) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    bind(address).with_context(|| format!("cannot listen on {address}; is another process using the port?"))
 }
 
 pub(super) fn read(args: &ConfigArgs) -> Result<Config, Failure> {

@@ -66,6 +66,7 @@ fn every_file_named_in_the_documents_exists() {
         "docs/security.md",
         "docs/benchmarks.md",
         "docs/scale.md",
+        "docs/security.md",
     ] {
         let text = read(page);
         let folder = Path::new(page).parent().expect("a folder");

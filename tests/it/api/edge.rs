@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    failure::{LONG, wait_until},
+    failure::{LONG, World, wait_until},
     on_every_backend,
     support::{Answer, Backend, THREE_KINDS, TestApp},
 };
@@ -154,7 +154,7 @@ async fn what_finds_no_memory_is_refused_and_all_else_is_answered() {
 
     let kept = memory.answers.take(32 * MIB).await.expect("nobody else is here");
     assert_no_memory(&app.get(&format!("/jobs/{id}?include=payload")).await);
-    assert_eq!(app.get(&format!("/jobs/{id}")).await.status, 200, "a small answer needs none");
+    assert_eq!(app.get("/vendors").await.status, 200, "a small answer needs none");
     assert_eq!(app.get("/openapi.json").await.status, 200, "nor does a part of the program");
     drop(kept);
     assert_eq!(app.get(&format!("/jobs/{id}?include=payload")).await.status, 200);
@@ -328,6 +328,20 @@ async fn every_answer_has_the_id_of_its_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_names_the_request_that_a_line_is_about() {
+    let world = World::new(THREE_KINDS).await;
+    let process = world.start().await;
+    let mut stream = TcpStream::connect(world.address()).await.expect("it listens");
+    let asks =
+        "POST /vendor-webhook/async/forged HTTP/1.1\r\nhost: x\r\nx-request-id: mine-4711\r\ncontent-length: 0\r\n\r\n";
+    stream.write_all(asks.as_bytes()).await.expect("sent");
+    let (head, body) = next_answer(&mut stream).await;
+    assert!(head.contains(" 401 ") && body.contains(r#""http_request_id":"mine-4711""#), "{head}{body}");
+    let named = r#""http_request_id":"mine-4711""#;
+    wait_until("it is logged", LONG, async || process.log().contains(named).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn browsers_are_told_what_to_keep_and_what_to_load() {
     let app = start().await;
     for path in ["/jobs", "/jobs/x", "/livez", "/metrics", "/docs", "/openapi.json", "/nowhere"] {
@@ -437,7 +451,7 @@ async fn a_certificate_is_used_and_its_successor_as_soon_as_it_is_there() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("the port").to_string();
     let tls = Some(Tls::open(&cert, &key).expect("good files"));
-    let door = Door { tls, ..Door::plain(app.app.edge.memory.answers.clone()) };
+    let door = Door { tls, ..Door::plain(&app.app.edge.memory) };
     let (mut serving, stop) = (JoinSet::new(), CancellationToken::new());
     serving.spawn(api::server::serve(listener, api::router(app.app.clone()), door, stop.clone()));
     assert!(over_tls(&address, &[one]).await.expect("TLS").contains(r#"{"status":"alive"}"#));

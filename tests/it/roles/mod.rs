@@ -186,7 +186,7 @@ async fn readiness(app: &App, roles: Roles, queue: &Redis) -> (u16, Value, Strin
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("the port"));
     let (stop, mut serving) = (CancellationToken::new(), JoinSet::new());
-    let door = api::server::Door::plain(app.edge.memory.answers.clone());
+    let door = api::server::Door::plain(&app.edge.memory);
     serving.spawn(api::server::serve(listener, api::operations_router(Arc::new(app)), door, stop.clone()));
     let answer = Caller::at(&url).get("/readyz").await;
     openapi::check(&Method::GET, "/readyz", &answer);

@@ -263,10 +263,7 @@ impl TestApp {
         };
         let dispatchers = dispatchers.into_iter().zip(app.vendors.iter()).map(turned).collect();
         let (mut server, stop) = (JoinSet::new(), CancellationToken::new());
-        let door = Door {
-            max_per_address: config.server.max_connections_per_address,
-            ..Door::plain(app.edge.memory.answers.clone())
-        };
+        let door = Door { max_per_address: config.server.max_connections_per_address, ..Door::plain(&app.edge.memory) };
         server.spawn(api::server::serve(listener, api::router(app.clone()), door, stop.clone()));
         let origin = Origin::of(&url.parse().expect("a URL")).expect("http");
         let client = Client::new();
