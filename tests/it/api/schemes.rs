@@ -186,7 +186,7 @@ async fn storm(app: &mut TestApp, scheme: &Scheme) {
 async fn send_head(app: &TestApp, path: &str, headers: &Headers) -> String {
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nexpect: 100-continue\r\ncontent-length: 8000000\r\n{headers}\r\n"
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nexpect: 100-continue\r\ncontent-length: 8000000\r\n{headers}\r\n"
     );
     app.send_bytes(head.as_bytes()).await
 }
