@@ -34,6 +34,10 @@ pub struct Pause {
     pub vendor: String,
     /// Until then, or until resumed.
     pub until: Option<Time>,
+    /// Since when. This and `by` are unknown if an older version wrote it.
+    pub since: Option<Time>,
+    /// The name of the key that paused it.
+    pub by: Option<String>,
 }
 
 /// The last live limits of a pool.
@@ -45,6 +49,8 @@ pub struct LiveLimits {
     /// JSON, as the API writes it; `None` if the live limits were removed.
     pub limits: Option<String>,
     pub since: Time,
+    /// The name of the key that changed them; unknown if an older version wrote it.
+    pub by: Option<String>,
 }
 
 /// Limits of a pool from `since` until the next record.

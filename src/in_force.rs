@@ -48,6 +48,8 @@ pub struct EffectiveLimits {
     pub version: u64,
     /// When live limits were set; nothing while the file's are in force.
     pub live_since: Option<Time>,
+    /// The name of the key that set them, where that is known.
+    pub live_by: Option<String>,
     pub limits: Arc<[Limit]>,
 }
 
@@ -195,13 +197,14 @@ impl InForce {
     }
 
     /// Sets live limits in place of those of the file, or with `None` puts the file's back in force; says whether the version was one expected.
-    /// In the book first, then in force here.
+    /// In the book first, then in force here. `by` is the name of the key that does it.
     pub async fn set_live(
         &self,
         limiter: &dyn Limiter,
         pool: &str,
         expected: &Expected,
         limits: Option<&[Limit]>,
+        by: &str,
     ) -> Result<bool, StoreError> {
         for _ in 0..MOST_ROUNDS {
             let live = self.book.live_limits().await?.into_iter().find(|live| live.pool == pool);
@@ -215,6 +218,7 @@ impl InForce {
                 version: seen + 1,
                 limits: limits.map(write_limits),
                 since: self.clock.now(),
+                by: Some(by.to_owned()),
             };
             if is_done || self.book.set_live_limits(seen, new).await? {
                 let _in_order = self.applying.lock().await;
@@ -354,21 +358,23 @@ impl InForce {
         for (pool, file) in &self.file {
             let live = live.remove(&**pool);
             let version = live.as_ref().map_or(0, |live| live.version);
-            let set = live.and_then(|live| live.limits.map(|limits| (limits, live.since)));
+            let live = live.filter(|live| live.limits.is_some());
+            let (live_since, live_by) = live.as_ref().map(|live| (live.since, live.by.clone())).unzip();
             let of_files = || Self::of_files(pool, file, &known.others);
-            let (limits, live_since) = match set {
-                Some((set, since)) => match parse_known_limits(&set) {
-                    (limits, 0) => (limits, Some(since)),
+            let limits = match live.and_then(|live| live.limits) {
+                Some(set) => match parse_known_limits(&set) {
+                    (limits, 0) => limits,
                     (limits, unknown) => {
                         if known.pools.get(pool).is_none_or(|before| before.version != version) {
                             tracing::warn!(%pool, unknown, "this version does not know all of the live limits; this process keeps those of the file too: finish the upgrade soon");
                         }
-                        (stricter(of_files(), &limits), Some(since))
+                        stricter(of_files(), &limits)
                     }
                 },
-                None => (of_files(), None),
+                None => of_files(),
             };
-            pools.insert(pool.clone(), EffectiveLimits { version, live_since, limits: limits.into() });
+            let live_by = live_by.flatten();
+            pools.insert(pool.clone(), EffectiveLimits { version, live_since, live_by, limits: limits.into() });
         }
         pools
     }

@@ -11,9 +11,10 @@
 //! - [`vendor`]: how to talk to vendors, and what their replies mean.
 //!
 //! Below them: [`book`] (what is durable besides jobs), [`store_error`], [`redis_link`], [`json`] and [`clock`].
-//! Around them: [`config`], [`in_force`] (which limits are in force), [`pauses`], [`service`] (the wiring), [`roles`], [`kernel`], [`telemetry`],
+//! Around them: [`config`], [`in_force`] (which limits are in force), [`pauses`], [`keys`] (who asks, and what they may do), [`admission`] (how fast tenants submit), [`service`] (the wiring), [`roles`], [`kernel`], [`telemetry`],
 //! [`shutdown`] and [`cli`]. `ARCHITECTURE.md` follows one job through the code.
 
+pub mod admission;
 pub mod api;
 pub mod audit;
 pub mod book;
@@ -24,6 +25,7 @@ pub mod in_force;
 pub mod job;
 pub mod json;
 pub mod kernel;
+pub mod keys;
 pub mod limit;
 pub mod pauses;
 pub mod redis_link;

@@ -53,12 +53,11 @@ impl Pauses {
         self.lock().paused.get(vendor).filter(|pause| pause.until.is_none_or(|until| until > now)).cloned()
     }
 
-    /// Pauses a vendor until then, or until it is resumed. In the book first, then in force.
-    pub async fn pause(&self, vendor: &str, until: Option<Time>) -> Result<(), StoreError> {
-        let pause = Pause { vendor: vendor.to_owned(), until };
-        self.book.set_pause(vendor, Some(pause.clone())).await?;
+    /// Pauses a vendor. In the book first, then in force.
+    pub async fn pause(&self, pause: Pause) -> Result<(), StoreError> {
+        self.book.set_pause(&pause.vendor, Some(pause.clone())).await?;
         let mut known = self.lock();
-        known.paused.insert(vendor.to_owned(), pause);
+        known.paused.insert(pause.vendor.clone(), pause);
         known.changes += 1;
         Ok(())
     }

@@ -9,8 +9,9 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::{self, Admission},
     api::{
-        self, App, Feasibility,
+        self, Access, App, Feasibility,
         edge::Edge,
         server::{self, Door},
         tls::Tls,
@@ -21,6 +22,7 @@ use crate::{
     config::{self, Config, StoreAt},
     in_force::{FOLLOW_EVERY, FOLLOW_WITHOUT_MESSAGES, InForce},
     job::JobIds,
+    keys::{self, Keys},
     limit::{
         Key, Limiter, Per,
         breaker::Terms,
@@ -33,8 +35,9 @@ use crate::{
     roles::Roles,
     shutdown::Shutdown,
     store::{
-        Store,
+        Store, StoreError,
         calls::CallLog,
+        keys::KeyStore,
         redis_mongo::{RedisMongo, VendorWork},
         sqlite::Sqlite,
     },
@@ -70,7 +73,13 @@ pub struct Listeners {
 impl Service {
     /// Opens the store and builds everything on it.
     pub async fn build(config: &Config, roles: Roles, clock: Clock) -> anyhow::Result<Service> {
-        let Backend { store, book, calls, limits, limiter, breakers, queue } = open(config, &clock).await?;
+        let Backend { store, book, calls, keys, limits, limiter, breakers, queue } = open(config, &clock).await?;
+        let others = match &config.store.at {
+            StoreAt::RedisMongo { database, .. } => queue.clone().map(|redis| (redis, database.clone())),
+            StoreAt::Sqlite(_) => None,
+        };
+        let admission = Admission::new(config.tenants.clone(), clock.clone(), others);
+        let keys = Arc::new(Keys::open(keys, clock.clone(), &config.callers).await?);
         let secret = match &config.server.callback_secret {
             Some(secret) => secret.reveal().as_bytes().to_vec(),
             None => {
@@ -112,6 +121,8 @@ impl Service {
             feasibility: Feasibility::default(),
             edge: Arc::new(Edge::new(&config.server.cors)),
             refused_callbacks: Failures::new("callbacks were refused; at most one line a minute counts them"),
+            access: Arc::new(Access::new(keys, &config.server)),
+            admission: Arc::new(admission),
             queue,
         });
         Ok(Service { app, pool: Pool::new(&cx), cx, store, limiter, breakers })
@@ -140,6 +151,12 @@ impl Service {
             tasks.spawn(server::serve(ops, api::operations_router(app.clone()), door, api_stop.clone()));
         }
         tasks.spawn(follow_hangups(cx, shutdown.reread.clone(), api_stop.clone()));
+        if roles.has_api() && app.access.keys.are_needed() {
+            tasks.spawn(attend_keys(app.clone(), api_stop.clone()));
+        }
+        if roles.has_api() && app.admission.is_shared() {
+            tasks.spawn(share_admission(app.clone(), api_stop.clone()));
+        }
         if app.queue.is_some() {
             tasks.spawn(follow_book(app, api_stop.clone()));
         }
@@ -203,7 +220,11 @@ async fn follow_book(app: Arc<App>, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         // At the same time, so that an idle process wakes up only once.
-        let (pauses, limits) = tokio::join!(app.pauses.refresh(), app.limits.follow(&*app.limiter));
+        let (keys, pauses, limits) =
+            tokio::join!(follow_keys(&app), app.pauses.refresh(), app.limits.follow(&*app.limiter));
+        if let Err(error) = keys {
+            tracing::debug!(%error, "the keys could not be read; those that are known stay");
+        }
         match pauses {
             Ok(changed) => changed.iter().for_each(|vendor| signals.ring(vendor)),
             // The store logs its own failures. Until it is back, the known pauses stay.
@@ -220,12 +241,58 @@ async fn follow_book(app: Arc<App>, stop: CancellationToken) {
     }
 }
 
+/// Reads keys that others have made or deleted, if callers of this process need one.
+async fn follow_keys(app: &App) -> Result<(), StoreError> {
+    let is_needed = app.roles.has_api() && app.access.keys.are_needed();
+    if is_needed { app.access.keys.refresh().await } else { Ok(()) }
+}
+
+/// Reads the keys of others often enough that a deleted one is of no use after a second, also if nobody has announced it; and writes now and
+/// then which keys were used.
+async fn attend_keys(app: Arc<App>, stop: CancellationToken) {
+    let (keys, clock) = (&app.access.keys, &app.clock);
+    let mut note_at = clock.next_beat(keys::NOTE_EVERY);
+    loop {
+        let next = if app.queue.is_some() { clock.next_beat(keys::FOLLOW_EVERY) } else { note_at };
+        let is_stopping = tokio::select! {
+            () = clock.sleep_until(next) => false,
+            () = stop.cancelled() => true,
+        };
+        let is_time = is_stopping || clock.nanos() >= note_at;
+        let noted = if is_time { keys.note_uses().await } else { Ok(()) };
+        if is_stopping {
+            return;
+        }
+        if is_time {
+            note_at = clock.next_beat(keys::NOTE_EVERY);
+        }
+        let read = if app.queue.is_some() { keys.refresh().await } else { Ok(()) };
+        if let Err(error) = noted.and(read) {
+            tracing::debug!(%error, "the keys could not be read, or not be noted as used");
+        }
+    }
+}
+
+/// Counts what tenants submit together with other processes.
+async fn share_admission(app: Arc<App>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = app.clock.sleep_until(app.clock.next_beat(admission::EXCHANGE_EVERY)) => {}
+            () = stop.cancelled() => return,
+        }
+        if let Err(error) = app.admission.exchange().await {
+            tracing::debug!(%error, "what tenants submit could not be shared; until it can, this process counts by itself");
+        }
+    }
+}
+
 /// The parts that differ between one machine and many. Everything else sees only the traits.
 struct Backend {
     store: Arc<dyn Store>,
     book: Arc<dyn Book>,
     limits: Arc<InForce>,
     calls: Arc<dyn CallLog>,
+    keys: Arc<dyn KeyStore>,
     limiter: Arc<dyn Limiter>,
     breakers: Arc<dyn Breakers>,
     queue: Option<Redis>,
@@ -238,19 +305,20 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
         .iter()
         .map(|vendor| (of_credentials(&vendor.name), Terms::of_credentials(vendor.lease() + oauth::TIMEOUT)));
     let terms = failing.chain(credentials);
+    let most = config.tenants.most_waiting(config.capacity.max_waiting);
     match &config.store.at {
         StoreAt::Sqlite(path) => {
             let names = config.vendors.iter().map(|vendor| vendor.name.clone());
-            let store = Arc::new(Sqlite::open(path, clock.clone(), names, config.capacity.max_waiting)?);
+            let store = Arc::new(Sqlite::open(path, clock.clone(), names, most)?);
             let limits = Arc::new(InForce::open(store.clone(), clock.clone(), config.pools.clone()).await?);
             let limiter = Arc::new(Local::open(limits.pools(), clock.clone(), store.clone()).await?);
             let breakers = Arc::new(LocalBreakers::new(terms, clock.clone()));
-            let (book, calls) = (store.clone(), store.clone());
-            Ok(Backend { store, book, calls, limits, limiter, breakers, queue: None })
+            let (book, calls, keys) = (store.clone(), store.clone(), store.clone());
+            Ok(Backend { store, book, calls, keys, limits, limiter, breakers, queue: None })
         }
         StoreAt::RedisMongo { mongo, database, redis } => {
             let queue = Redis::new(redis.clone());
-            let (work, most) = (config.vendors.iter().map(|vendor| work(config, vendor)), config.capacity.max_waiting);
+            let work = config.vendors.iter().map(|vendor| work(config, vendor));
             let opening =
                 RedisMongo::open(mongo.reveal(), database, queue.clone(), work.collect(), clock.clone(), most);
             let store = Arc::new(opening.await?);
@@ -262,8 +330,8 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
             let wake = move |vendor: &str| bells.signals().ring(vendor);
             let breakers = Arc::new(RedisBreakers::open(queue.clone(), database, terms, clock.clone(), wake));
             let limiter = Arc::new(limiter);
-            let (book, calls) = (store.clone(), store.clone());
-            Ok(Backend { store, book, calls, limits, limiter, breakers, queue: Some(queue) })
+            let (book, calls, keys) = (store.clone(), store.clone(), store.clone());
+            Ok(Backend { store, book, calls, keys, limits, limiter, breakers, queue: Some(queue) })
         }
     }
 }

@@ -14,6 +14,8 @@ use serde::de::IgnoredAny;
 
 use super::{
     App,
+    access::By,
+    admission::too_many_waiting,
     body::{self, Arriving, MAX_BODY, NoParams},
     dto,
     error::ApiError,
@@ -21,7 +23,10 @@ use super::{
     memory::Charge,
     submission,
 };
-use crate::{job::NewJob, store::Submitted};
+use crate::{
+    job::{Lane, NewJob},
+    store::Submitted,
+};
 
 const MAX_JOBS: usize = 10_000;
 /// Bytes of a whole batch.
@@ -36,7 +41,13 @@ const MAX_DETAILS: usize = 2 << 20;
 /// One item: a job to store, or the problem with it.
 type Item = Result<NewJob, ApiError>;
 
-pub(super) async fn submit(State(app): State<Arc<App>>, _: NoParams, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn submit(
+    State(app): State<Arc<App>>,
+    by: By,
+    _: NoParams,
+    request: Request,
+) -> Result<Response, ApiError> {
+    by.may_submit(&app)?;
     let headers = request.headers();
     let media_type = body::media_type(headers);
     let splitter = match &*media_type {
@@ -45,12 +56,12 @@ pub(super) async fn submit(State(app): State<Arc<App>>, _: NoParams, request: Re
         _ => return Err(body::unsupported(headers, "application/json (an array) or application/x-ndjson")),
     };
     let key = submission::idempotency_key(headers)?;
-    let reading = read_items(&app, request, splitter, key.as_deref());
+    let reading = read_items(&app, &by, request, splitter, key.as_deref());
     // The memory is kept until the answer has been made: the jobs are copies of what was sent.
     let (mut items, _charge) = tokio::time::timeout(MAX_WAIT, reading).await.map_err(|_| body::too_slow())??;
     for item in &mut items {
         if let Ok(job) = item
-            && let Err(error) = feasible::check(&app, job).await
+            && let Err(error) = admit(&app, job).await
         {
             *item = Err(error);
         }
@@ -58,8 +69,15 @@ pub(super) async fn submit(State(app): State<Arc<App>>, _: NoParams, request: Re
     store(&app, items).await
 }
 
+/// Whether a job that is valid may be submitted now.
+async fn admit(app: &App, job: &NewJob) -> Result<(), ApiError> {
+    feasible::check(app, job).await?;
+    Ok(app.admission.take(&job.lane.tenant)?)
+}
+
 async fn read_items(
     app: &App,
+    by: &By,
     request: Request,
     mut splitter: Splitter,
     key: Option<&str>,
@@ -82,7 +100,7 @@ async fn read_items(
                     "a batch can have {MAX_JOBS} jobs; send the rest in another"
                 )));
             }
-            let item = read_item(app, &text, key.map(|key| format!("{key}#{}", items.len())));
+            let item = read_item(app, by, &text, key.map(|key| format!("{key}#{}", items.len())));
             // An array is one JSON text: if one item is not JSON, the whole body is not.
             match item {
                 Err(error) if !splitter.by_line && serde_json::from_slice::<IgnoredAny>(&text).is_err() => {
@@ -102,8 +120,8 @@ async fn read_items(
     }
 }
 
-fn read_item(app: &App, text: &[u8], key: Option<String>) -> Item {
-    let mut job = submission::parse(app, body::check_json(text)?)?;
+fn read_item(app: &App, by: &By, text: &[u8], key: Option<String>) -> Item {
+    let mut job = submission::parse(app, by, body::check_json(text)?)?;
     job.idempotency = key.map(|key| submission::idempotency(key, text));
     Ok(job)
 }
@@ -128,14 +146,14 @@ async fn store(app: &App, items: Vec<Item>) -> Result<Response, ApiError> {
         if jobs.is_empty() {
             break;
         }
-        let vendors: Vec<_> = jobs.iter().map(|job| job.lane.vendor.clone()).collect();
+        let lanes: Vec<_> = jobs.iter().map(|job| job.lane.clone()).collect();
         match app.metrics.timed(app.store.submit(jobs)).await {
             Ok(outcomes) => {
-                for ((place, vendor), outcome) in places.into_iter().zip(vendors).zip(outcomes) {
-                    if let (Submitted::New(_), Some(metrics)) = (outcome, app.metrics.vendor(&vendor)) {
+                for ((place, lane), outcome) in places.into_iter().zip(lanes).zip(outcomes) {
+                    if let (Submitted::New(_), Some(metrics)) = (outcome, app.metrics.vendor(&lane.vendor)) {
                         metrics.accepted.inc();
                     }
-                    let answer = answer(outcome);
+                    let answer = answer(app, &lane, outcome);
                     accepted += usize::from(answer.is_ok());
                     answers[place] = Some(answer);
                 }
@@ -151,10 +169,11 @@ async fn store(app: &App, items: Vec<Item>) -> Result<Response, ApiError> {
     Ok(respond(accepted, answers.into_iter().flatten()))
 }
 
-fn answer(outcome: Submitted) -> Result<String, ApiError> {
+fn answer(app: &App, lane: &Lane, outcome: Submitted) -> Result<String, ApiError> {
     match outcome {
         Submitted::New(id) | Submitted::Known(id) => Ok(id.to_string()),
         Submitted::KeyReused => Err(ApiError::key_reused()),
+        Submitted::TenantOverLimit => Err(too_many_waiting(&app.admission, &lane.tenant)),
         Submitted::OverCapacity => Err(ApiError::over_capacity()),
     }
 }

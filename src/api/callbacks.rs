@@ -24,7 +24,7 @@ use super::{
 use crate::{
     clock::nanos,
     job::{Job, JobId, lifecycle, lifecycle::Step},
-    store::{Amended, Which},
+    store::{Amended, Sees, Which},
     telemetry::CallbackOutcome,
     vendor::{
         Callback, Challenged, MAX_CHALLENGE, MAX_EVENTS, Silence, Vendor, form,
@@ -286,7 +286,7 @@ async fn amend(
         }
         lifecycle::called_back(job, run, step.clone(), &policy, jitter, now)
     };
-    match app.store.amend(which, now, Box::new(decide)).await? {
+    match app.store.amend(&Sees::All, which, now, Box::new(decide)).await? {
         Amended::Changed(job) => {
             // One that changes no job of this vendor is not listened to.
             if let Some(Silence::Asked(time)) = reading.silence {

@@ -3,7 +3,7 @@
 //! Never shows internals: no stack trace, no SQL, no secret. Errors of the service itself are logged here, once.
 
 use axum::{
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -27,6 +27,7 @@ pub(crate) struct ApiError {
     errors: Vec<FieldError>,
     retry_after_secs: Option<u32>,
     earliest: Option<Time>,
+    headers: Vec<(&'static str, String)>,
 }
 
 #[derive(Serialize)]
@@ -57,7 +58,8 @@ pub(crate) fn quoted(text: &str) -> String {
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> ApiError {
-        ApiError { status, code, detail: detail.into(), errors: Vec::new(), retry_after_secs: None, earliest: None }
+        let (detail, errors, headers) = (detail.into(), Vec::new(), Vec::new());
+        ApiError { status, code, detail, errors, retry_after_secs: None, earliest: None, headers }
     }
 
     pub(crate) fn bad_request(code: &'static str, detail: impl Into<String>) -> ApiError {
@@ -111,6 +113,12 @@ impl ApiError {
 
     pub(crate) fn retry_after(self, secs: u32) -> ApiError {
         ApiError { retry_after_secs: Some(secs), ..self }
+    }
+
+    /// Adds a header to the answer. An item of a batch has none.
+    pub(crate) fn header(mut self, name: &'static str, value: String) -> ApiError {
+        self.headers.push((name, value));
+        self
     }
 
     /// Adds the earliest deadline that can be met.
@@ -174,6 +182,10 @@ impl IntoResponse for ApiError {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(secs) = self.retry_after_secs {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
+        }
+        for (name, value) in &self.headers {
+            // Our own texts are plain ASCII.
+            headers.extend(HeaderValue::try_from(value).ok().map(|value| (HeaderName::from_static(name), value)));
         }
         // The layer around all routes adds the request's id.
         response.extensions_mut().insert(self);

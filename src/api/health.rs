@@ -1,6 +1,6 @@
 //! Probes, metrics and the API's documentation.
 //!
-//! Never needs a key: nothing here is about single jobs.
+//! Never about single jobs: but for the metrics, none of it needs a key.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,6 @@ use axum::{
     extract::State,
     http::{StatusCode, header},
     response::{Html, IntoResponse, Response},
-    routing::get,
 };
 use serde::Serialize;
 use swagger_ui_dist::{ApiDefinition, OpenApiSource};
@@ -103,13 +102,17 @@ pub(super) async fn openapi() -> Response {
     dto::json_response(StatusCode::OK, OPENAPI.into())
 }
 
-/// `GET /docs`: try the API. All files are inside the binary, so it works offline.
-pub(super) fn docs() -> Router<Arc<App>> {
-    let page = || async { Html(DOCS) };
+/// `GET /docs`: try the API.
+pub(super) async fn docs() -> Html<&'static str> {
+    Html(DOCS)
+}
+
+/// The files of that page. All are inside the binary, so it works offline.
+pub(super) fn docs_files() -> Router<Arc<App>> {
     let files = swagger_ui_dist::generate_routes(ApiDefinition {
         uri_prefix: "/docs/files",
         api_definition: OpenApiSource::Uri("/openapi.json"),
         title: Some("Fetchgate API"),
     });
-    Router::new().route("/docs", get(page)).merge(files.with_state(()))
+    files.with_state(())
 }

@@ -1,17 +1,19 @@
-//! Submit, find, list, cancel and replay, over HTTP.
+//! Submit and find, over HTTP.
 //!
-//! Never decides what may happen to a job (see `job::lifecycle`).
+//! Never decides what may happen to a job (see `job::lifecycle`), nor who may do it (see `access`).
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderValue, header},
+    response::Response,
 };
 
 use super::{
     App,
+    access::By,
+    admission::too_many_waiting,
     body::{self, NoParams, Params},
     connection::Peer,
     dto,
@@ -21,41 +23,50 @@ use super::{
     standing, submission, wait,
 };
 use crate::{
-    job::{Job, JobId, lifecycle},
-    store::{Amended, Submitted, Which, With},
+    job::{Job, JobId},
+    store::{Submitted, With},
 };
 
 /// A job without its payload.
 const SMALL: With = With { payload: false, result: true };
 
 /// `POST /jobs`
-pub(super) async fn submit(State(app): State<Arc<App>>, _: NoParams, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn submit(
+    State(app): State<Arc<App>>,
+    by: By,
+    _: NoParams,
+    request: Request,
+) -> Result<Response, ApiError> {
     let headers = request.headers().clone();
     if !body::is_json(&body::media_type(&headers)) {
         return Err(body::unsupported(&headers, "application/json"));
     }
     let key = submission::idempotency_key(&headers)?;
     let peer = Peer::of(&request);
+    by.may_submit(&app)?;
     let raw = body::read(request, body::MAX_BODY).await?;
-    let mut job = submission::parse(&app, body::check_json(&raw)?)?;
+    let mut job = submission::parse(&app, &by, body::check_json(&raw)?)?;
     job.idempotency = key.map(|key| submission::idempotency(key, &raw));
     feasible::check(&app, &job).await?;
-    let vendor = job.lane.vendor.clone();
+    app.admission.take(&job.lane.tenant)?;
+    let lane = job.lane.clone();
     let outcome = app.metrics.timed(app.store.submit(vec![job])).await?;
     drop(raw); // Nobody waits for the job's end with its body in memory.
     let (id, replayed) = match outcome.first() {
         Some(Submitted::New(id)) => (*id, false),
         Some(Submitted::Known(id)) => (*id, true),
         Some(Submitted::KeyReused) => return Err(ApiError::key_reused()),
+        Some(Submitted::TenantOverLimit) => return Err(too_many_waiting(&app.admission, &lane.tenant)),
         Some(Submitted::OverCapacity) | None => return Err(ApiError::over_capacity()),
     };
-    if !replayed && let Some(metrics) = app.metrics.vendor(&vendor) {
+    if !replayed && let Some(metrics) = app.metrics.vendor(&lane.vendor) {
         metrics.accepted.inc();
     }
     let mut response = match wait::preferred(&headers) {
         None => dto::accepted(id),
         Some(wait) => {
-            let ended = wait_until_ended(&app, id, wait, SMALL, &peer).await?.filter(|job| job.status.has_ended());
+            let ended = wait_until_ended(&app, &by, id, wait, SMALL, &peer).await?;
+            let ended = ended.filter(|job| job.status.has_ended());
             let mut response = ended.map_or_else(|| dto::accepted(id), |job| dto::job(&job, None));
             let applied = format!("wait={}", wait.as_secs());
             response.headers_mut().insert("preference-applied", HeaderValue::from_str(&applied).expect("digits"));
@@ -73,6 +84,7 @@ pub(super) async fn submit(State(app): State<Arc<App>>, _: NoParams, request: Re
 /// The job once it has ended, or as it is when the time is up or nobody waits any more.
 async fn wait_until_ended(
     app: &App,
+    by: &By,
     id: JobId,
     wait: Duration,
     with: With,
@@ -80,19 +92,20 @@ async fn wait_until_ended(
 ) -> Result<Option<Job>, ApiError> {
     // Registered before the job is read, so that an end between the two is not missed.
     let waiter = app.store.signals().wait_for(id);
-    let job = app.store.find(id, with).await?;
+    let job = app.store.find(by.sees(), id, with).await?;
     let (Some(found), Some(waiter)) = (&job, waiter) else { return Ok(job) };
     if found.status.has_ended() {
         return Ok(job);
     }
     drop(job); // Nor with its payload.
     wait::until_ended(waiter, wait, peer).await;
-    Ok(app.store.find(id, with).await?)
+    Ok(app.store.find(by.sees(), id, with).await?)
 }
 
 /// `GET /jobs/{id}`
 pub(super) async fn find(
     State(app): State<Arc<App>>,
+    by: By,
     Segments(id): Segments<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -107,8 +120,8 @@ pub(super) async fn find(
     let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
     let with = With { payload, result: true };
     let job = match wait {
-        Some(wait) => wait_until_ended(&app, id, wait, with, &Peer::of(&request)).await?,
-        None => app.store.find(id, with).await?,
+        Some(wait) => wait_until_ended(&app, &by, id, wait, with, &Peer::of(&request)).await?,
+        None => app.store.find(by.sees(), id, with).await?,
     };
     let job = job.ok_or_else(ApiError::unknown_job)?;
     Ok(dto::job_with(&job, payload, standing::why_waiting(&app, &job).await?))
@@ -117,55 +130,11 @@ pub(super) async fn find(
 /// `GET /jobs/{id}/attempts`
 pub(super) async fn attempts(
     State(app): State<Arc<App>>,
+    by: By,
     _: NoParams,
     Segments(id): Segments<String>,
 ) -> Result<Response, ApiError> {
     let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
-    let attempts = app.store.attempts(id).await?.ok_or_else(ApiError::unknown_job)?;
+    let attempts = app.store.attempts(by.sees(), id).await?.ok_or_else(ApiError::unknown_job)?;
     Ok(dto::attempts(&attempts))
-}
-
-/// `POST /jobs/{id}/cancel`
-pub(super) async fn cancel(
-    State(app): State<Arc<App>>,
-    _: NoParams,
-    Segments(id): Segments<String>,
-) -> Result<Response, ApiError> {
-    let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
-    match app.store.amend(Which::Id(id), app.clock.now(), Box::new(lifecycle::cancel)).await? {
-        Amended::Changed(job) => {
-            if let Some(metrics) = app.metrics.vendor(&job.lane.vendor) {
-                metrics.count_ended(job.status);
-            }
-            Ok(dto::job(&job, None))
-        }
-        Amended::Left(job) => {
-            let detail = format!("the job is {}; only a job that has not ended can be cancelled", job.status.as_str());
-            Err(ApiError::new(StatusCode::CONFLICT, "already_ended", detail))
-        }
-        Amended::Unknown => Err(ApiError::unknown_job()),
-    }
-}
-
-/// `POST /jobs/{id}/replay`
-pub(super) async fn replay(
-    State(app): State<Arc<App>>,
-    _: NoParams,
-    Segments(id): Segments<String>,
-) -> Result<Response, ApiError> {
-    let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
-    let now = app.clock.now();
-    let decide = Box::new(move |job: &Job| lifecycle::replay(job, now));
-    match app.store.amend(Which::Id(id), now, decide).await? {
-        Amended::Changed(job) => {
-            let why = standing::why_waiting(&app, &job).await?;
-            Ok((StatusCode::ACCEPTED, dto::job(&job, why)).into_response())
-        }
-        Amended::Left(job) => {
-            let detail =
-                format!("the job is {}; only a failed, expired or cancelled job can be replayed", job.status.as_str());
-            Err(ApiError::new(StatusCode::CONFLICT, "not_replayable", detail))
-        }
-        Amended::Unknown => Err(ApiError::unknown_job()),
-    }
 }

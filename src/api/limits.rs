@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use super::{
     App,
+    access::By,
     body::{self, NoParams},
     dto,
     error::{ApiError, FieldError},
@@ -33,6 +34,8 @@ struct LimitsView {
     source: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
     limits: Vec<Written>,
 }
 
@@ -56,6 +59,7 @@ pub(super) async fn find(
 /// `PUT /vendors/{name}/limits`, with `If-Match` and `{"limits": ["50/s"]}`.
 pub(super) async fn set(
     State(app): State<Arc<App>>,
+    by: By,
     _: NoParams,
     Segments(name): Segments<String>,
     request: Request,
@@ -71,32 +75,38 @@ pub(super) async fn set(
         let detail = "send If-Match with the ETag of GET, or If-Match: * to replace whatever is in force";
         return Err(ApiError::new(StatusCode::PRECONDITION_REQUIRED, "precondition_required", detail));
     };
-    change(&app, vendor, &expected, Some(&limits)).await
+    change(&app, &by, vendor, &expected, Some(&limits)).await
 }
 
 /// `DELETE /vendors/{name}/limits`: the limits of the file are in force again.
 pub(super) async fn clear(
     State(app): State<Arc<App>>,
+    by: By,
     _: NoParams,
     Segments(name): Segments<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
-    change(&app, vendor, &expected(&headers).unwrap_or(Expected::Any), None).await
+    change(&app, &by, vendor, &expected(&headers).unwrap_or(Expected::Any), None).await
 }
 
 async fn change(
     app: &App,
+    By(caller): &By,
     vendor: &Vendor,
     expected: &Expected,
     limits: Option<&[Limit]>,
 ) -> Result<Response, ApiError> {
     let pool = &vendor.config.pool;
-    if !app.limits.set_live(&*app.limiter, pool, expected, limits).await? {
+    if !app.limits.set_live(&*app.limiter, pool, expected, limits, &caller.by).await? {
         let detail = "the limits were changed since you read them; read them again and decide anew";
         return Err(ApiError::new(StatusCode::PRECONDITION_FAILED, "version_mismatch", detail));
     }
     app.wake_pool(pool).await;
+    match limits.map(crate::config::write_limits) {
+        Some(limits) => tracing::info!(by = %caller.by, %pool, limits, "live limits were set"),
+        None => tracing::info!(by = %caller.by, %pool, "live limits were removed"),
+    }
     Ok(view(app, vendor))
 }
 
@@ -125,6 +135,7 @@ fn view(app: &App, vendor: &Vendor) -> Response {
         version: terms.version,
         source: if terms.live_since.is_some() { "live" } else { "file" },
         since: terms.live_since,
+        by: terms.live_by,
         limits: terms.limits.iter().map(write_limit).collect(),
     };
     let mut response = dto::json(StatusCode::OK, &view);

@@ -12,6 +12,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use super::{
     App,
+    access::By,
     body::{self, Params},
     dto,
     error::ApiError,
@@ -26,7 +27,7 @@ const DEFAULT_PAGE: usize = 50;
 const MAX_PAGE: usize = 500;
 
 /// `GET /jobs`
-pub(super) async fn list(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn list(State(app): State<Arc<App>>, by: By, request: Request) -> Result<Response, ApiError> {
     let mut params = Params::of(request.uri());
     let limit = params.parse::<usize>("limit", "a number from 1 to 500")?.unwrap_or(DEFAULT_PAGE);
     if !(1..=MAX_PAGE).contains(&limit) {
@@ -35,7 +36,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, request: Request) -> Resul
     let filter = Filter {
         status: read_status(&mut params)?,
         vendor: params.text("vendor")?,
-        tenant: params.text("tenant")?,
+        tenant: by.tenant(params.text("tenant")?.as_deref())?.map(|tenant| tenant.to_string()),
         tag: params.text("tag")?,
         created_after: read_time(&mut params, "created_after")?,
         created_before: read_time(&mut params, "created_before")?,
@@ -43,7 +44,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, request: Request) -> Resul
         limit,
     };
     params.finish()?;
-    let page = app.store.list(filter).await?;
+    let page = app.store.list(by.sees(), filter).await?;
     let cursor = page.next.map(|id| BASE64_URL_SAFE_NO_PAD.encode(id.as_bytes()));
     Ok(dto::page(&page.jobs, cursor.as_deref()))
 }

@@ -6,18 +6,24 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    http::StatusCode,
+    http::{Method, StatusCode},
     middleware,
     response::Redirect,
-    routing::{get, post},
+    routing::get,
 };
 
-use self::{edge::Edge, error::ApiError};
+use self::{
+    access::{Need, Routes},
+    edge::Edge,
+    error::ApiError,
+};
 use crate::{
+    admission::Admission,
     audit::Audit,
     clock::Clock,
     in_force::InForce,
     job::JobIds,
+    keys::Scope,
     limit::{Limiter, breakers::Breakers},
     pauses::Pauses,
     redis_link::Redis,
@@ -28,10 +34,13 @@ use crate::{
     worker::Failures,
 };
 
+mod access;
+mod admission;
 mod audit;
 mod batch;
 mod body;
 mod callbacks;
+mod change;
 mod connection;
 mod credentials;
 mod dto;
@@ -40,6 +49,7 @@ mod error;
 mod feasible;
 mod health;
 mod jobs;
+mod keys;
 mod limits;
 mod list;
 pub mod memory;
@@ -50,7 +60,7 @@ pub mod tls;
 mod vendors;
 mod wait;
 
-pub use self::feasible::Feasibility;
+pub use self::{access::Access, feasible::Feasibility};
 
 /// The API's description, OpenAPI 3.1. Tests compare the routes and every answer with it.
 pub const OPENAPI: &str = include_str!("../../docs/api/openapi.json");
@@ -73,6 +83,8 @@ pub struct App {
     pub edge: Arc<Edge>,
     /// Callbacks that were refused, for the log.
     pub refused_callbacks: Failures,
+    pub access: Arc<Access>,
+    pub admission: Arc<Admission>,
     /// Redis, if the store needs it: `readyz` checks whether it can be reached.
     pub queue: Option<Redis>,
 }
@@ -89,49 +101,65 @@ impl App {
     }
 }
 
-/// The whole API.
+const SUBMIT: Need = Need::OneOf(&[Scope::Submit]);
+const READ: Need = Need::OneOf(&[Scope::Read]);
+const READ_LIMITS: Need = Need::OneOf(&[Scope::Read, Scope::Operate]);
+const METRICS: Need = Need::OneOf(&[Scope::Metrics, Scope::Operate]);
+const OPERATE: Need = Need::OneOf(&[Scope::Operate]);
+const ADMIN: Need = Need::OneOf(&[Scope::Admin]);
+/// Whoever comes: probes, documentation, and vendors, who prove who they are in their own way.
+const OPEN: Need = Need::Nothing;
+
+/// The whole API: each route, and what a caller needs for it.
 pub fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/jobs", post(jobs::submit).get(list::list))
-        .route("/jobs/batch", post(batch::submit))
-        .route("/jobs/{id}", get(jobs::find))
-        .route("/jobs/{id}/attempts", get(jobs::attempts))
-        .route("/jobs/{id}/cancel", post(jobs::cancel))
-        .route("/jobs/{id}/replay", post(jobs::replay))
-        // Vendors call these.
-        .route("/vendor-webhook/{vendor}", get(callbacks::shared).post(callbacks::shared))
-        .route("/vendor-webhook/{vendor}/{token}", get(callbacks::for_one_job).post(callbacks::for_one_job))
-        .route("/vendors", get(vendors::list))
-        .route("/vendors/{name}", get(vendors::find))
-        .route("/vendors/{name}/limits", get(limits::find).put(limits::set).delete(limits::clear))
-        .route("/vendors/{name}/audit", get(audit::audit))
-        .route("/vendors/{name}/pause", post(vendors::pause))
-        .route("/vendors/{name}/resume", post(vendors::resume))
-        .route("/openapi.json", get(health::openapi))
-        .route("/", get(|| async { Redirect::to("/docs") }))
-        .merge(health::docs())
-        .merge(operations())
-        .fallback(unknown_path)
-        .method_not_allowed_fallback(wrong_method)
+    Routes::new()
+        .at(SUBMIT, Method::POST, "/jobs", jobs::submit)
+        .at(READ, Method::GET, "/jobs", list::list)
+        .at(SUBMIT, Method::POST, "/jobs/batch", batch::submit)
+        .at(READ, Method::GET, "/jobs/{id}", jobs::find)
+        .at(SUBMIT, Method::DELETE, "/jobs/{id}", change::erase)
+        .at(READ, Method::GET, "/jobs/{id}/attempts", jobs::attempts)
+        .at(SUBMIT, Method::POST, "/jobs/{id}/cancel", change::cancel)
+        .at(SUBMIT, Method::POST, "/jobs/{id}/replay", change::replay)
+        .at(OPEN, Method::GET, "/vendor-webhook/{vendor}", callbacks::shared)
+        .at(OPEN, Method::POST, "/vendor-webhook/{vendor}", callbacks::shared)
+        .at(OPEN, Method::GET, "/vendor-webhook/{vendor}/{token}", callbacks::for_one_job)
+        .at(OPEN, Method::POST, "/vendor-webhook/{vendor}/{token}", callbacks::for_one_job)
+        .at(READ, Method::GET, "/vendors", vendors::list)
+        .at(READ, Method::GET, "/vendors/{name}", vendors::find)
+        .at(OPERATE, Method::GET, "/vendors/{name}/audit", audit::audit)
+        .at(READ_LIMITS, Method::GET, "/vendors/{name}/limits", limits::find)
+        .at(OPERATE, Method::PUT, "/vendors/{name}/limits", limits::set)
+        .at(OPERATE, Method::DELETE, "/vendors/{name}/limits", limits::clear)
+        .at(OPERATE, Method::POST, "/vendors/{name}/pause", vendors::pause)
+        .at(OPERATE, Method::POST, "/vendors/{name}/resume", vendors::resume)
+        .at(ADMIN, Method::POST, "/keys", keys::create)
+        .at(ADMIN, Method::GET, "/keys", keys::list)
+        .at(ADMIN, Method::DELETE, "/keys/{id}", keys::delete)
+        .at(OPEN, Method::GET, "/livez", health::live)
+        .at(OPEN, Method::GET, "/readyz", health::ready)
+        .at(OPEN, Method::GET, "/health", health::ready)
+        .at(METRICS, Method::GET, "/metrics", health::metrics)
+        .at(OPEN, Method::GET, "/openapi.json", health::openapi)
+        .at(OPEN, Method::GET, "/docs", health::docs)
+        .at(OPEN, Method::GET, "/", || async { Redirect::to("/docs") })
+        .guarded(&app, unknown_path, wrong_method)
+        .merge(health::docs_files().method_not_allowed_fallback(wrong_method))
         .layer(middleware::from_fn_with_state(app.clone(), edge::around))
         .with_state(app)
 }
 
-/// What every process answers on `ops.listen`; a process without the API answers nothing else.
+/// What every process answers on `ops.listen`, to whoever comes; a process without the API answers nothing else.
 pub fn operations_router(app: Arc<App>) -> Router {
-    operations()
-        .fallback(unknown_path)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(app.clone(), edge::around))
-        .with_state(app)
-}
-
-fn operations() -> Router<Arc<App>> {
     Router::new()
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/health", get(health::ready))
         .route("/metrics", get(health::metrics))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(app.clone(), edge::around))
+        .with_state(app)
 }
 
 async fn unknown_path() -> ApiError {

@@ -94,7 +94,7 @@ async fn blocked_on(app: &App, job: &Job) -> Result<Option<WhyWaiting>, ApiError
 /// What keeps all calls to a vendor back: the first that holds.
 pub(super) async fn of_vendor(app: &App, vendor: &Vendor) -> Result<Option<Block>, ApiError> {
     if let Some(pause) = app.pauses.get(vendor.name(), app.clock.now()) {
-        return Ok(Some(Block::new("vendor_paused", None, pause.until)));
+        return Ok(Some(Block::new("vendor_paused", pause.since, pause.until)));
     }
     if let Some(refused) = credentials::refused(app, vendor).await {
         return Ok(Some(Block::new("credentials", refused.since, refused.until)));

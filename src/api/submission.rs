@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     App,
+    access::By,
     error::{ApiError, FieldError, quoted},
 };
 use crate::{
@@ -23,7 +24,6 @@ use crate::{
 
 const MAX_TAGS: usize = 16;
 const MAX_TAG_CHARS: usize = 64;
-const MAX_TENANT_CHARS: usize = 64;
 
 /// The fields of a submission, as far as they could be read.
 #[derive(Default)]
@@ -38,7 +38,7 @@ struct Fields<'a> {
 }
 
 /// Reads one submission. `body` is JSON that has been checked.
-pub(super) fn parse(app: &App, body: &RawValue) -> Result<NewJob, ApiError> {
+pub(super) fn parse(app: &App, by: &By, body: &RawValue) -> Result<NewJob, ApiError> {
     let now = app.clock.now();
     let members = json::members(body).ok_or_else(|| {
         ApiError::field("invalid_field", "", "the body must be an object with a payload and a vendor")
@@ -82,7 +82,7 @@ pub(super) fn parse(app: &App, body: &RawValue) -> Result<NewJob, ApiError> {
             format!("cannot be met: because of not_before the job begins at {} at the earliest", due_at.rfc3339());
         return Err(ApiError::field("infeasible", "/deadline", detail).earliest(due_at));
     }
-    let tenant: Arc<str> = fields.tenant.map_or_else(|| Arc::from("default"), Arc::from);
+    let tenant = by.tenant(fields.tenant.as_deref())?.unwrap_or_else(|| Arc::from("default"));
     Ok(NewJob {
         id: app.ids.next(now),
         lane: Lane { vendor: vendor.name().clone(), priority: fields.priority, tenant },
@@ -151,12 +151,7 @@ fn read_deadline(value: &RawValue, now: Time) -> Result<Deadline, String> {
 
 fn read_tenant(value: &RawValue) -> Result<String, String> {
     let tenant: String = typed(value, "a string")?;
-    let fits = (1..=MAX_TENANT_CHARS).contains(&tenant.chars().count()) && !tenant.chars().any(char::is_control);
-    if fits {
-        Ok(tenant)
-    } else {
-        Err(format!("must have 1 to {MAX_TENANT_CHARS} characters, none of them a control character"))
-    }
+    if Lane::is_tenant(&tenant) { Ok(tenant) } else { Err(format!("must have {}", Lane::TENANT_FORM)) }
 }
 
 fn read_tags(value: &RawValue) -> Result<Vec<String>, String> {

@@ -13,7 +13,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    App, audit,
+    App,
+    access::By,
+    audit,
     body::{self, NoParams},
     credentials, dto,
     error::ApiError,
@@ -21,9 +23,11 @@ use super::{
     standing,
 };
 use crate::{
+    book::Pause,
     clock::Time,
     config::{parse_duration, write_limit},
     limit::Usage,
+    store::{Backlog, Sees},
     vendor::Vendor,
 };
 
@@ -34,6 +38,8 @@ struct VendorView {
     pool: Arc<str>,
     paused: bool,
     paused_until: Option<Time>,
+    paused_since: Option<Time>,
+    paused_by: Option<String>,
     breaker: &'static str,
     blocked_on: Option<String>,
     since: Option<Time>,
@@ -41,9 +47,16 @@ struct VendorView {
     last_error: Option<Box<RawValue>>,
     limits: Vec<LimitView>,
     concurrency: usize,
-    in_flight: i64,
     open: u64,
     waiting: u64,
+    #[serde(flatten)]
+    of_all: Option<OfAllTenants>,
+}
+
+/// What is known of all tenants together only, and is not for one of them.
+#[derive(Serialize)]
+struct OfAllTenants {
+    in_flight: i64,
     oldest_waiting_s: Option<f64>,
     drain_eta: Option<Time>,
     calls_total: u64,
@@ -58,15 +71,17 @@ struct LimitView {
     per: String,
     shape: &'static str,
     key: &'static str,
-    used: u64,
+    /// By all tenants together, and not for one of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    used: Option<u64>,
     next_at: Time,
 }
 
 /// `GET /vendors`
-pub(super) async fn list(State(app): State<Arc<App>>, _: NoParams) -> Result<Response, ApiError> {
+pub(super) async fn list(State(app): State<Arc<App>>, by: By, _: NoParams) -> Result<Response, ApiError> {
     let mut vendors = Vec::new();
     for vendor in app.vendors.iter() {
-        vendors.push(view(&app, vendor).await);
+        vendors.push(view(&app, by.sees(), vendor).await);
     }
     Ok(dto::json(StatusCode::OK, &serde_json::json!({ "vendors": vendors })))
 }
@@ -74,11 +89,12 @@ pub(super) async fn list(State(app): State<Arc<App>>, _: NoParams) -> Result<Res
 /// `GET /vendors/{name}`
 pub(super) async fn find(
     State(app): State<Arc<App>>,
+    by: By,
     _: NoParams,
     Segments(name): Segments<String>,
 ) -> Result<Response, ApiError> {
     let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
-    Ok(dto::json(StatusCode::OK, &view(&app, vendor).await))
+    Ok(dto::json(StatusCode::OK, &view(&app, by.sees(), vendor).await))
 }
 
 #[derive(Deserialize, Default)]
@@ -96,6 +112,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>,
 /// `POST /vendors/{name}/pause`, with `{"for": "10m"}` or nothing.
 pub(super) async fn pause(
     State(app): State<Arc<App>>,
+    By(caller): By,
     _: NoParams,
     Segments(name): Segments<String>,
     request: Request,
@@ -113,14 +130,18 @@ pub(super) async fn pause(
     };
     let wrong = |why| ApiError::field("invalid_field", "/for", why);
     let time = wanted.r#for.map(|text| parse_duration(&text)).transpose().map_err(wrong)?;
-    app.pauses.pause(&name, time.map(|time| app.clock.now().plus(time))).await?;
+    let (now, by) = (app.clock.now(), &caller.by);
+    let until = time.map(|time| now.plus(time));
+    app.pauses.pause(Pause { vendor: name.clone(), until, since: Some(now), by: Some(by.to_string()) }).await?;
     app.store.signals().ring(&name);
-    Ok(dto::json(StatusCode::OK, &view(&app, vendor).await))
+    tracing::info!(%by, vendor = name, until = until.map(Time::rfc3339), "a vendor was paused");
+    Ok(dto::json(StatusCode::OK, &view(&app, &caller.sees, vendor).await))
 }
 
 /// `POST /vendors/{name}/resume`: ends a pause, and a silence that the vendor asked for.
 pub(super) async fn resume(
     State(app): State<Arc<App>>,
+    By(caller): By,
     _: NoParams,
     Segments(name): Segments<String>,
 ) -> Result<Response, ApiError> {
@@ -135,40 +156,57 @@ pub(super) async fn resume(
         app.store.wake(of_pool.name()).await?;
         app.store.signals().ring(of_pool.name());
     }
-    Ok(dto::json(StatusCode::OK, &view(&app, vendor).await))
+    tracing::info!(by = %caller.by, vendor = name, "a vendor was resumed");
+    Ok(dto::json(StatusCode::OK, &view(&app, &caller.sees, vendor).await))
 }
 
-async fn view(app: &App, vendor: &Vendor) -> VendorView {
-    let now = app.clock.now();
-    let backlog = app.store.backlog(vendor.name()).await;
+/// A vendor as its caller may see it: one that sees one tenant gets that tenant's counts, and not what others got wrong.
+async fn view(app: &App, sees: &Sees, vendor: &Vendor) -> VendorView {
     let usage = app.limiter.usage(&vendor.config.pool).await;
-    let drain_eta = standing::drain_eta(app, vendor, &backlog, &usage).await;
-    let pause = app.pauses.get(vendor.name(), now);
+    let pause = app.pauses.get(vendor.name(), app.clock.now());
     // Who cannot be asked keeps back what only it knows.
     let block = standing::of_vendor(app, vendor).await.unwrap_or_default();
+    let (backlog, of_all, last_error) = match sees {
+        Sees::All => {
+            let backlog = app.store.backlog(vendor.name()).await;
+            let of_all = of_all_tenants(app, vendor, &backlog, &usage).await;
+            (backlog, Some(of_all), last_error(app, vendor).await)
+        }
+        Sees::Tenant(tenant) => (app.store.backlog_of(vendor.name(), tenant).await, None, None),
+    };
+    let limit = |usage| limit_view(app, sees, usage);
+    VendorView {
+        name: vendor.name().clone(),
+        kind: vendor.config.kind.as_str(),
+        pool: vendor.config.pool.clone(),
+        paused: pause.is_some(),
+        paused_until: pause.as_ref().and_then(|pause| pause.until),
+        paused_since: pause.as_ref().and_then(|pause| pause.since),
+        paused_by: pause.and_then(|pause| pause.by),
+        breaker: app.breakers.look(vendor.name()).await.as_str(),
+        since: block.as_ref().and_then(|block| block.since),
+        until: block.as_ref().and_then(|block| block.until),
+        blocked_on: block.map(|block| block.by),
+        last_error,
+        limits: usage.into_iter().map(limit).collect(),
+        concurrency: vendor.config.concurrency,
+        open: backlog.open,
+        waiting: backlog.waiting,
+        of_all,
+    }
+}
+
+async fn of_all_tenants(app: &App, vendor: &Vendor, backlog: &Backlog, usage: &[Usage]) -> OfAllTenants {
+    let drain_eta = standing::drain_eta(app, vendor, backlog, usage).await;
     let counted = audit::counted(app, vendor).await;
     // With a queue there may be other processes; their calls are counted by their leases.
     let in_flight = match app.metrics.vendor(vendor.name()) {
         Some(metrics) if app.queue.is_none() => metrics.in_flight.get(),
         _ => i64::try_from(backlog.leased).unwrap_or(i64::MAX),
     };
-    VendorView {
-        name: vendor.name().clone(),
-        kind: vendor.config.kind.as_str(),
-        pool: vendor.config.pool.clone(),
-        paused: pause.is_some(),
-        paused_until: pause.and_then(|pause| pause.until),
-        breaker: app.breakers.look(vendor.name()).await.as_str(),
-        since: block.as_ref().and_then(|block| block.since),
-        until: block.as_ref().and_then(|block| block.until),
-        blocked_on: block.map(|block| block.by),
-        last_error: last_error(app, vendor).await,
-        limits: usage.into_iter().map(|usage| limit_view(app, usage)).collect(),
-        concurrency: vendor.config.concurrency,
+    OfAllTenants {
         in_flight,
-        open: backlog.open,
-        waiting: backlog.waiting,
-        oldest_waiting_s: backlog.oldest_due.map(|due| now.since(due).as_secs_f64()),
+        oldest_waiting_s: backlog.oldest_due.map(|due| app.clock.now().since(due).as_secs_f64()),
         drain_eta,
         calls_total: counted.calls,
         throttled_total: counted.throttled,
@@ -185,7 +223,7 @@ async fn last_error(app: &App, vendor: &Vendor) -> Option<Box<RawValue>> {
     serde_json::from_str(&error).ok()
 }
 
-fn limit_view(app: &App, usage: Usage) -> LimitView {
+fn limit_view(app: &App, sees: &Sees, usage: Usage) -> LimitView {
     let Usage { limit, used, next_at } = usage;
     let written = write_limit(&limit);
     LimitView {
@@ -194,7 +232,7 @@ fn limit_view(app: &App, usage: Usage) -> LimitView {
         per: written.per,
         shape: written.shape,
         key: written.key,
-        used,
+        used: (*sees == Sees::All).then_some(used),
         next_at: app.clock.time_at(next_at),
     }
 }

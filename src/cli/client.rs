@@ -2,15 +2,15 @@
 //!
 //! Never sends anything twice: only the command knows whether a request can be repeated.
 
-use std::{fmt, time::Duration};
+use std::{convert::Infallible, fmt, time::Duration};
 
 use anyhow::anyhow;
 use bytes::Bytes;
 use clap::Args;
 use http_body_util::Full;
 use hyper::{
-    Method, Request, Uri,
-    header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, IF_MATCH, USER_AGENT},
+    Method, Request, StatusCode, Uri,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, IF_MATCH, InvalidHeaderValue, USER_AGENT},
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -20,7 +20,7 @@ use url::Url;
 
 use super::{Failure, Output, print};
 use crate::{
-    config::{parse_duration, write_duration},
+    config::{Secret, parse_duration, write_duration},
     job::Status,
     vendor::{
         error::CallError,
@@ -49,6 +49,13 @@ pub(super) struct Target {
     #[arg(long, value_name = "URL", env = "FETCHGATE_URL", hide_env_values = true)]
     #[arg(default_value = Target::DEFAULT)]
     pub(super) url: String,
+    /// The key, if the service wants one; in FETCHGATE_KEY other users of this machine do not see it
+    #[arg(long, value_name = "KEY", env = "FETCHGATE_KEY", hide_env_values = true, value_parser = secret)]
+    pub(super) key: Option<Secret>,
+}
+
+fn secret(text: &str) -> Result<Secret, Infallible> {
+    Ok(Secret::new(text.to_owned()))
 }
 
 impl Target {
@@ -70,6 +77,8 @@ pub(super) struct Service {
     client: Client,
     origin: Origin,
     url: Url,
+    /// What goes into the `Authorization` header.
+    authorization: Option<HeaderValue>,
 }
 
 /// One request.
@@ -101,9 +110,13 @@ impl Call<'_> {
     pub(super) fn post(path: impl Into<String>) -> Self {
         Call { method: Method::POST, ..Call::get(path) }
     }
+
+    pub(super) fn delete(path: impl Into<String>) -> Self {
+        Call { method: Method::DELETE, ..Call::get(path) }
+    }
 }
 
-/// The body of a successful answer: JSON.
+/// The body of a successful answer: JSON, `null` if there is none.
 pub(super) struct Answer(Box<RawValue>);
 
 impl Answer {
@@ -212,7 +225,16 @@ impl Service {
         if url.query().is_some() || url.fragment().is_some() {
             return wrong("has a part after ? or # in it");
         }
-        Ok(Service { client: Client::new(), origin, url })
+        let bearer = |key: &Secret| {
+            let mut value = HeaderValue::try_from(format!("Bearer {}", key.reveal()))?;
+            value.set_sensitive(true);
+            Ok(value)
+        };
+        let unsendable = |_: InvalidHeaderValue| {
+            Failure::Usage(anyhow!("--key (or FETCHGATE_KEY) has characters that no key has; is a line break in it?"))
+        };
+        let authorization = target.key.as_ref().map(bearer).transpose().map_err(unsendable)?;
+        Ok(Service { client: Client::new(), origin, url, authorization })
     }
 
     /// Makes a request; every answer but a success is an error.
@@ -224,7 +246,8 @@ impl Service {
                 Err(_) => self.stranger(&format!("answered {}", reply.status)),
             }));
         }
-        let json = serde_json::from_slice(&reply.body);
+        let body = if reply.status == StatusCode::NO_CONTENT { &b"null"[..] } else { &reply.body };
+        let json = serde_json::from_slice(body);
         Ok(Answer(json.map_err(|_| self.stranger("answered with something that is not JSON"))?))
     }
 
@@ -277,6 +300,7 @@ impl Service {
         headers.insert(HOST, host.map_err(|_| Failure::Usage(anyhow!("--url has a host that HTTP cannot carry")))?);
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("fetchgate-cli/", env!("CARGO_PKG_VERSION"))));
         headers.insert(ACCEPT, HeaderValue::from_static(JSON));
+        headers.extend(self.authorization.clone().map(|value| (AUTHORIZATION, value)));
         if !media_type.is_empty() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         }

@@ -41,7 +41,7 @@ pub(super) async fn run(args: &HealthcheckArgs) -> Result<(), Failure> {
         Some(url) => url.clone(),
         None => url_of(args.config.as_deref())?,
     };
-    let service = Service::at(&Target { url })?;
+    let service = Service::at(&Target { url, key: None })?;
     let reply = service.exchange(Call::get("/readyz")).await?;
     if reply.status.is_success() {
         return print::line("ready");

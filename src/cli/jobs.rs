@@ -1,4 +1,4 @@
-//! `jobs`: submit, look, list, watch, cancel and replay, at a running service.
+//! `jobs`: submit, look, list, watch, cancel, replay and erase, at a running service.
 
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub(super) enum JobsCommand {
     Cancel(OneJob),
     /// Runs a failed, expired or cancelled job again, under the same id
     Replay(OneJob),
+    /// Deletes a job that has ended, with its payload, its result and its attempts
+    Erase(OneJob),
 }
 
 #[derive(Debug, Args)]
@@ -91,6 +93,7 @@ pub(super) async fn run(command: JobsCommand) -> Result<(), Failure> {
         JobsCommand::Watch(args) => watch::run(&args).await,
         JobsCommand::Cancel(job) => act(&job, "cancel").await,
         JobsCommand::Replay(job) => act(&job, "replay").await,
+        JobsCommand::Erase(job) => erase(&job).await,
     }
 }
 
@@ -106,6 +109,12 @@ async fn act(job: &OneJob, what: &str) -> Result<(), Failure> {
     let service = Service::at(&job.talk.target)?;
     let answer = service.call(Call::post(format!("/jobs/{}/{what}", client::segment(&job.id)))).await?;
     print::job(answer.json(), job.talk.output)
+}
+
+async fn erase(job: &OneJob) -> Result<(), Failure> {
+    let service = Service::at(&job.talk.target)?;
+    let answer = service.call(Call::delete(format!("/jobs/{}", client::segment(&job.id)))).await?;
+    print::answer(answer.json(), job.talk.output, |_| Ok(format!("{} is erased", job.id)))
 }
 
 #[derive(Deserialize)]

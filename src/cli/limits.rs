@@ -34,6 +34,7 @@ struct InForce {
     version: u64,
     source: String,
     since: Option<String>,
+    by: Option<String>,
     limits: Vec<Row>,
 }
 
@@ -78,9 +79,10 @@ fn limit(text: &str) -> Result<Value, String> {
 }
 
 fn view(answer: &RawValue) -> Result<String, Failure> {
-    let InForce { source, since, limits, version } = client::read(answer)?;
+    let InForce { source, since, by, limits, version } = client::read(answer)?;
+    let by = by.map(|by| format!(", set by {by}")).unwrap_or_default();
     let said = match (&*source, since) {
-        ("live", Some(since)) => format!("live since {since}, version {version}"),
+        ("live", Some(since)) => format!("live since {since}{by}, version {version}"),
         ("file", _) => format!("from the config file, version {version}"),
         _ => return Err(anyhow!("the answer is not what this version of fetchgate expects").into()),
     };

@@ -13,6 +13,7 @@ mod connect;
 mod dev;
 mod healthcheck;
 mod jobs;
+mod keys;
 mod limits;
 mod print;
 mod serve;
@@ -43,6 +44,9 @@ enum Command {
     /// Vendors of a running service
     #[command(subcommand)]
     Vendors(vendors::VendorsCommand),
+    /// Keys of callers, for a service that wants one
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// For containers: exit code 0 when the service is ready
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Prints the API's description (OpenAPI 3.1)
@@ -133,6 +137,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::run(&args).await,
         Command::Jobs(command) => jobs::run(command).await,
         Command::Vendors(command) => vendors::run(command).await,
+        Command::Keys(command) => keys::run(command).await,
         Command::Healthcheck(args) => healthcheck::run(&args).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "fetchgate", &mut std::io::stdout());

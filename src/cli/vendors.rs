@@ -72,13 +72,14 @@ struct Row<'a> {
     paused: bool,
     paused_until: Option<String>,
     breaker: String,
-    in_flight: i64,
     open: u64,
     waiting: u64,
     oldest_waiting_s: Option<f64>,
-    calls_total: u64,
-    throttled_total: u64,
-    breaches_total: u64,
+    /// These are only for callers that see all tenants.
+    in_flight: Option<i64>,
+    calls_total: Option<u64>,
+    throttled_total: Option<u64>,
+    breaches_total: Option<u64>,
     #[serde(borrow)]
     limits: Vec<&'a RawValue>,
 }
@@ -90,7 +91,7 @@ struct LimitRow {
     per: String,
     shape: String,
     key: String,
-    used: u64,
+    used: Option<u64>,
     next_at: String,
 }
 
@@ -166,11 +167,11 @@ fn list(answer: &RawValue) -> Result<String, Failure> {
             state(&row),
             row.waiting.to_string(),
             row.oldest_waiting_s.map_or_else(|| "-".to_owned(), |secs| format!("{secs:.1} s")),
-            row.in_flight.to_string(),
+            or_dash(row.in_flight),
             row.open.to_string(),
-            row.calls_total.to_string(),
-            row.throttled_total.to_string(),
-            row.breaches_total.to_string(),
+            or_dash(row.calls_total),
+            or_dash(row.throttled_total),
+            or_dash(row.breaches_total),
             if ids.is_empty() { "none".to_owned() } else { ids.join(", ") },
         ]);
     }
@@ -187,7 +188,7 @@ fn show(vendor: &RawValue) -> Result<String, Failure> {
     let head = ["LIMIT", "USED", "CALLS", "PER", "SHAPE", "KEY", "NEXT AT"];
     let rows = limits.into_iter().map(|limit| {
         let LimitRow { id, calls, per, shape, key, used, next_at } = limit;
-        [id, used.to_string(), calls.to_string(), per, shape, key, next_at]
+        [id, or_dash(used), calls.to_string(), per, shape, key, next_at]
     });
     Ok(format!("{fields}\n\n{}", print::table(head, rows)))
 }
@@ -215,6 +216,10 @@ fn pause(vendor: &RawValue) -> Result<String, Failure> {
     let row: Row<'_> = client::read(vendor)?;
     let state = if row.paused { state(&row) } else { "no longer paused".to_owned() };
     Ok(print::shown(&format!("{} is {state}", row.name)))
+}
+
+fn or_dash(number: Option<impl ToString>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
 }
 
 fn state(row: &Row<'_>) -> String {

@@ -153,6 +153,11 @@ pub(super) fn form(path: &str) -> &'static str {
         }
         "rate_headers" => r#""off", or { remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#,
         "remaining" | "reset" => r#"a header's name such as "X-Calls-Left""#,
+        "submit" => r#""100/s""#,
+        "admin_key" => r#""${FETCHGATE_ADMIN_KEY}""#,
+        "published_on" => r#""127.0.0.1""#,
+        "tenants" => "a table for each tenant: [tenants.name]",
+        "tenant_defaults" => r#"{ submit = "100/s", max_waiting = 100000 }"#,
         "trim" | "drop_null" | "allow_open" | "at_most_once" | "exists" | "get" => "true or false",
         "server" | "ops" | "auth" | "store" | "queue" | "capacity" => "its keys under a [table] of this name",
         "vendors" => "a table for each vendor: [vendors.name]",

@@ -54,7 +54,7 @@ pub(super) fn limits(cx: &mut Check<'_>, key: &str, raw: &raw::Limits) -> Option
 const SHORT_FORM: &str = r#"Write "50/s", "2000/m", "100/h", "20000/d" or "10/5s""#;
 
 /// `calls/per`; a unit without a number means one of it.
-fn short(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Limit> {
+pub(super) fn short(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Limit> {
     let text = cx.text(key, raw)?;
     let mut wrong = |why: &str, mend: &str| {
         cx.problem(key, &text.span, format!("{} is not a limit: {why}", text.shown), mend);

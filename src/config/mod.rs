@@ -5,7 +5,7 @@
 //!
 //! Nothing here connects to anything: whether a vendor, a port or the store can be reached is found out later.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hyper::header::{AUTHORIZATION, HeaderName};
 
@@ -14,6 +14,7 @@ use crate::{
     json::Pointer,
     limit::{PoolLimits, breaker::Terms},
     redis_link::RedisUrl,
+    store::room::MostWaiting,
     vendor::{
         clean::Clean,
         replies::{Means, Rule, Test},
@@ -45,6 +46,7 @@ mod server;
 mod source;
 mod store;
 mod templates;
+mod tenants;
 mod vendor;
 mod verify;
 mod webhook;
@@ -64,8 +66,10 @@ pub struct Config {
     pub server: Server,
     /// A second port, for livez, readyz and metrics.
     pub ops_listen: Option<SocketAddr>,
+    pub callers: Callers,
     pub store: Store,
     pub capacity: Capacity,
+    pub tenants: Tenants,
     /// By name, in the order of the names.
     pub vendors: Vec<Vendor>,
     /// Each pool once, with its limits; vendors name their pool.
@@ -101,6 +105,51 @@ impl Server {
     pub fn public_base(&self) -> &str {
         self.public_url.as_str().trim_end_matches('/')
     }
+}
+
+/// Who may use the API.
+#[derive(Debug, Clone)]
+pub enum Callers {
+    /// Whoever reaches the port.
+    Anybody,
+    /// Who has a key. `admin_key` is the first one, with every scope.
+    Keys { admin_key: Option<Secret> },
+}
+
+/// What tenants may do.
+#[derive(Debug, Clone, Default)]
+pub struct Tenants {
+    /// Those with a table of their own; what that does not say is as in `others`.
+    pub named: BTreeMap<Arc<str>, Tenant>,
+    pub others: Tenant,
+}
+
+impl Tenants {
+    pub fn get(&self, name: &str) -> Tenant {
+        self.named.get(name).copied().unwrap_or(self.others)
+    }
+
+    /// What the store has to know: how many jobs may wait, in all and of each tenant.
+    pub fn most_waiting(&self, in_all: u64) -> MostWaiting {
+        let bound = |(name, tenant): (&Arc<str>, &Tenant)| Some((name.clone(), tenant.max_waiting?));
+        let by_tenant = self.named.iter().filter_map(bound).collect();
+        MostWaiting { in_all, by_tenant, of_others: self.others.max_waiting }
+    }
+}
+
+/// What one tenant may do. `None`: without a bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tenant {
+    pub submit: Option<SubmitRate>,
+    /// Jobs that have not ended.
+    pub max_waiting: Option<u64>,
+}
+
+/// So many jobs may be submitted in this time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SubmitRate {
+    pub jobs: u64,
+    pub per: Duration,
 }
 
 #[derive(Debug, Clone)]

@@ -148,6 +148,7 @@ fn mend_unknown(parent: &str, name: &str, known: &[&str]) -> String {
         "public_url" | "callback_secret" => "server",
         "max_waiting" | "grace" => "capacity",
         "retention" => "store",
+        "mode" | "admin_key" | "allow_open" => "auth",
         "default_vendor" => "the top of the file, before any table",
         _ => "",
     };

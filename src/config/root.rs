@@ -2,17 +2,23 @@
 //!
 //! Never repeats a secret.
 
-use std::{collections::BTreeMap, net::SocketAddr, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 use toml::Spanned;
 
 use super::{
-    Capacity, Config,
-    check::Check,
+    Callers, Capacity, Config, Secret,
+    check::{Check, optional},
     error::{ConfigError, Problem, nearest},
     raw, server,
     source::{Env, Sources},
-    store, vendor,
+    store, tenants, vendor,
 };
 
 const MOST_VENDORS: usize = 10_000;
@@ -37,7 +43,7 @@ pub(super) fn check(root: &raw::Root, sources: &Sources<'_>, env: &Env) -> Resul
 fn config(cx: &mut Check<'_>, root: &raw::Root) -> Option<Config> {
     let server = server::server(cx, &root.server);
     let ops_listen = root.ops.listen.as_ref().map(|listen| cx.address("ops.listen", listen));
-    auth(cx, &root.auth, server.as_ref().map(|server| server.listen), &root.server.listen.span());
+    let callers = auth(cx, &root.auth, server.as_ref().map(|server| server.listen), &root.server.listen.span());
     if let (Some(server), Some(Some(ops)), Some(raw)) = (&server, ops_listen, &root.ops.listen)
         && ops == server.listen
         && ops.port() != 0
@@ -47,6 +53,7 @@ fn config(cx: &mut Check<'_>, root: &raw::Root) -> Option<Config> {
     let store = store::store(cx, &root.store, root.queue.as_ref());
     let max_waiting = cx.number("capacity.max_waiting", &root.capacity.max_waiting, 1..=1_000_000_000);
     let grace = cx.duration("capacity.grace", &root.capacity.grace, Duration::from_secs(86_400));
+    let tenants = tenants::tenants(cx, &root.tenants, &root.tenant_defaults);
     let public_url = server.as_ref().map(|server| &server.public_url);
     if root.vendors.len() > MOST_VENDORS {
         let what = format!("{} vendors are too many", root.vendors.len());
@@ -62,8 +69,10 @@ fn config(cx: &mut Check<'_>, root: &raw::Root) -> Option<Config> {
         default_vendor,
         server: server?,
         ops_listen: ops_listen.flatten(),
+        callers: callers?,
         store: store?,
         capacity: Capacity { max_waiting: max_waiting?, grace: grace? },
+        tenants: tenants?,
         vendors,
         pools,
         warnings: Vec::new(),
@@ -89,23 +98,78 @@ fn default_vendor(
     None
 }
 
-fn auth(cx: &mut Check<'_>, raw: &raw::Auth, listen: Option<SocketAddr>, listen_span: &Range<usize>) {
-    let Some(mode) = cx.text("auth.mode", &raw.mode) else { return };
-    let span = &mode.span;
-    match mode.text.as_str() {
-        "none" => {
-            let is_open = listen.is_some_and(|listen| !listen.ip().to_canonical().is_loopback());
-            if is_open && !raw.allow_open.get_ref() {
-                let key = "auth.allow_open";
-                let what = "server.listen is beyond this machine, and auth.mode = \"none\" lets everybody in";
-                let mend = "Write allow_open = true under [auth] if that is meant, or listen on 127.0.0.1";
-                // Its default stands in no file; the address that makes it matter does.
-                let written = raw.allow_open.span();
-                let span = if cx.sources.is_default(&written) { listen_span } else { &written };
-                cx.problem(key, span, what, mend);
-            }
+fn auth(
+    cx: &mut Check<'_>,
+    raw: &raw::Auth,
+    listen: Option<SocketAddr>,
+    listen_span: &Range<usize>,
+) -> Option<Callers> {
+    let mode = cx.text("auth.mode", &raw.mode)?;
+    let admin_key = optional(raw.admin_key.as_ref(), |key| admin_key(cx, key));
+    let published_on = optional(raw.published_on.as_ref(), |address| published_on(cx, address));
+    match (mode.text.as_str(), &raw.admin_key) {
+        ("none", Some(key)) => {
+            let what = "there is an admin_key, and auth.mode = \"none\" lets everybody in without one";
+            cx.problem("auth.admin_key", &key.span(), what, "Write mode = \"api_key\" under [auth], or remove the key");
         }
-        "api_key" => cx.problem("auth.mode", span, "API keys are not built yet", "Write \"none\" for now"),
-        _ => cx.problem("auth.mode", span, format!("there is no mode {}", mode.shown), "Write \"none\""),
+        ("none", None) => {
+            let reached_on = published_on?.or(listen.map(|listen| listen.ip()));
+            let is_open = reached_on.is_some_and(|address| !address.to_canonical().is_loopback());
+            if is_open && !raw.allow_open.get_ref() {
+                open_to_all(cx, raw, listen_span);
+            }
+            return Some(Callers::Anybody);
+        }
+        ("api_key", key) => {
+            if key.is_none() {
+                cx.warnings.push(
+                    "There is no auth.admin_key: only keys that are in the store already let anybody in.".to_owned(),
+                );
+            }
+            return Some(Callers::Keys { admin_key: admin_key? });
+        }
+        _ => {
+            let what = format!("there is no mode {}", mode.shown);
+            cx.problem("auth.mode", &mode.span, what, "Write \"none\" or \"api_key\"");
+        }
     }
+    None
+}
+
+fn open_to_all(cx: &mut Check<'_>, raw: &raw::Auth, listen_span: &Range<usize>) {
+    let what = "the API is reached from beyond this machine, and auth.mode = \"none\" lets everybody in";
+    let (key, span, mend) = match &raw.published_on {
+        Some(address) => {
+            let mend = "Publish it on 127.0.0.1, or turn keys on: mode = \"api_key\" and an admin_key (in Compose: FETCHGATE_ADMIN_KEY)";
+            ("auth.published_on", address.span(), mend)
+        }
+        None => {
+            let mend = "Turn keys on: mode = \"api_key\" and an admin_key under [auth]; or listen on 127.0.0.1; or write allow_open = true if that is meant";
+            // Its default stands in no file; the address that makes it matter does.
+            let written = raw.allow_open.span();
+            let span = if cx.sources.is_default(&written) { listen_span.clone() } else { written };
+            ("auth.allow_open", span, mend)
+        }
+    };
+    cx.problem(key, &span, what, mend);
+}
+
+fn admin_key(cx: &mut Check<'_>, raw: &raw::Text) -> Option<Secret> {
+    let text = cx.text("auth.admin_key", raw)?;
+    if (32..=200).contains(&text.text.len()) && text.text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Some(Secret::new(text.text));
+    }
+    let what = "this key has not 32 to 200 characters of visible ASCII without spaces";
+    cx.problem("auth.admin_key", &text.span, what, "Make one with: openssl rand -hex 32");
+    None
+}
+
+fn published_on(cx: &mut Check<'_>, raw: &raw::Text) -> Option<IpAddr> {
+    let text = cx.text("auth.published_on", raw)?;
+    let address = text.text.parse().ok();
+    if address.is_none() {
+        let what = format!("{} is not an IP address", text.shown);
+        cx.problem("auth.published_on", &text.span, what, r#"Write "127.0.0.1", or "0.0.0.0" for everywhere"#);
+    }
+    address
 }

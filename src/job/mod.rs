@@ -97,6 +97,16 @@ pub struct Lane {
     pub tenant: Arc<str>,
 }
 
+impl Lane {
+    /// What a tenant's name is made of.
+    pub const TENANT_FORM: &str = "1 to 64 characters, none of them a control character";
+
+    /// Whether a tenant can have this name.
+    pub fn is_tenant(name: &str) -> bool {
+        (1..=64).contains(&name.chars().count()) && !name.chars().any(char::is_control)
+    }
+}
+
 /// The time after which nobody needs the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {

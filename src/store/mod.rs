@@ -14,7 +14,9 @@ use crate::{
 };
 
 pub mod calls;
+pub mod keys;
 pub mod redis_mongo;
+pub mod room;
 pub mod signals;
 pub mod sqlite;
 
@@ -29,6 +31,8 @@ pub enum Submitted {
     KeyReused,
     /// As many jobs are waiting as are allowed.
     OverCapacity,
+    /// As many jobs of its tenant are waiting as are allowed.
+    TenantOverLimit,
 }
 
 /// A worker's request for jobs of one vendor.
@@ -71,6 +75,31 @@ pub enum Settled {
     Stored,
     /// The job has ended by other means, or another worker has leased it: nothing was changed.
     TooLate,
+}
+
+/// Whose jobs a caller sees and may change. For it the others do not exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sees {
+    All,
+    Tenant(Arc<str>),
+}
+
+impl Sees {
+    pub fn includes(&self, tenant: &str) -> bool {
+        match self {
+            Sees::All => true,
+            Sees::Tenant(own) => **own == *tenant,
+        }
+    }
+}
+
+/// What became of a job that was to be erased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Erased {
+    Done,
+    /// It has not ended; nothing was changed.
+    NotEnded(Status),
+    Unknown,
 }
 
 /// Which job is meant.
@@ -213,7 +242,10 @@ pub trait Store: Send + Sync {
     async fn settle(&self, lease: Lease, change: Change, attempt: Attempt) -> Result<Settled, Unsettled>;
 
     /// Changes a job without a lease: callbacks, cancels, replays and alarms. Changes are made one after the other, each sees the one before.
-    async fn amend(&self, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError>;
+    async fn amend(&self, sees: &Sees, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError>;
+
+    /// Deletes a job that has ended, with its payload, its result and its attempts. Its idempotency key is kept as long as any other.
+    async fn erase(&self, sees: &Sees, id: JobId) -> Result<Erased, StoreError>;
 
     /// Up to `most` jobs whose deadline or time to answer has passed.
     async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError>;
@@ -222,14 +254,14 @@ pub trait Store: Send + Sync {
     /// that never steps. With many processes, each measures a lease from the first call of this method that saw it.
     async fn reclaim(&self) -> Result<usize, StoreError>;
 
-    async fn find(&self, id: JobId, with: With) -> Result<Option<Job>, StoreError>;
+    async fn find(&self, sees: &Sees, id: JobId, with: With) -> Result<Option<Job>, StoreError>;
 
-    async fn attempts(&self, id: JobId) -> Result<Option<Attempts>, StoreError>;
+    async fn attempts(&self, sees: &Sees, id: JobId) -> Result<Option<Attempts>, StoreError>;
 
     /// What was submitted under this tenant's key before, if anything was.
     async fn recall(&self, tenant: &str, key: &Idempotency) -> Result<Option<Submitted>, StoreError>;
 
-    async fn list(&self, filter: Filter) -> Result<Page, StoreError>;
+    async fn list(&self, sees: &Sees, filter: Filter) -> Result<Page, StoreError>;
 
     /// Deletes some jobs that ended before `before`; says whether there may be more.
     async fn prune(&self, before: Time) -> Result<bool, StoreError>;
@@ -237,6 +269,9 @@ pub trait Store: Send + Sync {
     async fn ready(&self, vendor: &str) -> Result<Ready, StoreError>;
 
     async fn backlog(&self, vendor: &str) -> Backlog;
+
+    /// The part of one tenant: what waits and what is open. Jobs that workers have leased count as waiting.
+    async fn backlog_of(&self, vendor: &str, tenant: &Arc<str>) -> Backlog;
 
     /// How many jobs are ahead of this one, exact below [`EXACT_PLACES`]. The work is bounded, however many jobs wait. `None` if it is unknown,
     /// or the job does not wait for its call any more.
@@ -250,7 +285,7 @@ pub trait Store: Send + Sync {
 
     /// Whether the store can be reached and accepts jobs; else the reason.
     async fn check(&self) -> Result<(), StoreError> {
-        self.find(JobId::MIN, With::NEITHER).await.map(drop)
+        self.find(&Sees::All, JobId::MIN, With::NEITHER).await.map(drop)
     }
 
     /// Returns, with the reason, when nothing more can ever be stored, so that the process should end. Cancel-safe.

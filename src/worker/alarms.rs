@@ -12,7 +12,7 @@ use crate::{
         lifecycle::{self, Policy},
         retry::Retry,
     },
-    store::{Amended, StoreError, Which},
+    store::{Amended, Sees, StoreError, Which},
 };
 
 /// For jobs of a vendor that is not in the config any more: nobody can call it, so there is nothing to retry.
@@ -29,7 +29,7 @@ pub(super) async fn ring(cx: &Context, id: JobId, now: Time) -> Result<(), Store
         let policy = vendors.get(&job.lane.vendor).map_or(NO_POLICY, |vendor| vendor.policy());
         lifecycle::alarmed(job, &policy, jitter, now)
     });
-    if let Amended::Changed(job) = cx.store.amend(Which::Id(id), now, decide).await?
+    if let Amended::Changed(job) = cx.store.amend(&Sees::All, Which::Id(id), now, decide).await?
         && let Some(metrics) = cx.metrics.vendor(&job.lane.vendor)
     {
         metrics.count_ended(job.status);

@@ -19,7 +19,7 @@ use crate::{
     job::Job,
     limit::{Limiter, breakers::Breakers},
     pauses::Pauses,
-    store::Store,
+    store::{Sees, Store},
     telemetry::Metrics,
     vendor::{Registry, http::Client, replies::IN_USE},
 };
@@ -69,7 +69,7 @@ impl Context {
             return false;
         }
         // While the store is unavailable nobody knows: one more attempt costs less than a result that was paid for.
-        self.store.attempts(job.id).await.ok().flatten().is_none_or(|record| job.may_be_done(&record))
+        self.store.attempts(&Sees::All, job.id).await.ok().flatten().is_none_or(|record| job.may_be_done(&record))
     }
 }
 

@@ -183,15 +183,19 @@ fn read_line(from: &mut impl BufRead) -> Option<String> {
     (from.read_line(&mut line).expect("UTF-8") > 0).then_some(line)
 }
 
-/// Gives these bytes as its answer to one request. The head is all that it reads.
-fn canned(answer: &'static str) -> (String, JoinHandle<()>) {
+/// Gives these bytes as its answer to one request. The head is all that it reads, and what it gives at its end.
+fn canned(answer: &'static str) -> (String, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let serving = thread::spawn(move || {
         let (stream, _) = listener.accept().expect("a connection");
         let mut lines = BufReader::new(stream.try_clone().expect("a second handle"));
-        while read_line(&mut lines).is_some_and(|line| !line.trim().is_empty()) {}
+        let mut head = String::new();
+        while let Some(line) = read_line(&mut lines).filter(|line| !line.trim().is_empty()) {
+            head.push_str(&line);
+        }
         (&stream).write_all(answer.as_bytes()).expect("written");
+        head
     });
     (url, serving)
 }
@@ -452,6 +456,42 @@ fn limits_are_shown_set_and_removed() {
     dev.run(&["vendors", "limits", "sync", "--set", "1/s", "--clear"]).fails(2, &["cannot be used with"]);
     let back = dev.run(&["vendors", "limits", "sync", "--clear"]).succeeds().stdout;
     assert!(back.starts_with("from the config file, version 2\n"), "{back}");
+}
+
+#[test]
+fn keys_are_made_listed_and_revoked_and_a_job_is_erased() {
+    let dev = Dev::start();
+    let create =
+        ["keys", "create", "--name", "billing", "--tenant", "acme", "--scope", "submit,read", "--expires-in", "90d"];
+    let key = dev.run(&create).succeeds().stdout.trim().to_owned();
+    let id = key.strip_prefix("fg_").and_then(|rest| rest.split_once('_')).expect("a key").0.to_owned();
+    let listed = dev.run(&["keys", "list"]).succeeds().stdout;
+    let row: Vec<&str> = listed.lines().nth(1).expect("a row").split_whitespace().collect();
+    assert_eq!((row[0], &row[1..4], row[5]), (&*id, &["billing", "acme", "submit,read"][..], "anonymous"));
+    assert!(!listed.contains(&key), "{listed}");
+    dev.run(&["keys", "create", "--name", "x", "--scope", "read"]).fails(1, &["/tenant", "(invalid_field)"]);
+    dev.run(&["keys", "create", "--name", "x", "--scope", "write"]).fails(2, &["possible values"]);
+    assert_eq!(dev.run(&["keys", "revoke", &id]).succeeds().stdout, format!("{id} is revoked\n"));
+    dev.run(&["keys", "revoke", &id]).fails(1, &["(unknown_key)"]);
+
+    let job = dev.submit(&["--vendor", "sync", "--wait", "10s", "-o", "json"]);
+    let job: Value = serde_json::from_str(&job).expect("the job");
+    let job = job["request_id"].as_str().expect("an id");
+    assert_eq!(dev.run(&["jobs", "erase", job]).succeeds().stdout, format!("{job} is erased\n"));
+    dev.run(&["jobs", "get", job]).fails(1, &["(unknown_job)"]);
+}
+
+#[test]
+fn a_key_is_sent_and_never_shown() {
+    let (url, asked) = canned(
+        "HTTP/1.1 401 Unauthorized\r\ncontent-type: application/problem+json\r\ncontent-length: 57\r\n\r\n{\"detail\": \"this needs a key\", \"code\": \"unauthenticated\"}",
+    );
+    let refused =
+        Run::of(command(&url, &["vendors", "list"]).env("FETCHGATE_KEY", "s3cret").output().expect("it runs"));
+    let refused = refused.fails(1, &["(unauthenticated)"]);
+    assert!(!refused.stderr.contains("s3cret"), "{}", refused.stderr);
+    assert!(asked.join().expect("asked").contains("authorization: Bearer s3cret\r\n"));
+    run(&nowhere(), &["vendors", "list", "--key", "a\nb"]).fails(2, &["--key"]);
 }
 
 #[test]

@@ -63,6 +63,7 @@ fn every_file_named_in_the_documents_exists() {
         "docs/mock-vendors.md",
         "docs/recipes/README.md",
         "docs/operations.md",
+        "docs/security.md",
         "docs/benchmarks.md",
         "docs/scale.md",
     ] {

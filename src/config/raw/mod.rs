@@ -29,6 +29,10 @@ pub(super) struct Root {
     pub(super) queue: Option<Spanned<Queue>>,
     pub(super) capacity: Capacity,
     #[serde(default)]
+    pub(super) tenants: BTreeMap<String, Spanned<Tenant>>,
+    #[serde(default)]
+    pub(super) tenant_defaults: Tenant,
+    #[serde(default)]
     pub(super) vendors: BTreeMap<String, Spanned<Vendor>>,
 }
 
@@ -61,6 +65,8 @@ pub(super) struct Ops {
 pub(super) struct Auth {
     pub(super) mode: Text,
     pub(super) allow_open: Spanned<bool>,
+    pub(super) admin_key: Option<Text>,
+    pub(super) published_on: Option<Text>,
 }
 
 #[derive(Deserialize)]
@@ -81,4 +87,11 @@ pub(super) struct Queue {
 pub(super) struct Capacity {
     pub(super) max_waiting: Number,
     pub(super) grace: Text,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tenant {
+    pub(super) submit: Option<Text>,
+    pub(super) max_waiting: Option<Number>,
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::Time,
     job::{Job, JobId, Stage},
-    store::{Amended, Decide, Overdue, StoreError, Which, With},
+    store::{Amended, Decide, Erased, Overdue, Sees, StoreError, Which, With},
 };
 
 /// How often a decision is retried because the job was changed meanwhile.
@@ -47,13 +47,20 @@ impl Proposal {
 
 impl RedisMongo {
     /// Asks for the decision until it is stored, or is to leave the job as it is.
-    pub(super) async fn decide_on(&self, which: &Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
+    pub(super) async fn decide_on(
+        &self,
+        sees: &Sees,
+        which: &Which,
+        now: Time,
+        decide: Decide,
+    ) -> Result<Amended, StoreError> {
         let mut is_too_large = false;
         for _ in 0..TRIES {
             let found = match which {
-                Which::Id(id) => self.read(*id, With::NEITHER).await?,
+                Which::Id(id) => self.read(sees, *id, With::NEITHER).await?,
                 Which::Ticket { vendor, ticket } => self.core.mongo.find_by_ticket(vendor, ticket).await?,
             };
+            let found = found.filter(|found| sees.includes(&found.job.lane.tenant));
             let Some(StoredJob { job: was, version, .. }) = found else { return Ok(Amended::Unknown) };
             let Some(mut change) = decide(&was) else { return Ok(Amended::Left(was)) };
             if is_too_large {
@@ -116,6 +123,23 @@ async fn store(core: &Core, requests: &[Proposal]) -> Result<Vec<bool>, NotStore
 }
 
 impl Core {
+    /// Deletes a job that has ended, if nobody replays it meanwhile. No part of the index has it any more.
+    pub(super) async fn erase(&self, sees: &Sees, id: JobId) -> Result<Erased, StoreError> {
+        for _ in 0..TRIES {
+            let found = self.mongo.find(id, With::NEITHER).await?;
+            let Some(found) = found.filter(|found| sees.includes(&found.job.lane.tenant)) else {
+                return Ok(Erased::Unknown);
+            };
+            if !found.job.status.has_ended() {
+                return Ok(Erased::NotEnded(found.job.status));
+            }
+            if self.mongo.erase(id, found.version, self.clock.now()).await? {
+                return Ok(Erased::Done);
+            }
+        }
+        Err(StoreError::Unavailable("too many others change the same job".into()))
+    }
+
     /// Whether a worker may have leased the job; yes while Redis is unavailable. A job that awaits a callback is not leased, whatever the
     /// index has: its call is over.
     async fn may_be_leased(&self, job: &Job) -> bool {

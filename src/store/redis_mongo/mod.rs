@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -24,8 +24,10 @@ use self::{
     upkeep::{sweep, unsent::Unsent},
 };
 use super::{
-    Ahead, Amended, Backlog, Claim, Decide, Filter, Lease, Overdue, Page, Ready, Settled, Store, StoreError, Submitted,
-    Unsettled, Which, With, signals::Signals,
+    Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Store,
+    StoreError, Submitted, Unsettled, Which, With,
+    room::{Fitting, MostWaiting},
+    signals::Signals,
 };
 use crate::{
     clock::{Clock, Time, nanos},
@@ -39,6 +41,7 @@ mod group;
 mod index;
 mod mark;
 mod read;
+mod room;
 mod settle;
 mod standing;
 mod submit;
@@ -49,8 +52,6 @@ mod upkeep;
 const SUBMIT_WITHIN: Duration = Duration::from_millis(900);
 /// No caller waits longer than this for an update of the index, or for a sweep.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// How old the count of jobs may be that is compared with `capacity.max_waiting`.
-const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// Idempotency keys are kept this long.
 const KEYS_KEPT: Duration = Duration::from_secs(24 * 3600);
 
@@ -64,7 +65,7 @@ pub struct RedisMongo {
     amends: Group<amend::Proposal>,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
     stop: CancellationToken,
-    max_waiting: u64,
+    most_waiting: MostWaiting,
     finds: Group<read::Lookup>,
     releases: Group<dispatch::Release>,
     /// Where the next slice of pruning begins.
@@ -86,20 +87,12 @@ struct Core {
     unsent: Unsent,
     /// Vendors whose streams are low: the next claim refills them first.
     low: Mutex<BTreeSet<Arc<str>>>,
-    live: Mutex<Live>,
+    live: room::Live,
     /// The queue of sweeps.
     sweeps: mpsc::Sender<sweep::Request>,
     /// Notified when `feed::look_after` has something to do.
     cares: Notify,
     faults: Faults,
-}
-
-/// About how many jobs have not ended.
-#[derive(Default)]
-struct Live {
-    counted: u64,
-    accepted_since: u64,
-    at: Option<Instant>,
 }
 
 /// The point at which a debug build aborts, for tests: `FETCHGATE_FAULT` names it.
@@ -113,7 +106,7 @@ impl RedisMongo {
         redis: Redis,
         vendors: Vec<VendorWork>,
         clock: Clock,
-        max_waiting: u64,
+        most_waiting: impl Into<MostWaiting>,
     ) -> Result<RedisMongo, StoreError> {
         let connecting: BoxFuture<'_, _> = Box::pin(Mongo::open(uri, database));
         let process = format!("{:016x}", fastrand::u64(..));
@@ -129,7 +122,7 @@ impl RedisMongo {
             epochs: Mutex::default(),
             unsent: Unsent::default(),
             low: Mutex::default(),
-            live: Mutex::default(),
+            live: room::Live::default(),
             sweeps,
             cares: Notify::new(),
             faults: Faults(std::env::var("FETCHGATE_FAULT").ok().filter(|_| cfg!(debug_assertions))),
@@ -169,44 +162,19 @@ impl RedisMongo {
             releases,
             tasks,
             stop,
-            max_waiting,
+            most_waiting: most_waiting.into(),
             prune_from,
         })
     }
 
-    async fn read(&self, id: JobId, with: With) -> Result<Option<StoredJob>, StoreError> {
+    async fn read(&self, sees: &Sees, id: JobId, with: With) -> Result<Option<StoredJob>, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.finds.send(read::Lookup { id, with, reply }).await.map_err(|_| group::closed())?;
-        answer.await.unwrap_or_else(|_| Err(group::closed()))
+        let found = answer.await.unwrap_or_else(|_| Err(group::closed()))?;
+        Ok(found.filter(|found| sees.includes(&found.job.lane.tenant)))
     }
 
-    /// Whether so many more jobs may be accepted, by a count that is at most a second old.
-    async fn has_room(&self, more: u64) -> bool {
-        let fits = |live: &Live| live.counted + live.accepted_since + more <= self.max_waiting;
-        {
-            let live = lock(&self.core.live);
-            if fits(&live) && live.at.is_some_and(|at| at.elapsed() < COUNT_EVERY) {
-                return true;
-            }
-        }
-        let mut counted = 0;
-        for vendor in self.core.vendors.values() {
-            // While Redis is unavailable the count is unknown, and no job is refused.
-            let Ok(stats) = self.core.briefly(self.core.index.stats(vendor)).await else { return true };
-            counted += stats.live.max(0).unsigned_abs();
-        }
-        let mut live = lock(&self.core.live);
-        *live = Live { counted, accepted_since: 0, at: Some(Instant::now()) };
-        fits(&live)
-    }
-}
-
-#[async_trait]
-impl Store for RedisMongo {
-    async fn submit(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
-        if !self.has_room(jobs.len() as u64).await {
-            return Ok(vec![Submitted::OverCapacity; jobs.len()]);
-        }
+    async fn store(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
         // A large batch takes its time; a job is stored or refused within a second.
         let within = SUBMIT_WITHIN + Duration::from_millis(jobs.len() as u64);
         let (reply, answer) = oneshot::channel();
@@ -222,6 +190,23 @@ impl Store for RedisMongo {
                 Err(StoreError::Unavailable("MongoDB does not answer".into()))
             }
         }
+    }
+}
+
+#[async_trait]
+impl Store for RedisMongo {
+    async fn submit(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
+        if !self.core.has_room(jobs.len() as u64, self.most_waiting.in_all).await {
+            return Ok(vec![Submitted::OverCapacity; jobs.len()]);
+        }
+        let bounds = self.most_waiting.bounds(&jobs);
+        if bounds.is_empty() {
+            return self.store(jobs).await;
+        }
+        let left = self.core.left_of(bounds, &jobs).await?;
+        let (jobs, fits) = Fitting::of(jobs, left).into_parts();
+        let stored = if jobs.is_empty() { Vec::new() } else { self.store(jobs).await? };
+        Ok(Fitting::outcomes(fits, stored))
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Vec<Lease>, StoreError> {
@@ -261,8 +246,12 @@ impl Store for RedisMongo {
         answer.await.expect("every settle is answered, even when it cannot be stored")
     }
 
-    async fn amend(&self, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
-        self.decide_on(&which, now, decide).await
+    async fn amend(&self, sees: &Sees, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
+        self.decide_on(sees, &which, now, decide).await
+    }
+
+    async fn erase(&self, sees: &Sees, id: JobId) -> Result<Erased, StoreError> {
+        self.core.erase(sees, id).await
     }
 
     async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError> {
@@ -273,22 +262,22 @@ impl Store for RedisMongo {
         self.core.reclaim().await
     }
 
-    async fn find(&self, id: JobId, with: With) -> Result<Option<Job>, StoreError> {
-        let Some(mut found) = self.read(id, with).await? else { return Ok(None) };
+    async fn find(&self, sees: &Sees, id: JobId, with: With) -> Result<Option<Job>, StoreError> {
+        let Some(mut found) = self.read(sees, id, with).await? else { return Ok(None) };
         self.core.show_leased(std::slice::from_mut(&mut found.job)).await;
         Ok(Some(found.job))
     }
 
-    async fn attempts(&self, id: JobId) -> Result<Option<Attempts>, StoreError> {
-        Ok(self.read(id, With::NEITHER).await?.map(|found| found.attempts))
+    async fn attempts(&self, sees: &Sees, id: JobId) -> Result<Option<Attempts>, StoreError> {
+        Ok(self.read(sees, id, With::NEITHER).await?.map(|found| found.attempts))
     }
 
     async fn recall(&self, tenant: &str, key: &Idempotency) -> Result<Option<Submitted>, StoreError> {
         submit::recall(&self.core, tenant, key).await
     }
 
-    async fn list(&self, filter: Filter) -> Result<Page, StoreError> {
-        self.core.list(&filter).await
+    async fn list(&self, sees: &Sees, filter: Filter) -> Result<Page, StoreError> {
+        self.core.list(sees, &filter).await
     }
 
     async fn prune(&self, before: Time) -> Result<bool, StoreError> {
@@ -307,6 +296,10 @@ impl Store for RedisMongo {
     async fn backlog(&self, vendor: &str) -> Backlog {
         // For people: what is unknown is shown as nothing.
         self.core.backlog(vendor).await.unwrap_or_default()
+    }
+
+    async fn backlog_of(&self, vendor: &str, tenant: &Arc<str>) -> Backlog {
+        self.core.backlog_of(vendor, tenant).await.unwrap_or_default()
     }
 
     async fn ahead(&self, job: &Job) -> Result<Option<Ahead>, StoreError> {
@@ -344,10 +337,6 @@ impl Core {
     /// Under a clock that a test sets, the bound is so long that only what never answers reaches it.
     fn patience(&self) -> Duration {
         if self.clock.injected().is_some() { PATIENCE * 20 } else { PATIENCE }
-    }
-
-    fn note_accepted(&self, jobs: u64) {
-        lock(&self.live).accepted_since += jobs;
     }
 
     /// Wakes those who wait for these jobs, in every process. A missed message is caught by a poll within a second.

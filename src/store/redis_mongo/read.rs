@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     job::{Job, JobId, Status},
-    store::{Backlog, Filter, Page, StoreError, With},
+    store::{Backlog, Filter, Page, Sees, StoreError, With},
 };
 
 /// Rows that one page of a list looks at, at most.
@@ -77,7 +77,7 @@ impl Core {
     }
 
     /// Looks at a bounded number of jobs from the newest on, and keeps those that match.
-    pub(super) async fn list(&self, filter: &Filter) -> Result<Page, StoreError> {
+    pub(super) async fn list(&self, sees: &Sees, filter: &Filter) -> Result<Page, StoreError> {
         let last = JobId::from_bytes([0xff; 16]);
         let before = filter.created_before.map(JobId::first_at);
         let below = [filter.before, before].into_iter().flatten().min().unwrap_or(last);
@@ -99,7 +99,8 @@ impl Core {
             }
             self.show_leased(&mut slice).await;
             examined += read;
-            page.jobs.extend(slice.into_iter().filter(|job| filter.matches(job)));
+            let fits = |job: &Job| sees.includes(&job.lane.tenant) && filter.matches(job);
+            page.jobs.extend(slice.into_iter().filter(fits));
             if read < 500 {
                 break;
             }

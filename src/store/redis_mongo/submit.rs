@@ -160,6 +160,12 @@ async fn missing(core: &Core, jobs: &[NewJob], outcomes: &[Submitted]) -> Result
         let pruned = core.mongo.pruned_up_to().await?;
         missing.retain(|id| *id >= pruned);
     }
+    if !missing.is_empty() {
+        let ids: Vec<JobId> = missing.iter().copied().collect();
+        for erased in core.mongo.which_were_erased(&ids).await? {
+            missing.remove(&erased);
+        }
+    }
     Ok(missing)
 }
 

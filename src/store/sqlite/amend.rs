@@ -2,7 +2,7 @@
 //!
 //! Never waits for a worker: a job can end here during its call, and the fence refuses what the call brings later.
 
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use super::{
@@ -15,12 +15,13 @@ use super::{
 };
 use crate::{
     clock::{Nanos, Time},
-    job::{Job, JobId, lifecycle},
-    store::{Amended, Decide, StoreError, Which, With},
+    job::{Job, JobId, Status, lifecycle},
+    store::{Amended, Decide, Erased, Sees, StoreError, Which, With},
 };
 
 /// Changes one job by a decision about it as it is.
 pub(super) struct Amend {
+    sees: Sees,
     which: Which,
     decide: Decide,
     now: Time,
@@ -40,19 +41,21 @@ struct Found {
 
 impl Amend {
     pub(super) fn boxed(
+        sees: Sees,
         which: Which,
         now: Time,
         decide: Decide,
         reply: oneshot::Sender<Result<Amended, StoreError>>,
     ) -> Box<dyn Write> {
-        Box::new(Amend { which, decide, now, found: None, entry: None, reply })
+        Box::new(Amend { sees, which, decide, now, found: None, entry: None, reply })
     }
 }
 
 impl Write for Amend {
     fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
         self.found = None;
-        let Some((row, was)) = read(tx, &self.which)? else { return Ok(()) };
+        let is_seen = |(_, job): &(Row, Job)| self.sees.includes(&job.lane.tenant);
+        let Some((row, was)) = read(tx, &self.which)?.filter(is_seen) else { return Ok(()) };
         // From here on no worker can claim it. A worker that has leased it is fenced off by the attempt number.
         let attempt = {
             let mut index = tx.core.index();
@@ -125,6 +128,21 @@ pub(super) fn read(tx: &Tx<'_>, which: &Which) -> rusqlite::Result<Option<(Row, 
             tx.conn.prepare_cached(&sql)?.query_row((ticket, &**vendor), rows::with_lane).optional()
         }
     }
+}
+
+/// Deletes a job that has ended. It is in no part of the index any more.
+pub(super) fn erase(conn: &Connection, sees: &Sees, id: JobId) -> rusqlite::Result<Erased> {
+    let found = conn
+        .prepare_cached("SELECT j.status, l.tenant FROM jobs j JOIN lanes l ON l.lane = j.lane WHERE j.id = ?1")?
+        .query_row([id.as_bytes()], |row| Ok((row.get::<_, usize>(0)?, row.get::<_, String>(1)?)))
+        .optional()?;
+    let Some((status, _)) = found.filter(|(_, tenant)| sees.includes(tenant)) else { return Ok(Erased::Unknown) };
+    let status = Status::ALL.get(status).copied().unwrap_or(Status::Pending);
+    if !status.has_ended() {
+        return Ok(Erased::NotEnded(status));
+    }
+    conn.prepare_cached("DELETE FROM jobs WHERE id = ?1")?.execute([id.as_bytes()])?;
+    Ok(Erased::Done)
 }
 
 /// Frees the jobs of lapsed leases, with an attempt number that fences their workers off. Jobs whose call is on record end.

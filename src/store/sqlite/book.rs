@@ -62,9 +62,14 @@ impl Book for Sqlite {
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
         self.readers
             .read(|conn| {
-                conn.prepare_cached("SELECT vendor, until FROM pauses")?
+                conn.prepare_cached("SELECT vendor, until, since, set_by FROM pauses")?
                     .query_map([], |row| {
-                        Ok(Pause { vendor: row.get(0)?, until: row.get::<_, Option<i64>>(1)?.map(Time) })
+                        Ok(Pause {
+                            vendor: row.get(0)?,
+                            until: row.get::<_, Option<i64>>(1)?.map(Time),
+                            since: row.get::<_, Option<i64>>(2)?.map(Time),
+                            by: row.get(3)?,
+                        })
                     })?
                     .collect()
             })
@@ -77,10 +82,15 @@ impl Book for Sqlite {
             match &pause {
                 Some(pause) => conn
                     .prepare_cached(
-                        "INSERT INTO pauses (vendor, until) VALUES (?1, ?2)
-                         ON CONFLICT DO UPDATE SET until = excluded.until",
+                        "INSERT INTO pauses (vendor, until, since, set_by) VALUES (?1, ?2, ?3, ?4)
+                         ON CONFLICT DO UPDATE SET until = excluded.until, since = excluded.since, set_by = excluded.set_by",
                     )?
-                    .execute((&vendor, pause.until.map(|until| until.0)))?,
+                    .execute((
+                        &vendor,
+                        pause.until.map(|until| until.0),
+                        pause.since.map(|since| since.0),
+                        &pause.by,
+                    ))?,
                 None => conn.prepare_cached("DELETE FROM pauses WHERE vendor = ?1")?.execute([&vendor])?,
             };
             Ok(())
@@ -91,13 +101,14 @@ impl Book for Sqlite {
     async fn live_limits(&self) -> Result<Vec<LiveLimits>, StoreError> {
         self.readers
             .read(|conn| {
-                conn.prepare_cached("SELECT pool, version, limits, since FROM live_limits")?
+                conn.prepare_cached("SELECT pool, version, limits, since, set_by FROM live_limits")?
                     .query_map([], |row| {
                         Ok(LiveLimits {
                             pool: row.get(0)?,
                             version: row.get(1)?,
                             limits: row.get(2)?,
                             since: Time(row.get(3)?),
+                            by: row.get(4)?,
                         })
                     })?
                     .collect()
@@ -109,11 +120,12 @@ impl Book for Sqlite {
         self.write(move |conn| {
             let changed = conn
                 .prepare_cached(
-                    "INSERT INTO live_limits (pool, version, limits, since) SELECT ?1, ?2, ?3, ?4
-                     WHERE ?5 = coalesce((SELECT version FROM live_limits WHERE pool = ?1), 0)
-                     ON CONFLICT DO UPDATE SET version = excluded.version, limits = excluded.limits, since = excluded.since",
+                    "INSERT INTO live_limits (pool, version, limits, since, set_by) SELECT ?1, ?2, ?3, ?4, ?5
+                     WHERE ?6 = coalesce((SELECT version FROM live_limits WHERE pool = ?1), 0)
+                     ON CONFLICT DO UPDATE SET version = excluded.version, limits = excluded.limits, since = excluded.since,
+                       set_by = excluded.set_by",
                 )?
-                .execute((&new.pool, new.version, &new.limits, new.since.0, seen))?;
+                .execute((&new.pool, new.version, &new.limits, new.since.0, &new.by, seen))?;
             Ok(changed == 1)
         })
         .await

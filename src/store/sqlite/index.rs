@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    counts::{Counts, TenantCounts},
     leases::LeasedJob,
     shelf::Entry,
     steady::{Now, Steady},
@@ -39,6 +40,7 @@ pub(super) struct Index {
     pub(super) unreadable: BTreeSet<LaneId>,
     /// Jobs that have not ended.
     pub(super) live: u64,
+    pub(super) tenants: TenantCounts,
     /// The earliest alarm that is set; may be too early, never too late.
     pub(super) next_alarm: Option<i64>,
 }
@@ -123,16 +125,14 @@ impl Index {
         removed
     }
 
-    /// Moves `jobs` of a vendor in the counts from one stage to another; `None` is before the submit and after the end.
-    pub(super) fn recount(&mut self, vendor: &Arc<str>, from: Option<Stage>, to: Option<Stage>, jobs: u64) {
-        let vendor = self.vendor_id(vendor);
-        let vendor = &mut self.vendors[vendor];
-        let waits = |stage: Option<Stage>| jobs * u64::from(matches!(stage, Some(Stage::Call | Stage::Poll)));
-        let is_open = |stage: Option<Stage>| jobs * u64::from(matches!(stage, Some(Stage::Await | Stage::Poll)));
-        let lives = |stage: Option<Stage>| jobs * u64::from(stage.is_some());
-        vendor.waiting = (vendor.waiting + waits(to)).saturating_sub(waits(from));
-        vendor.open = (vendor.open + is_open(to)).saturating_sub(is_open(from));
-        self.live = (self.live + lives(to)).saturating_sub(lives(from));
+    /// Moves `jobs` of a vendor and a tenant in the counts from one stage to another; `None` is before the submit and after the end.
+    pub(super) fn recount(&mut self, lane: &Lane, from: Option<Stage>, to: Option<Stage>, jobs: u64) {
+        let id = self.vendor_id(&lane.vendor);
+        let vendor = &mut self.vendors[id];
+        let mut counts = Counts { waiting: vendor.waiting, open: vendor.open, live: self.live };
+        counts.recount(from, to, jobs);
+        (vendor.waiting, vendor.open, self.live) = (counts.waiting, counts.open, counts.live);
+        self.tenants.recount(id, &lane.tenant, from, to, jobs);
     }
 
     /// Leases due jobs of a vendor: turns between priorities by their shares, between tenants equally; a lane's polls before its calls.
@@ -232,6 +232,13 @@ impl Index {
         Backlog { waiting, leased: state.leased, open: state.open, oldest_due, settled_at: state.settled_at }
     }
 
+    /// The part of one tenant. Leased jobs count as waiting.
+    pub(super) fn backlog_of(&self, vendor: &str, tenant: &Arc<str>) -> Backlog {
+        let Some(id) = self.vendor_ids.get(vendor) else { return Backlog::default() };
+        let Counts { waiting, open, .. } = self.tenants.of_vendor(*id, tenant);
+        Backlog { waiting, open, ..Backlog::default() }
+    }
+
     /// How many jobs each vendor has, at least.
     pub(super) fn jobs_by_vendor(&self) -> impl Iterator<Item = (&Arc<str>, u64)> {
         // A job that is polled both waits and is open.
@@ -297,7 +304,7 @@ mod tests {
         let now = index.now(&clock);
         for n in 0..lanes {
             let id = JobId::from_bytes(u128::try_from(n).unwrap().to_be_bytes());
-            index.recount(&lane(n).vendor, None, Some(Stage::Call), 1);
+            index.recount(&lane(n), None, Some(Stage::Call), 1);
             index.put_new(n, &lane(n), Stage::Call, Entry::new((0, n), id, Time(0), bytes, 0), now);
         }
         (index, now)

@@ -25,8 +25,10 @@ use self::{
     writer::{After, Core, Write, Writer, queue_refills, request},
 };
 use super::{
-    Ahead, Amended, Backlog, Claim, Decide, Filter, Lease, Overdue, Page, Ready, Settled, Store, StoreError, Submitted,
-    Unsettled, Which, With, signals::Signals,
+    Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Store,
+    StoreError, Submitted, Unsettled, Which, With,
+    room::{Fitting, MostWaiting},
+    signals::Signals,
 };
 use crate::{
     clock::{Clock, Nanos, Time, nanos},
@@ -37,8 +39,10 @@ use crate::{
 mod amend;
 mod book;
 mod calls;
+mod counts;
 mod file;
 mod index;
+mod keys;
 mod leases;
 mod mark;
 mod queue;
@@ -69,19 +73,19 @@ pub struct Sqlite {
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// The reason, once nothing more can be stored.
     failed: watch::Sender<Option<String>>,
-    max_waiting: u64,
+    most_waiting: MostWaiting,
     /// Where the next slice of pruning begins.
     prune_from: Mutex<i64>,
     file: OurFile,
 }
 
 impl Sqlite {
-    /// Opens the file, or makes it. `vendors` are those that have a dispatcher; `max_waiting` bounds the jobs that have not ended.
+    /// Opens the file, or makes it. `vendors` are those that have a dispatcher; `most_waiting` bounds the jobs that have not ended.
     pub fn open(
         path: &Path,
         clock: Clock,
         vendors: impl IntoIterator<Item = Arc<str>>,
-        max_waiting: u64,
+        most_waiting: impl Into<MostWaiting>,
     ) -> Result<Sqlite, OpenError> {
         if rusqlite::version_number() < 3_051_003 {
             return Err(OpenError::OldSqlite(rusqlite::version()));
@@ -119,7 +123,7 @@ impl Sqlite {
             requests: Mutex::new(Some(requests)),
             writer: Mutex::new(Some(thread)),
             failed,
-            max_waiting,
+            most_waiting: most_waiting.into(),
             prune_from: Mutex::new(0),
             file,
         })
@@ -147,6 +151,11 @@ impl Sqlite {
         Ok(read?.into_iter().flatten().collect())
     }
 
+    async fn store(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
+        let now = self.core.clock.now();
+        request(&self.requests()?, |reply| Submit::boxed(jobs, now, reply)).await?
+    }
+
     fn requests(&self) -> Result<mpsc::Sender<Box<dyn Write>>, StoreError> {
         if let Some(why) = &*self.failed.borrow() {
             return Err(StoreError::Unavailable(why.clone()));
@@ -159,11 +168,20 @@ impl Sqlite {
 #[async_trait]
 impl Store for Sqlite {
     async fn submit(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
-        if self.core.index().live + jobs.len() as u64 > self.max_waiting {
-            return Ok(vec![Submitted::OverCapacity; jobs.len()]);
+        let mut left = self.most_waiting.bounds(&jobs);
+        {
+            let index = self.core.index();
+            if index.live + jobs.len() as u64 > self.most_waiting.in_all {
+                return Ok(vec![Submitted::OverCapacity; jobs.len()]);
+            }
+            left.iter_mut().for_each(|(tenant, left)| *left = left.saturating_sub(index.tenants.live(tenant)));
         }
-        let now = self.core.clock.now();
-        request(&self.requests()?, |reply| Submit::boxed(jobs, now, reply)).await?
+        if left.is_empty() {
+            return self.store(jobs).await;
+        }
+        let (jobs, fits) = Fitting::of(jobs, left).into_parts();
+        let stored = if jobs.is_empty() { Vec::new() } else { self.store(jobs).await? };
+        Ok(Fitting::outcomes(fits, stored))
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Vec<Lease>, StoreError> {
@@ -219,8 +237,14 @@ impl Store for Sqlite {
         answer.await.expect("the writer answers every settle, even when it cannot store it")
     }
 
-    async fn amend(&self, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
-        request(&self.requests()?, |reply| Amend::boxed(which, now, decide, reply)).await?
+    async fn amend(&self, sees: &Sees, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
+        let sees = sees.clone();
+        request(&self.requests()?, |reply| Amend::boxed(sees, which, now, decide, reply)).await?
+    }
+
+    async fn erase(&self, sees: &Sees, id: JobId) -> Result<Erased, StoreError> {
+        let sees = sees.clone();
+        self.write(move |conn| amend::erase(conn, &sees, id)).await
     }
 
     async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError> {
@@ -252,13 +276,13 @@ impl Store for Sqlite {
         request(&self.requests()?, |reply| Reclaim::boxed(now, reply)).await?
     }
 
-    async fn find(&self, id: JobId, with: With) -> Result<Option<Job>, StoreError> {
-        let job = self.readers.look(|conn| read::find(conn, id, with))?;
+    async fn find(&self, sees: &Sees, id: JobId, with: With) -> Result<Option<Job>, StoreError> {
+        let job = self.readers.look(|conn| read::find(conn, sees, id, with))?;
         Ok(job.map(|job| read::overlay(job, &self.core)))
     }
 
-    async fn attempts(&self, id: JobId) -> Result<Option<Attempts>, StoreError> {
-        self.readers.look(|conn| read::attempts(conn, id))
+    async fn attempts(&self, sees: &Sees, id: JobId) -> Result<Option<Attempts>, StoreError> {
+        self.readers.look(|conn| read::attempts(conn, sees, id))
     }
 
     async fn recall(&self, tenant: &str, key: &Idempotency) -> Result<Option<Submitted>, StoreError> {
@@ -266,9 +290,9 @@ impl Store for Sqlite {
         self.readers.read(move |conn| queue::recall(conn, &tenant, &key)).await
     }
 
-    async fn list(&self, filter: Filter) -> Result<Page, StoreError> {
-        let core = Arc::clone(&self.core);
-        self.readers.read(move |conn| read::list(conn, &filter, &core)).await
+    async fn list(&self, sees: &Sees, filter: Filter) -> Result<Page, StoreError> {
+        let (core, sees) = (Arc::clone(&self.core), sees.clone());
+        self.readers.read(move |conn| read::list(conn, &sees, &filter, &core)).await
     }
 
     async fn prune(&self, before: Time) -> Result<bool, StoreError> {
@@ -291,6 +315,10 @@ impl Store for Sqlite {
         index.backlog(vendor, now)
     }
 
+    async fn backlog_of(&self, vendor: &str, tenant: &Arc<str>) -> Backlog {
+        self.core.index().backlog_of(vendor, tenant)
+    }
+
     async fn ahead(&self, job: &Job) -> Result<Option<Ahead>, StoreError> {
         let (core, id) = (Arc::clone(&self.core), job.id);
         self.readers.read(move |conn| standing::ahead(conn, id, &core)).await
@@ -306,7 +334,7 @@ impl Store for Sqlite {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        self.find(JobId::MIN, With::NEITHER).await?;
+        self.find(&Sees::All, JobId::MIN, With::NEITHER).await?;
         let Some(why) = self.core.refusing().clone() else { return Ok(()) };
         // Only a write can show whether that is still so, and callers may send none while jobs are refused. So we make one.
         if let Ok(requests) = self.requests()

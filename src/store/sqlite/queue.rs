@@ -64,7 +64,7 @@ impl Write for Submit {
             if let Some(deadline) = job.deadline {
                 after.alarm(deadline.at);
             }
-            after.index.recount(&job.lane.vendor, None, Some(Stage::Call), 1);
+            after.index.recount(&job.lane, None, Some(Stage::Call), 1);
             let entry = Entry::new((job.due_at.0, row.n), job.id, self.now, job.payload.len(), 0);
             let now = after.now;
             after.index.put_new(row.lane, &job.lane, Stage::Call, entry, now);
@@ -205,7 +205,7 @@ impl Write for Settle {
             Took::StaleData(row, was) => {
                 after.index.unlease(id, None);
                 after.index.remove(row, was.stage);
-                after.index.recount(&lease.job.lane.vendor, Some(was.stage), None, 1);
+                after.index.recount(&lease.job.lane, Some(was.stage), None, 1);
                 after.ring(&lease.job.lane.vendor);
                 after.has_ended(id);
                 Settled::Stored
@@ -293,7 +293,7 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
 
 /// Updates the index after a job that was not on a shelf was changed.
 pub(super) fn reindex(after: &mut After<'_>, row: Row, was: &Job, job: &Job) {
-    after.index.recount(&job.lane.vendor, was.live_stage(), job.live_stage(), 1);
+    after.index.recount(&job.lane, was.live_stage(), job.live_stage(), 1);
     if let Some(at) = job.alarm_at() {
         after.alarm(at);
     }

@@ -14,7 +14,7 @@ use super::{index::Claimed, rows, writer::Core};
 use crate::{
     clock::Nanos,
     job::{Attempts, Job, JobId, Status},
-    store::{Filter, Lease, Page, StoreError, With},
+    store::{Filter, Lease, Page, Sees, StoreError, With},
 };
 
 /// Rows that one page of a list looks at, at most.
@@ -91,9 +91,10 @@ pub(super) fn explain(error: &rusqlite::Error) -> StoreError {
     StoreError::Unavailable(error.to_string())
 }
 
-pub(super) fn find(conn: &Connection, id: JobId, with: With) -> rusqlite::Result<Option<Job>> {
+pub(super) fn find(conn: &Connection, sees: &Sees, id: JobId, with: With) -> rusqlite::Result<Option<Job>> {
     let sql = format!("{} WHERE j.id = ?1", rows::select(with));
-    conn.prepare_cached(&sql)?.query_row([id.as_bytes()], |row| Ok(rows::with_lane(row)?.1)).optional()
+    let found = conn.prepare_cached(&sql)?.query_row([id.as_bytes()], |row| Ok(rows::with_lane(row)?.1)).optional()?;
+    Ok(found.filter(|job| sees.includes(&job.lane.tenant)))
 }
 
 /// Reads jobs that have just been leased, with all that a call needs. Gives `None` for a job that was changed meanwhile (whoever changed it
@@ -117,17 +118,17 @@ pub(super) fn leased(conn: &Connection, claimed: Vec<Claimed>, until: Nanos) -> 
     Ok(leases)
 }
 
-pub(super) fn attempts(conn: &Connection, id: JobId) -> rusqlite::Result<Option<Attempts>> {
-    let json: Option<Option<Vec<u8>>> = conn
-        .prepare_cached("SELECT attempts FROM jobs WHERE id = ?1")?
-        .query_row([id.as_bytes()], |row| row.get(0))
+pub(super) fn attempts(conn: &Connection, sees: &Sees, id: JobId) -> rusqlite::Result<Option<Attempts>> {
+    let found = conn
+        .prepare_cached("SELECT j.attempts, l.tenant FROM jobs j JOIN lanes l ON l.lane = j.lane WHERE j.id = ?1")?
+        .query_row([id.as_bytes()], |row| Ok((row.get::<_, Option<Vec<u8>>>(0)?, row.get::<_, String>(1)?)))
         .optional()?;
-    json.map(rows::attempts).transpose()
+    found.filter(|(_, tenant)| sees.includes(tenant)).map(|(json, _)| rows::attempts(json)).transpose()
 }
 
 /// Reads a bounded number of jobs, newest first, and keeps those that match.
 /// The row of a leased job still says `pending`, so the status is compared here and not in SQL.
-pub(super) fn list(conn: &Connection, filter: &Filter, core: &Core) -> rusqlite::Result<Page> {
+pub(super) fn list(conn: &Connection, sees: &Sees, filter: &Filter, core: &Core) -> rusqlite::Result<Page> {
     let select = rows::select(With::NEITHER);
     let sql = format!("{select} WHERE j.id < :below AND j.id >= :from ORDER BY j.id DESC LIMIT :most");
     let last = JobId::from_bytes([0xff; 16]);
@@ -148,7 +149,7 @@ pub(super) fn list(conn: &Connection, filter: &Filter, core: &Core) -> rusqlite:
         let Some((_, job)) = rows::skip_unreadable(row.get(0)?, rows::with_lane(row))? else { continue };
         last_id = Some(job.id);
         let job = overlay(job, core);
-        if filter.matches(&job) {
+        if sees.includes(&job.lane.tenant) && filter.matches(&job) {
             page.jobs.push(job);
         }
         if page.jobs.len() == filter.limit {

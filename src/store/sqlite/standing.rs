@@ -165,7 +165,7 @@ pub(super) fn read_index(conn: &Connection) -> rusqlite::Result<(Index, i64)> {
         if stage != Stage::Await {
             index.add_unread(row.get(0)?, &lane, stage);
         }
-        index.recount(&lane.vendor, None, Some(stage), row.get(5)?);
+        index.recount(&lane, None, Some(stage), row.get(5)?);
     }
     index.next_alarm = conn.query_row("SELECT min(alarm_at) FROM jobs", [], |row| row.get(0))?;
     let next_n: Option<i64> = conn.query_row("SELECT max(n) FROM jobs", [], |row| row.get(0))?;

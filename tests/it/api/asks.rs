@@ -211,7 +211,12 @@ async fn report_12_a_callback_says_that_the_data_can_be_fetched(backend: Backend
 async fn stored(app: &TestApp, id: &str) -> fetchgate::job::Job {
     let with = fetchgate::store::With { payload: true, result: false };
     let id = fetchgate::job::JobId::parse(id).expect("an id");
-    app.app.store.find(id, with).await.expect("the store works").expect("the job is there")
+    app.app
+        .store
+        .find(&fetchgate::store::Sees::All, id, with)
+        .await
+        .expect("the store works")
+        .expect("the job is there")
 }
 
 async fn body_of(outgoing: fetchgate::vendor::outgoing::Outgoing) -> bytes::Bytes {

@@ -73,7 +73,7 @@ async fn a_method_that_nobody_knows_leaves_nothing_in_the_metrics() {
     let app = start().await;
     for n in 0..30 {
         let method = format!("{}{n}", "A".repeat(5000));
-        let request = format!("{method} /vendor-webhook/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let request = format!("{method} /vendor-webhook/x HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         assert_eq!(problem(&app.send_bytes(request.as_bytes()).await).0, 405);
     }
     let metrics = app.get("/metrics").await.text;
@@ -167,7 +167,7 @@ async fn a_batch_that_stalls_gives_way_to_one_that_waits() {
     // A megabyte is left, and the stalled batch takes most of it.
     let kept = app.app.edge.memory.batches.take(71 * MIB).await.expect("nobody else is here");
     let mut stalled = connect(&app).await;
-    let head = "POST /jobs/batch HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/x-ndjson\r\ncontent-length: 60000000\r\n\r\n";
+    let head = "POST /jobs/batch HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/x-ndjson\r\ncontent-length: 60000000\r\n\r\n";
     stalled.write_all(head.as_bytes()).await.expect("sent");
     stalled.write_all(&vec![b' '; 900 << 10]).await.expect("sent");
     let job = format!(r#"{{"payload": "{}", "vendor": "sync"}}"#, "x".repeat(400));
@@ -184,7 +184,7 @@ async fn a_batch_that_stalls_gives_way_to_one_that_waits() {
 async fn stalled_callbacks_take_a_bounded_share_and_true_ones_are_answered() {
     let app = start().await;
     let head = format!(
-        "POST /vendor-webhook/async HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        "POST /vendor-webhook/async HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         8 * MIB
     );
     let mut stalled = JoinSet::new();
@@ -214,7 +214,7 @@ async fn who_does_not_read_is_cut_off_when_answers_need_memory() {
     let app = start().await;
     let id = app.submit("sync", &format!("\"{}\"", "x".repeat(10_000))).await;
     let mut unread = connect(&app).await;
-    let asks = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
+    let asks = "GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(100);
     unread.write_all(asks.as_bytes()).await.expect("sent");
     let kept = app.app.edge.memory.answers.take(32 * MIB).await.expect("nobody else is here");
     assert_no_memory(&app.get(&format!("/jobs/{id}?include=payload")).await);
@@ -231,7 +231,7 @@ async fn who_does_not_read_is_cut_off_when_answers_need_memory() {
 async fn a_caller_that_has_left_is_not_waited_for() {
     let app = start().await;
     let id = app.submit("sync", "1").await;
-    let asks = format!("GET /jobs/{id}?wait=60s HTTP/1.1\r\nhost: x\r\n\r\n");
+    let asks = format!("GET /jobs/{id}?wait=60s HTTP/1.1\r\nhost: localhost\r\n\r\n");
     // It has closed its side and still reads.
     let mut closed = connect(&app).await;
     closed.write_all(asks.as_bytes()).await.expect("sent");
@@ -283,13 +283,13 @@ async fn a_head_that_cannot_be_read_is_a_problem_too() {
     let cases = [
         ("GARBAGE\r\n\r\n".to_owned(), 400, "malformed_request"),
         ("GET / HTTP/1.1\r\nhost x\r\n\r\n".to_owned(), 400, "malformed_request"),
-        (format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "x".repeat(20_000)), 431, "head_too_large"),
-        (format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(70_000)), 431, "head_too_large"),
-        (format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "x: x\r\n".repeat(200)), 431, "head_too_large"),
+        (format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "x".repeat(20_000)), 431, "head_too_large"),
+        (format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "x".repeat(70_000)), 431, "head_too_large"),
+        (format!("GET / HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: x\r\n".repeat(200)), 431, "head_too_large"),
         ("GET /livez HTTP/1.1\r\n\r\n".to_owned(), 400, "malformed_request"),
-        ("GET /livez HTTP/1.1\r\nhost: x\r\nhost: x\r\n\r\n".to_owned(), 400, "malformed_request"),
+        ("GET /livez HTTP/1.1\r\nhost: localhost\r\nhost: localhost\r\n\r\n".to_owned(), 400, "malformed_request"),
         (
-            "POST /jobs HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n".to_owned(),
+            "POST /jobs HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n".to_owned(),
             501,
             "not_supported",
         ),
@@ -375,7 +375,7 @@ async fn only_pages_of_configured_origins_may_read_answers() {
 async fn one_address_has_no_more_connections_than_it_may() {
     let text = format!("[server]\nmax_connections_per_address = 3\n{THREE_KINDS}");
     let app = TestApp::with(Backend::Sqlite, &text).await;
-    let asks = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n";
+    let asks = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let mut open = Vec::new();
     for _ in 0..3 {
         let mut stream = connect(&app).await;
@@ -412,7 +412,7 @@ async fn over_tls(address: &str, trusted: &[&str]) -> Option<String> {
     let stream = TcpStream::connect(address).await.expect("it listens");
     let name = ServerName::try_from("127.0.0.1").expect("an address");
     let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()?;
-    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("sent");
+    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.expect("sent");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("an answer");
     Some(answer)
@@ -449,7 +449,7 @@ async fn a_certificate_is_used_and_its_successor_as_soon_as_it_is_there() {
     wait_until("the new one is in use", LONG, async || over_tls(&address, &[two]).await).await;
     // Plain HTTP is not answered there.
     let mut plain = TcpStream::connect(&address).await.expect("it listens");
-    plain.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+    plain.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("sent");
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(Duration::from_secs(20), plain.read_to_end(&mut answer)).await.expect("closed");
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");

@@ -86,7 +86,7 @@ async fn the_limits_of_the_file_are_shown_until_others_are_laid(backend: Backend
     let body = r#"{"limits": ["2/s", {"calls": 600, "per": "1m", "shape": "bucket", "burst": 5, "key": "tenant"}]}"#;
     let laid = put(&app, Some("\"0\""), body).await;
     assert_eq!((laid.status.as_u16(), laid.header("etag")), (200, "\"1\""), "{}", laid.text);
-    let live = json!({"version": 1, "source": "live", "since": "2026-01-15T08:00:00.000Z", "limits": [
+    let live = json!({"version": 1, "source": "live", "since": "2026-01-15T08:00:00.000Z", "by": "anonymous", "limits": [
         {"id": "2/s", "calls": 2, "per": "1s", "shape": "paced", "guard": "8ms", "key": "vendor"},
         {"id": "600/1m", "calls": 600, "per": "1m", "shape": "bucket", "burst": 5, "guard": "300ms", "key": "tenant"},
     ]});

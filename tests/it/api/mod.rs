@@ -1,5 +1,7 @@
 //! The HTTP API, black box.
 
+mod access;
+mod admission;
 mod answers;
 mod asks;
 mod breaker;
@@ -8,6 +10,7 @@ mod credentials;
 mod description;
 mod edge;
 mod elsewhere;
+mod erase;
 mod jobs;
 mod letters;
 mod limits;

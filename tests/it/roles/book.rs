@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use fetchgate::{
     api::App,
+    book::Pause,
     clock::Clock,
     config::{self, Config},
     in_force::{Expected, FOLLOW_WITHOUT_MESSAGES},
@@ -73,7 +74,16 @@ impl Site {
 
 async fn lay(app: &App, limits: &str) {
     let limits = config::parse_limits(limits).expect("limits");
-    assert!(app.limits.set_live(&*app.limiter, "one", &Expected::Any, Some(&limits)).await.expect("the book is there"));
+    assert!(
+        app.limits
+            .set_live(&*app.limiter, "one", &Expected::Any, Some(&limits), "the test")
+            .await
+            .expect("the book is there")
+    );
+}
+
+fn pause() -> Pause {
+    Pause { vendor: "one".to_owned(), until: None, since: Some(START), by: Some("the test".to_owned()) }
 }
 
 async fn end(app: &App) {
@@ -103,7 +113,7 @@ async fn what_one_process_changes_the_others_follow_at_once() {
     }
     for is_paused in [true, false] {
         match is_paused {
-            true => here.pauses.pause("one", None).await,
+            true => here.pauses.pause(pause()).await,
             false => here.pauses.resume("one").await,
         }
         .expect("the book is there");
@@ -112,7 +122,9 @@ async fn what_one_process_changes_the_others_follow_at_once() {
         })
         .await;
     }
-    assert!(here.limits.set_live(&*here.limiter, "one", &Expected::Any, None).await.expect("the book is there"));
+    assert!(
+        here.limits.set_live(&*here.limiter, "one", &Expected::Any, None, "the test").await.expect("the book is there")
+    );
     sees(&there, "40/s", || {}).await;
     let stricter = site.actor(r#"["20/s"]"#, "all").await;
     sees(&there, "20/s", || {}).await;

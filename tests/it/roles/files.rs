@@ -124,12 +124,14 @@ async fn what_is_laid_live_in_one_process_replaces_the_files_of_all() {
     let there = process(&folder, &clock, r#"["20/s"]"#).await;
     let limits = config::parse_limits(r#"["60/s"]"#).expect("limits");
     let any = fetchgate::in_force::Expected::Any;
-    assert!(here.limits.set_live(&*here.limiter, "one", &any, Some(&limits)).await.expect("the book is there"));
+    assert!(
+        here.limits.set_live(&*here.limiter, "one", &any, Some(&limits), "the test").await.expect("the book is there")
+    );
     follow(&there).await;
     assert_eq!((in_force(&here), in_force(&there)), (vec!["60/s".to_owned()], vec!["60/s".to_owned()]));
     let usage = there.limiter.usage("one").await;
     assert_eq!(&*usage[0].limit.id, "60/s", "the limiter has them too");
-    assert!(there.limits.set_live(&*there.limiter, "one", &any, None).await.expect("the book is there"));
+    assert!(there.limits.set_live(&*there.limiter, "one", &any, None, "the test").await.expect("the book is there"));
     follow(&here).await;
     assert_eq!((in_force(&here), in_force(&there)), (vec!["20/s".to_owned()], vec!["20/s".to_owned()]));
     end(&here).await;
@@ -177,7 +179,13 @@ async fn of_limits_that_a_newer_version_has_laid_what_is_known_holds_with_the_fi
     let begun = process(&folder, &clock, r#"["40/s", "100/h"]"#).await;
     assert_eq!(in_force(&begun), ["100/h", "30/s"]);
     let (limits, any) = (config::parse_limits(r#"["60/s"]"#).expect("limits"), fetchgate::in_force::Expected::Any);
-    assert!(begun.limits.set_live(&*begun.limiter, "one", &any, Some(&limits)).await.expect("the book is there"));
+    assert!(
+        begun
+            .limits
+            .set_live(&*begun.limiter, "one", &any, Some(&limits), "the test")
+            .await
+            .expect("the book is there")
+    );
     follow(&app).await;
     assert_eq!((in_force(&app), in_force(&begun)), (vec!["60/s".to_owned()], vec!["60/s".to_owned()]));
     end(&begun).await;

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use fetchgate::{
     api::{self, App, Feasibility},
+    book::Pause,
     clock::Clock,
     config::{self, Config},
     job::JobIds,
@@ -27,9 +28,11 @@ use crate::{
     support::{Caller, openapi, servers::Server},
 };
 
+mod admission;
 mod book;
 mod connect;
 mod files;
+mod keys;
 
 /// Nothing here takes this long unless it hangs.
 const LONG: Duration = Duration::from_secs(30);
@@ -146,11 +149,12 @@ async fn what_one_process_pauses_the_others_learn() {
         (Pauses::open(store.clone()).await.expect("read"), Pauses::open(store.clone()).await.expect("read"));
     let seen = |vendor| there.get(vendor, clock.now()).map(|pause| pause.until);
 
-    here.pause("sync", None).await.expect("stored");
+    let pause = |until| Pause { vendor: "sync".to_owned(), until, since: Some(clock.now()), by: Some("me".to_owned()) };
+    here.pause(pause(None)).await.expect("stored");
     assert_eq!((there.refresh().await.expect("read"), seen("sync")), (vec!["sync".to_owned()], Some(None)));
     assert_eq!(there.refresh().await.expect("read"), Vec::<String>::new(), "nothing has changed since");
     let until = Some(clock.now().plus(Duration::from_secs(600)));
-    here.pause("sync", until).await.expect("stored");
+    here.pause(pause(until)).await.expect("stored");
     assert_eq!((there.refresh().await.expect("read"), seen("sync")), (vec!["sync".to_owned()], Some(until)));
     here.resume("sync").await.expect("stored");
     assert_eq!((there.refresh().await.expect("read"), seen("sync")), (vec!["sync".to_owned()], None));
@@ -175,6 +179,8 @@ async fn readiness(app: &App, roles: Roles, queue: &Redis) -> (u16, Value, Strin
         refused_callbacks: Failures::new("of the test"),
         feasibility: Feasibility::default(),
         edge: app.edge.clone(),
+        access: app.access.clone(),
+        admission: app.admission.clone(),
         queue: Some(queue.clone()),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -7,7 +7,7 @@ use std::{
 
 use fetchgate::{
     job::{Priority, lifecycle::Next},
-    store::{Amended, Settled, Which},
+    store::{Amended, Sees, Settled, Which},
 };
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -66,7 +66,7 @@ async fn a_job_that_somebody_looked_at_and_left_is_not_missed(backend: Backend) 
     };
     let mut amending = JoinSet::new();
     let (store, now) = (t.store.clone(), t.now());
-    amending.spawn(async move { store.amend(Which::Id(id), now, decide).await });
+    amending.spawn(async move { store.amend(&Sees::All, Which::Id(id), now, decide).await });
     tokio::task::spawn_blocking(move || looking.wait()).await.unwrap();
     let claimed = t.claim("v", 1).await.len();
     tokio::task::spawn_blocking(move || go_on.wait()).await.unwrap();

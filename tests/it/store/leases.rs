@@ -8,7 +8,7 @@ use fetchgate::{
         Deadline, Failure, FailureCode, Job, JobId, Priority, Status, lifecycle,
         lifecycle::{Change, Next},
     },
-    store::{Amended, Lease, Settled, Which},
+    store::{Amended, Lease, Sees, Settled, Which},
 };
 use tokio::task::JoinSet;
 
@@ -58,7 +58,7 @@ async fn a_lapsed_lease_is_free_for_others_and_its_holder_is_shut_out(backend: B
     assert_eq!((stale.attempt, fresh.attempt), (1, 2));
     assert_eq!(t.settle(stale, failed()).await, Settled::TooLate);
     assert_eq!(t.status(id).await, Status::Processing, "a stale failure changes nothing");
-    assert_eq!(t.store.attempts(id).await.unwrap().unwrap().iter().count(), 0, "nor is it on record");
+    assert_eq!(t.store.attempts(&Sees::All, id).await.unwrap().unwrap().iter().count(), 0, "nor is it on record");
     assert_eq!(t.settle(fresh, failed()).await, Settled::Stored);
     assert_eq!(t.status(id).await, Status::Failed);
 }
@@ -86,7 +86,8 @@ async fn data_from_a_stale_lease_keeps_the_attempts_that_came_after_it(backend: 
     let fresh = t.claim_one().await;
     t.settle(fresh, Next::Call { due_at: t.now() }).await;
     t.settle(stale, complete()).await;
-    let attempts: Vec<u32> = t.store.attempts(id).await.unwrap().unwrap().iter().map(|attempt| attempt.n).collect();
+    let attempts: Vec<u32> =
+        t.store.attempts(&Sees::All, id).await.unwrap().unwrap().iter().map(|attempt| attempt.n).collect();
     assert_eq!(attempts, [2, 1], "in the order in which they were settled");
     assert!(t.claim_all("v").await.is_empty());
 }
@@ -98,10 +99,10 @@ async fn data_from_an_earlier_run_leaves_the_run_the_tries_and_the_deadline_of_t
     job.deadline = Some(Deadline { at: t.now().plus(within), within: Some(within) });
     let id = t.submit_all(vec![job]).await[0];
     let stale = t.claim_one().await;
-    t.store.amend(Which::Id(id), t.now(), Box::new(lifecycle::cancel)).await.unwrap();
+    t.store.amend(&Sees::All, Which::Id(id), t.now(), Box::new(lifecycle::cancel)).await.unwrap();
     t.advance(Duration::from_secs(10));
     let now = t.now();
-    t.store.amend(Which::Id(id), now, Box::new(move |job: &_| lifecycle::replay(job, now))).await.unwrap();
+    t.store.amend(&Sees::All, Which::Id(id), now, Box::new(move |job: &_| lifecycle::replay(job, now))).await.unwrap();
     assert_eq!(t.settle(stale, complete()).await, Settled::Stored, "the vendor was paid for it");
     let job = t.find(id).await;
     assert_eq!((job.status, job.run, job.attempt), (Status::Complete, 1, 1));
@@ -123,11 +124,11 @@ async fn a_cancel_during_the_call_wins(backend: Backend) {
     let t = TestStore::open(backend).await;
     let id = t.submit().await;
     let lease = t.claim_one().await;
-    let amended = t.store.amend(Which::Id(id), t.now(), Box::new(lifecycle::cancel)).await.unwrap();
+    let amended = t.store.amend(&Sees::All, Which::Id(id), t.now(), Box::new(lifecycle::cancel)).await.unwrap();
     assert!(matches!(amended, Amended::Changed(job) if job.status == Status::Cancelled));
     let now = t.now();
     let replay = Box::new(move |job: &_| lifecycle::replay(job, now));
-    t.store.amend(Which::Id(id), now, replay).await.unwrap();
+    t.store.amend(&Sees::All, Which::Id(id), now, replay).await.unwrap();
     let again = t.claim_one().await;
     assert_eq!(again.attempt, 2, "the call that was under way is counted, so that it is shut out");
     assert_eq!(t.settle(lease, failed()).await, Settled::TooLate);
@@ -183,7 +184,7 @@ async fn assert_lost(t: &TestStore, id: JobId) {
     let job = t.find(id).await;
     let code = job.failure.as_ref().map(|failure| failure.code);
     assert_eq!((job.status, code, job.attempt), (Status::Failed, Some(FailureCode::UnknownOutcome), 1));
-    assert_eq!(t.store.attempts(id).await.unwrap().unwrap().iter().count(), 1);
+    assert_eq!(t.store.attempts(&Sees::All, id).await.unwrap().unwrap().iter().count(), 1);
     assert!(t.claim_all("v").await.is_empty());
     let backlog = t.store.backlog("v").await;
     assert_eq!((backlog.waiting, backlog.leased, backlog.open), (0, 0, 0));
@@ -229,7 +230,7 @@ async fn the_call_of_a_job_that_has_ended_is_not_put_on_record(backend: Backend)
     t.submit_all((0..3).map(|_| t.job("v", Priority::Normal, "t")).collect()).await;
     let leases = t.claim("v", 3).await;
     let cancelled = leases[1].job.id;
-    t.store.amend(Which::Id(cancelled), t.now(), Box::new(lifecycle::cancel)).await.unwrap();
+    t.store.amend(&Sees::All, Which::Id(cancelled), t.now(), Box::new(lifecycle::cancel)).await.unwrap();
     let marked = t.store.mark(leases).await.unwrap();
     assert_eq!(marked.len(), 2);
     assert!(marked.iter().all(|lease| lease.job.id != cancelled && lease.called_at == Some(t.now())));
@@ -242,11 +243,12 @@ async fn what_came_of_a_call_is_on_record_though_the_job_ended_during_it(backend
     let id = t.submit().await;
     let lease = claim_and_mark(&t).await;
     let answered = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
-    t.store.amend(Which::Id(id), t.now(), answered).await.unwrap();
+    t.store.amend(&Sees::All, Which::Id(id), t.now(), answered).await.unwrap();
     assert_eq!(t.settle(lease, failed()).await, Settled::TooLate);
     let job = t.find(id).await;
     assert_eq!((job.status, job.result.as_deref(), job.attempt), (Status::Complete, Some(&b"2"[..]), 1));
-    let attempts: Vec<u32> = t.store.attempts(id).await.unwrap().unwrap().iter().map(|attempt| attempt.n).collect();
+    let attempts: Vec<u32> =
+        t.store.attempts(&Sees::All, id).await.unwrap().unwrap().iter().map(|attempt| attempt.n).collect();
     assert_eq!(attempts, [1]);
 }
 
@@ -262,7 +264,7 @@ async fn a_ticket_finds_its_job(backend: Backend) {
     let answered = async |vendor: &str| {
         let which = Which::Ticket { vendor: vendor.into(), ticket: "abc".into() };
         let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
-        t.store.amend(which, t.now(), decide).await.unwrap()
+        t.store.amend(&Sees::All, which, t.now(), decide).await.unwrap()
     };
     assert!(matches!(answered("w").await, Amended::Unknown), "tickets belong to a vendor");
     assert!(matches!(answered("v").await, Amended::Changed(_)));
@@ -296,7 +298,7 @@ async fn what_is_settled_together_is_each_job_s_own(backend: Backend) {
             1 => assert_eq!((job.status, own), (Status::Pending, (None, None, i as i64))),
             _ => assert_eq!((job.status, own), (Status::Complete, (None, Some(result(i).into()), 0))),
         }
-        let attempts = t.store.attempts(*id).await.unwrap().unwrap();
+        let attempts = t.store.attempts(&Sees::All, *id).await.unwrap().unwrap();
         assert_eq!(attempts.iter().map(|attempt| attempt.n).collect::<Vec<_>>(), [1]);
     }
 }
@@ -314,7 +316,7 @@ async fn of_answers_that_come_together_one_decides_each_job(backend: Backend) {
         amends.spawn(async move {
             let own = result.clone();
             let decide = Box::new(move |job: &Job| lifecycle::answered(job, None, Ok(own.clone())));
-            (id, result, store.amend(Which::Id(id), now, decide).await.unwrap())
+            (id, result, store.amend(&Sees::All, Which::Id(id), now, decide).await.unwrap())
         });
     }
     let mut decided = HashMap::new();

@@ -10,7 +10,7 @@ use fastrand::Rng;
 use fetchgate::{
     clock::Time,
     job::{FailureCode, Job, JobId, Priority, Stage, Status, lifecycle, lifecycle::Next},
-    store::{Amended, Filter, Lease, Settled, Which, redis_mongo::VendorWork},
+    store::{Amended, Filter, Lease, Sees, Settled, Which, redis_mongo::VendorWork},
 };
 use tokio::task::JoinSet;
 
@@ -287,7 +287,8 @@ impl World {
         ];
         let decide = decisions[which];
         let decide = Box::new(move |job: &Job| decide(job, now));
-        let amended = self.processes[process].store.amend(Which::Id(id), now, decide).await.expect("the store works");
+        let amended =
+            self.processes[process].store.amend(&Sees::All, Which::Id(id), now, decide).await.expect("the store works");
         let was_ended = self.jobs[&id].ended;
         match amended {
             Amended::Changed(_) if which == 2 => {
@@ -309,7 +310,7 @@ impl World {
         self.processes[process].store.reclaim().await.expect("the store works");
         // Those that were lost too often have been given up.
         let all = Filter { limit: 100_000, ..Filter::default() };
-        for job in self.processes[process].store.list(all).await.expect("the store works").jobs {
+        for job in self.processes[process].store.list(&Sees::All, all).await.expect("the store works").jobs {
             if job.status.has_ended() && !self.jobs[&job.id].ended {
                 let called = self.jobs[&job.id].called;
                 let code = if called { FailureCode::UnknownOutcome } else { FailureCode::Crashed };
@@ -407,7 +408,11 @@ impl World {
         let awaits = self.jobs.iter().filter(|(_, model)| !model.ended && model.stage == Stage::Await);
         for id in awaits.map(|(id, _)| *id).collect::<Vec<_>>() {
             let decide = Box::new(|job: &Job| lifecycle::answered(job, None, Ok("2".into())));
-            self.processes[0].store.amend(Which::Id(id), self.site.now(), decide).await.expect("the store works");
+            self.processes[0]
+                .store
+                .amend(&Sees::All, Which::Id(id), self.site.now(), decide)
+                .await
+                .expect("the store works");
             self.become_(id, &Next::Cancelled);
         }
         for round in 0..60 {

@@ -10,7 +10,7 @@ use fetchgate::{
         lifecycle::{Change, Next},
     },
     store::{
-        Claim, Lease, Settled, Store, Submitted, Unsettled, With,
+        Claim, Lease, Sees, Settled, Store, Submitted, Unsettled, With,
         redis_mongo::{RedisMongo, VendorWork},
         sqlite::Sqlite,
     },
@@ -205,7 +205,7 @@ impl TestStore {
 
     async fn find(&self, id: JobId) -> Job {
         let with = With { payload: true, result: true };
-        self.store.find(id, with).await.expect("the store works").expect("the job is there")
+        self.store.find(&Sees::All, id, with).await.expect("the store works").expect("the job is there")
     }
 
     async fn status(&self, id: JobId) -> Status {

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use fetchgate::{
     clock::{Nanos, Time, nanos},
     job::{Idempotency, Job, JobId, NewJob, Priority, Stage, Status, lifecycle, lifecycle::Next},
-    store::{Amended, Lease, Settled, Submitted, Which},
+    store::{Amended, Lease, Sees, Settled, Submitted, Which},
 };
 
 use super::{LEASE, TestStore, VENDORS, complete, failed};
@@ -352,7 +352,7 @@ impl World {
         ];
         let which = self.rng.usize(..3);
         let decide = decisions[which];
-        let amended = self.t.store.amend(Which::Id(id), now, Box::new(move |job| decide(job, now))).await;
+        let amended = self.t.store.amend(&Sees::All, Which::Id(id), now, Box::new(move |job| decide(job, now))).await;
         let both = self.both();
         let model = self.jobs.get_mut(&id).expect("known");
         let next = match which {

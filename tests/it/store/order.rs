@@ -9,7 +9,7 @@ use std::{
 use fetchgate::{
     clock::Time,
     job::{JobId, Priority, lifecycle, lifecycle::Next},
-    store::{Store, Which},
+    store::{Sees, Store, Which},
 };
 use tokio::task::JoinSet;
 
@@ -156,7 +156,7 @@ async fn cancel_all(store: &Arc<dyn Store>, now: Time, ids: impl Iterator<Item =
     let mut cancels = JoinSet::new();
     for id in ids {
         let store = store.clone();
-        cancels.spawn(async move { store.amend(Which::Id(id), now, Box::new(lifecycle::cancel)).await });
+        cancels.spawn(async move { store.amend(&Sees::All, Which::Id(id), now, Box::new(lifecycle::cancel)).await });
     }
     while let Some(cancelled) = cancels.join_next().await {
         cancelled.expect("no panic").expect("the store works");

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use fetchgate::{
     clock::Clock,
     job::{FailureCode, Idempotency, JobId, NewJob, Priority, Status, lifecycle, lifecycle::Next},
-    store::{Ahead, Claim, Settled, Submitted, Which, redis_mongo::VendorWork},
+    store::{Ahead, Claim, Sees, Settled, Submitted, Which, redis_mongo::VendorWork},
 };
 use tokio::task::JoinSet;
 
@@ -65,7 +65,7 @@ async fn an_answer_that_is_faster_than_the_word_that_the_call_is_over_counts_no_
     a.settle(lease, Next::Await { answer_by: site.now().plus(LONG) }).await;
     site.note_as_held(id).await;
     let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
-    b.store.amend(Which::Id(id), site.now(), decide).await.unwrap();
+    b.store.amend(&Sees::All, Which::Id(id), site.now(), decide).await.unwrap();
     let job = a.find(id).await;
     assert_eq!((job.status, job.attempt), (Status::Complete, 1));
 }
@@ -100,11 +100,11 @@ async fn no_more_calls_are_open_than_may_be_however_many_processes_claim() {
         assert!(!open.is_empty(), "stuck at {ended}");
         for id in open.drain(..).take(3).collect::<Vec<_>>() {
             let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
-            processes[2].store.amend(Which::Id(id), site.now(), decide).await.unwrap();
+            processes[2].store.amend(&Sees::All, Which::Id(id), site.now(), decide).await.unwrap();
             ended += 1;
         }
         let page = fetchgate::store::Filter { status: Some(Status::Processing), limit: 99, ..Default::default() };
-        open = processes[1].store.list(page).await.unwrap().jobs.into_iter().map(|job| job.id).collect();
+        open = processes[1].store.list(&Sees::All, page).await.unwrap().jobs.into_iter().map(|job| job.id).collect();
     }
 }
 
@@ -120,7 +120,7 @@ async fn a_vendor_goes_on_that_waited_for_an_answer_of_which_redis_was_not_told(
     let bells = [a.store.signals().bell("v").unwrap(), b.store.signals().bell("v").unwrap()];
     site.redis().freeze();
     let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
-    a.store.amend(Which::Id(id), site.now(), decide).await.unwrap();
+    a.store.amend(&Sees::All, Which::Id(id), site.now(), decide).await.unwrap();
     site.redis().thaw();
     wait_until("Redis is told again", LONG, async || a.store.due_in_lane(&lane, 1).await.ok()).await;
     for (process, bell) in [&a, &b].into_iter().zip(bells) {
@@ -221,7 +221,10 @@ async fn nobody_waits_for_a_sweep_that_mongodb_does_not_answer() {
     a.submit().await;
     site.mongo().freeze();
     wait_until("it is frozen", LONG, async || {
-        tokio::time::timeout(Duration::from_millis(200), a.store.attempts(JobId::MIN)).await.is_err().then_some(())
+        tokio::time::timeout(Duration::from_millis(200), a.store.attempts(&Sees::All, JobId::MIN))
+            .await
+            .is_err()
+            .then_some(())
     })
     .await;
     site.ask::<i64>(&["HSET", ":state", "sweep_at", "0"]).await;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use fetchgate::{
     job::{FailureCode, Job, JobId, NewJob, Priority, Status, lifecycle, lifecycle::Next},
-    store::{Amended, Settled, Which, redis_mongo::VendorWork},
+    store::{Amended, Sees, Settled, Which, redis_mongo::VendorWork},
 };
 use mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
 
@@ -76,7 +76,8 @@ async fn an_answer_from_outside_that_mongodb_does_not_take_ends_its_job() {
     );
     let Next::Complete { result } = large() else { unreachable!() };
     let decide = Box::new(move |job: &_| lifecycle::answered(job, None, Ok(result.clone())));
-    let amended = t.store.amend(Which::Id(id), t.now(), decide).await.expect("it is answered, not tried for ever");
+    let amended =
+        t.store.amend(&Sees::All, Which::Id(id), t.now(), decide).await.expect("it is answered, not tried for ever");
     assert!(matches!(amended, Amended::Changed(_)));
     assert_too_large(&t.find(id).await);
 }

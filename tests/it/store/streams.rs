@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use fetchgate::{
     job::{FailureCode, JobId, Priority, Status, lifecycle},
-    store::{Settled, Which, With, redis_mongo::VendorWork},
+    store::{Sees, Settled, Which, With, redis_mongo::VendorWork},
 };
 use futures_util::future::join_all;
 use mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
@@ -158,7 +158,7 @@ async fn rule_7_a_lease_is_kept_while_its_outcome_waits_for_the_store() {
     let claimed = held_since().await;
     site.mongo().freeze();
     wait_until("it is frozen", LONG, async || {
-        tokio::time::timeout(Duration::from_millis(200), b.store.attempts(id)).await.is_err().then_some(())
+        tokio::time::timeout(Duration::from_millis(200), b.store.attempts(&Sees::All, id)).await.is_err().then_some(())
     })
     .await;
     let unsettled = a.try_settle(lease, complete()).await.expect_err("MongoDB does not answer");
@@ -199,10 +199,10 @@ async fn rule_8_neither_a_bad_entry_nor_an_unreadable_job_stops_its_neighbours()
     assert_eq!(claimed, [before[0], before[2]].into_iter().chain(after).collect());
     site.clock.advance(LEASE);
     assert_eq!(b.store.reclaim().await.unwrap(), 0, "nothing is held");
-    let page = b.store.list(fetchgate::store::Filter { limit: 10, ..Default::default() }).await.unwrap();
+    let page = b.store.list(&Sees::All, fetchgate::store::Filter { limit: 10, ..Default::default() }).await.unwrap();
     assert_eq!(page.jobs.len(), 5, "and the others can be listed");
     let asked: Vec<JobId> = before.iter().copied().cycle().take(30).collect();
-    let found = join_all(asked.iter().map(|id| b.store.find(*id, With::NEITHER))).await;
+    let found = join_all(asked.iter().map(|id| b.store.find(&Sees::All, *id, With::NEITHER))).await;
     for (id, found) in asked.iter().zip(found) {
         assert_eq!(
             found.is_err(),
@@ -252,7 +252,7 @@ async fn rule_8_a_job_whose_workers_die_is_given_up_and_one_that_goes_on_in_betw
     assert!(a.claim_all("v").await.is_empty());
     let now = site.now();
     let replay = Box::new(move |job: &_| lifecycle::replay(job, now));
-    b.store.amend(Which::Id(id), now, replay).await.unwrap();
+    b.store.amend(&Sees::All, Which::Id(id), now, replay).await.unwrap();
     lose(4).await;
     assert_eq!(b.status(id).await, Status::Pending, "a replay begins anew");
 }
@@ -288,7 +288,7 @@ async fn rule_9_a_holder_of_a_lost_index_is_still_checked() {
     assert_eq!((first, second), (1, 1));
     assert_eq!(b.settle(fresh, failed()).await, Settled::Stored);
     assert_eq!(a.settle(stale, failed()).await, Settled::TooLate);
-    assert_eq!(a.store.attempts(id).await.unwrap().unwrap().iter().count(), 1);
+    assert_eq!(a.store.attempts(&Sees::All, id).await.unwrap().unwrap().iter().count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

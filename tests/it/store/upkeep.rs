@@ -5,7 +5,7 @@ use std::time::Duration;
 use fetchgate::{
     clock::Time,
     job::{Idempotency, JobId, NewJob, Priority, lifecycle::Next},
-    store::{Submitted, With, signals::Signals},
+    store::{Sees, Submitted, With, signals::Signals},
 };
 
 use super::{TestStore, complete, open_for};
@@ -38,7 +38,11 @@ impl TestStore {
     }
 
     async fn exists(&self, id: JobId) -> bool {
-        self.store.find(id, With { payload: false, result: false }).await.expect("the store works").is_some()
+        self.store
+            .find(&Sees::All, id, With { payload: false, result: false })
+            .await
+            .expect("the store works")
+            .is_some()
     }
 }
 
@@ -172,7 +176,7 @@ async fn overdue_tells_what_is_due_and_when_the_next_is(backend: Backend) {
     assert_eq!(t.store.overdue(t.now(), 1).await.unwrap().jobs.len(), 1, "at most as many as asked for");
     for id in [ids[1], ids[3]] {
         let decide = Box::new(fetchgate::job::lifecycle::cancel);
-        t.store.amend(fetchgate::store::Which::Id(id), t.now(), decide).await.unwrap();
+        t.store.amend(&Sees::All, fetchgate::store::Which::Id(id), t.now(), decide).await.unwrap();
     }
     t.restart().await;
     let later = t.store.overdue(t.now(), 10).await.unwrap();

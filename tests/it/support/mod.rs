@@ -154,6 +154,11 @@ impl Answer {
         self.json()["code"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// The `code`, if this is a problem.
+    pub(crate) fn code_if_problem(&self) -> Option<String> {
+        (self.header("content-type") == "application/problem+json").then(|| self.code())
+    }
+
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
     }
@@ -544,6 +549,11 @@ impl Caller {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Request::get(path), "").await
+    }
+
+    pub(crate) async fn get_with(&self, headers: &[(&str, &str)], path: &str) -> Answer {
+        let with = |request: hyper::http::request::Builder, (name, value): &(&str, &str)| request.header(*name, *value);
+        self.send(headers.iter().fold(Request::get(path), with), "").await
     }
 
     pub(crate) async fn post(&self, path: &str, body: &str) -> Answer {

@@ -7,8 +7,8 @@ use fetchgate::{
     clock::{Clock, Time},
     job::{Attempt, Attempts, Idempotency, Job, JobId, Lane, NewJob, lifecycle::Change},
     store::{
-        Ahead, Amended, Backlog, Claim, Decide, Filter, Lease, Overdue, Page, Ready, Settled, Store, StoreError,
-        Submitted, Unsettled, Which, With, signals::Signals,
+        Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Store,
+        StoreError, Submitted, Unsettled, Which, With, signals::Signals,
     },
 };
 
@@ -53,8 +53,12 @@ impl Store for SlowStore {
         self.takes(self.store.settle(lease, change, attempt)).await
     }
 
-    async fn amend(&self, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
-        self.takes(self.store.amend(which, now, decide)).await
+    async fn amend(&self, sees: &Sees, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
+        self.takes(self.store.amend(sees, which, now, decide)).await
+    }
+
+    async fn erase(&self, sees: &Sees, id: JobId) -> Result<Erased, StoreError> {
+        self.takes(self.store.erase(sees, id)).await
     }
 
     async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError> {
@@ -65,20 +69,20 @@ impl Store for SlowStore {
         self.takes(self.store.reclaim()).await
     }
 
-    async fn find(&self, id: JobId, with: With) -> Result<Option<Job>, StoreError> {
-        self.takes(self.store.find(id, with)).await
+    async fn find(&self, sees: &Sees, id: JobId, with: With) -> Result<Option<Job>, StoreError> {
+        self.takes(self.store.find(sees, id, with)).await
     }
 
-    async fn attempts(&self, id: JobId) -> Result<Option<Attempts>, StoreError> {
-        self.takes(self.store.attempts(id)).await
+    async fn attempts(&self, sees: &Sees, id: JobId) -> Result<Option<Attempts>, StoreError> {
+        self.takes(self.store.attempts(sees, id)).await
     }
 
     async fn recall(&self, tenant: &str, key: &Idempotency) -> Result<Option<Submitted>, StoreError> {
         self.takes(self.store.recall(tenant, key)).await
     }
 
-    async fn list(&self, filter: Filter) -> Result<Page, StoreError> {
-        self.takes(self.store.list(filter)).await
+    async fn list(&self, sees: &Sees, filter: Filter) -> Result<Page, StoreError> {
+        self.takes(self.store.list(sees, filter)).await
     }
 
     async fn prune(&self, before: Time) -> Result<bool, StoreError> {
@@ -91,6 +95,10 @@ impl Store for SlowStore {
 
     async fn backlog(&self, vendor: &str) -> Backlog {
         self.takes(self.store.backlog(vendor)).await
+    }
+
+    async fn backlog_of(&self, vendor: &str, tenant: &Arc<str>) -> Backlog {
+        self.takes(self.store.backlog_of(vendor, tenant)).await
     }
 
     async fn ahead(&self, job: &Job) -> Result<Option<Ahead>, StoreError> {

@@ -69,7 +69,9 @@ impl Book for RedisMongo {
             within(async { self.core.mongo.pauses.find(doc! {}).await?.try_collect().await }).await?;
         let pause = |pause: &Document| {
             let vendor = pause.get_str("_id").ok()?.to_owned();
-            Some(Pause { vendor, until: pause.get_i64("until").ok().map(Time) })
+            let time = |name: &str| pause.get_i64(name).ok().map(Time);
+            let by = pause.get_str("by").ok().map(str::to_owned);
+            Some(Pause { vendor, until: time("until"), since: time("since"), by })
         };
         Ok(found.iter().filter_map(pause).collect())
     }
@@ -78,7 +80,9 @@ impl Book for RedisMongo {
         let filter = doc! { "_id": vendor };
         match pause {
             Some(pause) => {
-                let update = doc! { "_id": vendor, "until": pause.until.map(|until| until.0) };
+                let ms = |time: Option<Time>| time.map(|time| time.0);
+                let (until, since) = (ms(pause.until), ms(pause.since));
+                let update = doc! { "_id": vendor, "until": until, "since": since, "by": pause.by };
                 within(self.core.mongo.pauses.replace_one(filter, update).upsert(true)).await?;
             }
             None => {
@@ -98,6 +102,7 @@ impl Book for RedisMongo {
                 version: found.get_i64("version").ok()?.unsigned_abs(),
                 limits: found.get_str("limits").map(str::to_owned).ok(),
                 since: Time(found.get_i64("since").ok()?),
+                by: found.get_str("by").map(str::to_owned).ok(),
             })
         };
         let unreadable = || StoreError::Corrupt("live limits in the book are not ours".into());
@@ -107,7 +112,7 @@ impl Book for RedisMongo {
     async fn set_live_limits(&self, seen: u64, new: LiveLimits) -> Result<bool, StoreError> {
         let version = |version: u64| i64::try_from(version).unwrap_or(i64::MAX);
         let document = doc! {
-            "_id": &new.pool, "version": version(new.version), "limits": new.limits, "since": new.since.0,
+            "_id": &new.pool, "version": version(new.version), "limits": new.limits, "since": new.since.0, "by": new.by,
         };
         let live = &self.core.mongo.live_limits;
         let is_set = if seen == 0 {
@@ -197,7 +202,7 @@ impl Book for RedisMongo {
 
 impl RedisMongo {
     /// Tells the other processes to read the book. A process that misses the message reads it a little later anyway.
-    async fn announce_change(&self) {
+    pub(super) async fn announce_change(&self) {
         let _ = self.core.briefly(self.core.index.publish(Channel::Book, self.core.process.as_bytes())).await;
     }
 }

@@ -5,6 +5,7 @@
 mod book;
 mod calls;
 pub(super) mod docs;
+mod keys;
 pub(super) mod mongo;
 mod unreadable;
 pub(super) mod updates;

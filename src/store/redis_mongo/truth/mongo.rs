@@ -17,6 +17,7 @@ use super::{
     super::index::words::VendorWork,
     docs::{self, JobDoc, StoredJob, id_bson, id_in},
     unreadable::Unreadable,
+    updates,
 };
 use crate::{
     clock::Time,
@@ -68,6 +69,10 @@ pub(crate) struct Mongo {
     pub(crate) jobs: Collection<JobDoc>,
     /// Idempotency keys.
     pub(crate) keys: Collection<Document>,
+    /// Jobs that were erased, as long as their idempotency keys may be there.
+    erased: Collection<Document>,
+    /// Keys of callers.
+    pub(crate) api_keys: Collection<Document>,
     pub(crate) spends: Collection<Document>,
     pub(crate) pauses: Collection<Document>,
     pub(crate) live_limits: Collection<Document>,
@@ -98,6 +103,8 @@ impl Mongo {
         let mongo = Mongo {
             jobs: database.collection("jobs"),
             keys: database.collection("keys"),
+            erased: database.collection("erased"),
+            api_keys: database.collection("api_keys"),
             spends: database.collection("spends"),
             pauses: database.collection("pauses"),
             live_limits: database.collection("live_limits"),
@@ -142,7 +149,8 @@ impl Mongo {
         let made = async { self.jobs.create_indexes(indexes.map(index)).await };
         tokio::time::timeout(PATIENCE * 12, made).await.map_err(|_| no_answer())?.map_err(explain)?;
         let old = IndexModel::builder().keys(doc! { "at": 1 }).build();
-        within(async { self.keys.create_index(old).await }).await?;
+        within(async { self.keys.create_index(old.clone()).await }).await?;
+        within(async { self.erased.create_index(old).await }).await?;
         // Each charge forgets what is old of the same count.
         let of_count = doc! { "pool": 1, "count": 1, "ends_at": 1 };
         within(async { self.spends.create_index(IndexModel::builder().keys(of_count).build()).await }).await?;
@@ -263,23 +271,44 @@ impl Mongo {
         Ok(slice.last().and_then(|job| id_in(job, "_id")).filter(|_| is_full))
     }
 
-    /// Jobs with ids from this one on have never been deleted.
+    /// Deletes an ended job that has this version; says whether it did. First it is put on record that the job was erased: a key without its
+    /// job has to know why.
+    pub(crate) async fn erase(&self, id: JobId, version: i64, now: Time) -> Result<bool, StoreError> {
+        let erased = doc! { "$set": { "at": now.0 } };
+        within(self.erased.update_one(doc! { "_id": id_bson(id) }, erased).upsert(true)).await?;
+        let jobs = self.jobs.clone_with_type::<Document>();
+        Ok(within(async { jobs.delete_one(updates::unchanged(id, version)).await }).await?.deleted_count == 1)
+    }
+
+    /// Which of these jobs were erased, of those whose idempotency keys may still be there.
+    pub(crate) async fn which_were_erased(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
+        let ids: Vec<Bson> = ids.iter().copied().map(id_bson).collect();
+        let find = self.erased.find(doc! { "_id": { "$in": ids } }).max_time(PATIENCE);
+        let found: Vec<Document> = within(async { find.await?.try_collect().await }).await?;
+        Ok(found.iter().filter_map(|erased| id_in(erased, "_id")).collect())
+    }
+
+    /// Jobs with ids from this one on have never been deleted, but for those that were erased.
     pub(crate) async fn pruned_up_to(&self) -> Result<JobId, StoreError> {
         let pruned = within(async { self.settings.find_one(doc! { "_id": PRUNED }).max_time(PATIENCE).await }).await?;
         let before = pruned.and_then(|pruned| pruned.get_i64("before").ok());
         Ok(before.map_or(JobId::MIN, |before| JobId::first_at(Time(before))))
     }
 
-    /// Deletes a slice of idempotency keys from before `before`; says whether there may be more.
+    /// Deletes a slice of idempotency keys from before `before`, and of the records of erased jobs; says whether there may be more.
     pub(crate) async fn prune_keys(&self, before: Time) -> Result<bool, StoreError> {
-        let find = self.keys.find(doc! { "at": { "$lt": before.0 } }).limit(PRUNE).projection(doc! { "_id": 1 });
-        let find = find.max_time(PATIENCE);
-        let slice: Vec<Document> = within(async { find.await?.try_collect().await }).await?;
-        let names: Vec<Bson> = slice.iter().filter_map(|key| key.get("_id").cloned()).collect();
-        if !names.is_empty() {
-            within(self.keys.delete_many(doc! { "_id": { "$in": names } })).await?;
+        let mut more = false;
+        for collection in [&self.keys, &self.erased] {
+            let find = collection.find(doc! { "at": { "$lt": before.0 } }).limit(PRUNE).projection(doc! { "_id": 1 });
+            let find = find.max_time(PATIENCE);
+            let slice: Vec<Document> = within(async { find.await?.try_collect().await }).await?;
+            let names: Vec<Bson> = slice.iter().filter_map(|key| key.get("_id").cloned()).collect();
+            if !names.is_empty() {
+                within(collection.delete_many(doc! { "_id": { "$in": names } })).await?;
+            }
+            more |= slice.len() as i64 == PRUNE;
         }
-        Ok(slice.len() as i64 == PRUNE)
+        Ok(more)
     }
 
     pub(crate) async fn close(&self) {

@@ -1,0 +1,43 @@
+//! What a tenant hears that submits too fast, or has too much waiting.
+//!
+//! Never counts anything (see `crate::admission` and `store::room`).
+
+use axum::http::StatusCode;
+
+use super::error::ApiError;
+use crate::{
+    admission::{Admission, TooFast},
+    config::{SubmitRate, write_duration},
+};
+
+/// When to try again if too many jobs of a tenant wait: nobody knows when one ends.
+const WAITING_RETRY_SECS: u64 = 5;
+
+impl From<TooFast> for ApiError {
+    fn from(TooFast { rate: SubmitRate { jobs, per }, wait }: TooFast) -> ApiError {
+        let secs = |time: std::time::Duration| time.as_nanos().div_ceil(1_000_000_000) as u64;
+        let detail = format!(
+            "this tenant may submit {jobs} jobs in {}, which is submit of the tenant in the config; try again after Retry-After",
+            write_duration(per)
+        );
+        over_limit(detail, "submit", format!("q={jobs};w={}", secs(per)), secs(wait))
+    }
+}
+
+/// For a job that does not fit because too many of its tenant wait.
+pub(super) fn too_many_waiting(admission: &Admission, tenant: &str) -> ApiError {
+    let most = admission.max_waiting(tenant).unwrap_or(0);
+    let detail = format!(
+        "{most} jobs of this tenant have not ended, which is max_waiting of the tenant in the config; try again when some have"
+    );
+    over_limit(detail, "waiting", format!("q={most}"), WAITING_RETRY_SECS)
+}
+
+/// `RateLimit` and `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-10.
+fn over_limit(detail: String, policy: &str, quota: String, retry_secs: u64) -> ApiError {
+    let secs = u32::try_from(retry_secs).unwrap_or(u32::MAX);
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "tenant_over_limit", detail)
+        .retry_after(secs)
+        .header("ratelimit-policy", format!("\"{policy}\";{quota}"))
+        .header("ratelimit", format!("\"{policy}\";r=0;t={secs}"))
+}

@@ -1,0 +1,85 @@
+//! Changes to one job that its caller asks for: cancel, replay, erase.
+//!
+//! Never decides what may happen to a job (see `job::lifecycle`), nor whose jobs a caller may change (see `store::Sees`).
+
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+
+use super::{App, access::By, body::NoParams, dto, error::ApiError, server::Segments, standing};
+use crate::{
+    job::{Job, JobId, lifecycle},
+    store::{Amended, Erased, Which},
+};
+
+/// `POST /jobs/{id}/cancel`
+pub(super) async fn cancel(
+    State(app): State<Arc<App>>,
+    by: By,
+    _: NoParams,
+    Segments(id): Segments<String>,
+) -> Result<Response, ApiError> {
+    let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
+    match app.store.amend(by.sees(), Which::Id(id), app.clock.now(), Box::new(lifecycle::cancel)).await? {
+        Amended::Changed(job) => {
+            if let Some(metrics) = app.metrics.vendor(&job.lane.vendor) {
+                metrics.count_ended(job.status);
+            }
+            Ok(dto::job(&job, None))
+        }
+        Amended::Left(job) => {
+            let detail = format!("the job is {}; only a job that has not ended can be cancelled", job.status.as_str());
+            Err(ApiError::new(StatusCode::CONFLICT, "already_ended", detail))
+        }
+        Amended::Unknown => Err(ApiError::unknown_job()),
+    }
+}
+
+/// `POST /jobs/{id}/replay`
+pub(super) async fn replay(
+    State(app): State<Arc<App>>,
+    by: By,
+    _: NoParams,
+    Segments(id): Segments<String>,
+) -> Result<Response, ApiError> {
+    let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
+    let now = app.clock.now();
+    let decide = Box::new(move |job: &Job| lifecycle::replay(job, now));
+    match app.store.amend(by.sees(), Which::Id(id), now, decide).await? {
+        Amended::Changed(job) => {
+            let why = standing::why_waiting(&app, &job).await?;
+            Ok((StatusCode::ACCEPTED, dto::job(&job, why)).into_response())
+        }
+        Amended::Left(job) => {
+            let detail =
+                format!("the job is {}; only a failed, expired or cancelled job can be replayed", job.status.as_str());
+            Err(ApiError::new(StatusCode::CONFLICT, "not_replayable", detail))
+        }
+        Amended::Unknown => Err(ApiError::unknown_job()),
+    }
+}
+
+/// `DELETE /jobs/{id}`
+pub(super) async fn erase(
+    State(app): State<Arc<App>>,
+    by: By,
+    _: NoParams,
+    Segments(id): Segments<String>,
+) -> Result<Response, ApiError> {
+    let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
+    match app.store.erase(by.sees(), id).await? {
+        Erased::Done => {
+            tracing::info!(by = %by.0.by, job = %id, "a job was erased");
+            Ok(StatusCode::NO_CONTENT.into_response())
+        }
+        Erased::NotEnded(status) => {
+            let detail = format!("the job is {}; only a job that has ended can be erased", status.as_str());
+            Err(ApiError::new(StatusCode::CONFLICT, "not_ended", detail))
+        }
+        Erased::Unknown => Err(ApiError::unknown_job()),
+    }
+}
