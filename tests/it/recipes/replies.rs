@@ -25,7 +25,7 @@ pub(super) fn unauthorized() -> Answer {
     Answer::json(401, r#"{"message": "Bad credentials"}"#)
 }
 
-pub(super) fn good() -> Answer {
+fn good() -> Answer {
     Answer::json(200, r#"{"good": 1.10}"#)
 }
 
