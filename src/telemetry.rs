@@ -4,6 +4,8 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
+    hash::Hash,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,8 +14,8 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    encoding::{EncodeLabelSet, EncodeMetric, text},
+    metrics::{TypedMetric, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
 use tracing_subscriber::EnvFilter;
@@ -250,16 +252,23 @@ fn latency() -> Histogram {
     Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
 }
 
+/// A metric with labels, registered.
+fn family<L, M>(registry: &mut Registry, name: &str, help: &str) -> Family<L, M>
+where
+    L: Clone + Hash + Eq + EncodeLabelSet + Debug + Send + Sync + 'static,
+    M: Default + EncodeMetric + TypedMetric + Debug + Send + Sync + 'static,
+{
+    let family = Family::default();
+    registry.register(name, help, family.clone());
+    family
+}
+
 /// Registers the metrics of vendors, and resolves the handles of each.
 fn register_vendors(
     registry: &mut Registry,
     names: impl IntoIterator<Item = Arc<str>>,
 ) -> BTreeMap<Arc<str>, VendorMetrics> {
-    let mut counter = |name: &str, help: &str| {
-        let family = Family::<ByVendor, Counter>::default();
-        registry.register(name, help, family.clone());
-        family
-    };
+    let mut counter = |name, help| family::<ByVendor, Counter>(registry, name, help);
     let accepted = counter("jobs_accepted", "Jobs accepted");
     let throttled = counter("vendor_throttled", "Replies 429, and 503 with Retry-After");
     let unexplained = counter("vendor_throttled_unexplained", "Replies 429 although every configured limit was kept");
@@ -269,25 +278,20 @@ fn register_vendors(
     let unused = counter("permits_unused", "Permits returned before their time");
     let late = counter("permits_late", "Permits missed: the worker woke up too late, or the vendor said to slow down");
     let limit_waits = counter("limit_waits", "How often work had to wait for a limit");
-    let in_flight = Family::<ByVendor, Gauge>::default();
-    registry.register("in_flight", "HTTP calls in flight", in_flight.clone());
-    let breaker_state = Family::<ByVendor, Gauge>::default();
-    registry.register("breaker_state", "The vendor's breaker: 0 closed, 1 half open, 2 open", breaker_state.clone());
-    let credentials = Family::<ByVendor, Gauge>::default();
+    let mut gauge = |name, help| family::<ByVendor, Gauge>(registry, name, help);
+    let in_flight = gauge("in_flight", "HTTP calls in flight");
+    let breaker_state = gauge("breaker_state", "The vendor's breaker: 0 closed, 1 half open, 2 open");
     let help = "Our credentials at the vendor: 0 taken, 1 refused and being tried, 2 refused";
-    registry.register("credentials_state", help, credentials.clone());
-    let waiting = Family::<ByVendor, Gauge>::default();
-    registry.register("jobs_waiting", "Jobs that wait for a call or a poll", waiting.clone());
-    let oldest = Family::<ByVendor, Gauge<f64, AtomicU64>>::default();
-    registry.register("oldest_waiting_seconds", "How long the oldest due job has waited", oldest.clone());
+    let credentials = gauge("credentials_state", help);
+    let waiting = gauge("jobs_waiting", "Jobs that wait for a call or a poll");
+    let oldest: Family<ByVendor, Gauge<f64, AtomicU64>> =
+        family(registry, "oldest_waiting_seconds", "How long the oldest due job has waited");
     let latencies = Family::<ByVendor, Histogram>::new_with_constructor(latency);
     registry.register("vendor_latency_seconds", "Time from sending a call to its whole reply", latencies.clone());
-    let calls = Family::<ByVendorAndOutcome, Counter>::default();
-    registry.register("vendor_calls", "Calls and polls, by what came of them", calls.clone());
-    let callbacks = Family::<ByVendorAndOutcome, Counter>::default();
-    registry.register("callbacks", "Callbacks of vendors, by what came of them", callbacks.clone());
-    let ended = Family::<ByVendorAndStatus, Counter>::default();
-    registry.register("jobs_ended", "Jobs ended, by how", ended.clone());
+    let mut outcomes = |name, help| family::<ByVendorAndOutcome, Counter>(registry, name, help);
+    let calls = outcomes("vendor_calls", "Calls and polls, by what came of them");
+    let callbacks = outcomes("callbacks", "Callbacks of vendors, by what came of them");
+    let ended: Family<ByVendorAndStatus, Counter> = family(registry, "jobs_ended", "Jobs ended, by how");
     let resolve = |name: Arc<str>| {
         let by = ByVendor { vendor: name.to_string() };
         let ended = ENDS.map(|status| {

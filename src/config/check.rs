@@ -10,8 +10,9 @@ use std::{
 
 use super::{
     LiveSecret, Secret, duration,
-    error::{Problem, form},
+    error::Problem,
     fill,
+    form::form,
     mask::{self, Part},
     raw,
     source::{Env, Sources},

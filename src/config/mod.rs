@@ -35,6 +35,7 @@ mod connection;
 mod duration;
 mod error;
 mod fill;
+mod form;
 mod headers;
 mod kind;
 mod limits;

@@ -11,7 +11,8 @@ use toml::{
 };
 
 use super::{
-    error::{ConfigError, Problem, form, nearest},
+    error::{ConfigError, Problem, nearest},
+    form::form,
     raw::Root,
     source::{Layers, Sources},
 };

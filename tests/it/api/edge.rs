@@ -332,8 +332,7 @@ async fn the_log_names_the_request_that_a_line_is_about() {
     let world = World::new(THREE_KINDS).await;
     let process = world.start().await;
     let mut stream = TcpStream::connect(world.address()).await.expect("it listens");
-    let asks =
-        "POST /vendor-webhook/async/forged HTTP/1.1\r\nhost: localhost\r\nx-request-id: mine-4711\r\ncontent-length: 0\r\n\r\n";
+    let asks = "POST /vendor-webhook/async/forged HTTP/1.1\r\nhost: localhost\r\nx-request-id: mine-4711\r\ncontent-length: 0\r\n\r\n";
     stream.write_all(asks.as_bytes()).await.expect("sent");
     let (head, body) = next_answer(&mut stream).await;
     assert!(head.contains(" 401 ") && body.contains(r#""http_request_id":"mine-4711""#), "{head}{body}");

@@ -91,10 +91,13 @@ fn gzip(text: &[u8]) -> Vec<u8> {
     encoder.finish().expect("in memory")
 }
 
+/// Headers and body of a callback, and what it is read as.
+type Case<'a> = (&'a [(&'a str, &'a str)], Vec<u8>, Value);
+
 async fn callbacks_are_forms_gzip_text_or_gets_report_11(backend: Backend) {
     let mut app = TestApp::with(backend, &quiet("one", "verify = \"none\", get = true")).await;
     let form = "application/x-www-form-urlencoded";
-    let cases: [(&[(&str, &str)], Vec<u8>, Value); 7] = [
+    let cases: [Case<'_>; 7] = [
         (
             &[("content-type", "application/json"), ("content-encoding", "gzip")],
             gzip(br#"{"tasks":[1]}"#),
