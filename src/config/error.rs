@@ -89,20 +89,25 @@ impl fmt::Display for Place {
     }
 }
 
+/// An example of a value for the key at this path, whose name means something else elsewhere (`vendors.NAME.breaker.open`).
+fn form_in_table(path: &str) -> Option<&'static str> {
+    let table = path.split('.').nth(2)?;
+    Some(match table {
+        "breaker" => r#"{ failed = 0.9, calls = 5, within = "30s", open = "10s" }, or false to turn it off"#,
+        "auth" => r#"{ kind = "bearer", token = "${file:/run/secrets/token}" }, say"#,
+        "tls" => r#"{ ca = "ca.pem", cert = "client.pem", key = "client.key" }"#,
+        "body" if path.ends_with(".body") => {
+            r#"JSON such as '{"who": {{ payload.who | json }}}', { form = { To = "{{ payload.to }}" } }, or { text = "<q/>", type = "text/xml" }"#
+        }
+        _ if path.contains(".hosts[") && path.ends_with(".auth") => "true or false",
+        _ => return None,
+    })
+}
+
 /// An example of a value for the key at this path.
 pub(super) fn form(path: &str) -> &'static str {
-    // Keys inside a breaker have names that mean something else elsewhere: vendors.NAME.breaker.open.
-    if path.split('.').nth(2) == Some("breaker") {
-        return r#"{ failed = 0.9, calls = 5, within = "30s", open = "10s" }, or false to turn it off"#;
-    }
-    if path.split('.').nth(2) == Some("auth") {
-        return r#"{ kind = "bearer", token = "${file:/run/secrets/token}" }, say"#;
-    }
-    if path.contains(".hosts[") && path.ends_with(".auth") {
-        return "true or false";
-    }
-    if path.split('.').skip(2).eq(["body"]) {
-        return r#"JSON such as '{"who": {{ payload.who | json }}}', { form = { To = "{{ payload.to }}" } }, or { text = "<q/>", type = "text/xml" }"#;
+    if let Some(form) = form_in_table(path) {
+        return form;
     }
     let name = path.rsplit('.').next().unwrap_or(path);
     match name.split('[').next().unwrap_or(name) {
@@ -149,8 +154,6 @@ pub(super) fn form(path: &str) -> &'static str {
         "redact" => r#"an array of JSON pointers such as ["/ssn"]"#,
         "headers" => r#"{ name = "value" }"#,
         "idempotency_header" => r#""Idempotency-Key", another name, or "" for none"#,
-        "tls" => r#"{ ca = "ca.pem", cert = "client.pem", key = "client.key" }"#,
-        "ca" | "cert" | "key" => r#"a file such as "client.pem""#,
         "proxy" => r#""http://user:${PASSWORD}@proxy:3128""#,
         "ticket" | "at" | "result" | "request_id" | "ticket_in_callback" | "events" => {
             r#"a JSON pointer such as "/id""#

@@ -137,7 +137,11 @@ impl Login {
     /// Reads the files of all secrets again; says whether any has changed.
     pub(super) fn reread(&self) -> bool {
         let secrets = self.headers.iter().map(|(_, value)| value).chain(self.auth.iter().flat_map(Auth::secrets));
-        secrets.fold(false, |has_changed, secret| self.has_changed(secret.reread()) || has_changed)
+        let mut has_changed = false;
+        for secret in secrets {
+            has_changed |= self.has_changed(secret.reread());
+        }
+        has_changed
     }
 
     /// A file that cannot be read is logged once.
