@@ -3,7 +3,7 @@
 //! Never checks a value.
 
 /// Examples of values, by the names of keys.
-const FORMS: [(&[&str], &str); 53] = [
+const FORMS: [(&[&str], &str); 52] = [
     (&["listen"], r#""127.0.0.1:8000""#),
     (&["public_url"], r#""http://127.0.0.1:8000""#),
     (&["url"], r#""https://vendor.example/path""#),
@@ -63,8 +63,7 @@ const FORMS: [(&[&str], &str); 53] = [
     (&["redact"], r#"an array of JSON pointers such as ["/ssn"]"#),
     (&["headers"], r#"{ name = "value" }"#),
     (&["idempotency_header"], r#""Idempotency-Key", another name, or "" for none"#),
-    (&["tls"], r#"{ ca = "ca.pem", cert = "client.pem", key = "client.key" }"#),
-    (&["ca", "cert", "key"], r#"a file such as "client.pem""#),
+    (&["key"], r#""vendor" or "tenant""#),
     (&["proxy"], r#""http://user:${PASSWORD}@proxy:3128""#),
     (&["ticket", "at", "result", "request_id", "ticket_in_callback", "events"], r#"a JSON pointer such as "/id""#),
     (&["calls", "burst", "attempts", "unanswered", "open", "concurrency", "max_waiting"], "a whole number such as 10"),
@@ -80,20 +79,28 @@ const FORMS: [(&[&str], &str); 53] = [
     (&["vendors"], "a table for each vendor: [vendors.name]"),
 ];
 
+/// An example of a value for the key at this path, whose name means something else elsewhere (`vendors.NAME.breaker.open`).
+fn form_in_table(path: &str) -> Option<&'static str> {
+    if path.starts_with("server.tls") {
+        return Some(r#"{ cert = "cert.pem", key = "key.pem" }"#);
+    }
+    let table = path.split('.').nth(2)?;
+    Some(match table {
+        "breaker" => r#"{ failed = 0.9, calls = 5, within = "30s", open = "10s" }, or false to turn it off"#,
+        "auth" => r#"{ kind = "bearer", token = "${file:/run/secrets/token}" }, say"#,
+        "tls" => r#"{ ca = "ca.pem", cert = "client.pem", key = "client.key" }"#,
+        "body" if path.ends_with(".body") => {
+            r#"JSON such as '{"who": {{ payload.who | json }}}', { form = { To = "{{ payload.to }}" } }, or { text = "<q/>", type = "text/xml" }"#
+        }
+        _ if path.contains(".hosts[") && path.ends_with(".auth") => "true or false",
+        _ => return None,
+    })
+}
+
 /// An example of a value for the key at this path.
 pub(super) fn form(path: &str) -> &'static str {
-    // Keys inside a breaker have names that mean something else elsewhere: vendors.NAME.breaker.open.
-    if path.split('.').nth(2) == Some("breaker") {
-        return r#"{ failed = 0.9, calls = 5, within = "30s", open = "10s" }, or false to turn it off"#;
-    }
-    if path.split('.').nth(2) == Some("auth") {
-        return r#"{ kind = "bearer", token = "${file:/run/secrets/token}" }, say"#;
-    }
-    if path.contains(".hosts[") && path.ends_with(".auth") {
-        return "true or false";
-    }
-    if path.split('.').skip(2).eq(["body"]) {
-        return r#"JSON such as '{"who": {{ payload.who | json }}}', { form = { To = "{{ payload.to }}" } }, or { text = "<q/>", type = "text/xml" }"#;
+    if let Some(form) = form_in_table(path) {
+        return form;
     }
     let name = path.rsplit('.').next().unwrap_or(path);
     let name = name.split('[').next().unwrap_or(name);
