@@ -118,7 +118,7 @@ pub(super) fn form(path: &str) -> &'static str {
         "retry" => r#"{ attempts = 16, first = "1s", max = "10m", unanswered = 1 }"#,
         "webhook" => r#"{ verify = "none" }, say"#,
         "verify" => {
-            r#""github", "none" or a table such as { hmac = "sha256", header = "X-Signature", secret = "${SECRET}" }"#
+            r#""standard-webhooks", "none" or a table such as { hmac = "sha256", header = "X-Signature", secret = "${SECRET}" }"#
         }
         "secret" | "value" | "password" | "hub" => r#""${SECRET}", or several of them in an array"#,
         "basic" => r#"{ user = "u", password = "${PASSWORD}" }"#,
