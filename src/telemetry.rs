@@ -297,14 +297,10 @@ fn register_vendors(
         let ended = ENDS.map(|status| {
             ended.get_or_create_owned(&ByVendorAndStatus { vendor: name.to_string(), status: status.as_str().into() })
         });
-        let outcomes = AttemptOutcome::ALL.map(|outcome| {
-            let by = ByVendorAndOutcome { vendor: name.to_string(), outcome: outcome.as_str() };
-            calls.get_or_create_owned(&by)
-        });
-        let callbacks = CallbackOutcome::ALL.map(|outcome| {
-            let by = ByVendorAndOutcome { vendor: name.to_string(), outcome: outcome.as_str() };
-            callbacks.get_or_create_owned(&by)
-        });
+        let by_outcome = |outcome| ByVendorAndOutcome { vendor: name.to_string(), outcome };
+        let outcomes = AttemptOutcome::ALL.map(|outcome| calls.get_or_create_owned(&by_outcome(outcome.as_str())));
+        let callbacks =
+            CallbackOutcome::ALL.map(|outcome| callbacks.get_or_create_owned(&by_outcome(outcome.as_str())));
         let metrics = VendorMetrics {
             accepted: accepted.get_or_create_owned(&by),
             calls: Counter::default(),

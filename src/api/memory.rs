@@ -104,7 +104,7 @@ impl Budget {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// This many bytes; nothing if they do not become free within [`WAIT`]. More than there are in all counts as all.
+    /// This many bytes; nothing if they do not become free within two seconds. More than there are in all counts as all.
     pub async fn take(self: &Arc<Budget>, bytes: usize) -> Option<Charge> {
         let mut charge = Charge { budget: self.clone(), kept: None, bytes: 0 };
         charge.grow(bytes).await.then_some(charge)

@@ -147,7 +147,7 @@ pub(super) fn callbacks(webhook: &Webhook) -> Vec<String> {
     }
     lines.extend(webhook.challenge.as_ref().map(|challenge| match challenge {
         Challenge::Slack => "answers Slack's challenge".to_owned(),
-        Challenge::Graph => "answers Microsoft Graph's validationToken".to_owned(),
+        Challenge::Graph => "answers a validationToken".to_owned(),
         Challenge::Hub(_) => "answers hub.challenge for the right hub.verify_token".to_owned(),
     }));
     lines

@@ -28,19 +28,14 @@ pub(super) fn verify(cx: &mut Check<'_>, whole: &Whole<'_>, raw: &Spanned<raw::W
     let table = raw.get_ref();
     let key = whole.key("webhook.verify");
     let Some(verify) = &table.verify else {
-        return no_secret(
-            cx,
-            whole,
-            table,
-            r#"Write verify = "standard-webhooks" or "github" beside it, or remove it"#,
-        )
-        .then_some(Verify::Off);
+        return no_secret(cx, whole, table, r#"Write verify = "standard-webhooks" beside it, say, or remove it"#)
+            .then_some(Verify::Off);
     };
     match verify.get_ref() {
         raw::TextOr::Text(word) => {
             let text = cx.text(&key, &Spanned::new(verify.span(), word.clone()))?;
             if text.text == "none" {
-                let mend = r#"Write verify = "standard-webhooks" or "github" instead of "none", or remove it"#;
+                let mend = r#"Write verify = "standard-webhooks" instead of "none", say, or remove it"#;
                 return no_secret(cx, whole, table, mend).then_some(Verify::None);
             }
             let Some((name, settings)) = NAMED.iter().find(|(name, _)| *name == text.text) else {
