@@ -54,7 +54,18 @@ pub(super) struct ChargedTo(pub(super) Arc<Budget>);
 /// A whole body; its memory is charged as long as this is kept.
 pub(super) struct Whole {
     bytes: Bytes,
-    _charge: Charge,
+    charge: Charge,
+}
+
+/// The most bytes that one byte of a compressed body can become: the limit of deflate.
+const MOST_UNPACKED: usize = 1032;
+
+impl Whole {
+    /// Charges also what a compressed body can become, `max` bytes at most.
+    pub(super) async fn before_unpacking(&mut self, max: usize) -> Result<(), ApiError> {
+        let most = self.bytes.len().saturating_mul(MOST_UNPACKED).min(max);
+        if self.charge.grow(most).await { Ok(()) } else { Err(ApiError::no_memory("this body")) }
+    }
 }
 
 impl Deref for Whole {
@@ -93,7 +104,7 @@ pub(super) async fn read(request: Request, max: usize) -> Result<Whole, ApiError
         Err(too_large())
     };
     let bytes = tokio::time::timeout(MAX_WAIT, whole).await.map_err(|_| too_slow())??;
-    Ok(Whole { bytes, _charge: arriving.charge })
+    Ok(Whole { bytes, charge: arriving.charge })
 }
 
 /// A body that is read piece by piece, each charged before the next is read.

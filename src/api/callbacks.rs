@@ -134,7 +134,10 @@ impl Sent {
             let raw = Bytes::copy_from_slice(request.uri().query().unwrap_or_default().as_bytes());
             return Ok(Sent { method, headers, raw, _body: None, is_many: false });
         }
-        let body = body::read(request, MAX_CALLBACK).await?;
+        let mut body = body::read(request, MAX_CALLBACK).await?;
+        if headers.contains_key(header::CONTENT_ENCODING) {
+            body.before_unpacking(MAX_CALLBACK).await?;
+        }
         Ok(Sent { method, headers, raw: body.clone(), _body: Some(body), is_many: false })
     }
 

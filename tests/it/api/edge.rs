@@ -1,6 +1,6 @@
 //! What clients can do to the port before anybody knows who they are, and what that costs others: next to nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Write as _, sync::Arc, time::Duration};
 
 use fetchgate::api::{self, server::Door, tls::Tls};
 use hyper::Method;
@@ -206,6 +206,27 @@ async fn stalled_callbacks_take_a_bounded_share_and_true_ones_are_answered() {
     let job = app.submit("sync", "1").await;
     assert_eq!(app.status(&job).await, "pending");
     stalled.shutdown().await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compressed_callback_is_charged_for_what_it_can_become() {
+    let app = start().await;
+    let packed = |text: &[u8]| {
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        packer.write_all(text).expect("memory");
+        packer.finish().expect("memory")
+    };
+    let large = packed(format!(r#"{{"request_id": "x", "padding": "{}"}}"#, "x".repeat(7 * MIB)).as_bytes());
+    let headers = [JSON, ("content-encoding", "gzip")];
+    let send = async |body: Vec<u8>| app.send(Method::POST, "/vendor-webhook/async", &headers, body).await;
+    assert!(large.len() < 10_000, "{} bytes", large.len());
+    // Room for it as it came, and not for what it becomes.
+    let kept = app.app.edge.memory.callbacks.take(22 * MIB).await.expect("nobody else is here");
+    assert_no_memory(&send(large.clone()).await);
+    assert_eq!(send(packed(br#"{"request_id": "x"}"#)).await.code(), "unknown_job");
+    drop(kept);
+    assert_eq!(send(large).await.code(), "unknown_job");
     app.stop().await;
 }
 
