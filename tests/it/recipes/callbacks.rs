@@ -1,4 +1,4 @@
-//! Vendors that call back: as they work, in gzip, by a GET, or only to say that there is something to fetch.
+//! Vendors that call back: as they work, in gzip, as forms, by a GET, or only to say that there is something to fetch.
 
 use std::io::Write as _;
 
@@ -9,11 +9,13 @@ use mock_vendors::Answer;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::{Recipe, assert_asked, assert_failed, on_sqlite, secret};
+use super::{Recipe, assert_asked, assert_failed, body_of, on_sqlite, secret};
 use crate::{on_every_backend, support::Backend};
 
 on_every_backend!(replicate, assemblyai);
-on_sqlite!(dataforseo);
+on_sqlite!(dataforseo, twilio);
+
+const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
 
 fn limited() -> Answer {
     Answer::json(429, r#"{"detail": "Request was throttled. Your rate limit resets in ~30s."}"#)
@@ -185,5 +187,39 @@ async fn dataforseo(backend: Backend) {
     let seen = recipe.seen();
     seen.iter().for_each(|call| assert_asked(call, "GET", "/v3/serp/google/organic/task_get/regular/0330-1535"));
     assert_eq!(seen.len(), 3, "asked until it was there, and not ordered again");
+    recipe.app.stop().await;
+}
+
+async fn twilio(backend: Backend) {
+    let mut recipe = Recipe::start(backend, "twilio", "api.twilio.com").await;
+    let accept = || Answer::json(201, r#"{"sid": "SM1", "status": "queued"}"#);
+    let busy = Answer::json(429, r#"{"code": 20429, "message": "Too Many Requests"}"#);
+    let job = recipe.accepted(0, vec![busy, accept()]).await;
+    let seen = recipe.seen();
+    assert_asked(&seen[1], "POST", &format!("/2010-04-01/Accounts/{}/Messages.json", secret("TWILIO_ACCOUNT_SID")));
+    assert_eq!(seen[1].header("content-type"), Some("application/x-www-form-urlencoded"));
+    assert_eq!(seen[1].header("idempotency-key"), None);
+    let body = body_of(&seen[1]);
+    let fields: Vec<(String, String)> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    assert_eq!((field("To"), field("From")), (Some("+15558675310"), Some(&*secret("TWILIO_FROM"))), "{body}");
+    assert_eq!(field("Body"), Some("Your order has left. & more"), "{body}");
+    for status in ["queued", "sent"] {
+        let body = format!("MessageSid=SM1&MessageStatus={status}");
+        assert_waits(&recipe.call_back(&job, Method::POST, &[FORM], body).await);
+    }
+    let body = "MessageSid=SM1&MessageStatus=delivered&To=%2B15558675310";
+    let done = recipe.call_back(&job, Method::POST, &[FORM], body).await;
+    let result = json!({"MessageSid": "SM1", "MessageStatus": "delivered", "To": "+15558675310"});
+    assert_eq!((&done["status"], &done["result"]), (&json!("complete"), &result), "{done}");
+    let job = recipe.accepted(0, vec![accept()]).await;
+    let body = "MessageSid=SM1&MessageStatus=undelivered&ErrorCode=30003";
+    let failed = recipe.call_back(&job, Method::POST, &[FORM], body).await;
+    assert_failed(&failed, "vendor_refused", "30003");
+    let wrong = Answer::json(400, r#"{"code": 21211, "message": "Invalid 'To' Phone Number"}"#);
+    recipe.after(vec![wrong]).await.is_failed("vendor_refused", 400, "21211");
+    // What may have been sent is not sent again.
+    recipe.after(vec![Answer::status(504).body("late")]).await.is_failed("unknown_outcome", 504, "late");
+    recipe.keys_are_refused(Answer::json(401, r#"{"code": 20003}"#), vec![accept()]).await;
     recipe.app.stop().await;
 }

@@ -16,7 +16,7 @@ use crate::{
 mod callbacks;
 /// Those that answer at once, in JSON.
 mod replies;
-/// Those that are called in another way: a status URL.
+/// Those that are called in another way: SOAP, signatures, a status URL.
 mod wires;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/recipes");
@@ -215,7 +215,7 @@ fn every_recipe_is_tested_and_in_the_index_and_every_link_leads_somewhere() {
     let sources: String = [include_str!("replies.rs"), include_str!("wires.rs"), include_str!("callbacks.rs")].concat();
     let index = page("README.md");
     let names = names();
-    assert!(names.len() >= 11, "{names:?}");
+    assert!(names.len() >= 12, "{names:?}");
     for name in &names {
         assert!(sources.contains(&format!("Recipe::start(backend, \"{name}\", ")), "{name} has no test");
         assert_eq!(index.matches(&format!("]({name}.md) |")).count(), 1, "{name} is not in the index");

@@ -25,7 +25,7 @@ pub(super) fn unauthorized() -> Answer {
     Answer::json(401, r#"{"message": "Bad credentials"}"#)
 }
 
-fn good() -> Answer {
+pub(super) fn good() -> Answer {
     Answer::json(200, r#"{"good": 1.10}"#)
 }
 

@@ -1,22 +1,96 @@
-//! Vendors that are called in another way: a status URL in a header.
+//! Vendors that are called in another way: a SOAP envelope, AWS signatures, a status URL in a header.
 
 use mock_vendors::Answer;
 use serde_json::json;
 
 use super::{
-    Recipe, assert_asked, body_of,
-    replies::{limited, unauthorized},
+    Recipe, assert_asked, body_of, on_sqlite,
+    replies::{good, limited, unauthorized},
     secret,
 };
 use crate::{on_every_backend, support::Backend};
 
 on_every_backend!(azure_document_intelligence);
+on_sqlite!(vies, s3);
 
 impl Recipe {
     /// A URL of the vendor's own.
     fn url(&self, path: &str) -> String {
         format!("{}/at/{}{path}", self.app.vendors.url(), self.host)
     }
+}
+
+async fn vies(backend: Backend) {
+    let mut recipe = Recipe::start(backend, "vies", "ec.europa.eu").await;
+    let xml = |inside: &str| {
+        let text = format!(
+            r#"<env:Envelope xmlns:env="http://schemas.xmlsoap.org/soap/envelope/"><env:Body>{inside}</env:Body></env:Envelope>"#
+        );
+        Answer::status(200).header("content-type", "text/xml; charset=UTF-8").body(text)
+    };
+    let fault = |code: &str| {
+        let fault =
+            format!("<env:Fault><faultcode>env:Server</faultcode><faultstring>{code}</faultstring></env:Fault>");
+        Answer { status: 500, ..xml(&fault) }
+    };
+    let valid = || {
+        xml(
+            r#"<checkVatResponse xmlns="urn:ec.europa.eu:taxud:vies:services:checkVat:types"><valid>true</valid></checkVatResponse>"#,
+        )
+    };
+    let ended = recipe.after(vec![valid()]).await;
+    let result = ended.is_complete(1, 1).job["result"].as_str().expect("a string").to_owned();
+    assert!(result.contains("<valid>true</valid>"), "{result}");
+    let seen = recipe.seen();
+    assert_asked(&seen[0], "POST", "/taxation_customs/vies/services/checkVatService");
+    assert_eq!(seen[0].header("content-type"), Some("text/xml; charset=utf-8"));
+    assert_eq!(seen[0].header("soapaction"), Some("\"\""));
+    let body = body_of(&seen[0]);
+    assert!(body.starts_with("<soapenv:Envelope ") && body.trim_end().ends_with("</soapenv:Envelope>"), "{body}");
+    assert!(body.contains("<urn:countryCode>FR</urn:countryCode>"), "{body}");
+    assert!(body.contains("<urn:vatNumber>82542065479</urn:vatNumber>"), "{body}");
+    recipe.after(vec![fault("MS_MAX_CONCURRENT_REQ"), fault("TIMEOUT"), valid()]).await.is_complete(3, 3);
+    let ended = recipe.after(vec![fault("INVALID_INPUT"); 8]).await;
+    ended.is_failed("attempts_exhausted", 500, "INVALID_INPUT");
+    // What a payload says stays inside its element.
+    let sly = r#"{"vendor": "vies", "payload": {"country": "FR", "number": "1</urn:vatNumber><x a=\"&\"/>"}}"#;
+    recipe.says("ec.europa.eu", vec![valid()]);
+    recipe.seen();
+    recipe.app.submit_with(sly).await;
+    recipe.app.run_until_idle().await;
+    let body = body_of(&recipe.seen()[0]);
+    assert!(body.contains("<urn:vatNumber>1&lt;/urn:vatNumber&gt;&lt;x a="), "{body}");
+    assert_eq!(body.matches("</urn:vatNumber>").count(), 1, "{body}");
+    recipe.app.stop().await;
+}
+
+async fn s3(backend: Backend) {
+    const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let mut recipe = Recipe::start(backend, "s3", "your-bucket.s3.eu-central-1.amazonaws.com").await;
+    recipe.after(vec![good()]).await.is_complete(1, 1);
+    let seen = recipe.seen();
+    assert_asked(&seen[0], "GET", "/reports/2026/11/27%20q4.json");
+    assert_eq!(seen[0].header("x-amz-content-sha256"), Some(EMPTY));
+    let signed = seen[0].header("authorization").expect("signed").to_owned();
+    let key = secret("AWS_ACCESS_KEY_ID");
+    assert!(
+        signed.starts_with(&format!("AWS4-HMAC-SHA256 Credential={key}/20260115/eu-central-1/s3/aws4_request, ")),
+        "{signed}"
+    );
+    assert!(signed.contains("SignedHeaders=host;x-amz-content-sha256;x-amz-date, Signature="), "{signed}");
+    let error = |status, code: &str| {
+        let text = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code></Error>");
+        Answer::status(status).header("content-type", "application/xml").body(text)
+    };
+    let slow = || error(503, "SlowDown");
+    recipe.after(vec![slow(), slow(), good()]).await.is_complete(3, 1).took(3..12);
+    recipe.after(vec![error(500, "InternalError"), good()]).await.is_complete(2, 2);
+    recipe.after(vec![error(404, "NoSuchKey")]).await.is_failed("vendor_refused", 404, "NoSuchKey");
+    recipe.after(vec![error(301, "PermanentRedirect")]).await.is_failed("vendor_refused", 301, "PermanentRedirect");
+    let text = Answer::status(200).header("content-type", "text/csv").body("a,b\n1,2\n");
+    assert_eq!(recipe.after(vec![text]).await.is_complete(1, 1).job["result"], "a,b\n1,2\n");
+    recipe.keys_are_refused(error(403, "ExpiredToken"), vec![good()]).await;
+    recipe.app.stop().await;
 }
 
 async fn azure_document_intelligence(backend: Backend) {
