@@ -1,6 +1,6 @@
 //! Vendors that call back: as they work, in gzip, as forms, by a GET, or only to say that there is something to fetch.
 
-use std::io::Write as _;
+use std::{io::Write as _, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use flate2::{Compression, write::GzEncoder};
@@ -100,7 +100,11 @@ async fn replicate(backend: Backend) {
     assert_eq!(recipe.after(vec![at_once]).await.is_complete(1, 1).job["result"], json!(["quick"]));
     let wrong = Answer::json(422, r#"{"detail": "- input.text is required"}"#);
     recipe.after(vec![wrong]).await.is_failed("vendor_refused", 422, "input.text");
-    recipe.keys_are_refused(Answer::json(401, r#"{"title": "Unauthenticated"}"#), vec![accept()]).await;
+    let id = recipe.keys_are_refused(Answer::json(401, r#"{"title": "Unauthenticated"}"#), vec![accept()]).await;
+    // This one never calls back.
+    recipe.app.advance(Duration::from_secs(3601)).await;
+    let job = recipe.app.find(&id).await;
+    assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("no_answer")), "{job}");
     recipe.app.stop().await;
 }
 
@@ -220,6 +224,9 @@ async fn twilio(backend: Backend) {
     recipe.after(vec![wrong]).await.is_failed("vendor_refused", 400, "21211");
     // What may have been sent is not sent again.
     recipe.after(vec![Answer::status(504).body("late")]).await.is_failed("unknown_outcome", 504, "late");
-    recipe.keys_are_refused(Answer::json(401, r#"{"code": 20003}"#), vec![accept()]).await;
+    let id = recipe.keys_are_refused(Answer::json(401, r#"{"code": 20003}"#), vec![accept()]).await;
+    recipe.app.advance(Duration::from_secs(12 * 3600 + 1)).await;
+    let job = recipe.app.find(&id).await;
+    assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("unknown_outcome")), "{job}");
     recipe.app.stop().await;
 }
