@@ -3,7 +3,7 @@
 //! Never checks a value.
 
 /// Examples of values, by the names of keys.
-const FORMS: [(&[&str], &str); 53] = [
+const FORMS: [(&[&str], &str); 54] = [
     (&["listen"], r#""127.0.0.1:8000""#),
     (&["public_url"], r#""http://127.0.0.1:8000""#),
     (&["url"], r#""https://vendor.example/path""#),
@@ -65,9 +65,22 @@ const FORMS: [(&[&str], &str); 53] = [
     (&["idempotency_header"], r#""Idempotency-Key", another name, or "" for none"#),
     (&["tls"], r#"{ ca = "ca.pem", cert = "client.pem", key = "client.key" }"#),
     (&["ca", "cert", "key"], r#"a file such as "client.pem""#),
+    (&["cors"], r#"an array of origins such as ["https://app.example"]"#),
     (&["proxy"], r#""http://user:${PASSWORD}@proxy:3128""#),
     (&["ticket", "at", "result", "request_id", "ticket_in_callback", "events"], r#"a JSON pointer such as "/id""#),
-    (&["calls", "burst", "attempts", "unanswered", "open", "concurrency", "max_waiting"], "a whole number such as 10"),
+    (
+        &[
+            "calls",
+            "burst",
+            "attempts",
+            "unanswered",
+            "open",
+            "concurrency",
+            "max_waiting",
+            "max_connections_per_address",
+        ],
+        "a whole number such as 10",
+    ),
     (&["rate_headers"], r#""off", or { remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#),
     (&["remaining", "reset"], r#"a header's name such as "X-Calls-Left""#),
     (&["submit"], r#""100/s""#),
@@ -82,6 +95,9 @@ const FORMS: [(&[&str], &str); 53] = [
 
 /// An example of a value for the key at this path.
 pub(super) fn form(path: &str) -> &'static str {
+    if path == "server.tls" {
+        return r#"{ cert = "cert.pem", key = "key.pem" }"#;
+    }
     // Keys inside a breaker have names that mean something else elsewhere: vendors.NAME.breaker.open.
     if path.split('.').nth(2) == Some("breaker") {
         return r#"{ failed = 0.9, calls = 5, within = "30s", open = "10s" }, or false to turn it off"#;

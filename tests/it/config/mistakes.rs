@@ -21,7 +21,7 @@ fn what_is_wrong_outside_the_vendors_is_refused() {
         ("[server]\ncallback_secret = \"\"", "server.callback_secret", 2, "remove the key"),
         ("[server]\ntls = { cert = \"cert.pem\" }", "server.tls", 2, "key.pem"),
         ("[server]\ntls = { cert = \"a\", key = \"-----BEGIN PRIVATE KEY-----\" }", "server.tls.key", 2, "into a file"),
-        ("[server]\ntls = true", "server.tls", 2, "Write a table"),
+        ("[server]\ntls = true", "server.tls", 2, "cert.pem"),
         ("[server]\ncors = [\"*\"]", "server.cors", 2, "https://app.example"),
         ("[server]\ncors = [\"https://app.example/\"]", "server.cors", 2, "Write \"https://app.example\""),
         ("[server]\ncors = [\"HTTPS://app.example:443\"]", "server.cors", 2, "Write \"https://app.example\""),
