@@ -3,7 +3,7 @@
 //! Never checks a value.
 
 /// Examples of values, by the names of keys.
-const FORMS: [(&[&str], &str); 52] = [
+const FORMS: [(&[&str], &str); 53] = [
     (&["listen"], r#""127.0.0.1:8000""#),
     (&["public_url"], r#""http://127.0.0.1:8000""#),
     (&["url"], r#""https://vendor.example/path""#),
@@ -64,9 +64,22 @@ const FORMS: [(&[&str], &str); 52] = [
     (&["headers"], r#"{ name = "value" }"#),
     (&["idempotency_header"], r#""Idempotency-Key", another name, or "" for none"#),
     (&["key"], r#""vendor" or "tenant""#),
+    (&["cors"], r#"an array of origins such as ["https://app.example"]"#),
     (&["proxy"], r#""http://user:${PASSWORD}@proxy:3128""#),
     (&["ticket", "at", "result", "request_id", "ticket_in_callback", "events"], r#"a JSON pointer such as "/id""#),
-    (&["calls", "burst", "attempts", "unanswered", "open", "concurrency", "max_waiting"], "a whole number such as 10"),
+    (
+        &[
+            "calls",
+            "burst",
+            "attempts",
+            "unanswered",
+            "open",
+            "concurrency",
+            "max_waiting",
+            "max_connections_per_address",
+        ],
+        "a whole number such as 10",
+    ),
     (&["rate_headers"], r#""off", or { remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#),
     (&["remaining", "reset"], r#"a header's name such as "X-Calls-Left""#),
     (&["submit"], r#""100/s""#),
