@@ -48,6 +48,8 @@ mod sizes;
 mod streams;
 /// Jobs that this version cannot read, and their neighbours.
 mod unreadable;
+/// Stores that older and newer versions wrote.
+mod upgrades;
 /// What is deleted and when; who may wait.
 mod upkeep;
 

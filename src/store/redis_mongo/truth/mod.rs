@@ -7,5 +7,6 @@ mod calls;
 pub(super) mod docs;
 mod keys;
 pub(super) mod mongo;
+mod schema;
 mod unreadable;
 pub(super) mod updates;

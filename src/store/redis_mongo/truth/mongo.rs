@@ -119,7 +119,9 @@ impl Mongo {
             client,
         };
         mongo.check_version().await?;
+        mongo.check_schema().await?;
         mongo.make_indexes().await?;
+        mongo.note_schema().await?;
         Ok(mongo)
     }
 
