@@ -40,6 +40,8 @@ impl FromStr for Time {
 
     fn from_str(text: &str) -> Result<Time, &'static str> {
         const WRONG: &str = "this is not a time as RFC 3339 has it";
+        /// 0000-01-01T00:00:00Z.
+        const FIRST: i64 = -62_167_219_200_000;
         let marks = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
         let has_marks = marks.iter().all(|(at, mark)| text.as_bytes().get(*at) == Some(mark));
         let offset = match text.as_bytes() {
@@ -56,7 +58,8 @@ impl FromStr for Time {
             Some((0..=23, 0..=59)) if has_marks => text.parse().map_err(|_| WRONG)?,
             _ => return Err(WRONG),
         };
-        Ok(Time(at.as_millisecond()))
+        // With its offset, the first hours of year 0 are in a year that RFC 3339 cannot write.
+        if at.as_millisecond() < FIRST { Err(WRONG) } else { Ok(Time(at.as_millisecond())) }
     }
 }
 

@@ -441,6 +441,7 @@ async fn a_wrong_parameter_is_named(backend: Backend) {
         "created_before=5m",
         "created_after=",
         "created_after=2027-02-03T00:00:00Z[nonsense]",
+        "created_after=0000-01-01T00:00:00%2B05:30",
         "vendor=",
         "tenant=",
         "tag=",
