@@ -9,7 +9,7 @@ use url::Url;
 
 use super::{
     Address, Host,
-    check::{Check, Whole},
+    check::{Check, Whole, all},
     raw::{self, TextOr},
     templates::url_template,
 };
@@ -39,25 +39,23 @@ pub(super) fn result_url(
     known: Known<'_>,
 ) -> Option<Address> {
     let address = match raw.get_ref() {
-        TextOr::Table(raw::At { at: Some(at) }) => Address::At(cx.pointer(&format!("{key}.at"), at)?),
-        TextOr::Table(raw::At { at: None }) => {
+        TextOr::Table(table) => {
+            let key = format!("{key}.at");
             let mend = r#"Write { at = "/downloadUri" }, say: where the answer that says "done" has the URL"#;
-            cx.problem(&format!("{key}.at"), &raw.span(), "this key is required", mend);
-            return None;
+            let at = cx.needed(&key, &raw.span(), &table.at, mend)?;
+            Address::At(cx.pointer(&key, at)?)
         }
         TextOr::Text(text) => address(cx, whole, key, &Spanned::new(raw.span(), text.clone()), known)?,
     };
     if address.needs_ticket() && !known.has_ticket {
         let mend = "Write ticket = \"/id\" beside it: where the vendor's acceptance has its reference";
-        cx.problem(key, &raw.span(), "this URL needs the vendor's ticket, and none is known", mend);
-        return None;
+        return cx.refuse(key, &raw.span(), "this URL needs the vendor's ticket, and none is known", mend);
     }
     if let Address::Url(url) = &address
         && ![Name::Ticket, Name::RequestId, Name::Payload].iter().any(|name| url.uses(*name))
     {
         let mend = "Put {{ ticket | path }} (or {{ request_id | query }}) into it";
-        cx.problem(key, &raw.span(), "this URL asks for no job's data in particular", mend);
-        return None;
+        return cx.refuse(key, &raw.span(), "this URL asks for no job's data in particular", mend);
     }
     Some(address)
 }
@@ -77,8 +75,7 @@ pub(super) fn address(
     let url = url_template(cx, key, raw)?;
     if url.uses(Name::CallbackUrl) {
         let what = "only the submitting call has a callback_url";
-        cx.problem(key, &raw.span(), what, "Remove callback_url from it");
-        return None;
+        return cx.refuse(key, &raw.span(), what, "Remove callback_url from it");
     }
     is_decided(cx, whole, key, &raw.span(), &url, known).then_some(Address::Url(url))
 }
@@ -109,24 +106,19 @@ fn is_decided(
 pub(super) fn hosts(cx: &mut Check<'_>, key: &str, raw: Option<&raw::Hosts>) -> Option<Vec<Host>> {
     let Some(raw) = raw else { return Some(Vec::new()) };
     if let Some(one_more) = raw.get_ref().get(MOST_HOSTS) {
-        cx.problem(key, &one_more.span(), "these are too many hosts", format!("Have at most {MOST_HOSTS}"));
-        return None;
+        return cx.refuse(key, &one_more.span(), "these are too many hosts", format!("Have at most {MOST_HOSTS}"));
     }
-    let hosts = raw.get_ref().iter().enumerate().map(|(i, raw)| host(cx, &format!("{key}[{i}]"), raw));
-    let hosts: Vec<Option<Host>> = hosts.collect();
-    hosts.into_iter().collect()
+    all(raw.get_ref().iter().enumerate().map(|(i, raw)| host(cx, &format!("{key}[{i}]"), raw)))
 }
 
 fn host(cx: &mut Check<'_>, key: &str, raw: &Spanned<TextOr<raw::Host>>) -> Option<Host> {
     let mend = r#"Write "https://files.example", or { origin = "https://files.example", auth = true }"#;
     let (key, text, auth) = match raw.get_ref() {
         TextOr::Text(text) => (key.to_owned(), Spanned::new(raw.span(), text.clone()), false),
-        TextOr::Table(raw::Host { origin: Some(origin), auth }) => {
-            (format!("{key}.origin"), origin.clone(), auth.as_ref().is_some_and(|auth| *auth.get_ref()))
-        }
-        TextOr::Table(raw::Host { origin: None, .. }) => {
-            cx.problem(&format!("{key}.origin"), &raw.span(), "this key is required", mend);
-            return None;
+        TextOr::Table(table) => {
+            let key = format!("{key}.origin");
+            let origin = cx.needed(&key, &raw.span(), &table.origin, mend)?.clone();
+            (key, origin, table.auth.as_ref().is_some_and(|auth| *auth.get_ref()))
         }
     };
     let text = cx.text(&key, &text)?;

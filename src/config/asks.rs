@@ -1,20 +1,29 @@
-//! How a vendor that has accepted a job is asked whether it is done, and for its data: the checked values.
+//! How a vendor answers: at once, by callback, or when it is asked whether it is done, or for its data. The checked values.
 //!
-//! Never checks anything (see `polling` and `addresses`) and never builds a URL (see `vendor::address`).
+//! Never checks anything (see `webhook`, `polling` and `addresses`) and never builds a URL (see `vendor::address`).
 
 use std::time::Duration;
 
 use hyper::{Method, header::HeaderName};
 
-use super::{Kind, Match};
+use super::{LiveSecret, Match};
 use crate::{
     json::Pointer,
     vendor::{
         body::Body,
         http::Origin,
         template::{Name, Template},
+        verify::Verify,
     },
 };
+
+/// How the vendor answers.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    Sync,
+    Webhook(Box<Webhook>),
+    Polling(Box<Polling>),
+}
 
 impl Kind {
     /// The word for it in the config.
@@ -76,6 +85,44 @@ impl Kind {
             Kind::Polling(polling) => &polling.hosts,
         }
     }
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Webhook {
+    /// How a callback on the shared URL proves where it comes from.
+    pub verify: Verify,
+    /// Where a callback on the shared URL has our job's id; `None`: `/request_id`, after the ticket.
+    pub request_id: Option<Pointer>,
+    /// Where the result is; `None`: `/final_result`, then `/result`, then `/data`, then the whole body.
+    pub result: Option<Pointer>,
+    /// Where the vendor's acceptance has its own reference.
+    pub ticket: Option<Pointer>,
+    /// Where a callback on the shared URL repeats that reference; `None`: at the same place.
+    pub ticket_in_callback: Option<Pointer>,
+    /// Which callbacks, and acceptances, say that the work is done; `None`: every callback.
+    pub done: Option<Match>,
+    /// Where the data is; `None`: in what says "done".
+    pub result_url: Option<Address>,
+    pub hosts: Vec<Host>,
+    /// Where a body has an array of callbacks.
+    pub events: Option<Pointer>,
+    /// A callback that is believed and for no job of ours is answered as if it were for one.
+    pub accepts_unknown: bool,
+    /// A GET is a callback too, with its query as the body.
+    pub get: bool,
+    /// What the vendor asks before it sends callbacks to a URL.
+    pub challenge: Option<Challenge>,
+}
+
+/// How a vendor finds out whether a URL takes its callbacks: it wants a text back.
+#[derive(Debug, Clone)]
+pub enum Challenge {
+    /// A POST whose body says `url_verification`, believed like a callback.
+    Slack,
+    /// `validationToken` in the query of a POST.
+    Graph,
+    /// `hub.challenge` in the query of a GET, beside one of these texts (W3C WebSub, 5.3).
+    Hub(Vec<LiveSecret>),
 }
 
 /// At least one of `ticket` and `ticket_header` is there.

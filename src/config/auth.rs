@@ -10,8 +10,7 @@ use url::Url;
 
 use super::{
     Auth, ClientIn, OAuth2, SigV4,
-    check::{Check, Whole, quoted_key, shown},
-    error::nearest,
+    check::{Check, Whole, optional, quoted_key, shown},
     raw::{Login, Text},
     secret::{LiveSecret, fits_header, fits_line},
 };
@@ -55,31 +54,19 @@ struct Table<'t, 'c, 's> {
 pub(super) fn auth(cx: &mut Check<'_>, whole: &Whole<'_>, raw: &Spanned<Login>) -> Option<Auth> {
     let mut table = Table { cx, key: whole.key("auth"), raw: raw.get_ref(), span: raw.span() };
     let kind = table.kind()?;
-    if !table.has_the_keys_of(&kind) {
+    if !table.has_the_keys_of(kind) {
         return None;
     }
-    let auth = table.of_kind(&kind)?;
+    let auth = table.of_kind(kind)?;
     table.refuse_headers_of_ours(whole, &auth)?;
     Some(auth)
 }
 
 impl Table<'_, '_, '_> {
-    fn kind(&mut self) -> Option<String> {
-        let key = format!("{}.kind", self.key);
-        let Some(raw) = &self.raw.kind else {
-            self.cx.problem(&key, &self.span, "this key is required", format!("Write one of {}", KINDS.join(", ")));
-            return None;
-        };
-        let text = self.cx.text(&key, raw)?;
-        if KINDS.contains(&text.text.as_str()) {
-            return Some(text.text);
-        }
-        let mend = match nearest(&text.text, &KINDS) {
-            Some(near) if !text.is_filled => format!("Did you mean {near:?}?"),
-            _ => format!("Write one of {}", KINDS.join(", ")),
-        };
-        self.cx.problem(&key, &text.span, format!("there is no kind {}", text.shown), mend);
-        None
+    fn kind(&mut self) -> Option<&'static str> {
+        let (key, mend) = (format!("{}.kind", self.key), format!("Write one of {}", KINDS.join(", ")));
+        let raw = self.cx.needed(&key, &self.span, &self.raw.kind, &*mend)?;
+        self.cx.word(&key, raw, &KINDS.map(|kind| (kind, kind)), "there is no kind", mend)
     }
 
     fn has_the_keys_of(&mut self, kind: &str) -> bool {
@@ -113,9 +100,10 @@ impl Table<'_, '_, '_> {
                 Some(Auth::Header { name: AUTHORIZATION, prefix: "Bearer ", value })
             }
             "basic" => {
-                let user = self.secret("user", raw.user.as_ref()?, fits_line);
+                let (user_key, user) = (format!("{}.user", self.key), raw.user.as_ref()?);
+                let checked = self.cx.user(&user_key, user);
                 let password = self.secret("password", raw.password.as_ref()?, fits_line);
-                Some(Auth::Basic { user: self.without_colon(user?)?, password: password? })
+                Some(Auth::Basic { user: self.cx.not_empty(&user_key, user, checked?)?, password: password? })
             }
             "header" => {
                 let name = self.header_name(raw.name.as_ref()?);
@@ -144,47 +132,28 @@ impl Table<'_, '_, '_> {
         let token_url = self.token_url(raw.token_url.as_ref()?);
         let client_id = self.secret("client_id", raw.client_id.as_ref()?, fits_line);
         let client_secret = self.secret("client_secret", raw.client_secret.as_ref()?, fits_line);
-        let mut maybe = |name, text: &Option<Text>| match text {
-            Some(text) => self.plain(name, text).map(Some),
-            None => Some(None),
-        };
+        let mut maybe = |name, text: &Option<Text>| optional(text.as_ref(), |text| self.plain(name, text));
         let (scope, audience) = (maybe("scope", &raw.scope), maybe("audience", &raw.audience));
-        let send = match &raw.send {
-            None => Some(ClientIn::Basic),
-            Some(text) => self.send(text),
-        };
+        let send = optional(raw.send.as_ref(), |text| {
+            let words = [("basic", ClientIn::Basic), ("body", ClientIn::Body)];
+            let mend = r#"Write "basic" (the Authorization header) or "body""#;
+            self.cx.word(&format!("{}.send", self.key), text, &words, "the client is not sent by", mend)
+        });
         Some(OAuth2 {
             token_url: token_url?,
             client_id: client_id?,
             client_secret: client_secret?,
             scope: scope?,
             audience: audience?,
-            client_in: send?,
+            client_in: send?.unwrap_or(ClientIn::Basic),
         })
-    }
-
-    fn send(&mut self, raw: &Text) -> Option<ClientIn> {
-        let key = format!("{}.send", self.key);
-        let text = self.cx.text(&key, raw)?;
-        match text.text.as_str() {
-            "basic" => Some(ClientIn::Basic),
-            "body" => Some(ClientIn::Body),
-            _ => {
-                let mend = r#"Write "basic" (the Authorization header) or "body""#;
-                self.cx.problem(&key, &text.span, format!("the client is not sent by {}", text.shown), mend);
-                None
-            }
-        }
     }
 
     /// Never repeats the URL: people put keys into queries.
     fn token_url(&mut self, raw: &Text) -> Option<Url> {
         let key = format!("{}.token_url", self.key);
         let text = self.cx.text(&key, raw)?;
-        let mut wrong = |what: &str, mend: &str| {
-            self.cx.problem(&key, &text.span, what, mend);
-            None
-        };
+        let mut wrong = |what: &str, mend: &str| self.cx.refuse(&key, &text.span, what, mend);
         let Ok(url) = Url::parse(&text.text) else {
             return wrong("this is not a URL", r#"Write "https://id.example/token", say"#);
         };
@@ -203,21 +172,7 @@ impl Table<'_, '_, '_> {
     fn secret(&mut self, name: &str, raw: &Text, fits: fn(&str) -> bool) -> Option<LiveSecret> {
         let key = format!("{}.{name}", self.key);
         let secret = self.cx.secret(&key, raw, fits)?;
-        if secret.reveal().is_empty() {
-            self.cx.problem(&key, &raw.span(), "this is empty", "Write it, or name a variable or file that has it");
-            return None;
-        }
-        Some(secret)
-    }
-
-    /// RFC 7617: a colon ends the user's name.
-    fn without_colon(&mut self, user: LiveSecret) -> Option<LiveSecret> {
-        if !user.reveal().contains(':') {
-            return Some(user);
-        }
-        let span = self.raw.user.as_ref().map_or(self.span.clone(), Spanned::span);
-        self.cx.problem(&format!("{}.user", self.key), &span, "a user's name has no colon", "Write what is before it");
-        None
+        self.cx.not_empty(&key, raw, secret)
     }
 
     /// A text that is no secret and has to be there.
@@ -225,27 +180,18 @@ impl Table<'_, '_, '_> {
         let key = format!("{}.{name}", self.key);
         let text = self.cx.text(&key, raw)?;
         if text.text.is_empty() || !fits_header(&text.text) {
-            self.cx.problem(&key, &text.span, format!("{} cannot be used", text.shown), "Use visible ASCII");
-            return None;
+            return self.cx.refuse(&key, &text.span, format!("{} cannot be used", text.shown), "Use visible ASCII");
         }
         Some(text.text)
     }
 
     fn header_name(&mut self, raw: &Text) -> Option<HeaderName> {
         let key = format!("{}.name", self.key);
-        let text = self.cx.text(&key, raw)?;
-        match HeaderName::try_from(text.text.as_str()) {
-            Ok(name) if OUR_HEADERS.contains(&name.as_str()) => {
-                self.cx.problem(&key, &text.span, "this header is set by Fetchgate", "Name another header");
-                None
-            }
-            Ok(name) => Some(name),
-            Err(_) => {
-                let what = format!("{} is not a header's name", text.shown);
-                self.cx.problem(&key, &text.span, what, r#"Write "x-api-key", say"#);
-                None
-            }
+        let name = self.cx.header(&key, raw, "X-API-Key")?;
+        if OUR_HEADERS.contains(&name.as_str()) {
+            return self.cx.refuse(&key, &raw.span(), "this header is set by Fetchgate", "Name another header");
         }
+        Some(name)
     }
 
     /// Two values for one header are a contradiction.

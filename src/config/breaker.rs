@@ -35,8 +35,7 @@ fn share(cx: &mut Check<'_>, key: &str, raw: &Spanned<f64>) -> Option<f64> {
     if share > 0.0 && share <= 1.0 {
         return Some(share);
     }
-    cx.problem(key, &raw.span(), "this is not a share of the calls", "Write a number over 0 and up to 1, such as 0.9");
-    None
+    cx.refuse(key, &raw.span(), "this is not a share of the calls", "Write a number over 0 and up to 1, such as 0.9")
 }
 
 fn span(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Duration> {
@@ -44,6 +43,5 @@ fn span(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Duration> {
     if span >= SHORTEST {
         return Some(span);
     }
-    cx.problem(key, &raw.span(), "this is too short", "Write at least \"100ms\"");
-    None
+    cx.refuse(key, &raw.span(), "this is too short", "Write at least \"100ms\"")
 }

@@ -8,13 +8,16 @@ use std::{
     time::Duration,
 };
 
+use hyper::header::HeaderName;
+
 use super::{
     LiveSecret, Secret, duration,
-    error::Problem,
+    error::{Problem, nearest},
     fill,
     form::form,
     mask::{self, Part},
     raw,
+    secret::fits_line,
     source::{Env, Sources},
 };
 use crate::json::Pointer;
@@ -75,6 +78,77 @@ impl<'a> Check<'a> {
         self.problems.push(Problem { key: key.to_owned(), place, what: what.into(), mend: mend.into() });
     }
 
+    /// Notes what is wrong with a value: then there is none.
+    pub(super) fn refuse<T>(
+        &mut self,
+        key: &str,
+        span: &Range<usize>,
+        what: impl Into<String>,
+        mend: impl Into<String>,
+    ) -> Option<T> {
+        self.problem(key, span, what, mend);
+        None
+    }
+
+    /// A key that has to be in its table. Noted as a problem if it is not.
+    pub(super) fn needed<'r, T>(
+        &mut self,
+        key: &str,
+        table: &Range<usize>,
+        raw: &'r Option<T>,
+        mend: impl Into<String>,
+    ) -> Option<&'r T> {
+        raw.as_ref().or_else(|| self.refuse(key, table, "this key is required", mend))
+    }
+
+    /// What one of these words stands for. `wrong` is what is said before any other, such as "there is no kind".
+    pub(super) fn word<T: Clone>(
+        &mut self,
+        key: &str,
+        raw: &raw::Text,
+        words: &[(&str, T)],
+        wrong: &str,
+        mend: impl Into<String>,
+    ) -> Option<T> {
+        let text = self.text(key, raw)?;
+        if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text.text) {
+            return Some(meaning.clone());
+        }
+        let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let mend = match nearest(&text.text, &names) {
+            Some(near) if !text.is_filled => format!("Did you mean {near:?}?"),
+            _ => mend.into(),
+        };
+        self.refuse(key, &text.span, format!("{wrong} {}", text.shown), mend)
+    }
+
+    /// A header's name; `example` is one that could stand there.
+    pub(super) fn header(&mut self, key: &str, raw: &raw::Text, example: &str) -> Option<HeaderName> {
+        let text = self.text(key, raw)?;
+        let header = HeaderName::try_from(&*text.text).ok();
+        header.or_else(|| {
+            let what = format!("{} is not a header's name", text.shown);
+            self.refuse(key, &text.span, what, format!("Write {example:?}, say"))
+        })
+    }
+
+    /// A secret that has to have something in it.
+    pub(super) fn not_empty(&mut self, key: &str, raw: &raw::Text, secret: LiveSecret) -> Option<LiveSecret> {
+        if !secret.reveal().is_empty() {
+            return Some(secret);
+        }
+        self.refuse(key, &raw.span(), "this is empty", "Write it, or name a variable or file that has it")
+    }
+
+    /// The user of a login by name and password. RFC 7617: a colon ends the name.
+    pub(super) fn user(&mut self, key: &str, raw: &raw::Text) -> Option<LiveSecret> {
+        let user = self.secret(key, raw, fits_line)?;
+        if !user.reveal().contains(':') {
+            return Some(user);
+        }
+        self.refuse(key, &raw.span(), "a user's name has no colon", "Write what is before it")
+    }
+
     /// The place of a value, for a message about another one.
     pub(super) fn place(&self, span: &Range<usize>) -> String {
         self.sources.place(span).to_string()
@@ -84,10 +158,7 @@ impl<'a> Check<'a> {
         self.note_filled_in(raw);
         match fill::fill(raw.get_ref(), self.env) {
             Ok((text, is_filled)) => Some(Filled { text, shown: shown(raw.get_ref()), span: raw.span(), is_filled }),
-            Err((what, mend)) => {
-                self.problem(key, &raw.span(), what, mend);
-                None
-            }
+            Err((what, mend)) => self.refuse(key, &raw.span(), what, mend),
         }
     }
 
@@ -110,8 +181,7 @@ impl<'a> Check<'a> {
         let secret = self.any_secret(key, raw, fits)?;
         if !secret.fits() {
             let what = "its value has a character that cannot be sent (a line break, or not ASCII)";
-            self.problem(key, &raw.span(), what, "Use visible ASCII and spaces");
-            return None;
+            return self.refuse(key, &raw.span(), what, "Use visible ASCII and spaces");
         }
         Some(secret)
     }
@@ -149,8 +219,7 @@ impl<'a> Check<'a> {
         }
         let mend = format!("Write a whole number from {} to {}", range.start(), range.end());
         let size = if number < *range.start() { "small" } else { "large" };
-        self.problem(key, &raw.span(), format!("{number} is too {size}"), mend);
-        None
+        self.refuse(key, &raw.span(), format!("{number} is too {size}"), mend)
     }
 
     pub(super) fn pointer(&mut self, key: &str, raw: &raw::Text) -> Option<Pointer> {
@@ -160,8 +229,7 @@ impl<'a> Check<'a> {
             Err(why) => {
                 let why = if text.is_filled { String::new() } else { format!(": {why}") };
                 let mend = r#"Write a path such as "/id" or "/data/0/name", or "" for the whole body"#;
-                self.problem(key, &text.span, format!("{} is not a JSON pointer{why}", text.shown), mend);
-                None
+                self.refuse(key, &text.span, format!("{} is not a JSON pointer{why}", text.shown), mend)
             }
         }
     }
@@ -185,9 +253,9 @@ pub(super) fn optional<R, T>(raw: Option<&R>, check: impl FnOnce(&R) -> Option<T
     }
 }
 
-pub(super) fn required<T>(cx: &mut Check<'_>, whole: &Whole<'_>, name: &str, mend: &str) -> Option<T> {
-    cx.problem(&whole.key(name), &whole.span, "this key is required", mend);
-    None
+/// All of them if each is right. Every one is looked at, so that all faults are found.
+pub(super) fn all<T>(checked: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
+    checked.collect::<Vec<_>>().into_iter().collect()
 }
 
 /// A text as it was written, in quotes, not too long.

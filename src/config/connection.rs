@@ -28,13 +28,11 @@ pub(super) fn tls(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Option<LiveTl
         (None, None) => {
             let mend =
                 r#"Write tls = { ca = "ca.pem" }, tls = { cert = "client.pem", key = "client.key" }, or all three"#;
-            cx.problem(&whole.key("tls"), &raw.span(), "this table names no file", mend);
-            return None;
+            return cx.refuse(&whole.key("tls"), &raw.span(), "this table names no file", mend);
         }
         (cert, _) => {
             let (name, of) = if cert.is_some() { ("key", "cert") } else { ("cert", "key") };
-            cx.problem(&key(name), &raw.span(), format!("this key is required with {of}"), "Name both files");
-            return None;
+            return cx.refuse(&key(name), &raw.span(), format!("this key is required with {of}"), "Name both files");
         }
     };
     match LiveTls::read(TlsFiles { ca, identity }) {
@@ -43,8 +41,7 @@ pub(super) fn tls(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Option<LiveTl
             let of = [("ca", &table.ca), ("cert", &table.cert), ("key", &table.key)];
             let named = of.into_iter().find(|(name, _)| *name == fault.key).and_then(|(_, text)| text.as_ref());
             let span = named.map_or(raw.span(), toml::Spanned::span);
-            cx.problem(&key(fault.key), &span, fault.what, fault.mend);
-            None
+            cx.refuse(&key(fault.key), &span, fault.what, fault.mend)
         }
     }
 }
@@ -55,8 +52,7 @@ pub(super) fn proxy(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Option<Prox
     let text = cx.text(&key, raw)?;
     if let Err(why) = ProxyAt::read(&text.text) {
         let mend = r#"Write "http://user:${PASSWORD}@proxy:3128"; in user and password write @ : / ? # and % as %40 %3A %2F %3F %23 and %25"#;
-        cx.problem(&key, &text.span, format!("this proxy cannot be used: {why}"), mend);
-        return None;
+        return cx.refuse(&key, &text.span, format!("this proxy cannot be used: {why}"), mend);
     }
     cx.secret(&key, raw, |url| ProxyAt::read(url).is_ok()).map(Proxy::new).map(Some)
 }

@@ -89,12 +89,13 @@ impl fmt::Display for Place {
     }
 }
 
-/// The candidate that was probably meant, if one is close: at most two letters differ, and no more than half of the word.
+/// The candidate that was probably meant, if one is close: at most two letters differ, in whatever case, and no more than half of the word.
 pub(super) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     if word.len() > 64 {
         return None; // no typing error is that long, and the comparison is quadratic
     }
-    let ranked = candidates.iter().map(|candidate| (distance(word, candidate), *candidate));
+    let word = word.to_ascii_lowercase();
+    let ranked = candidates.iter().map(|candidate| (distance(&word, &candidate.to_ascii_lowercase()), *candidate));
     let (off, best) = ranked.min_by_key(|(off, _)| *off)?;
     (off <= 2 && off * 2 <= word.chars().count().max(best.len())).then_some(best)
 }
@@ -123,6 +124,7 @@ mod tests {
         let keys = ["timeout", "retry", "url", "limits"];
         assert_eq!(nearest("timeuot", &keys), Some("timeout"));
         assert_eq!(nearest("limit", &keys), Some("limits"));
+        assert_eq!(nearest("POST", &["GET", "post"]), Some("post"));
         assert_eq!(nearest("retries", &keys), None);
         assert_eq!(nearest("x", &keys), None);
         assert_eq!(nearest("", &keys), None);

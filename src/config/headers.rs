@@ -33,8 +33,7 @@ pub(super) fn headers(
     let idempotency = idempotency(cx, whole, auth)?;
     if raw.len() > MOST_HEADERS {
         let mend = format!("Have at most {MOST_HEADERS}");
-        cx.problem(&whole.key("headers"), &whole.span, format!("{} headers are too many", raw.len()), mend);
-        return None;
+        return cx.refuse(&whole.key("headers"), &whole.span, format!("{} headers are too many", raw.len()), mend);
     }
     let says_its_type = matches!(body, Some(Body::Form(_) | Body::Text { .. }));
     let mut headers = Headers { fixed: Vec::new(), templates: Vec::new(), idempotency };
@@ -82,10 +81,7 @@ fn idempotency(cx: &mut Check<'_>, whole: &Whole<'_>, auth: Option<&Auth>) -> Op
     if name.is_empty() {
         return Some(None);
     }
-    let mut wrong = |what: &str, mend: &str| {
-        cx.problem(&key, &span, what, mend);
-        None
-    };
+    let mut wrong = |what: &str, mend: &str| cx.refuse(&key, &span, what, mend);
     let Ok(name) = HeaderName::try_from(name) else {
         return wrong("this is not a header's name", r#"Write "Idempotency-Key", another name, or "" for none"#);
     };

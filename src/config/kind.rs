@@ -8,8 +8,7 @@ use url::{Host, Url};
 
 use super::{
     Kind,
-    check::{Check, Whole, quoted_key, required},
-    error::nearest,
+    check::{Check, Whole, quoted_key},
     polling::polling,
     webhook::webhook,
 };
@@ -29,19 +28,9 @@ pub(super) struct Sends<'a> {
 
 pub(super) fn kind(cx: &mut Check<'_>, whole: &Whole<'_>, sends: &Sends<'_>, public_url: Option<&Url>) -> Option<Kind> {
     let key = whole.key("kind");
-    let Some(raw) = &whole.raw.kind else {
-        return required(cx, whole, "kind", r#"Write kind = "sync", "webhook" or "polling""#);
-    };
-    let text = cx.text(&key, raw)?;
-    let kind = text.text.as_str();
-    if !KINDS.contains(&kind) {
-        let mend = match nearest(kind, &KINDS) {
-            Some(near) => format!("Did you mean {near:?}?"),
-            None => r#"Write "sync", "webhook" or "polling""#.to_owned(),
-        };
-        cx.problem(&key, &text.span, format!("there is no kind {}", text.shown), mend);
-        return None;
-    }
+    let mend = r#"Write kind = "sync", "webhook" or "polling""#;
+    let raw = cx.needed(&key, &whole.span, &whole.raw.kind, mend)?;
+    let kind = cx.word(&key, raw, &KINDS.map(|kind| (kind, kind)), "there is no kind", mend)?;
     refuse_tables_of_other_kinds(cx, whole, kind);
     refuse_unknown_names(cx, whole, sends, kind == "webhook");
     match kind {

@@ -29,16 +29,15 @@ const TOLERATED_COST: f64 = 0.01;
 pub(super) fn limits(cx: &mut Check<'_>, key: &str, raw: &raw::Limits) -> Option<Vec<Limit>> {
     if raw.get_ref().len() > MOST {
         let what = format!("{} limits are too many", raw.get_ref().len());
-        cx.problem(key, &raw.span(), what, format!("Have at most {MOST}"));
-        return None;
+        return cx.refuse(key, &raw.span(), what, format!("Have at most {MOST}"));
     }
     let mut ids: HashMap<Arc<str>, usize> = HashMap::new();
     let mut checked = Vec::new();
     for (i, item) in raw.get_ref().iter().enumerate() {
         let key = format!("{key}[{i}]");
         let limit = match item.get_ref() {
-            raw::Limit::Short(text) => short(cx, &key, &toml::Spanned::new(item.span(), text.clone())),
-            raw::Limit::Table(table) => full(cx, &key, table, &item.span()),
+            raw::TextOr::Text(text) => short(cx, &key, &toml::Spanned::new(item.span(), text.clone())),
+            raw::TextOr::Table(table) => full(cx, &key, table, &item.span()),
         };
         let Some(limit) = limit else { continue };
         if let Some(first) = ids.insert(limit.id.clone(), i) {
@@ -56,10 +55,8 @@ const SHORT_FORM: &str = r#"Write "50/s", "2000/m", "100/h", "20000/d" or "10/5s
 /// `calls/per`; a unit without a number means one of it.
 pub(super) fn short(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Limit> {
     let text = cx.text(key, raw)?;
-    let mut wrong = |why: &str, mend: &str| {
-        cx.problem(key, &text.span, format!("{} is not a limit: {why}", text.shown), mend);
-        None
-    };
+    let mut wrong =
+        |why: &str, mend: &str| cx.refuse(key, &text.span, format!("{} is not a limit: {why}", text.shown), mend);
     let Some((calls, per)) = text.text.split_once('/') else { return wrong("there is no slash in it", SHORT_FORM) };
     if matches!(per, "day" | "month") {
         let mend = format!(
@@ -92,15 +89,11 @@ pub(super) fn short(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Li
 /// A limit in full.
 fn full(cx: &mut Check<'_>, key: &str, raw: &raw::LimitTable, whole: &Range<usize>) -> Option<Limit> {
     let calls_key = format!("{key}.calls");
-    let calls = match &raw.calls {
-        Some(calls) => cx.number(&calls_key, calls, 1..=MOST_CALLS),
-        None => missing(cx, &calls_key, whole, "Write calls = 600, say: how many the vendor allows"),
-    };
+    let calls = cx.needed(&calls_key, whole, &raw.calls, "Write calls = 600, say: how many the vendor allows");
+    let calls = calls.and_then(|calls| cx.number(&calls_key, calls, 1..=MOST_CALLS));
     let per_key = format!("{key}.per");
-    let per_text = match &raw.per {
-        Some(per) => cx.text(&per_key, per),
-        None => missing(cx, &per_key, whole, r#"Write per = "1m", say, or per = "day""#),
-    };
+    let per_text = cx.needed(&per_key, whole, &raw.per, r#"Write per = "1m", say, or per = "day""#);
+    let per_text = per_text.and_then(|per| cx.text(&per_key, per));
     let per = per_text.as_ref().and_then(|text| period(cx, key, text, raw.tz.as_ref()));
     let length = per.as_ref().map(length);
     let shape = match (&per, calls) {
@@ -113,18 +106,17 @@ fn full(cx: &mut Check<'_>, key: &str, raw: &raw::LimitTable, whole: &Range<usiz
     };
     let whose = match &raw.key {
         None => Some(Key::Vendor),
-        Some(text) => whose(cx, &format!("{key}.key"), text),
+        Some(text) => {
+            let words = [("vendor", Key::Vendor), ("tenant", Key::Tenant)];
+            let mend = r#"Write "vendor" (all calls together) or "tenant" (each tenant by itself)"#;
+            cx.word(&format!("{key}.key"), text, &words, "a limit cannot count for each", mend)
+        }
     };
     let id = match &raw.id {
         Some(text) => id(cx, &format!("{key}.id"), text),
         None => calls.zip(per_text.as_ref()).map(|(calls, per)| format!("{calls}/{}", per.text).into()),
     };
     Some(Limit { id: id?, calls: calls?, per: per?, shape: shape?, guard: guard?, key: whose? })
-}
-
-fn missing<T>(cx: &mut Check<'_>, key: &str, whole: &Range<usize>, mend: &str) -> Option<T> {
-    cx.problem(key, whole, "this key is required", mend);
-    None
 }
 
 fn period(cx: &mut Check<'_>, key: &str, text: &Filled, tz: Option<&raw::Text>) -> Option<Per> {
@@ -181,8 +173,7 @@ fn shape(cx: &mut Check<'_>, key: &str, raw: &raw::LimitTable, per: &Per, calls:
         && let Some(burst) = &raw.burst
     {
         let what = "only the shape \"bucket\" has a burst";
-        cx.problem(&format!("{key}.burst"), &burst.span(), what, "Remove burst, or write shape = \"bucket\"");
-        return None;
+        return cx.refuse(&format!("{key}.burst"), &burst.span(), what, "Remove burst, or write shape = \"bucket\"");
     }
     let (what, mend) = match name {
         None if is_calendar => return Some(Shape::Calendar),
@@ -200,18 +191,15 @@ fn shape(cx: &mut Check<'_>, key: &str, raw: &raw::LimitTable, per: &Per, calls:
         Some("window") => return Some(Shape::Window),
         Some("bucket") => {
             let key = format!("{key}.burst");
-            return match &raw.burst {
-                Some(burst) => cx.number(&key, burst, 1..=calls).map(|burst| Shape::Bucket { burst }),
-                None => missing(cx, &key, &span, "Write burst = 5, say, or shape = \"paced\""),
-            };
+            let burst = cx.needed(&key, &span, &raw.burst, "Write burst = 5, say, or shape = \"paced\"")?;
+            return cx.number(&key, burst, 1..=calls).map(|burst| Shape::Bucket { burst });
         }
         Some(_) => (
             format!("there is no shape {}", named.as_ref().map_or("", |named| &named.shown)),
             r#"Write "paced", "window", "bucket" or "calendar""#,
         ),
     };
-    cx.problem(&shape_key, &span, what, mend);
-    None
+    cx.refuse(&shape_key, &span, what, mend)
 }
 
 fn guard(cx: &mut Check<'_>, key: &str, raw: &raw::Text, length: Duration) -> Option<Duration> {
@@ -221,31 +209,16 @@ fn guard(cx: &mut Check<'_>, key: &str, raw: &raw::Text, length: Duration) -> Op
             let what = format!("the guard {} is not shorter than the period", text.shown);
             let mend =
                 format!("Write {:?}, which is the default, or remove it", duration::write(default_guard(length)));
-            cx.problem(key, &text.span, what, mend);
-            None
+            cx.refuse(key, &text.span, what, mend)
         }
         // A timer is usually a millisecond late. With a guard that does not cover that, every permit would be missed.
         Ok(guard) if guard < SHORTEST_GUARD => {
             let what = format!("the guard {} does not cover our own timer", text.shown);
             let mend = format!("Write {:?} or more, or remove it", duration::write(SHORTEST_GUARD));
-            cx.problem(key, &text.span, what, mend);
-            None
+            cx.refuse(key, &text.span, what, mend)
         }
         Ok(guard) => Some(guard),
         Err(_) => cx.duration(key, raw, LONGEST),
-    }
-}
-
-fn whose(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Key> {
-    let text = cx.text(key, raw)?;
-    match text.text.as_str() {
-        "vendor" => Some(Key::Vendor),
-        "tenant" => Some(Key::Tenant),
-        _ => {
-            let mend = r#"Write "vendor" (all calls together) or "tenant" (each tenant by itself)"#;
-            cx.problem(key, &text.span, format!("a limit cannot count for each {}", text.shown), mend);
-            None
-        }
     }
 }
 
@@ -255,13 +228,7 @@ fn id(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Arc<str>> {
     if !text.text.is_empty() && text.text.len() <= 64 && is_plain {
         return Some(text.text.into());
     }
-    cx.problem(
-        key,
-        &text.span,
-        format!("{} is not an id", text.shown),
-        "Write 1 to 64 ASCII characters without spaces",
-    );
-    None
+    cx.refuse(key, &text.span, format!("{} is not an id", text.shown), "Write 1 to 64 ASCII characters without spaces")
 }
 
 /// 0.5 % of the period, at least 8 ms (5 ms where the period is shorter than a second) and at most 500 ms, in whole milliseconds.

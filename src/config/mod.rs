@@ -22,7 +22,6 @@ use crate::{
         replies::{Means, Rule, Test},
         template::Template,
         tls::LiveTls,
-        verify::Verify,
     },
 };
 
@@ -57,12 +56,12 @@ mod vendor;
 mod verify;
 mod webhook;
 
-pub use asks::{Address, Host, Polling};
+pub use asks::{Address, Challenge, Host, Kind, Polling, Webhook};
 pub use duration::{parse as parse_duration, write as write_duration};
 pub use error::{ConfigError, Place, Problem};
 pub use live::{Written, parse_known_limits, parse_known_pools, parse_limits, write_limit, write_limits, write_pools};
 pub use load::{HERE, environment, load, parse};
-pub use secret::{LiveSecret, Reread};
+pub use secret::{LiveSecret, Reread, Secret};
 pub use source::EXAMPLE;
 
 /// The whole configuration of one process.
@@ -354,52 +353,6 @@ impl Auth {
     }
 }
 
-/// How the vendor answers.
-#[derive(Debug, Clone)]
-pub enum Kind {
-    Sync,
-    Webhook(Box<Webhook>),
-    Polling(Box<Polling>),
-}
-
-#[derive(Debug, Clone)]
-pub struct Webhook {
-    /// How a callback on the shared URL proves where it comes from.
-    pub verify: Verify,
-    /// Where a callback on the shared URL has our job's id; `None`: `/request_id`, after the ticket.
-    pub request_id: Option<Pointer>,
-    /// Where the result is; `None`: `/final_result`, then `/result`, then `/data`, then the whole body.
-    pub result: Option<Pointer>,
-    /// Where the vendor's acceptance has its own reference.
-    pub ticket: Option<Pointer>,
-    /// Where a callback on the shared URL repeats that reference; `None`: at the same place.
-    pub ticket_in_callback: Option<Pointer>,
-    /// Which callbacks, and acceptances, say that the work is done; `None`: every callback.
-    pub done: Option<Match>,
-    /// Where the data is; `None`: in what says "done".
-    pub result_url: Option<Address>,
-    pub hosts: Vec<Host>,
-    /// Where a body has an array of callbacks.
-    pub events: Option<Pointer>,
-    /// A callback that is believed and for no job of ours is answered as if it were for one.
-    pub accepts_unknown: bool,
-    /// A GET is a callback too, with its query as the body.
-    pub get: bool,
-    /// What the vendor asks before it sends callbacks to a URL.
-    pub challenge: Option<Challenge>,
-}
-
-/// How a vendor finds out whether a URL takes its callbacks: it wants a text back.
-#[derive(Debug, Clone)]
-pub enum Challenge {
-    /// A POST whose body says `url_verification`, believed like a callback.
-    Slack,
-    /// `validationToken` in the query of a POST.
-    Graph,
-    /// `hub.challenge` in the query of a GET, beside one of these texts (W3C WebSub, 5.3).
-    Hub(Vec<LiveSecret>),
-}
-
 /// A place in a JSON body, and what has to be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Match {
@@ -437,25 +390,4 @@ pub enum ResetUnit {
 pub struct SlowDown {
     pub first: Duration,
     pub max: Duration,
-}
-
-/// Text that is never shown: not in logs, not in errors, not in `{:?}`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn new(text: String) -> Secret {
-        Secret(text)
-    }
-
-    /// The text itself, for the wire or a key, never for people.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[secret]")
-    }
 }

@@ -10,9 +10,9 @@ use toml::Spanned;
 use super::{
     Address, Kind, Polling,
     addresses::{self, Known},
-    check::{Check, LONGEST, Whole, optional, required},
+    check::{Check, LONGEST, Whole, optional},
     raw,
-    replies::{header, matching},
+    replies::matching,
     templates,
     vendor::method,
 };
@@ -23,15 +23,14 @@ use crate::vendor::{
 };
 
 pub(super) fn polling(cx: &mut Check<'_>, whole: &Whole<'_>, url: Option<&Template>) -> Option<Polling> {
-    let Some(raw) = &whole.raw.polling else {
-        let mend = r#"Write polling = { ticket = "/id", url = "https://.../{{ ticket | path }}", every = "2s", done = { at = "/state", is = ["done"] } }"#;
-        return required(cx, whole, "polling", mend);
-    };
+    let mend = r#"Write polling = { ticket = "/id", url = "https://.../{{ ticket | path }}", every = "2s", done = { at = "/state", is = ["done"] } }"#;
+    let raw = cx.needed(&whole.key("polling"), &whole.span, &whole.raw.polling, mend)?;
     let table = raw.get_ref();
     let key = |name: &str| whole.key(&format!("polling.{name}"));
     refuse_missing(cx, whole, raw);
     let ticket = optional(table.ticket.as_ref(), |raw| cx.pointer(&key("ticket"), raw));
-    let ticket_header = optional(table.ticket_header.as_ref(), |raw| header(cx, &key("ticket_header"), raw));
+    let ticket_header =
+        optional(table.ticket_header.as_ref(), |raw| cx.header(&key("ticket_header"), raw, "Operation-Location"));
     let method = match &table.method {
         Some(raw) => method(cx, &key("method"), raw),
         None => Some(Method::GET),
@@ -66,21 +65,15 @@ pub(super) fn polling(cx: &mut Check<'_>, whole: &Whole<'_>, url: Option<&Templa
 
 fn refuse_missing(cx: &mut Check<'_>, whole: &Whole<'_>, raw: &Spanned<raw::Polling>) {
     let table = raw.get_ref();
-    let mut missing = |name: &str, mend: &str| {
-        cx.problem(&whole.key(&format!("polling.{name}")), &raw.span(), "this key is required", mend);
+    let mut needed = |name: &str, written: &Option<raw::Text>, mend: &str| {
+        cx.needed(&whole.key(&format!("polling.{name}")), &raw.span(), written, mend);
     };
-    if table.ticket.is_none() && table.ticket_header.is_none() {
-        missing(
-            "ticket",
-            r#"Write ticket = "/id" (where the body of the vendor's acceptance has its reference), or ticket_header = "Location""#,
-        );
+    if table.ticket_header.is_none() {
+        let mend = r#"Write ticket = "/id" (where the body of the vendor's acceptance has its reference), or ticket_header = "Location""#;
+        needed("ticket", &table.ticket, mend);
     }
-    if table.url.is_none() {
-        missing("url", r#"Write url = "https://vendor.example/jobs/{{ ticket | path }}""#);
-    }
-    if table.every.is_none() {
-        missing("every", r#"Write every = "2s", say"#);
-    }
+    needed("url", &table.url, r#"Write url = "https://vendor.example/jobs/{{ ticket | path }}""#);
+    needed("every", &table.every, r#"Write every = "2s", say"#);
 }
 
 /// Whether it is said which answers to polls are the last. Noted as a problem if not.
@@ -104,8 +97,7 @@ fn polling_url(
     if !address.needs_ticket() && !body_names_ticket {
         let mend =
             "Put {{ ticket | path }} (or {{ ticket | query }}) into it, or {{ ticket | json }} into polling.body";
-        cx.problem(key, &raw.span(), "this URL asks for no ticket in particular", mend);
-        return None;
+        return cx.refuse(key, &raw.span(), "this URL asks for no ticket in particular", mend);
     }
     Some(address)
 }
@@ -113,8 +105,7 @@ fn polling_url(
 fn poll_body(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Body>, method: Option<&Method>) -> Option<Body> {
     let body = templates::body(cx, key, raw, method)?;
     if body.uses(Name::CallbackUrl) {
-        cx.problem(key, &raw.span(), "only webhook vendors have a callback_url", "Remove callback_url from it");
-        return None;
+        return cx.refuse(key, &raw.span(), "only webhook vendors have a callback_url", "Remove callback_url from it");
     }
     Some(body)
 }
@@ -139,8 +130,7 @@ fn waits(cx: &mut Check<'_>, whole: &Whole<'_>, table: &raw::Polling) -> Option<
         && longest < every
     {
         let what = "the longest wait is shorter than the usual one";
-        cx.problem(&key("max"), &raw.span(), what, "Make polling.max at least polling.every, or remove it");
-        return None;
+        return cx.refuse(&key("max"), &raw.span(), what, "Make polling.max at least polling.every, or remove it");
     }
     Some(Waits { first: first?.unwrap_or(every), every, max, missing: missing?.unwrap_or(Polling::MISSING) })
 }

@@ -131,7 +131,6 @@ fn wanted_type(wanted: &str) -> &'static str {
         "a boolean" => "true or false",
         "a sequence" => "an array",
         "rate headers" => "\"off\" or a table",
-        "a limit" => "a limit",
         "a text or a table" => "a text in quotes or a table",
         "a breaker" => "a table, or false,",
         "a text or an array" => "a text in quotes, or an array of them",

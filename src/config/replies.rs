@@ -4,13 +4,11 @@
 
 use std::time::Duration;
 
-use hyper::header::HeaderName;
 use toml::Spanned;
 
 use super::{
     Kind, Match, RateHeader, RateHeaders, ResetUnit, SlowDown,
-    check::{Check, Whole, optional},
-    error::nearest,
+    check::{Check, Whole, all, optional},
     raw,
 };
 use crate::vendor::replies::{Condition, Means, On, Rule, Test};
@@ -31,12 +29,9 @@ pub(super) fn replies(cx: &mut Check<'_>, whole: &Whole<'_>, kind: Option<&Kind>
     let Some(raw) = &whole.raw.replies else { return Some(Vec::new()) };
     let key = whole.key("replies");
     if let Some(one_more) = raw.get_ref().get(MOST_RULES) {
-        cx.problem(&key, &one_more.span(), "these are too many rules", format!("Have at most {MOST_RULES}"));
-        return None;
+        return cx.refuse(&key, &one_more.span(), "these are too many rules", format!("Have at most {MOST_RULES}"));
     }
-    let rules = raw.get_ref().iter().enumerate();
-    let rules: Vec<Option<Rule>> = rules.map(|(i, raw)| rule(cx, &format!("{key}[{i}]"), raw, kind)).collect();
-    rules.into_iter().collect()
+    all(raw.get_ref().iter().enumerate().map(|(i, raw)| rule(cx, &format!("{key}[{i}]"), raw, kind)))
 }
 
 fn rule(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Rule>, kind: Option<&Kind>) -> Option<Rule> {
@@ -48,21 +43,18 @@ fn rule(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Rule>, kind: Option<&K
     let wait = optional(table.wait.as_ref(), |raw| cx.duration(&format!("{key}.wait"), raw, LONGEST_SILENCE));
     if table.status.is_none() && table.at.is_none() && table.header.is_none() {
         let mend = "Write status = [403], at = \"/error\" or header = \"X-Name\" (the last two with is or exists)";
-        cx.problem(key, &raw.span(), "this rule has no condition", mend);
-        return None;
+        return cx.refuse(key, &raw.span(), "this rule has no condition", mend);
     }
     if let (Some(status), Some(On::Callback)) = (&table.status, on.as_ref().and_then(|on| single(on))) {
         let what = "a callback has no status, so this rule never fits";
-        cx.problem(&format!("{key}.status"), &status.span(), what, "Use at or header, or another on");
-        return None;
+        return cx.refuse(&format!("{key}.status"), &status.span(), what, "Use at or header, or another on");
     }
     if let (Some(wait), Some(means)) = (&table.wait, means)
         && !matches!(means, Means::Pending | Means::SlowDown | Means::TryAgain)
     {
         let what = "there is nothing to wait for after this answer";
         let mend = "Remove wait, or write means = \"pending\", \"slow_down\" or \"try_again\"";
-        cx.problem(&format!("{key}.wait"), &wait.span(), what, mend);
-        return None;
+        return cx.refuse(&format!("{key}.wait"), &wait.span(), what, mend);
     }
     let conditions = status?.into_iter().chain(place?).collect();
     Some(Rule { on: on?, conditions, means: means?, wait: wait? })
@@ -77,31 +69,26 @@ fn on(cx: &mut Check<'_>, key: &str, table: &raw::Rule, kind: Option<&Kind>) -> 
     let key = format!("{key}.on");
     let mend = "Write on = [\"call\"], [\"poll\"] or [\"callback\"], several of them, or nothing for all";
     if raw.get_ref().is_empty() {
-        cx.problem(&key, &raw.span(), "this names no answer", mend);
-        return None;
+        return cx.refuse(&key, &raw.span(), "this names no answer", mend);
     }
-    let mut all = Vec::new();
+    let words = [("call", On::Call), ("poll", On::Poll), ("callback", On::Callback)];
+    let mut named = Vec::new();
     for text in raw.get_ref() {
-        let text = cx.text(&key, text)?;
-        let (on, is_of_kind) = match text.text.as_str() {
-            "call" => (On::Call, true),
-            "poll" => (On::Poll, kind.is_none_or(is_polled)),
-            "callback" => (On::Callback, matches!(kind, None | Some(Kind::Webhook(_)))),
-            _ => {
-                cx.problem(&key, &text.span, format!("{} is none of them", text.shown), mend);
-                return None;
-            }
+        let on = cx.word(&key, text, &words, "there is no answer to a", mend)?;
+        let is_of_kind = match on {
+            On::Poll => kind.is_none_or(is_polled),
+            On::Callback => matches!(kind, None | Some(Kind::Webhook(_))),
+            On::Call | On::Fetch => true,
         };
         if !is_of_kind {
-            let what = format!("a vendor of this kind has no {}", text.text);
-            cx.problem(&key, &text.span, what, "Remove it, or change kind");
-            return None;
+            let what = format!("a vendor of this kind has no {}", text.get_ref());
+            return cx.refuse(&key, &text.span(), what, "Remove it, or change kind");
         }
-        all.push(on);
+        named.push(on);
         // To fetch data is a poll too.
-        all.extend((on == On::Poll).then_some(On::Fetch));
+        named.extend((on == On::Poll).then_some(On::Fetch));
     }
-    Some(all)
+    Some(named)
 }
 
 fn is_polled(kind: &Kind) -> bool {
@@ -113,20 +100,8 @@ fn means(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Rule>) -> Option<Mean
     let words = MEANS.map(Means::as_str);
     let mend = format!("Write means = \"{}\"", words.join("\", \"")).replacen("\"unauthorized", "or \"unauthorized", 1);
     let mend = mend.replace(", or", " or");
-    let Some(text) = &raw.get_ref().means else {
-        cx.problem(&key, &raw.span(), "this key is required", mend);
-        return None;
-    };
-    let text = cx.text(&key, text)?;
-    let found = MEANS.into_iter().find(|means| means.as_str() == text.text);
-    if found.is_none() {
-        let mend = match nearest(&text.text, &words) {
-            Some(near) if !text.is_filled => format!("Did you mean {near:?}?"),
-            _ => mend,
-        };
-        cx.problem(&key, &text.span, format!("an answer cannot mean {}", text.shown), mend);
-    }
-    found
+    let text = cx.needed(&key, &raw.span(), &raw.get_ref().means, &*mend)?;
+    cx.word(&key, text, &MEANS.map(|means| (means.as_str(), means)), "an answer cannot mean", mend)
 }
 
 /// `[403, "5xx"]`
@@ -141,14 +116,12 @@ fn status(cx: &mut Check<'_>, key: &str, raw: &raw::Scalars) -> Option<Condition
             None => text.parse::<u16>().ok().filter(|status| (100..=999).contains(status)).map(|one| (one, one)),
         };
         let Some(range) = range else {
-            cx.problem(key, &item.span(), format!("{text:?} is not a status"), mend);
-            return None;
+            return cx.refuse(key, &item.span(), format!("{text:?} is not a status"), mend);
         };
         ranges.push(range);
     }
     if !(1..=MOST_VALUES).contains(&ranges.len()) {
-        cx.problem(key, &raw.span(), "this names no status, or over 64", mend);
-        return None;
+        return cx.refuse(key, &raw.span(), "this names no status, or over 64", mend);
     }
     Some(Condition::Status(ranges))
 }
@@ -160,8 +133,7 @@ fn place(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Rule>) -> Option<Opti
     match (&table.at, &table.header) {
         (Some(_), Some(header)) => {
             let mend = "Write two rules, or keep one of the two";
-            cx.problem(&format!("{key}.header"), &header.span(), "a rule looks at one place: at or header", mend);
-            None
+            cx.refuse(&format!("{key}.header"), &header.span(), "a rule looks at one place: at or header", mend)
         }
         (Some(at), None) => {
             let at = cx.pointer(&format!("{key}.at"), at);
@@ -169,7 +141,7 @@ fn place(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Rule>) -> Option<Opti
             Some(Some(Condition::Value { at: at?, test: test? }))
         }
         (None, Some(name)) => {
-            let name = header(cx, &format!("{key}.header"), name);
+            let name = cx.header(&format!("{key}.header"), name, "X-State");
             let test = test(cx, key, &raw.span(), tests);
             Some(Some(Condition::Header { name: name?, test: test? }))
         }
@@ -177,8 +149,7 @@ fn place(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Rule>) -> Option<Opti
             let spans = [table.is.as_ref().map(Spanned::span), table.exists.as_ref().map(Spanned::span)];
             let Some(span) = spans.into_iter().flatten().next() else { return Some(None) };
             let mend = "Write at = \"/error\" or header = \"X-Name\" beside it";
-            cx.problem(key, &span, "nothing says where to look", mend);
-            None
+            cx.refuse(key, &span, "nothing says where to look", mend)
         }
     }
 }
@@ -193,8 +164,7 @@ fn test(cx: &mut Check<'_>, key: &str, whole: &std::ops::Range<usize>, tests: Te
     match (is, exists) {
         (Some(_), Some(exists)) => {
             let what = "is says what has to be there already";
-            cx.problem(&format!("{key}.exists"), &exists.span(), what, "Remove one of the two");
-            None
+            cx.refuse(&format!("{key}.exists"), &exists.span(), what, "Remove one of the two")
         }
         (None, Some(exists)) => Some(Test::Exists(*exists.get_ref())),
         (Some(is), None) if (1..=MOST_VALUES).contains(&is.get_ref().len()) => {
@@ -202,31 +172,19 @@ fn test(cx: &mut Check<'_>, key: &str, whole: &std::ops::Range<usize>, tests: Te
                 let text = Spanned::new(item.span(), item.get_ref().0.clone());
                 cx.text(&format!("{is_key}[{i}]"), &text).map(|text| text.text)
             });
-            let texts: Vec<Option<String>> = texts.collect();
-            Some(Test::Is(texts.into_iter().collect::<Option<_>>()?))
+            all(texts).map(Test::Is)
         }
-        (Some(is), None) => {
-            cx.problem(&is_key, &is.span(), "this names no value, or over 64", mend);
-            None
-        }
-        (None, None) => {
-            cx.problem(&is_key, whole, "this key is required", mend);
-            None
-        }
+        (Some(is), None) => cx.refuse(&is_key, &is.span(), "this names no value, or over 64", mend),
+        (None, None) => cx.refuse(&is_key, whole, "this key is required", mend),
     }
 }
 
 /// `failed`, and the `done` of a vendor that accepts work: a place in the body and what has to be there.
 pub(super) fn matching(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Match>) -> Option<Match> {
     let table = raw.get_ref();
-    let at = match &table.at {
-        Some(at) => cx.pointer(&format!("{key}.at"), at),
-        None => {
-            let mend = r#"Write { at = "/status", is = ["..."] }"#;
-            cx.problem(&format!("{key}.at"), &raw.span(), "this key is required", mend);
-            None
-        }
-    };
+    let at_key = format!("{key}.at");
+    let at = cx.needed(&at_key, &raw.span(), &table.at, r#"Write { at = "/status", is = ["..."] }"#);
+    let at = at.and_then(|at| cx.pointer(&at_key, at));
     let test = test(cx, key, &raw.span(), (table.is.as_ref(), table.exists.as_ref()));
     Some(Match { at: at?, test: test? })
 }
@@ -243,8 +201,7 @@ pub(super) fn slow_down(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<SlowDow
     if first > longest {
         let span = table.max.as_ref().map_or(raw.span(), Spanned::span);
         let what = "the first silence is longer than the longest";
-        cx.problem(&key("max"), &span, what, "Make slow_down.first at most slow_down.max");
-        return None;
+        return cx.refuse(&key("max"), &span, what, "Make slow_down.first at most slow_down.max");
     }
     Some(SlowDown { first, max: longest })
 }
@@ -252,13 +209,8 @@ pub(super) fn slow_down(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<SlowDow
 /// Whether only JSON is data.
 pub(super) fn json_only(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<bool> {
     let Some(raw) = &whole.raw.expect else { return Some(false) };
-    let text = cx.text(&whole.key("expect"), raw)?;
-    if text.text == "json" {
-        return Some(true);
-    }
     let mend = "Write expect = \"json\", or remove it: then what is not JSON is kept as a JSON string";
-    cx.problem(&whole.key("expect"), &text.span, format!("nothing is known of {}", text.shown), mend);
-    None
+    cx.word(&whole.key("expect"), raw, &[("json", true)], "nothing is known of", mend)
 }
 
 pub(super) fn rate_headers(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<RateHeaders> {
@@ -268,17 +220,14 @@ pub(super) fn rate_headers(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Rate
         raw::RateHeaders::Word(word) if word == "off" => Some(RateHeaders::Off),
         raw::RateHeaders::Word(word) => {
             let mend = r#"Write "off", or { remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#;
-            cx.problem(&key, &raw.span(), format!("{word:?} says nothing here"), mend);
-            None
+            cx.refuse(&key, &raw.span(), format!("{word:?} says nothing here"), mend)
         }
         raw::RateHeaders::Named(tables) => {
             if !(1..=MOST_VALUES).contains(&tables.len()) {
                 let mend = "Write 1 to 64 tables of headers, \"off\", or remove the key";
-                cx.problem(&key, &raw.span(), "this names no header, or too many", mend);
-                return None;
+                return cx.refuse(&key, &raw.span(), "this names no header, or too many", mend);
             }
-            let pairs: Vec<_> = tables.iter().map(|table| rate_header(cx, &key, &raw.span(), table)).collect();
-            Some(RateHeaders::Named(pairs.into_iter().collect::<Option<_>>()?))
+            all(tables.iter().map(|table| rate_header(cx, &key, &raw.span(), table))).map(RateHeaders::Named)
         }
     }
 }
@@ -290,39 +239,17 @@ fn rate_header(
     raw: &raw::RateHeader,
 ) -> Option<RateHeader> {
     // Named for completeness: how many calls the vendor allows is what `limits` says.
-    let limit = optional(raw.limit.as_ref(), |raw| header(cx, &format!("{key}.limit"), raw));
-    let mut needed = |name: &str, raw: Option<&raw::Text>| match raw {
-        Some(raw) => header(cx, &format!("{key}.{name}"), raw),
-        None => {
-            let mend = r#"Write { remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#;
-            cx.problem(&format!("{key}.{name}"), whole, "this key is required", mend);
-            None
-        }
+    let limit = optional(raw.limit.as_ref(), |raw| cx.header(&format!("{key}.limit"), raw, "X-Calls-Limit"));
+    let mut needed = |name: &str, raw: &Option<raw::Text>| {
+        let (key, mend) = (format!("{key}.{name}"), r#"Write { remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#);
+        cx.needed(&key, whole, raw, mend).and_then(|raw| cx.header(&key, raw, "X-Calls-Left"))
     };
-    let remaining = needed("remaining", raw.remaining.as_ref());
-    let reset = needed("reset", raw.reset.as_ref());
+    let remaining = needed("remaining", &raw.remaining);
+    let reset = needed("reset", &raw.reset);
     let unit = optional(raw.unit.as_ref(), |raw| {
-        let text = cx.text(&format!("{key}.unit"), raw)?;
-        match text.text.as_str() {
-            "s" => Some(ResetUnit::Seconds),
-            "ms" => Some(ResetUnit::Millis),
-            _ => {
-                let what = format!("{} is not a unit of resets", text.shown);
-                cx.problem(&format!("{key}.unit"), &text.span, what, "Write \"s\" or \"ms\"");
-                None
-            }
-        }
+        let units = [("s", ResetUnit::Seconds), ("ms", ResetUnit::Millis)];
+        cx.word(&format!("{key}.unit"), raw, &units, "resets are not counted in", "Write \"s\" or \"ms\"")
     });
     limit?;
     Some(RateHeader { remaining: remaining?, reset: reset?, unit: unit?.unwrap_or(ResetUnit::Seconds) })
-}
-
-pub(super) fn header(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<HeaderName> {
-    let text = cx.text(key, raw)?;
-    let header = HeaderName::from_bytes(text.text.as_bytes()).ok();
-    if header.is_none() {
-        let what = format!("{} is not a header's name", text.shown);
-        cx.problem(key, &text.span, what, "Write \"X-Calls-Left\", say");
-    }
-    header
 }

@@ -57,8 +57,7 @@ fn config(cx: &mut Check<'_>, root: &raw::Root) -> Option<Config> {
     let public_url = server.as_ref().map(|server| &server.public_url);
     if root.vendors.len() > MOST_VENDORS {
         let what = format!("{} vendors are too many", root.vendors.len());
-        cx.problem("vendors", &(0..0), what, format!("Have at most {MOST_VENDORS}"));
-        return None;
+        return cx.refuse("vendors", &(0..0), what, format!("Have at most {MOST_VENDORS}"));
     }
     if root.vendors.is_empty() {
         cx.warnings.push("There are no vendors: every job will be refused. Add a [vendors.name] table.".to_owned());
@@ -94,8 +93,7 @@ fn default_vendor(
         None if known.is_empty() => "Add its table, or remove default_vendor".to_owned(),
         None => format!("Name one of {}, or remove default_vendor", known.join(", ")),
     };
-    cx.problem("default_vendor", &name.span, format!("there is no vendor {}", name.shown), mend);
-    None
+    cx.refuse("default_vendor", &name.span, format!("there is no vendor {}", name.shown), mend)
 }
 
 fn auth(
@@ -104,36 +102,28 @@ fn auth(
     listen: Option<SocketAddr>,
     listen_span: &Range<usize>,
 ) -> Option<Callers> {
-    let mode = cx.text("auth.mode", &raw.mode)?;
+    let modes = [("none", false), ("api_key", true)];
+    let has_keys = cx.word("auth.mode", &raw.mode, &modes, "there is no mode", "Write \"none\" or \"api_key\"");
     let admin_key = optional(raw.admin_key.as_ref(), |key| admin_key(cx, key));
     let published_on = optional(raw.published_on.as_ref(), |address| published_on(cx, address));
-    match (mode.text.as_str(), &raw.admin_key) {
-        ("none", Some(key)) => {
-            let what = "there is an admin_key, and auth.mode = \"none\" lets everybody in without one";
-            cx.problem("auth.admin_key", &key.span(), what, "Write mode = \"api_key\" under [auth], or remove the key");
+    if has_keys? {
+        if raw.admin_key.is_none() {
+            let warning = "There is no auth.admin_key: only keys that are in the store already let anybody in.";
+            cx.warnings.push(warning.to_owned());
         }
-        ("none", None) => {
-            let reached_on = published_on?.or(listen.map(|listen| listen.ip()));
-            let is_open = reached_on.is_some_and(|address| !address.to_canonical().is_loopback());
-            if is_open && !raw.allow_open.get_ref() {
-                open_to_all(cx, raw, listen_span);
-            }
-            return Some(Callers::Anybody);
-        }
-        ("api_key", key) => {
-            if key.is_none() {
-                cx.warnings.push(
-                    "There is no auth.admin_key: only keys that are in the store already let anybody in.".to_owned(),
-                );
-            }
-            return Some(Callers::Keys { admin_key: admin_key? });
-        }
-        _ => {
-            let what = format!("there is no mode {}", mode.shown);
-            cx.problem("auth.mode", &mode.span, what, "Write \"none\" or \"api_key\"");
-        }
+        return Some(Callers::Keys { admin_key: admin_key? });
     }
-    None
+    if let Some(key) = &raw.admin_key {
+        let what = "there is an admin_key, and auth.mode = \"none\" lets everybody in without one";
+        let mend = "Write mode = \"api_key\" under [auth], or remove the key";
+        return cx.refuse("auth.admin_key", &key.span(), what, mend);
+    }
+    let reached_on = published_on?.or(listen.map(|listen| listen.ip()));
+    let is_open = reached_on.is_some_and(|address| !address.to_canonical().is_loopback());
+    if is_open && !raw.allow_open.get_ref() {
+        open_to_all(cx, raw, listen_span);
+    }
+    Some(Callers::Anybody)
 }
 
 fn open_to_all(cx: &mut Check<'_>, raw: &raw::Auth, listen_span: &Range<usize>) {
@@ -160,8 +150,7 @@ fn admin_key(cx: &mut Check<'_>, raw: &raw::Text) -> Option<Secret> {
         return Some(Secret::new(text.text));
     }
     let what = "this key has not 32 to 200 characters of visible ASCII without spaces";
-    cx.problem("auth.admin_key", &text.span, what, "Make one with: openssl rand -hex 32");
-    None
+    cx.refuse("auth.admin_key", &text.span, what, "Make one with: openssl rand -hex 32")
 }
 
 fn published_on(cx: &mut Check<'_>, raw: &raw::Text) -> Option<IpAddr> {

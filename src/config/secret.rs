@@ -1,4 +1,5 @@
-//! Secrets that stand in files and may change: read when the config is, and again whenever somebody asks.
+//! Secrets: a text that is never shown, and one that stands in files and may change. That is read when the config is, and again whenever
+//! somebody asks.
 //!
 //! Never shows a content, and never gives up a good one: a file that is gone or unusable leaves the text as it was.
 
@@ -13,6 +14,27 @@ use std::{
 use hyper::header::HeaderValue;
 
 use super::fill::{self, Complaint, Piece};
+
+/// Text that is never shown: not in logs, not in errors, not in `{:?}`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: String) -> Secret {
+        Secret(text)
+    }
+
+    /// The text itself, for the wire or a key, never for people.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
 
 /// A secret text, parts of which may stand in files. Clones share what was last read.
 #[derive(Clone)]

@@ -13,13 +13,12 @@ use super::{
 pub(super) fn server(cx: &mut Check<'_>, raw: &raw::Server) -> Option<Server> {
     let listen = cx.address("server.listen", &raw.listen);
     let public_url = public_url(cx, &raw.public_url);
-    let callback_secret = raw.callback_secret.as_ref().map(|secret| {
+    let callback_secret = optional(raw.callback_secret.as_ref(), |secret| {
         let key = "server.callback_secret";
         let text = cx.text(key, secret)?;
         if text.text.is_empty() {
             let mend = "Write one, or remove the key: then one is made and kept in the store";
-            cx.problem(key, &text.span, "this secret is empty", mend);
-            return None;
+            return cx.refuse(key, &text.span, "this secret is empty", mend);
         }
         if text.text.len() < 16 {
             let advice = "Use 16 characters or more, or remove it: then one is made and kept in the store.";
@@ -27,11 +26,6 @@ pub(super) fn server(cx: &mut Check<'_>, raw: &raw::Server) -> Option<Server> {
         }
         Some(Secret::new(text.text))
     });
-    let callback_secret = match callback_secret {
-        Some(None) => return None,
-        Some(secret) => secret,
-        None => None,
-    };
     let tls = optional(raw.tls.as_ref(), |tls| tls_files(cx, tls));
     let cors: Vec<String> = raw.cors.iter().flatten().filter_map(|origin| browser_origin(cx, origin)).collect();
     let most = optional(raw.max_connections_per_address.as_ref(), |most| {
@@ -41,7 +35,7 @@ pub(super) fn server(cx: &mut Check<'_>, raw: &raw::Server) -> Option<Server> {
     Some(Server {
         listen: listen?,
         public_url: public_url?,
-        callback_secret,
+        callback_secret: callback_secret?,
         tls: tls?,
         cors,
         max_connections_per_address,
@@ -52,15 +46,13 @@ fn tls_files(cx: &mut Check<'_>, raw: &Spanned<raw::Tls>) -> Option<TlsFiles> {
     let tls = raw.get_ref();
     let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else {
         let mend = r#"Write tls = { cert = "cert.pem", key = "key.pem" }"#;
-        cx.problem("server.tls", &raw.span(), "both cert and key are needed", mend);
-        return None;
+        return cx.refuse("server.tls", &raw.span(), "both cert and key are needed", mend);
     };
     let cert = cx.text("server.tls.cert", cert)?.text.into();
     let key = cx.text("server.tls.key", key)?;
     if key.text.contains("-----BEGIN") {
         let mend = "Put the key into a file, and its path here";
-        cx.problem("server.tls.key", &key.span, "this is a key, and not the path of a file", mend);
-        return None;
+        return cx.refuse("server.tls.key", &key.span, "this is a key, and not the path of a file", mend);
     }
     Some(TlsFiles { cert, key: key.text.into() })
 }
@@ -73,13 +65,11 @@ fn browser_origin(cx: &mut Check<'_>, raw: &raw::Text) -> Option<String> {
         Some(origin) if origin == text.text => Some(origin),
         Some(origin) if !text.is_filled => {
             let what = format!("{} is not an origin as browsers write it", text.shown);
-            cx.problem("server.cors", &text.span, what, format!("Write {origin:?}"));
-            None
+            cx.refuse("server.cors", &text.span, what, format!("Write {origin:?}"))
         }
         _ => {
             let what = format!("{} is not the origin of a web page", text.shown);
-            cx.problem("server.cors", &text.span, what, r#"Write "https://app.example", without a path or a * in it"#);
-            None
+            cx.refuse("server.cors", &text.span, what, r#"Write "https://app.example", without a path or a * in it"#)
         }
     }
 }
@@ -88,10 +78,7 @@ fn browser_origin(cx: &mut Check<'_>, raw: &raw::Text) -> Option<String> {
 fn public_url(cx: &mut Check<'_>, raw: &raw::Text) -> Option<url::Url> {
     let key = "server.public_url";
     let text = cx.text(key, raw)?;
-    let mut wrong = |what: &str, mend: &str| {
-        cx.problem(key, &text.span, what, mend);
-        None
-    };
+    let mut wrong = |what: &str, mend: &str| cx.refuse(key, &text.span, what, mend);
     let form = r#"Write "https://host/path", as vendors on the internet reach us"#;
     let Ok(mut url) = url::Url::parse(&text.text) else { return wrong("this is not a URL", form) };
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {

@@ -59,20 +59,13 @@ fn redis_mongo(cx: &mut Check<'_>, url: Filled, queue: Option<&Spanned<raw::Queu
     }
     let Some(queue) = queue else {
         let mend = r#"Add [queue] with url = "redis://HOST:6379/0""#;
-        cx.problem("queue", &url.span, "a MongoDB store needs Redis beside it", mend);
-        return None;
+        return cx.refuse("queue", &url.span, "a MongoDB store needs Redis beside it", mend);
     };
-    let Some(redis) = &queue.get_ref().url else {
-        cx.problem("queue.url", &queue.span(), "this key is required", REDIS_FORM);
-        return None;
-    };
+    let redis = cx.needed("queue.url", &queue.span(), &queue.get_ref().url, REDIS_FORM)?;
     let redis = cx.text("queue.url", redis)?;
     match RedisUrl::parse(&redis.text) {
         Ok(redis) => Some(StoreAt::RedisMongo { mongo: Secret::new(url.text), database: database.ok()?, redis }),
-        Err(what) => {
-            cx.problem("queue.url", &redis.span, what, REDIS_FORM);
-            None
-        }
+        Err(what) => cx.refuse("queue.url", &redis.span, what, REDIS_FORM),
     }
 }
 

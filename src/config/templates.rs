@@ -6,7 +6,7 @@ use hyper::{Method, header::HeaderValue};
 use toml::Spanned;
 
 use super::{
-    check::{Check, Filled, quoted_key},
+    check::{Check, Filled, all, quoted_key},
     mask::{self, Part},
     raw,
     secret::fits_header,
@@ -37,8 +37,7 @@ pub(super) fn url_template(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Op
 pub(super) fn header_template(cx: &mut Check<'_>, key: &str, name: &str, raw: &raw::Text) -> Option<Template> {
     if raw.get_ref().contains("${file:") {
         let mend = "Give the secret of the file a header of its own, or put it into auth";
-        cx.problem(key, &raw.span(), "a header with {{ }} in it cannot have a file too, which may change", mend);
-        return None;
+        return cx.refuse(key, &raw.span(), "a header with {{ }} in it cannot have a file too, which may change", mend);
     }
     let mend = "Write visible ASCII, with {{ tenant | header }} or {{ payload.name | header }} where values go";
     let value = template(cx, key, raw, &Use { what: "header", mend, read: &Template::header, mask: mask::text })?;
@@ -52,8 +51,7 @@ pub(super) fn header_template(cx: &mut Check<'_>, key: &str, name: &str, raw: &r
 /// JSON, a form or a text of another type.
 pub(super) fn body(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Body>, method: Option<&Method>) -> Option<Body> {
     if method == Some(&Method::GET) {
-        cx.problem(key, &raw.span(), "a GET sends no body", "Remove body, or write method = \"POST\"");
-        return None;
+        return cx.refuse(key, &raw.span(), "a GET sends no body", "Remove body, or write method = \"POST\"");
     }
     let table = match raw.get_ref() {
         raw::TextOr::Text(text) => {
@@ -68,13 +66,11 @@ pub(super) fn body(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Body>, meth
         (None, Some(text), Some(kind)) => text_body(cx, key, text, kind),
         (None, Some(_), None) => {
             let mend = r#"Write what it is: type = "text/xml; charset=utf-8", say"#;
-            cx.problem(&format!("{key}.type"), &raw.span(), "this key is required with text", mend);
-            None
+            cx.refuse(&format!("{key}.type"), &raw.span(), "this key is required with text", mend)
         }
         _ => {
             let mend = r#"Write { form = { To = "{{ payload.to }}" } } or { text = "<q/>", type = "text/xml; charset=utf-8" }"#;
-            cx.problem(key, &raw.span(), "a body is either a form, or a text with its type", mend);
-            None
+            cx.refuse(key, &raw.span(), "a body is either a form, or a text with its type", mend)
         }
     }
 }
@@ -87,14 +83,12 @@ fn form(
     let fields = raw.get_ref();
     if fields.is_empty() || fields.len() > MOST_FIELDS {
         let what = format!("a form with {} fields cannot be sent", fields.len());
-        cx.problem(key, &raw.span(), what, format!("Have 1 to {MOST_FIELDS}"));
-        return None;
+        return cx.refuse(key, &raw.span(), what, format!("Have 1 to {MOST_FIELDS}"));
     }
     let field = |(name, value): (&String, &raw::Text)| {
         let key = format!("{key}.{}", quoted_key(name));
         if name.contains("{{") || name.contains("${") {
-            cx.problem(&key, &value.span(), "the name of a field is sent as it is written", "Write it out");
-            return None;
+            return cx.refuse(&key, &value.span(), "the name of a field is sent as it is written", "Write it out");
         }
         let mend = "Write a text, with {{ payload.name }} where values go";
         let field = Use { what: "field", mend, read: &Template::field, mask: mask::text };
@@ -103,8 +97,7 @@ fn form(
         let hidden = read.hidden();
         Some((name.clone(), if is_written_out { read.shown_as(hidden) } else { read }))
     };
-    let fields: Vec<_> = fields.iter().map(field).collect();
-    fields.into_iter().collect()
+    all(fields.iter().map(field))
 }
 
 fn text_body(cx: &mut Check<'_>, key: &str, raw: &raw::Text, kind: &raw::Text) -> Option<Body> {
@@ -115,13 +108,11 @@ fn text_body(cx: &mut Check<'_>, key: &str, raw: &raw::Text, kind: &raw::Text) -
     let is_type = media_type.split_once('/').is_some_and(|(of, what)| !of.is_empty() && !what.is_empty());
     if !is_type || !fits_header(&kind.text) {
         let mend = r#"Write "text/xml; charset=utf-8", say"#;
-        cx.problem(&kind_key, &kind.span, format!("{} is not a media type", kind.shown), mend);
-        return None;
+        return cx.refuse(&kind_key, &kind.span, format!("{} is not a media type", kind.shown), mend);
     }
     let charset = parts.find_map(|part| Some(part.strip_prefix("charset=")?.trim_matches('"').to_owned()));
     if charset.is_some_and(|charset| charset != "utf-8") {
-        cx.problem(&kind_key, &kind.span, "bodies are sent in UTF-8", "Write charset=utf-8, or no charset");
-        return None;
+        return cx.refuse(&kind_key, &kind.span, "bodies are sent in UTF-8", "Write charset=utf-8, or no charset");
     }
     let mend = "Write {{ payload.name | xml }} (or | json, | query) where values go";
     let read = |text: &str| Template::text(text, &media_type);
@@ -138,10 +129,7 @@ fn template(cx: &mut Check<'_>, key: &str, raw: &raw::Text, used: &Use<'_>) -> O
             let shown = masked.unwrap_or_else(|_| template.hidden());
             Some(template.shown_as(shown))
         }
-        Err(why) => {
-            cx.problem(key, &text.span, unusable(used.what, &text, why, masked.err()), used.mend);
-            None
-        }
+        Err(why) => cx.refuse(key, &text.span, unusable(used.what, &text, why, masked.err()), used.mend),
     }
 }
 
@@ -159,8 +147,7 @@ fn no_templates_filled_in(cx: &mut Check<'_>, key: &str, text: &Filled, raw: &ra
     let count = |text: &str| text.matches("{{").count();
     if text.is_filled && count(&text.text) != count(raw.get_ref()) {
         let what = format!("what is filled into {} holds {{{{", text.shown);
-        cx.problem(key, &text.span, what, "Write templates here, not into variables or files");
-        return None;
+        return cx.refuse(key, &text.span, what, "Write templates here, not into variables or files");
     }
     Some(())
 }

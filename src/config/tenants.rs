@@ -24,8 +24,7 @@ pub(super) fn tenants(
 ) -> Option<Tenants> {
     if named.len() > MOST_TENANTS {
         let what = format!("{} tenants are too many", named.len());
-        cx.problem("tenants", &(0..0), what, format!("Have at most {MOST_TENANTS}"));
-        return None;
+        return cx.refuse("tenants", &(0..0), what, format!("Have at most {MOST_TENANTS}"));
     }
     let others = tenant(cx, "tenant_defaults", defaults);
     let mut checked = BTreeMap::new();

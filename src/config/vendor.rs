@@ -10,9 +10,8 @@ use url::Url;
 
 use super::{
     Kind, Vendor, auth, breaker,
-    check::{Check, LONGEST, Whole, optional, quoted_key, required, shown},
+    check::{Check, LONGEST, Whole, all, optional, quoted_key, shown},
     connection,
-    error::nearest,
     headers::headers,
     kind::{self, Sends},
     limits, polling, raw, replies, templates,
@@ -34,6 +33,12 @@ struct Stated<'a> {
     span: Range<usize>,
     /// `None` when there is no such key; `Some(None)` when what is there is wrong.
     limits: Option<Option<Vec<Limit>>>,
+}
+
+impl Stated<'_> {
+    fn key(&self) -> String {
+        format!("vendors.{}.limits", quoted_key(self.vendor))
+    }
 }
 
 /// Checks all vendors; those that are wrong are left out, with problems noted.
@@ -80,8 +85,7 @@ fn pool_name(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Arc<str>>
     if is_name(&text.text) {
         return Some(text.text.into());
     }
-    cx.problem(key, &text.span, format!("{} is not a name for a pool", text.shown), "Use 1 to 64 of a-z, 0-9, _ and -");
-    None
+    cx.refuse(key, &text.span, format!("{} is not a name for a pool", text.shown), "Use 1 to 64 of a-z, 0-9, _ and -")
 }
 
 /// Limits belong to the pool: one vendor of it states them, or several state the same.
@@ -96,12 +100,7 @@ fn pools(cx: &mut Check<'_>, stated: Vec<Stated<'_>>) -> Vec<PoolLimits> {
         let Some(first) = with.first() else {
             for one in &without {
                 let mend = "Write limits = [\"50/s\"], say; limits = [] states that there are none";
-                cx.problem(
-                    &format!("vendors.{}.limits", quoted_key(one.vendor)),
-                    &one.span,
-                    "this key is required",
-                    mend,
-                );
+                cx.problem(&one.key(), &one.span, "this key is required", mend);
             }
             continue;
         };
@@ -112,7 +111,7 @@ fn pools(cx: &mut Check<'_>, stated: Vec<Stated<'_>>) -> Vec<PoolLimits> {
                 let place = cx.place(&first.span);
                 let what = format!("pool {pool:?} has other limits in vendors.{} ({place})", quoted_key(first.vendor));
                 let mend = "Make the two the same, remove this one, or name another pool";
-                cx.problem(&format!("vendors.{}.limits", quoted_key(other.vendor)), &other.span, what, mend);
+                cx.problem(&other.key(), &other.span, what, mend);
             }
         }
         if let Some(Some(limits)) = &first.limits {
@@ -126,10 +125,8 @@ fn pools(cx: &mut Check<'_>, stated: Vec<Stated<'_>>) -> Vec<PoolLimits> {
 fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>) -> Option<Vendor> {
     let raw = whole.raw;
     let method = method(cx, &whole.key("method"), &raw.method);
-    let url = match &raw.url {
-        Some(url) => url_template(cx, &whole.key("url"), url),
-        None => required(cx, whole, "url", "Write url = \"https://vendor.example/path\""),
-    };
+    let url = cx.needed(&whole.key("url"), &whole.span, &raw.url, "Write url = \"https://vendor.example/path\"");
+    let url = url.and_then(|url| url_template(cx, &whole.key("url"), url));
     let body = optional(raw.body.as_ref(), |body| templates::body(cx, &whole.key("body"), body, method.as_ref()));
     let auth = optional(raw.auth.as_ref(), |raw| auth::auth(cx, whole, raw));
     let (known_body, known_auth) = (body.iter().flatten().next(), auth.iter().flatten().next());
@@ -199,22 +196,9 @@ fn refuse_for_sync(cx: &mut Check<'_>, whole: &Whole<'_>) {
 }
 
 pub(super) fn method(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Method> {
-    let text = cx.text(key, raw)?;
-    match text.text.as_str() {
-        "GET" => Some(Method::GET),
-        "POST" => Some(Method::POST),
-        "PUT" => Some(Method::PUT),
-        "PATCH" => Some(Method::PATCH),
-        other => {
-            let upper = other.to_ascii_uppercase();
-            let mend = match nearest(&upper, &["GET", "POST", "PUT", "PATCH"]) {
-                Some(near) if !text.is_filled => format!("Did you mean {near:?}?"),
-                _ => "Write \"GET\", \"POST\", \"PUT\" or \"PATCH\"".to_owned(),
-            };
-            cx.problem(key, &text.span, format!("vendors are not called with {}", text.shown), mend);
-            None
-        }
-    }
+    let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH];
+    let words = methods.each_ref().map(|method| (method.as_str(), method.clone()));
+    cx.word(key, raw, &words, "vendors are not called with", "Write \"GET\", \"POST\", \"PUT\" or \"PATCH\"")
 }
 
 fn retry(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Retry> {
@@ -230,8 +214,12 @@ fn retry(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Retry> {
         let (name, span) =
             if cx.sources.is_default(&raw.first.span()) { ("max", &raw.max) } else { ("first", &raw.first) };
         let what = "the first pause is longer than the longest";
-        cx.problem(&whole.key(&format!("retry.{name}")), &span.span(), what, "Make retry.first at most retry.max");
-        return None;
+        return cx.refuse(
+            &whole.key(&format!("retry.{name}")),
+            &span.span(),
+            what,
+            "Make retry.first at most retry.max",
+        );
     }
     let (attempts, unanswered) = (u32::try_from(attempts?).ok()?, u32::try_from(unanswered?).ok()?);
     Some(Retry { attempts, first: first?, max: max?, unanswered })
@@ -241,11 +229,8 @@ fn clean(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Clean> {
     let raw = &whole.raw.clean;
     let key = whole.key("clean.redact");
     if let Some(last) = raw.redact.get(MOST_REDACTED) {
-        cx.problem(&key, &last.span(), "these are too many", format!("Have at most {MOST_REDACTED}"));
-        return None;
+        return cx.refuse(&key, &last.span(), "these are too many", format!("Have at most {MOST_REDACTED}"));
     }
     let pointers = raw.redact.iter().enumerate().map(|(i, text)| cx.pointer(&format!("{key}[{i}]"), text));
-    let pointers: Vec<_> = pointers.collect();
-    let redact = pointers.into_iter().collect::<Option<_>>()?;
-    Some(Clean { trim: raw.trim, drop_null: raw.drop_null, redact })
+    Some(Clean { trim: raw.trim, drop_null: raw.drop_null, redact: all(pointers)? })
 }

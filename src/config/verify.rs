@@ -9,8 +9,7 @@ use toml::Spanned;
 
 use super::{
     LiveSecret,
-    check::{Check, LONGEST, Whole, optional, shown},
-    error::nearest,
+    check::{Check, LONGEST, Whole, all, optional},
     raw,
     secret::{fits_header, fits_line},
 };
@@ -33,24 +32,17 @@ pub(super) fn verify(cx: &mut Check<'_>, whole: &Whole<'_>, raw: &Spanned<raw::W
     };
     match verify.get_ref() {
         raw::TextOr::Text(word) => {
-            let text = cx.text(&key, &Spanned::new(verify.span(), word.clone()))?;
-            if text.text == "none" {
-                let mend = r#"Write verify = "standard-webhooks" instead of "none", say, or remove it"#;
-                return no_secret(cx, whole, table, mend).then_some(Verify::None);
+            let names = NAMED.map(|(name, _)| name).join("\", \"");
+            let mend =
+                format!(r#"Write "{names}" (each with secret), "none" to believe anybody, or a table: {TABLES}"#);
+            let words = NAMED.map(|scheme| (scheme.0, Some(scheme)));
+            let words = [words.as_slice(), &[("none", None)]].concat();
+            let word = Spanned::new(verify.span(), word.clone());
+            if let Some((name, settings)) = cx.word(&key, &word, &words, "there is no scheme", mend)? {
+                return named(cx, whole, raw, name, settings);
             }
-            let Some((name, settings)) = NAMED.iter().find(|(name, _)| *name == text.text) else {
-                let names = NAMED.map(|(name, _)| name);
-                let mend = match nearest(&text.text, &names) {
-                    Some(near) if !text.is_filled => format!("Did you mean {near:?}?"),
-                    _ => format!(
-                        r#"Write "{}" (each with secret), "none" to believe anybody, or a table: {TABLES}"#,
-                        names.join("\", \"")
-                    ),
-                };
-                cx.problem(&key, &text.span, format!("there is no scheme {}", text.shown), mend);
-                return None;
-            };
-            named(cx, whole, raw, name, settings)
+            let mend = r#"Write verify = "standard-webhooks" instead of "none", say, or remove it"#;
+            no_secret(cx, whole, table, mend).then_some(Verify::None)
         }
         raw::TextOr::Table(scheme) => {
             let is_alone = no_secret(cx, whole, table, "Write it into verify = { ... }");
@@ -82,8 +74,7 @@ fn named(
             Key::Whsec => "Write secret = \"${BUREAU_SECRET}\": what the vendor gave you, `whsec_` and base64",
             Key::Text => "Write secret = \"${BUREAU_SECRET}\": what the vendor gave you, or you gave the vendor",
         };
-        cx.problem(&secret_key, &raw.span(), format!("this key is required with {name:?}"), mend);
-        return None;
+        return cx.refuse(&secret_key, &raw.span(), format!("this key is required with {name:?}"), mend);
     };
     let secrets = of_key(cx, &secret_key, secret, key)?;
     let schemes = settings.iter().map(|settings| Scheme::new(*settings, TOLERANCE).ok()).collect::<Option<_>>()?;
@@ -100,8 +91,7 @@ fn of_key(cx: &mut Check<'_>, name: &str, raw: &Spanned<raw::Secrets>, key: Key)
     for secret in &checked {
         if let Some(why) = key.fault(&secret.reveal()) {
             let mend = "Write what the vendor gave you, `whsec_` and base64";
-            cx.problem(name, &raw.span(), format!("this secret cannot be used: {why}"), mend);
-            return None;
+            return cx.refuse(name, &raw.span(), format!("this secret cannot be used: {why}"), mend);
         }
     }
     Some(checked)
@@ -122,20 +112,12 @@ pub(super) fn secrets(
     };
     if !(1..=MOST_SECRETS).contains(&texts.len()) {
         let mend = format!("Have 1 to {MOST_SECRETS}: the new one and the old one, say");
-        cx.problem(key, &raw.span(), "these are none, or too many", mend);
-        return None;
+        return cx.refuse(key, &raw.span(), "these are none, or too many", mend);
     }
-    let checked: Vec<Option<LiveSecret>> = texts.iter().map(|(key, text)| secret(cx, key, text, fits)).collect();
-    checked.into_iter().collect()
-}
-
-fn secret(cx: &mut Check<'_>, key: &str, raw: &raw::Text, fits: fn(&str) -> bool) -> Option<LiveSecret> {
-    let secret = cx.any_secret(key, raw, fits)?;
-    if secret.reveal().is_empty() {
-        cx.problem(key, &raw.span(), "this is empty", "Write it, or name a variable or file that has it");
-        return None;
-    }
-    Some(secret)
+    all(texts.iter().map(|(key, text)| {
+        let secret = cx.any_secret(key, text, fits)?;
+        cx.not_empty(key, text, secret)
+    }))
 }
 
 /// One `verify` table, being checked.
@@ -165,8 +147,7 @@ impl Table<'_, '_, '_> {
             }
             _ => {
                 let what = "this table has none of hmac, value and basic, or more than one";
-                self.cx.problem(&self.key, &self.span, what, format!("Write {TABLES}"));
-                None
+                self.cx.refuse(&self.key, &self.span, what, format!("Write {TABLES}"))
             }
         }
     }
@@ -175,47 +156,38 @@ impl Table<'_, '_, '_> {
         self.has_only(&["hmac", "header", "encoding", "prefix", "signs", "timestamp", "tolerance", "secret"])?;
         let raw = self.raw;
         let hash = self.word("hmac", hash, Hash::ALL, Hash::as_str);
-        let encoding = match &raw.encoding {
-            Some(encoding) => self.word("encoding", encoding, Encoding::ALL, Encoding::as_str),
-            None => Some(Encoding::Hex),
-        };
+        let encoding =
+            optional(raw.encoding.as_ref(), |text| self.word("encoding", text, Encoding::ALL, Encoding::as_str));
         let header = self.header();
-        let prefix = self.text("prefix", raw.prefix.as_ref(), "");
-        let signs = self.text("signs", raw.signs.as_ref(), "{{ body }}");
-        let timestamp = optional(raw.timestamp.as_ref(), |text| self.text("timestamp", Some(text), ""));
-        let tolerance = match &raw.tolerance {
-            Some(tolerance) => {
-                let key = self.name("tolerance");
-                self.cx.duration(&key, tolerance, LONGEST)
-            }
-            None => Some(TOLERANCE),
-        };
+        let prefix = self.text("prefix", &raw.prefix);
+        let signs = self.text("signs", &raw.signs);
+        let timestamp = self.text("timestamp", &raw.timestamp);
+        let tolerance = optional(raw.tolerance.as_ref(), |text| {
+            let key = self.name("tolerance");
+            self.cx.duration(&key, text, LONGEST)
+        });
         if let (None, Some(tolerance)) = (&raw.timestamp, &raw.tolerance) {
             let mend = "Write timestamp = \"X-Timestamp\" beside it, or remove it";
-            return self.problem("tolerance", &tolerance.span(), "nothing says when a callback was signed", mend);
+            return self.refuse("tolerance", &tolerance.span(), "nothing says when a callback was signed", mend);
         }
-        let secrets = match &raw.secret {
-            Some(secret) => {
-                let key = self.name("secret");
-                of_key(self.cx, &key, secret, Key::Text)
-            }
-            None => self.required("secret", "Write secret = \"${BUREAU_SECRET}\""),
-        };
+        let key = self.name("secret");
+        let secrets = self.cx.needed(&key, &self.span, &raw.secret, "Write secret = \"${BUREAU_SECRET}\"");
+        let secrets = secrets.and_then(|secret| of_key(self.cx, &key, secret, Key::Text));
         let (header, prefix, signs, timestamp) = (header?, prefix?, signs?, timestamp?);
         let settings = Settings {
             hash: hash?,
-            encoding: encoding?,
+            encoding: encoding?.unwrap_or(Encoding::Hex),
             header: header.as_str(),
-            prefix: &prefix,
-            signs: &signs,
+            prefix: prefix.as_deref().unwrap_or_default(),
+            signs: signs.as_deref().unwrap_or("{{ body }}"),
             timestamp: timestamp.as_deref(),
         };
-        match Scheme::new(settings, tolerance?) {
+        match Scheme::new(settings, tolerance?.unwrap_or(TOLERANCE)) {
             Ok(scheme) => Some(Verify::Signed(Signed { schemes: vec![scheme], key: Key::Text, secrets: secrets? })),
             Err(fault) => {
                 let written = if fault.key == "signs" { &raw.signs } else { &raw.timestamp };
                 let span = written.as_ref().map_or(self.span.clone(), Spanned::span);
-                self.problem(fault.key, &span, fault.what, fault.mend)
+                self.refuse(fault.key, &span, fault.what, fault.mend)
             }
         }
     }
@@ -223,15 +195,12 @@ impl Table<'_, '_, '_> {
     fn basic(&mut self, raw: &Spanned<raw::Basic>) -> Option<Verify> {
         let (Some(user), Some(password)) = (&raw.get_ref().user, &raw.get_ref().password) else {
             let mend = r#"Write basic = { user = "u", password = "${PASSWORD}" }"#;
-            return self.problem("basic", &raw.span(), "it needs a user and a password", mend);
+            return self.refuse("basic", &raw.span(), "it needs a user and a password", mend);
         };
         let (user_key, password_key) = (self.name("basic.user"), self.name("basic.password"));
         let passwords = secrets(self.cx, &password_key, password, fits_line);
-        let checked = self.cx.secret(&user_key, user, fits_line)?;
-        if checked.reveal().contains(':') {
-            return self.problem("basic.user", &user.span(), "a user's name has no colon", "Write what is before it");
-        }
-        Some(Verify::Basic { user: checked, passwords: passwords? })
+        let user = self.cx.user(&user_key, user)?;
+        Some(Verify::Basic { user, passwords: passwords? })
     }
 
     /// A header's value that cannot be one would never fit.
@@ -240,7 +209,7 @@ impl Table<'_, '_, '_> {
             return Some(());
         }
         let what = "its value has a character that cannot be sent (a line break, or not ASCII)";
-        self.problem(name, &raw.span(), what, "Use visible ASCII and spaces")
+        self.refuse(name, &raw.span(), what, "Use visible ASCII and spaces")
     }
 
     fn name(&self, name: &str) -> String {
@@ -248,7 +217,7 @@ impl Table<'_, '_, '_> {
     }
 
     /// Notes what is wrong with a key; there is nothing then.
-    fn problem<T>(
+    fn refuse<T>(
         &mut self,
         name: &str,
         span: &Range<usize>,
@@ -256,13 +225,7 @@ impl Table<'_, '_, '_> {
         mend: impl Into<String>,
     ) -> Option<T> {
         let key = self.name(name);
-        self.cx.problem(&key, span, what, mend);
-        None
-    }
-
-    fn required<T>(&mut self, name: &str, mend: &str) -> Option<T> {
-        let span = self.span.clone();
-        self.problem(name, &span, "this key is required", mend)
+        self.cx.refuse(&key, span, what, mend)
     }
 
     /// Whether no key is there that this scheme does not know.
@@ -284,31 +247,18 @@ impl Table<'_, '_, '_> {
             return Some(());
         };
         let mend = format!("Remove it; its keys are {}", known.join(", "));
-        self.problem(name, &span, "this scheme has no such key", mend)
+        self.refuse(name, &span, "this scheme has no such key", mend)
     }
 
     fn header(&mut self) -> Option<HeaderName> {
         let key = self.name("header");
-        let Some(raw) = &self.raw.header else {
-            return self.required("header", r#"Write header = "X-Signature", say"#);
-        };
-        let text = self.cx.text(&key, raw)?;
-        let header = HeaderName::try_from(text.text.as_str()).ok();
-        if header.is_none() {
-            let what = format!("{} is not a header's name", text.shown);
-            self.cx.problem(&key, &text.span, what, r#"Write "X-Signature", say"#);
-        }
-        header
+        let raw = self.cx.needed(&key, &self.span, &self.raw.header, r#"Write header = "X-Signature", say"#)?;
+        self.cx.header(&key, raw, "X-Signature")
     }
 
-    fn text(&mut self, name: &str, raw: Option<&raw::Text>, default: &str) -> Option<String> {
-        match raw {
-            Some(raw) => {
-                let key = self.name(name);
-                self.cx.text(&key, raw).map(|text| text.text)
-            }
-            None => Some(default.to_owned()),
-        }
+    fn text(&mut self, name: &str, raw: &Option<raw::Text>) -> Option<Option<String>> {
+        let key = self.name(name);
+        optional(raw.as_ref(), |raw| self.cx.text(&key, raw).map(|text| text.text))
     }
 
     fn word<T: Copy, const N: usize>(
@@ -318,13 +268,7 @@ impl Table<'_, '_, '_> {
         all: [T; N],
         as_str: fn(T) -> &'static str,
     ) -> Option<T> {
-        let key = self.name(name);
-        let text = self.cx.text(&key, raw)?;
-        let found = all.into_iter().find(|one| as_str(*one) == text.text);
-        if found.is_none() {
-            let mend = format!("Write \"{}\"", all.map(as_str).join("\" or \""));
-            self.cx.problem(&key, &text.span, format!("{} is none of them", shown(raw.get_ref())), mend);
-        }
-        found
+        let (key, mend) = (self.name(name), format!("Write \"{}\"", all.map(as_str).join("\" or \"")));
+        self.cx.word(&key, raw, &all.map(|one| (as_str(one), one)), "there is nothing here by the name of", mend)
     }
 }

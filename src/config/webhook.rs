@@ -18,20 +18,7 @@ use crate::vendor::{template::Name, verify::Verify};
 
 pub(super) fn webhook(cx: &mut Check<'_>, whole: &Whole<'_>, sends: &Sends<'_>) -> Option<Webhook> {
     let Some(raw) = &whole.raw.webhook else {
-        let webhook = Webhook {
-            verify: Verify::Off,
-            request_id: None,
-            result: None,
-            ticket: None,
-            ticket_in_callback: None,
-            done: None,
-            result_url: None,
-            hosts: Vec::new(),
-            events: None,
-            accepts_unknown: false,
-            get: false,
-            challenge: None,
-        };
+        let webhook = Webhook::default();
         return callbacks_can_land(cx, whole, sends, &webhook.verify).then_some(webhook);
     };
     let key = |name: &str| whole.key(&format!("webhook.{name}"));
@@ -98,16 +85,11 @@ fn callbacks_can_land(cx: &mut Check<'_>, whole: &Whole<'_>, sends: &Sends<'_>, 
 }
 
 fn unknown(cx: &mut Check<'_>, key: &str, raw: &raw::Text, verify: Option<&Verify>) -> Option<bool> {
-    let text = cx.text(key, raw)?;
-    if text.text != "accept" {
-        let mend = "Write unknown = \"accept\", or remove it: then a callback for no job of ours is answered 404";
-        cx.problem(key, &text.span, format!("nothing is known of {}", text.shown), mend);
-        return None;
-    }
+    let mend = "Write unknown = \"accept\", or remove it: then a callback for no job of ours is answered 404";
+    cx.word(key, raw, &[("accept", ())], "nothing is known of", mend)?;
     if let Some(Verify::Off) = verify {
         let mend = "Write verify too, or remove it: the URL of a job names its job";
-        cx.problem(key, &text.span, "without verify the shared URL is off", mend);
-        return None;
+        return cx.refuse(key, &raw.span(), "without verify the shared URL is off", mend);
     }
     Some(true)
 }
@@ -116,22 +98,13 @@ fn challenge(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::TextOr<raw::Chall
     let mend = r#"Write "slack", "graph" or { hub = "${VERIFY_TOKEN}" }"#;
     match raw.get_ref() {
         raw::TextOr::Text(word) => {
-            let text = cx.text(key, &Spanned::new(raw.span(), word.clone()))?;
-            match text.text.as_str() {
-                "slack" => Some(Challenge::Slack),
-                "graph" => Some(Challenge::Graph),
-                _ => {
-                    cx.problem(key, &text.span, format!("there is no challenge {}", text.shown), mend);
-                    None
-                }
-            }
+            let words = [("slack", Challenge::Slack), ("graph", Challenge::Graph)];
+            cx.word(key, &Spanned::new(raw.span(), word.clone()), &words, "there is no challenge", mend)
         }
-        raw::TextOr::Table(table) => match &table.hub {
-            Some(hub) => secrets(cx, &format!("{key}.hub"), hub, fits_line).map(Challenge::Hub),
-            None => {
-                cx.problem(&format!("{key}.hub"), &raw.span(), "this key is required", mend);
-                None
-            }
-        },
+        raw::TextOr::Table(table) => {
+            let key = format!("{key}.hub");
+            let hub = cx.needed(&key, &raw.span(), &table.hub, mend)?;
+            secrets(cx, &key, hub, fits_line).map(Challenge::Hub)
+        }
     }
 }

@@ -12,7 +12,7 @@ use serde::{
     },
 };
 
-use super::{Breaker, BreakerTable, Limit, LimitTable, RateHeader, RateHeaders, Scalar, TextOr};
+use super::{Breaker, BreakerTable, RateHeader, RateHeaders, Scalar, TextOr};
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<TextOr<T>, D::Error> {
@@ -63,30 +63,6 @@ impl<'de> Deserialize<'de> for RateHeaders {
         }
 
         deserializer.deserialize_any(AnyOf)
-    }
-}
-
-impl<'de> Deserialize<'de> for Limit {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Limit, D::Error> {
-        struct Either;
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = Limit;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a limit")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Limit, E> {
-                Ok(Limit::Short(text.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Limit, A::Error> {
-                LimitTable::deserialize(MapAccessDeserializer::new(map)).map(|table| Limit::Table(Box::new(table)))
-            }
-        }
-
-        deserializer.deserialize_any(Either)
     }
 }
 

@@ -225,16 +225,9 @@ pub(in crate::config) struct BreakerTable {
     pub(in crate::config) open: Text,
 }
 
-pub(in crate::config) type Limits = Spanned<Vec<Spanned<Limit>>>;
+pub(in crate::config) type Limits = Spanned<Vec<Spanned<TextOr<LimitTable>>>>;
 
-/// A limit, short or in full.
-pub(in crate::config) enum Limit {
-    /// `"50/s"`
-    Short(String),
-    /// `{ calls = 600, per = "1m" }`
-    Table(Box<LimitTable>),
-}
-
+/// A limit in full; the short form is `"50/s"`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct LimitTable {

@@ -18,9 +18,10 @@ pub mod named;
 mod tests;
 
 /// How a callback on the shared URL proves where it comes from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub enum Verify {
     /// Not configured: the shared URL is off. The URL of each job always works, its token is the proof.
+    #[default]
     Off,
     /// `verify = "none"`, written out: every callback is believed.
     None,

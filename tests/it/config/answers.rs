@@ -38,7 +38,7 @@ fn rules_that_are_wrong_are_refused() {
         (r#"replies = [{ status = [403], means = "slow_down", wait = "2h" }]"#, "replies[0].wait", "at most \"1h\""),
         (r#"replies = [{ status = [403], means = "slow_down", wait = 5 }]"#, "replies[0].wait", "\"10s\""),
         (r#"replies = [{ status = [403], on = [], means = "done" }]"#, "replies[0].on", "[\"call\"]"),
-        (r#"replies = [{ status = [403], on = ["reply"], means = "done" }]"#, "replies[0].on", "is none of them"),
+        (r#"replies = [{ status = [403], on = ["reply"], means = "done" }]"#, "replies[0].on", "Write on ="),
         (r#"replies = [{ status = [403], on = ["poll"], means = "done" }]"#, "replies[0].on", "has no poll"),
         (r#"replies = [{ status = [403], on = ["callback"], means = "done" }]"#, "replies[0].on", "has no callback"),
         (&many, "replies", "at most 64"),
