@@ -115,6 +115,7 @@ impl TestStore {
             deadline: None,
             tags: Vec::new(),
             idempotency: None,
+            webhook: None,
         }
     }
 

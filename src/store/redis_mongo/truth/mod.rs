@@ -9,3 +9,4 @@ mod keys;
 pub(super) mod mongo;
 mod unreadable;
 pub(super) mod updates;
+mod webhooks;
