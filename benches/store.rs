@@ -60,6 +60,7 @@ fn job(ids: &JobIds, due_at: Time) -> NewJob {
         deadline: None,
         tags: Vec::new(),
         idempotency: None,
+        webhook: None,
     }
 }
 

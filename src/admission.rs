@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn a_tenant_submits_its_number_in_a_period_and_goes_on_as_the_period_passes() {
         let rate = SubmitRate { jobs: 4, per: Duration::from_secs(2) };
-        let others = Tenant { submit: Some(rate), max_waiting: None };
+        let others = Tenant { submit: Some(rate), ..Tenant::default() };
         let clock = Clock::manual(Time(0));
         let admission = Admission::new(Tenants { others, ..Tenants::default() }, clock.clone(), None);
         let (tenant, other): (Arc<str>, Arc<str>) = ("t".into(), "o".into());

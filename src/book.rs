@@ -112,6 +112,6 @@ pub trait Book: Send + Sync {
     /// Deletes the report of a process that stops or has crashed, unless it has reported again since.
     async fn strike_out(&self, gone: &Filed) -> Result<(), StoreError>;
 
-    /// The secret that signs callback tokens. On first use `fresh` is stored as the secret.
-    async fn callback_secret(&self, fresh: [u8; 32]) -> Result<[u8; 32], StoreError>;
+    /// A secret that we make ourselves. On first use `fresh` is stored under its name.
+    async fn secret(&self, name: &'static str, fresh: [u8; 32]) -> Result<[u8; 32], StoreError>;
 }

@@ -9,6 +9,7 @@
 //! - [`limit`]: may we call this vendor, and when?
 //! - [`audit`]: what was really sent, and whether the limits were kept.
 //! - [`vendor`]: how to talk to vendors, and what their replies mean.
+//! - [`result_webhooks`]: the ends of jobs, announced to those who asked for it.
 //!
 //! Below them: [`book`] (what is durable besides jobs), [`store_error`], [`redis_link`], [`json`] and [`clock`].
 //! Around them: [`config`], [`in_force`] (which limits are in force), [`pauses`], [`keys`] (who asks, and what they may do), [`admission`] (how fast tenants submit), [`service`] (the wiring), [`roles`], [`kernel`], [`telemetry`],
@@ -29,6 +30,7 @@ pub mod keys;
 pub mod limit;
 pub mod pauses;
 pub mod redis_link;
+pub mod result_webhooks;
 pub mod roles;
 pub mod service;
 pub mod shutdown;

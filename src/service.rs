@@ -32,6 +32,7 @@ use crate::{
     },
     pauses::Pauses,
     redis_link::Redis,
+    result_webhooks::{self, Deliverer, Parts, secrets::Secrets, send::system_lookup},
     roles::Roles,
     shutdown::Shutdown,
     store::{
@@ -40,6 +41,7 @@ use crate::{
         keys::KeyStore,
         redis_mongo::{RedisMongo, VendorWork},
         sqlite::Sqlite,
+        webhooks::Outbox,
     },
     telemetry::Metrics,
     vendor::{Registry, auth::oauth, http::Client},
@@ -58,6 +60,7 @@ pub struct Service {
     store: Arc<dyn Store>,
     limiter: Arc<dyn Limiter>,
     breakers: Arc<dyn Breakers>,
+    deliverer: Deliverer,
 }
 
 /// The ports of one process: `api` with role api, `ops` where the config names one.
@@ -73,7 +76,8 @@ pub struct Listeners {
 impl Service {
     /// Opens the store and builds everything on it.
     pub async fn build(config: &Config, roles: Roles, clock: Clock) -> anyhow::Result<Service> {
-        let Backend { store, book, calls, keys, limits, limiter, breakers, queue } = open(config, &clock).await?;
+        let Backend { store, book, calls, keys, outbox, limits, limiter, breakers, queue } =
+            open(config, &clock).await?;
         let others = match &config.store.at {
             StoreAt::RedisMongo { database, .. } => queue.clone().map(|redis| (redis, database.clone())),
             StoreAt::Sqlite(_) => None,
@@ -82,12 +86,9 @@ impl Service {
         let keys = Arc::new(Keys::open(keys, clock.clone(), &config.callers).await?);
         let secret = match &config.server.callback_secret {
             Some(secret) => secret.reveal().as_bytes().to_vec(),
-            None => {
-                let mut fresh = [0; 32];
-                getrandom::fill(&mut fresh).context("the operating system gave no random bytes")?;
-                book.callback_secret(fresh).await?.to_vec()
-            }
+            None => own_secret(&*book, "callback_secret").await?.to_vec(),
         };
+        let (hooks, master) = (&config.result_webhooks, own_secret(&*book, "webhook_secret").await?);
         let pools = config.vendors.iter().map(|vendor| (vendor.name.clone(), vendor.pool.clone()));
         let audit = Arc::new(Audit::new(calls, clock.clone(), pools));
         let cx = Arc::new(Context {
@@ -105,6 +106,17 @@ impl Service {
             clock: clock.clone(),
             retention: config.store.retention,
         });
+        let webhooks = Arc::new(result_webhooks::Context::new(Parts {
+            store: store.clone(),
+            outbox,
+            guard: hooks.guard.clone(),
+            lookup: system_lookup(),
+            secrets: Secrets::new(&config.tenants, &hooks.secrets, master),
+            metrics: cx.metrics.clone(),
+            clock: clock.clone(),
+            give_up_after: hooks.give_up_after,
+            show: api::announced,
+        }));
         let app = Arc::new(App {
             store: store.clone(),
             limiter: limiter.clone(),
@@ -123,19 +135,21 @@ impl Service {
             refused_callbacks: Failures::new("callbacks were refused; at most one line a minute counts them"),
             access: Arc::new(Access::new(keys, &config.server)),
             admission: Arc::new(admission),
+            webhooks: webhooks.clone(),
             queue,
         });
-        Ok(Service { app, pool: Pool::new(&cx), cx, store, limiter, breakers })
+        let deliverer = Deliverer::new(webhooks);
+        Ok(Service { app, pool: Pool::new(&cx), cx, store, limiter, breakers, deliverer })
     }
 
     /// The parts, for tests, which run the loops themselves on their own clock.
-    pub fn into_parts(self) -> (Arc<App>, Pool) {
-        (self.app, self.pool)
+    pub fn into_parts(self) -> (Arc<App>, Pool, Deliverer) {
+        (self.app, self.pool, self.deliverer)
     }
 
     /// Runs the roles of this process until it is stopped; returns when everything has ended and is on disk.
     pub async fn run(self, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
-        let Service { app, cx, pool, store, limiter, breakers } = self;
+        let Service { app, cx, pool, store, limiter, breakers, deliverer } = self;
         let (roles, limits) = (app.roles, app.limits.clone());
         let mut tasks = JoinSet::new();
         // The API stops after the workers, so that callbacks and waiting callers are served while calls finish.
@@ -150,6 +164,9 @@ impl Service {
             tasks.spawn(server::serve(ops, api::operations_router(app.clone()), door, api_stop.clone()));
         }
         tasks.spawn(follow_hangups(cx, shutdown.reread.clone(), api_stop.clone()));
+        if roles.has_worker() {
+            tasks.spawn(deliverer.run(shutdown.stop.clone()));
+        }
         if roles.has_api() && app.access.keys.are_needed() {
             tasks.spawn(attend_keys(app.clone(), api_stop.clone()));
         }
@@ -193,6 +210,13 @@ impl Service {
         returned
             .context("the limiter could not return the permits that it had charged ahead; a little capacity is lost")
     }
+}
+
+/// A secret that is made on first use and kept in the book.
+async fn own_secret(book: &dyn Book, name: &'static str) -> anyhow::Result<[u8; 32]> {
+    let mut fresh = [0; 32];
+    getrandom::fill(&mut fresh).context("the operating system gave no random bytes")?;
+    Ok(book.secret(name, fresh).await?)
 }
 
 /// Reads secrets again whenever somebody asks for it by SIGHUP.
@@ -292,6 +316,7 @@ struct Backend {
     limits: Arc<InForce>,
     calls: Arc<dyn CallLog>,
     keys: Arc<dyn KeyStore>,
+    outbox: Arc<dyn Outbox>,
     limiter: Arc<dyn Limiter>,
     breakers: Arc<dyn Breakers>,
     queue: Option<Redis>,
@@ -312,8 +337,8 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
             let limits = Arc::new(InForce::open(store.clone(), clock.clone(), config.pools.clone()).await?);
             let limiter = Arc::new(Local::open(limits.pools(), clock.clone(), store.clone()).await?);
             let breakers = Arc::new(LocalBreakers::new(terms, clock.clone()));
-            let (book, calls, keys) = (store.clone(), store.clone(), store.clone());
-            Ok(Backend { store, book, calls, keys, limits, limiter, breakers, queue: None })
+            let (book, calls, keys, outbox) = (store.clone(), store.clone(), store.clone(), store.clone());
+            Ok(Backend { store, book, calls, keys, outbox, limits, limiter, breakers, queue: None })
         }
         StoreAt::RedisMongo { mongo, database, redis } => {
             let queue = Redis::new(redis.clone());
@@ -329,8 +354,8 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
             let wake = move |vendor: &str| bells.signals().ring(vendor);
             let breakers = Arc::new(RedisBreakers::open(queue.clone(), database, terms, clock.clone(), wake));
             let limiter = Arc::new(limiter);
-            let (book, calls, keys) = (store.clone(), store.clone(), store.clone());
-            Ok(Backend { store, book, calls, keys, limits, limiter, breakers, queue: Some(queue) })
+            let (book, calls, keys, outbox) = (store.clone(), store.clone(), store.clone(), store.clone());
+            Ok(Backend { store, book, calls, keys, outbox, limits, limiter, breakers, queue: Some(queue) })
         }
     }
 }

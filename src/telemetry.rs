@@ -20,7 +20,7 @@ use prometheus_client::{
 };
 use tracing_subscriber::EnvFilter;
 
-use crate::job::{AttemptOutcome, Status};
+use crate::job::{AttemptOutcome, DeliveryStatus, Status};
 
 /// Sends logs to standard error: `RUST_LOG` says how much (default `info`), JSON when standard error is no terminal.
 pub fn start_logs() {
@@ -48,6 +48,11 @@ struct ByVendorAndStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByVendorAndOutcome {
     vendor: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
     outcome: &'static str,
 }
 
@@ -189,6 +194,7 @@ pub struct Metrics {
     vendors: BTreeMap<Arc<str>, VendorMetrics>,
     http_requests: Family<ByRoute, Counter>,
     http_latency: Histogram,
+    webhooks: Family<ByOutcome, Counter>,
     store_latency: Histogram,
     pub store_errors: Counter,
 }
@@ -201,13 +207,15 @@ impl Metrics {
         registry.register("http_requests", "HTTP requests answered, by route and status", http_requests.clone());
         let http_latency = latency();
         registry.register("http_request_seconds", "Time to answer HTTP requests", http_latency.clone());
+        let webhooks = Family::default();
+        registry.register("result_webhooks", "Announcements of ends, by what came of each try", webhooks.clone());
         let store_latency = latency();
         registry.register("store_write_seconds", "Time until a submit or settle was durable", store_latency.clone());
         let store_errors = Counter::default();
         registry.register("store_errors", "Store operations that failed", store_errors.clone());
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What is running", build);
-        Metrics { registry, vendors, http_requests, http_latency, store_latency, store_errors }
+        Metrics { registry, vendors, http_requests, http_latency, webhooks, store_latency, store_errors }
     }
 
     /// The handles of a vendor; nothing if it is not in the config.
@@ -226,6 +234,15 @@ impl Metrics {
         let labels = ByRoute { method, route: route.to_owned(), status };
         self.http_requests.get_or_create_owned(&labels).inc();
         self.http_latency.observe(took.as_secs_f64());
+    }
+
+    /// Counts a try to announce the end of a job, by what it has come to with that.
+    pub fn count_webhook(&self, status: DeliveryStatus) {
+        let outcome = match status {
+            DeliveryStatus::Pending => "try_again",
+            DeliveryStatus::Delivered | DeliveryStatus::GaveUp => status.as_str(),
+        };
+        self.webhooks.get_or_create_owned(&ByOutcome { outcome }).inc();
     }
 
     /// Measures how long a write to the store takes, and counts it if it fails.

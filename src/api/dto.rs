@@ -10,7 +10,7 @@ use axum::{
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::standing::WhyWaiting;
+use super::{result_webhooks::WebhookView, standing::WhyWaiting};
 use crate::{
     clock::Time,
     job::{Attempts, Failure, Job, JobId, VendorSaid},
@@ -52,6 +52,8 @@ struct JobView<'a> {
     updated_at: Time,
     #[serde(skip_serializing_if = "Option::is_none")]
     finished_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_webhook: Option<WebhookView<'a>>,
 }
 
 /// Why a job failed, or what was wrong with a call.
@@ -99,7 +101,7 @@ pub(super) fn page(jobs: &[Job], next_cursor: Option<&str>) -> Response {
     json_response(StatusCode::OK, body.into())
 }
 
-fn render(job: &Job, payload: bool, why: Option<&WhyWaiting>) -> Vec<u8> {
+pub(super) fn render(job: &Job, payload: bool, why: Option<&WhyWaiting>) -> Vec<u8> {
     let failure = job.failure.as_ref().map(ErrorView::of);
     let (error, last_error) = if job.status.has_ended() { (failure, None) } else { (None, failure) };
     let view = JobView {
@@ -125,6 +127,7 @@ fn render(job: &Job, payload: bool, why: Option<&WhyWaiting>) -> Vec<u8> {
         created_at: job.id.created_at(),
         updated_at: job.updated_at,
         finished_at: job.finished_at,
+        result_webhook: job.webhook.as_ref().map(WebhookView::of),
     };
     let mut body = serde_json::to_vec(&view).expect("a job's view is plain data");
     let mut splice = |name: &str, value: &[u8]| {

@@ -53,6 +53,7 @@ mod keys;
 mod limits;
 mod list;
 pub mod memory;
+mod result_webhooks;
 pub mod server;
 mod standing;
 mod submission;
@@ -60,6 +61,7 @@ pub mod tls;
 mod vendors;
 mod wait;
 
+pub(crate) use self::result_webhooks::announced;
 pub use self::{access::Access, feasible::Feasibility};
 
 /// The API's description, OpenAPI 3.1. Tests compare the routes and every answer with it.
@@ -85,6 +87,7 @@ pub struct App {
     pub refused_callbacks: Failures,
     pub access: Arc<Access>,
     pub admission: Arc<Admission>,
+    pub webhooks: Arc<crate::result_webhooks::Context>,
     /// Redis, if the store needs it: `readyz` checks whether it can be reached.
     pub queue: Option<Redis>,
 }
@@ -121,6 +124,8 @@ pub fn router(app: Arc<App>) -> Router {
         .at(READ, Method::GET, "/jobs/{id}/attempts", jobs::attempts)
         .at(SUBMIT, Method::POST, "/jobs/{id}/cancel", change::cancel)
         .at(SUBMIT, Method::POST, "/jobs/{id}/replay", change::replay)
+        .at(SUBMIT, Method::POST, "/jobs/{id}/result-webhook", result_webhooks::send_again)
+        .at(SUBMIT, Method::GET, "/result-webhooks/secret", result_webhooks::secret)
         .at(OPEN, Method::GET, "/vendor-webhook/{vendor}", callbacks::shared)
         .at(OPEN, Method::POST, "/vendor-webhook/{vendor}", callbacks::shared)
         .at(OPEN, Method::GET, "/vendor-webhook/{vendor}/{token}", callbacks::for_one_job)

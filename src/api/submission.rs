@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock::Time,
     config::parse_duration,
-    job::{Deadline, Idempotency, Lane, NewJob, Priority},
+    job::{Deadline, Idempotency, Lane, NewJob, Priority, ResultWebhook},
     json,
 };
 
@@ -35,6 +35,7 @@ struct Fields<'a> {
     not_before: Option<Time>,
     deadline: Option<Deadline>,
     tags: Vec<String>,
+    webhook: Option<ResultWebhook>,
 }
 
 /// Reads one submission. `body` is JSON that has been checked.
@@ -47,12 +48,11 @@ pub(super) fn parse(app: &App, by: &By, body: &RawValue) -> Result<NewJob, ApiEr
     let mut errors = Vec::new();
     let mut seen: Vec<&str> = Vec::with_capacity(members.len().min(16));
     for (name, value) in &members {
-        if *name == "callback_url" && value.get() != "null" {
-            let detail = "callback_url is not built yet; poll GET /jobs/{id}, or wait with ?wait= or Prefer: wait=";
-            return Err(ApiError::field("not_supported", "/callback_url", detail));
-        }
-        let read =
-            if seen.contains(&&**name) { Err("is given more than once".into()) } else { fields.read(name, value, now) };
+        let read = if seen.contains(&&**name) {
+            Err("is given more than once".into())
+        } else {
+            fields.read(app, name, value, now)
+        };
         seen.push(name);
         if let Err(detail) = read {
             let name: String = name.chars().take(100).collect();
@@ -94,6 +94,7 @@ pub(super) fn parse(app: &App, by: &By, body: &RawValue) -> Result<NewJob, ApiEr
         deadline,
         tags: fields.tags,
         idempotency: None,
+        webhook: fields.webhook,
     })
 }
 
@@ -110,7 +111,7 @@ fn known_vendor<'a>(app: &'a App, named: Option<&str>) -> Result<&'a Arc<crate::
 }
 
 impl<'a> Fields<'a> {
-    fn read(&mut self, name: &str, value: &'a RawValue, now: Time) -> Result<(), String> {
+    fn read(&mut self, app: &App, name: &str, value: &'a RawValue, now: Time) -> Result<(), String> {
         match name {
             "payload" => self.payload = Some(value),
             "vendor" => self.vendor = Some(typed(value, "a vendor's name")?),
@@ -121,7 +122,10 @@ impl<'a> Fields<'a> {
             "deadline" => self.deadline = Some(read_deadline(value, now)?),
             "tenant" => self.tenant = Some(read_tenant(value)?),
             "tags" => self.tags = read_tags(value)?,
-            "callback_url" => {}
+            "callback_url" => {
+                let url: Option<String> = typed(value, "a URL")?;
+                self.webhook = url.map(|url| app.webhooks.webhook(&url)).transpose()?;
+            }
             _ => {
                 return Err("is not a field of a job; what is for the vendor goes into payload".into());
             }

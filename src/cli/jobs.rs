@@ -105,7 +105,7 @@ async fn get(args: &GetArgs) -> Result<(), Failure> {
     if args.wait.is_some() { answer.read::<JobState>()?.verdict() } else { Ok(()) }
 }
 
-async fn act(job: &OneJob, what: &str) -> Result<(), Failure> {
+pub(super) async fn act(job: &OneJob, what: &str) -> Result<(), Failure> {
     let service = Service::at(&job.talk.target)?;
     let answer = service.call(Call::post(format!("/jobs/{}/{what}", client::segment(&job.id)))).await?;
     print::job(answer.json(), job.talk.output)

@@ -21,6 +21,7 @@ mod submit;
 mod vendor_words;
 mod vendors;
 mod watch;
+mod webhooks;
 
 /// Calls outside vendors as fast as their limits allow, and never faster.
 #[derive(Debug, Parser)]
@@ -44,6 +45,9 @@ enum Command {
     /// Vendors of a running service
     #[command(subcommand)]
     Vendors(vendors::VendorsCommand),
+    /// Result webhooks of a running service
+    #[command(subcommand)]
+    Webhooks(webhooks::WebhooksCommand),
     /// Keys of callers, for a service that wants one
     #[command(subcommand)]
     Keys(keys::KeysCommand),
@@ -137,6 +141,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::run(&args).await,
         Command::Jobs(command) => jobs::run(command).await,
         Command::Vendors(command) => vendors::run(command).await,
+        Command::Webhooks(command) => webhooks::run(command).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Healthcheck(args) => healthcheck::run(&args).await,
         Command::Completions { shell } => {

@@ -50,6 +50,9 @@ pub(super) struct SubmitArgs {
     /// A word to find the job by; can be given more than once
     #[arg(long = "tag", value_name = "TAG", conflicts_with = "batch")]
     tags: Vec<String>,
+    /// Where the job is POSTed when it has ended: an https URL
+    #[arg(long, value_name = "URL", conflicts_with = "batch")]
+    callback_url: Option<String>,
     /// If the same job was submitted with this key before, no second job is made
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -76,6 +79,8 @@ struct Submission<'a> {
     tenant: Option<&'a str>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     tags: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    callback_url: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
@@ -113,6 +118,7 @@ fn body(args: &SubmitArgs, payload: &[u8]) -> Result<Vec<u8>, Failure> {
         deadline: args.deadline.as_deref(),
         tenant: args.tenant.as_deref(),
         tags: &args.tags,
+        callback_url: args.callback_url.as_deref(),
     };
     Ok(serde_json::to_vec(&submission).context("the job could not be written")?)
 }

@@ -131,7 +131,8 @@ fn host(cx: &mut Check<'_>, key: &str, raw: &Spanned<TextOr<raw::Host>>) -> Opti
     Some(Host { origin: origin?, auth })
 }
 
-fn is_origin(url: &Url) -> bool {
+/// Scheme, host and port, and nothing else.
+pub(super) fn is_origin(url: &Url) -> bool {
     let is_bare = url.username().is_empty() && url.password().is_none();
     is_bare && url.path() == "/" && url.query().is_none() && url.fragment().is_none()
 }

@@ -14,6 +14,7 @@ use crate::{
     json::Pointer,
     limit::{PoolLimits, breaker::Terms},
     redis_link::RedisUrl,
+    result_webhooks::guard::Guard,
     store::room::MostWaiting,
     vendor::{
         body::Body,
@@ -45,6 +46,7 @@ mod polling;
 mod raw;
 mod read;
 mod replies;
+mod result_webhooks;
 mod root;
 mod secret;
 mod server;
@@ -75,6 +77,7 @@ pub struct Config {
     pub store: Store,
     pub capacity: Capacity,
     pub tenants: Tenants,
+    pub result_webhooks: ResultWebhooks,
     /// By name, in the order of the names.
     pub vendors: Vec<Vendor>,
     /// Each pool once, with its limits; vendors name their pool.
@@ -130,8 +133,8 @@ pub struct Tenants {
 }
 
 impl Tenants {
-    pub fn get(&self, name: &str) -> Tenant {
-        self.named.get(name).copied().unwrap_or(self.others)
+    pub fn get(&self, name: &str) -> &Tenant {
+        self.named.get(name).unwrap_or(&self.others)
     }
 
     /// What the store has to know: how many jobs may wait, in all and of each tenant.
@@ -143,11 +146,13 @@ impl Tenants {
 }
 
 /// What one tenant may do. `None`: without a bound.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Tenant {
     pub submit: Option<SubmitRate>,
     /// Jobs that have not ended.
     pub max_waiting: Option<u64>,
+    /// What signs its announcements of ends; empty: what signs those of all.
+    pub webhook_secret: Vec<LiveSecret>,
 }
 
 /// So many jobs may be submitted in this time.
@@ -155,6 +160,16 @@ pub struct Tenant {
 pub struct SubmitRate {
     pub jobs: u64,
     pub per: Duration,
+}
+
+/// How ends of jobs are announced.
+#[derive(Debug, Clone)]
+pub struct ResultWebhooks {
+    /// Of all tenants without their own; empty: one is made for each.
+    pub secrets: Vec<LiveSecret>,
+    pub give_up_after: Duration,
+    /// Where they may go.
+    pub guard: Guard,
 }
 
 #[derive(Debug, Clone)]

@@ -16,7 +16,7 @@ use super::{
     Callers, Capacity, Config, Secret,
     check::{Check, optional},
     error::{ConfigError, Problem, nearest},
-    raw, server,
+    raw, result_webhooks, server,
     source::{Env, Sources},
     store, tenants, vendor,
 };
@@ -54,6 +54,7 @@ fn config(cx: &mut Check<'_>, root: &raw::Root) -> Option<Config> {
     let max_waiting = cx.number("capacity.max_waiting", &root.capacity.max_waiting, 1..=1_000_000_000);
     let grace = cx.duration("capacity.grace", &root.capacity.grace, Duration::from_secs(86_400));
     let tenants = tenants::tenants(cx, &root.tenants, &root.tenant_defaults);
+    let result_webhooks = result_webhooks::result_webhooks(cx, &root.result_webhooks);
     let public_url = server.as_ref().map(|server| &server.public_url);
     if root.vendors.len() > MOST_VENDORS {
         let what = format!("{} vendors are too many", root.vendors.len());
@@ -72,6 +73,7 @@ fn config(cx: &mut Check<'_>, root: &raw::Root) -> Option<Config> {
         store: store?,
         capacity: Capacity { max_waiting: max_waiting?, grace: grace? },
         tenants: tenants?,
+        result_webhooks: result_webhooks?,
         vendors,
         pools,
         warnings: Vec::new(),

@@ -9,9 +9,9 @@ use toml::Spanned;
 use super::{
     SubmitRate, Tenant, Tenants,
     check::{Check, optional, quoted_key},
-    limits, raw,
+    limits, raw, verify,
 };
-use crate::{job::Lane, limit::Per};
+use crate::{job::Lane, limit::Per, vendor::verify::hmac::Key};
 
 const MOST_TENANTS: usize = 100_000;
 const MOST_WAITING: u64 = 1_000_000_000;
@@ -35,10 +35,12 @@ pub(super) fn tenants(
             cx.problem(&key, &raw.span(), what, format!("Use {}", Lane::TENANT_FORM));
         }
         let own = tenant(cx, &key, raw.get_ref());
-        if let (Some(own), Some(others)) = (own, others) {
+        if let (Some(own), Some(others)) = (own, &others) {
             let submit = own.submit.or(others.submit);
             let max_waiting = own.max_waiting.or(others.max_waiting);
-            checked.insert(Arc::from(name.as_str()), Tenant { submit, max_waiting });
+            let of_all = || others.webhook_secret.clone();
+            let webhook_secret = if own.webhook_secret.is_empty() { of_all() } else { own.webhook_secret };
+            checked.insert(Arc::from(name.as_str()), Tenant { submit, max_waiting, webhook_secret });
         }
     }
     (checked.len() == named.len()).then_some(Tenants { named: checked, others: others? })
@@ -54,5 +56,8 @@ fn tenant(cx: &mut Check<'_>, key: &str, raw: &raw::Tenant) -> Option<Tenant> {
     });
     let max_waiting =
         optional(raw.max_waiting.as_ref(), |most| cx.number(&format!("{key}.max_waiting"), most, 1..=MOST_WAITING));
-    Some(Tenant { submit: submit?, max_waiting: max_waiting? })
+    let secret = optional(raw.webhook_secret.as_ref(), |secret| {
+        verify::of_key(cx, &format!("{key}.webhook_secret"), secret, Key::Whsec)
+    });
+    Some(Tenant { submit: submit?, max_waiting: max_waiting?, webhook_secret: secret?.unwrap_or_default() })
 }

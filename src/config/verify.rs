@@ -82,7 +82,7 @@ fn named(
 }
 
 /// Secrets that become keys.
-fn of_key(cx: &mut Check<'_>, name: &str, raw: &Spanned<raw::Secrets>, key: Key) -> Option<Vec<LiveSecret>> {
+pub(super) fn of_key(cx: &mut Check<'_>, name: &str, raw: &Spanned<raw::Secrets>, key: Key) -> Option<Vec<LiveSecret>> {
     let fits: fn(&str) -> bool = match key {
         Key::Text => |text| !text.is_empty(),
         Key::Whsec => |text| Key::Whsec.fault(text).is_none(),

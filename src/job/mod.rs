@@ -11,6 +11,7 @@ pub use self::{
     attempts::{Attempt, AttemptKind, AttemptOutcome, Attempts},
     failure::{Failure, FailureCode, VendorSaid},
     id::{JobId, JobIds},
+    result_webhook::{DeliveryStatus, ResultWebhook, Tried},
 };
 use crate::clock::Time;
 
@@ -18,6 +19,7 @@ mod attempts;
 mod failure;
 mod id;
 pub mod lifecycle;
+mod result_webhook;
 pub mod retry;
 pub mod turn;
 
@@ -126,6 +128,8 @@ pub struct NewJob {
     pub deadline: Option<Deadline>,
     pub tags: Vec<String>,
     pub idempotency: Option<Idempotency>,
+    /// Where its end is announced.
+    pub webhook: Option<ResultWebhook>,
 }
 
 /// A caller's `Idempotency-Key` and the body that was sent with it.
@@ -224,6 +228,8 @@ pub struct Job {
     pub failure: Option<Failure>,
     pub updated_at: Time,
     pub finished_at: Option<Time>,
+    /// Where its end is announced, and how far that is.
+    pub webhook: Option<ResultWebhook>,
 }
 
 impl From<NewJob> for Job {
@@ -250,6 +256,7 @@ impl From<NewJob> for Job {
             result: None,
             failure: None,
             finished_at: None,
+            webhook: new.webhook,
         }
     }
 }
@@ -258,6 +265,11 @@ impl Job {
     /// What it waits for; nothing once it has ended.
     pub fn live_stage(&self) -> Option<Stage> {
         (!self.status.has_ended()).then_some(self.stage)
+    }
+
+    /// Whether its end is still to be announced.
+    pub fn owes_webhook(&self) -> bool {
+        self.webhook.as_ref().is_some_and(|webhook| webhook.next_at.is_some())
     }
 
     /// Whether it waits for a call or a poll.

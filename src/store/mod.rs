@@ -19,6 +19,7 @@ pub mod redis_mongo;
 pub mod room;
 pub mod signals;
 pub mod sqlite;
+pub mod webhooks;
 
 /// What became of one submitted job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -91,6 +91,7 @@ mod tests {
             deadline: None,
             tags: Vec::new(),
             idempotency: None,
+            webhook: None,
         };
         let jobs: Vec<NewJob> = ["a", "b", "a", "b", "a"].into_iter().map(job).collect();
         let all: Vec<_> = jobs.iter().map(|job| job.id).collect();

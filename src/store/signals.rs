@@ -19,6 +19,7 @@ pub struct Signals {
     bells: HashMap<Arc<str>, Arc<Notify>>,
     alarm: Notify,
     book: Notify,
+    webhooks: Notify,
     is_unsubscribed: AtomicBool,
     waits: Notify,
     waiting: Arc<Mutex<Waiting>>,
@@ -37,8 +38,9 @@ impl Signals {
 
     pub fn new(vendors: impl IntoIterator<Item = Arc<str>>) -> Signals {
         let bells = vendors.into_iter().map(|vendor| (vendor, Arc::default())).collect();
-        let (alarm, book, waits) = (Notify::new(), Notify::new(), Notify::new());
-        Signals { bells, alarm, book, is_unsubscribed: AtomicBool::new(false), waits, waiting: Arc::default() }
+        let (alarm, book, waits, webhooks) = (Notify::new(), Notify::new(), Notify::new(), Notify::new());
+        let is_unsubscribed = AtomicBool::new(false);
+        Signals { bells, alarm, book, webhooks, is_unsubscribed, waits, waiting: Arc::default() }
     }
 
     /// The bell of a vendor: rung when it may have something to do. `None` for a vendor that is not in the config.
@@ -64,6 +66,11 @@ impl Signals {
     /// Rung when another process has changed the book, or may have.
     pub fn book(&self) -> &Notify {
         &self.book
+    }
+
+    /// Rung when the end of a job is to be announced.
+    pub fn webhooks(&self) -> &Notify {
+        &self.webhooks
     }
 
     /// Whether messages of other processes do not arrive now.

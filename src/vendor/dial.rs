@@ -14,7 +14,12 @@ const MOST_ADDRESSES: usize = 16;
 
 /// A connection to the host, without Nagle's delay. Cancel-safe.
 pub(super) async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let stream = first_of(in_turn(lookup_host((host, port)).await?)).await?;
+    to_one_of(lookup_host((host, port)).await?).await
+}
+
+/// The same to one of these addresses of a host. Cancel-safe.
+pub(crate) async fn to_one_of(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let stream = first_of(in_turn(addresses)).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

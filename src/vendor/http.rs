@@ -23,6 +23,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
     time::timeout_at,
 };
 
@@ -157,12 +158,20 @@ impl Client {
 
     /// An open connection to the origin: an idle one that is still good, else a new one. Cancel-safe.
     pub async fn connection(&self, origin: &Origin) -> Result<Connection, CallError> {
+        match self.reuse(origin).await {
+            Some(connection) => Ok(connection),
+            None => self.connect(origin).await,
+        }
+    }
+
+    /// An idle connection to the origin that is still good. Cancel-safe.
+    pub(crate) async fn reuse(&self, origin: &Origin) -> Option<Connection> {
         while let Some(mut connection) = self.take_idle(origin) {
             if connection.is_good().await {
-                return Ok(connection);
+                return Some(connection);
             }
         }
-        self.connect(origin).await
+        None
     }
 
     /// How many idle connections there are that can still be used.
@@ -212,7 +221,7 @@ impl Client {
         let stream: Box<dyn Stream> = match &proxy {
             None => {
                 let tcp = dial::tcp(&origin.host, origin.port).await.map_err(CallError::unreachable)?;
-                if origin.tls { Box::new(tls::connect(&tls, &origin.host, tcp).await?) } else { Box::new(tcp) }
+                return self.over(origin, tcp).await;
             }
             Some(by) => {
                 let to_proxy = dial::tcp(&by.host, by.port).await;
@@ -227,13 +236,30 @@ impl Client {
                 }
             }
         };
-        let opening = http1::Builder::new().max_headers(MAX_HEADERS).handshake(TokioIo::new(stream)).await;
-        let (sender, driver) = opening.map_err(CallError::unreachable)?;
         // Through a tunnel the vendor itself is spoken to.
         proxy = proxy.filter(|_| !origin.tls);
-        let (idle_since, driver) = (Instant::now(), Ok(Box::pin(driver)));
-        Ok(Connection { origin: origin.clone(), sender, driver, idle_since, tls, proxy })
+        opened(origin, stream, tls, proxy).await
     }
+
+    /// The same over a connection that somebody else has made. Cancel-safe.
+    pub(crate) async fn over(&self, origin: &Origin, tcp: TcpStream) -> Result<Connection, CallError> {
+        let tls = self.tls.config(self.credentials);
+        let stream: Box<dyn Stream> =
+            if origin.tls { Box::new(tls::connect(&tls, &origin.host, tcp).await?) } else { Box::new(tcp) };
+        opened(origin, stream, tls, None).await
+    }
+}
+
+async fn opened(
+    origin: &Origin,
+    stream: Box<dyn Stream>,
+    tls: Arc<ClientConfig>,
+    proxy: Option<ProxyAt>,
+) -> Result<Connection, CallError> {
+    let opening = http1::Builder::new().max_headers(MAX_HEADERS).handshake(TokioIo::new(stream)).await;
+    let (sender, driver) = opening.map_err(CallError::unreachable)?;
+    let (idle_since, driver) = (Instant::now(), Ok(Box::pin(driver)));
+    Ok(Connection { origin: origin.clone(), sender, driver, idle_since, tls, proxy })
 }
 
 impl Default for Client {

@@ -1,5 +1,5 @@
 //! How to talk to vendors: what a call looks like on the wire (`request`, `outgoing`), and what its reply means (`reading`). The only module that calls
-//! out.
+//! vendors.
 //!
 //! Never waits for a limit, never stores anything, never retries: a reply becomes a [`Reading`], and others act on it.
 
@@ -33,7 +33,7 @@ pub mod auth;
 pub mod body;
 mod challenge;
 pub mod clean;
-mod dial;
+pub(crate) mod dial;
 pub mod error;
 pub mod form;
 pub mod http;
@@ -50,7 +50,7 @@ pub mod tls;
 pub mod token;
 pub mod value;
 pub mod verify;
-mod waits;
+pub(crate) mod waits;
 mod webhook;
 
 pub use challenge::{Challenged, MAX_CHALLENGE};

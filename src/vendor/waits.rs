@@ -24,7 +24,7 @@ const EPOCH_MICROS: f64 = 1e14;
 const EPOCH_NANOS: f64 = 1e17;
 
 /// `Retry-After` (RFC 9110, 10.2.3) as a wait, of several values the longest. Zero when it is over already.
-pub(super) fn retry_after(headers: &HeaderMap, now: Time) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: Time) -> Option<Duration> {
     if !headers.contains_key(RETRY_AFTER) {
         return None;
     }

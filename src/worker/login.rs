@@ -160,7 +160,16 @@ mod tests {
     fn answered(code: FailureCode, times: u32, at: Time) -> Job {
         let lane = Lane { vendor: "one".into(), priority: Priority::Normal, tenant: "t".into() };
         let (id, payload, due_at) = (JobId::first_at(Time(1)), Bytes::from_static(b"1"), Time(1));
-        let job = Job::from(NewJob { id, lane, payload, due_at, deadline: None, tags: vec![], idempotency: None });
+        let job = Job::from(NewJob {
+            id,
+            lane,
+            payload,
+            due_at,
+            deadline: None,
+            tags: vec![],
+            idempotency: None,
+            webhook: None,
+        });
         let last_error = Some(Failure::new(code, "answered"));
         Change { slowed: times, last_error, ..Change::of(&job, Next::Call { due_at: at }) }.apply(&job, times, at)
     }

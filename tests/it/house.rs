@@ -60,6 +60,8 @@ fn every_file_named_in_the_documents_exists() {
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
         "docs/vendors.md",
+        "docs/callers.md",
+        "examples/README.md",
         "docs/mock-vendors.md",
         "docs/recipes/README.md",
         "docs/operations.md",

@@ -226,6 +226,7 @@ fn fresh(vendor: &Vendor) -> Job {
         deadline: None,
         tags: Vec::new(),
         idempotency: None,
+        webhook: None,
     }
     .into()
 }

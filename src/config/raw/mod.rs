@@ -28,6 +28,7 @@ pub(super) struct Root {
     pub(super) store: Store,
     pub(super) queue: Option<Spanned<Queue>>,
     pub(super) capacity: Capacity,
+    pub(super) result_webhooks: ResultWebhooks,
     #[serde(default)]
     pub(super) tenants: BTreeMap<String, Spanned<Tenant>>,
     #[serde(default)]
@@ -94,4 +95,13 @@ pub(super) struct Capacity {
 pub(super) struct Tenant {
     pub(super) submit: Option<Text>,
     pub(super) max_waiting: Option<Number>,
+    pub(super) webhook_secret: Option<Spanned<Secrets>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ResultWebhooks {
+    pub(super) secret: Option<Spanned<Secrets>>,
+    pub(super) give_up_after: Text,
+    pub(super) allow: Option<Vec<Text>>,
 }

@@ -101,7 +101,7 @@ impl Change {
             Job { status, stage, due_at, failure, ..base.clone() }
         };
         let (pending, processing) = (Status::Pending, Status::Processing);
-        match &self.next {
+        let mut after = match &self.next {
             Next::Call { due_at } => goes_on(pending, Stage::Call, *due_at),
             Next::OrderAgain { due_at } => {
                 Job { unanswered: base.unanswered + 1, ..goes_on(pending, Stage::Call, *due_at) }
@@ -120,6 +120,11 @@ impl Change {
                 let (due_at, deadline) = (*due_at, *deadline);
                 Job { status: pending, stage: Stage::Call, due_at, deadline, run, unanswered: 0, ..base }
             }
+        };
+        if let Some(webhook) = &mut after.webhook {
+            let result_bytes = after.result.as_ref().map_or(0, Bytes::len);
+            *webhook = if after.status.has_ended() { webhook.owed(result_bytes, now) } else { webhook.unsent() };
         }
+        after
     }
 }

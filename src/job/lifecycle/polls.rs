@@ -113,7 +113,16 @@ mod tests {
     fn polled(due_at: i64, answer_by: i64) -> Job {
         let lane = Lane { vendor: "v".into(), priority: Priority::Normal, tenant: "t".into() };
         let (id, payload) = (JobId::first_at(Time(0)), Bytes::from_static(b"1"));
-        let new = NewJob { id, lane, payload, due_at: Time(0), deadline: None, tags: vec![], idempotency: None };
+        let new = NewJob {
+            id,
+            lane,
+            payload,
+            due_at: Time(0),
+            deadline: None,
+            tags: vec![],
+            idempotency: None,
+            webhook: None,
+        };
         let (status, stage) = (Status::Processing, Stage::Poll);
         Job { status, stage, due_at: Time(due_at), answer_by: Some(Time(answer_by)), ..new.into() }
     }

@@ -168,6 +168,9 @@ impl Core {
         }
         let ended = changes.iter().filter(|(_, is)| is.status.has_ended());
         self.announce_ended(&ended.map(|(_, is)| is.id).collect::<Vec<_>>()).await;
+        if changes.iter().any(|(_, is)| is.owes_webhook()) {
+            self.announce_webhooks().await;
+        }
     }
 
     pub(super) async fn overdue(&self, now: Time, most: usize) -> Result<Overdue, StoreError> {

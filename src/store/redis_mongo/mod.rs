@@ -52,6 +52,8 @@ mod upkeep;
 const SUBMIT_WITHIN: Duration = Duration::from_millis(900);
 /// No caller waits longer than this for an update of the index, or for a sweep.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// On the channel of bells: the end of a job is to be announced. No vendor has this name.
+const WEBHOOKS: &[u8] = b"/webhooks";
 /// Idempotency keys are kept this long.
 const KEYS_KEPT: Duration = Duration::from_secs(24 * 3600);
 
@@ -347,6 +349,12 @@ impl Core {
         self.signals.announce_ended(ids);
         let body: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
         let _ = self.briefly(self.index.publish(Channel::Ended, &body)).await;
+    }
+
+    /// Wakes those who announce ends, in every process. A missed message is caught by a poll.
+    async fn announce_webhooks(&self) {
+        self.signals.webhooks().notify_one();
+        let _ = self.briefly(self.index.publish(Channel::Bells, WEBHOOKS)).await;
     }
 
     /// Aborts here if `FETCHGATE_FAULT` names this point.

@@ -201,7 +201,7 @@ fn settler(core: &Core, attempt: &Attempt) -> String {
 /// Updates the index, vendor by vendor, and wakes the callers that wait for these jobs.
 async fn update_index(core: &Core, requests: &[Outcome], all_leased: &[Option<LeasedEntry>], took: &[Took]) {
     let mut by_vendor: HashMap<&str, (CountChanges, bool, Vec<Removal>)> = HashMap::new();
-    let mut ended = Vec::new();
+    let (mut ended, mut owes_webhooks) = (Vec::new(), false);
     for ((request, leased), took) in requests.iter().zip(all_leased).zip(took) {
         let (was, is, which) = match took {
             // After a loss of the index another process may have claimed the job. Its call is on record, so only we settle it.
@@ -220,6 +220,7 @@ async fn update_index(core: &Core, requests: &[Outcome], all_leased: &[Option<Le
         *ring |= leaves_room(now);
         if now.is_none() && !nothing {
             ended.push(request.lease.job.id);
+            owes_webhooks |= is.is_some_and(Job::owes_webhook);
         }
         let next = is.filter(|job| job.wants_to_go()).map(wanted);
         // Another lease of ours may be on the same entry by now.
@@ -235,6 +236,10 @@ async fn update_index(core: &Core, requests: &[Outcome], all_leased: &[Option<Le
         if core.briefly(core.index.remove(vendor, counts, ring, &removals)).await.is_err() {
             core.remove_later(name, removals);
         }
+    }
+    if owes_webhooks {
+        // Whoever settles is a worker, and workers announce ends.
+        core.signals.webhooks().notify_one();
     }
     core.announce_ended(&ended).await;
 }

@@ -142,6 +142,7 @@ pub(super) fn erase(conn: &Connection, sees: &Sees, id: JobId) -> rusqlite::Resu
         return Ok(Erased::NotEnded(status));
     }
     conn.prepare_cached("DELETE FROM jobs WHERE id = ?1")?.execute([id.as_bytes()])?;
+    conn.prepare_cached("DELETE FROM result_webhooks WHERE id = ?1")?.execute([id.as_bytes()])?;
     Ok(Erased::Done)
 }
 

@@ -169,15 +169,11 @@ impl Book for Sqlite {
         Ok(())
     }
 
-    async fn callback_secret(&self, fresh: [u8; 32]) -> Result<[u8; 32], StoreError> {
+    async fn secret(&self, name: &'static str, fresh: [u8; 32]) -> Result<[u8; 32], StoreError> {
         self.write(move |conn| {
-            conn.execute(
-                "INSERT INTO settings (name, value) VALUES ('callback_secret', ?1) ON CONFLICT DO NOTHING",
-                [fresh],
-            )?;
-            let kept = conn
-                .query_row("SELECT value FROM settings WHERE name = 'callback_secret'", [], |row| row.get(0))
-                .optional()?;
+            conn.execute("INSERT INTO settings (name, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING", (name, fresh))?;
+            let kept =
+                conn.query_row("SELECT value FROM settings WHERE name = ?1", [name], |row| row.get(0)).optional()?;
             Ok(kept.unwrap_or(fresh))
         })
         .await

@@ -57,6 +57,7 @@ mod steady;
 mod tests;
 mod turns;
 mod upkeep;
+mod webhooks;
 mod writer;
 
 /// Idempotency keys are kept this long.

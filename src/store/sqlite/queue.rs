@@ -10,6 +10,7 @@ use super::{
     index::Row,
     mark, rows,
     shelf::Entry,
+    webhooks,
     writer::{After, Tx, Write},
 };
 use crate::{
@@ -123,6 +124,7 @@ fn insert(tx: &mut Tx<'_>, job: &NewJob, now: Time) -> rusqlite::Result<Row> {
             (!job.tags.is_empty()).then(|| serde_json::json!(job.tags).to_string()),
             &*job.payload,
         ])?;
+    job.webhook.as_ref().map_or(Ok(()), |webhook| webhooks::put(tx.conn, job.id, webhook))?;
     Ok(Row { n, lane })
 }
 
@@ -207,7 +209,7 @@ impl Write for Settle {
                 after.index.remove(row, was.stage);
                 after.index.recount(&lease.job.lane, Some(was.stage), None, 1);
                 after.ring(&lease.job.lane.vendor);
-                after.has_ended(id);
+                after.has_ended(id, was.webhook.is_some());
                 Settled::Stored
             }
         };
@@ -288,6 +290,9 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
         below,
         fence,
     ])?;
+    if let Some(webhook) = job.webhook.as_ref().filter(|_| changed == 1) {
+        webhooks::put(tx.conn, job.id, webhook)?;
+    }
     Ok(changed == 1)
 }
 
@@ -299,7 +304,7 @@ pub(super) fn reindex(after: &mut After<'_>, row: Row, was: &Job, job: &Job) {
     }
     match job.live_stage() {
         None => {
-            after.has_ended(job.id);
+            after.has_ended(job.id, job.owes_webhook());
             if was.stage != Stage::Call {
                 after.ring(&job.lane.vendor); // One fewer job is open, so another may be called.
             }

@@ -104,7 +104,8 @@ pub(super) fn leased(conn: &Connection, claimed: Vec<Claimed>, until: Nanos) -> 
     let tx = conn.unchecked_transaction()?;
     let mut leases = Vec::with_capacity(claimed.len());
     {
-        let sql = format!("SELECT {} FROM jobs j WHERE j.n = ?1", rows::columns(With { payload: true, result: false }));
+        let columns = rows::columns(With { payload: true, result: false });
+        let sql = format!("SELECT {columns} FROM {} WHERE j.n = ?1", rows::TABLES);
         let mut statement = tx.prepare_cached(&sql)?;
         for Claimed { entry, stage, lane } in claimed {
             let n = entry.place.1;

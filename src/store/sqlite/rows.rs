@@ -7,32 +7,40 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use rusqlite::{Row as SqlRow, types::Type};
 
-use super::index::Row;
+use super::{index::Row, webhooks};
 use crate::{
     clock::Time,
     job::{Attempts, Deadline, Failure, FailureCode, Fetch, Job, JobId, Lane, Priority, Stage, Status},
     store::With,
 };
 
-/// The columns that [`job`] reads, from `jobs j`. Payload and result are empty unless they are wanted.
+/// The columns that [`job`] reads, from [`TABLES`]. Payload and result are empty unless they are wanted.
 pub(super) fn columns(with: With) -> String {
     format!(
         "j.n, j.lane, j.id, j.status, j.stage, j.due_at, j.answer_by, j.deadline_at, j.deadline_within, j.run, j.tries, j.attempt, \
-         j.updated_at, j.finished_at, j.failure_code, j.failure, j.ticket, j.tags, {}, {}, j.said, j.slowed",
+         j.updated_at, j.finished_at, j.failure_code, j.failure, j.ticket, j.tags, {}, {}, j.said, j.slowed, {}",
         // What is stored behind the payload costs as much to read as the payload.
         if with.payload { "j.payload, j.unanswered, j.fetch" } else { "NULL, 0, NULL" },
-        if with.result { "j.result" } else { "NULL" }
+        if with.result { "j.result" } else { "NULL" },
+        webhooks::COLUMNS
     )
 }
 
+/// Jobs, each with where its end is announced.
+pub(super) const TABLES: &str = "jobs j LEFT JOIN result_webhooks w ON w.id = j.id";
+/// The first column of that.
+const WEBHOOK: usize = 24;
+
 /// A statement, without its condition, that reads jobs with their lanes for [`with_lane`].
 pub(super) fn select(with: With) -> String {
-    format!("SELECT {}, l.vendor, l.priority, l.tenant FROM jobs j JOIN lanes l ON l.lane = j.lane", columns(with))
+    format!("SELECT {}, l.vendor, l.priority, l.tenant FROM {TABLES} JOIN lanes l ON l.lane = j.lane", columns(with))
 }
 
 /// Reads a job and its lane.
 pub(super) fn with_lane(row: &SqlRow<'_>) -> rusqlite::Result<(Row, Job)> {
-    let lane = Lane { vendor: arc(row, 24)?, priority: one_of(row, 25, &Priority::ALL)?, tenant: arc(row, 26)? };
+    const AT: usize = WEBHOOK + webhooks::WIDTH;
+    let lane =
+        Lane { vendor: arc(row, AT)?, priority: one_of(row, AT + 1, &Priority::ALL)?, tenant: arc(row, AT + 2)? };
     job(row, lane)
 }
 
@@ -76,6 +84,7 @@ pub(super) fn job(row: &SqlRow<'_>, lane: Lane) -> rusqlite::Result<(Row, Job)> 
         failure: failure(row)?,
         updated_at: Time(row.get(12)?),
         finished_at: row.get::<_, Option<i64>>(13)?.map(Time),
+        webhook: webhooks::read(row, WEBHOOK)?,
     };
     Ok((Row { n: row.get(0)?, lane: row.get(1)? }, job))
 }
@@ -118,11 +127,11 @@ fn from_json<T: serde::de::DeserializeOwned>(json: &[u8], column: usize) -> rusq
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Blob, Box::new(error)))
 }
 
-fn one_of<T: Copy>(row: &SqlRow<'_>, column: usize, all: &[T]) -> rusqlite::Result<T> {
+pub(super) fn one_of<T: Copy>(row: &SqlRow<'_>, column: usize, all: &[T]) -> rusqlite::Result<T> {
     all.get(row.get::<_, usize>(column)?).copied().ok_or_else(|| bad(column))
 }
 
-fn arc(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Arc<str>> {
+pub(super) fn arc(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Arc<str>> {
     Ok(Arc::from(row.get_ref(column)?.as_str()?))
 }
 

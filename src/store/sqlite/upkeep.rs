@@ -60,9 +60,17 @@ impl Write for Prune {
             )?
             .query_row((self.from, Self::SLICE, newest.as_bytes()), |row| row.get(0))?;
         if let Some(last) = last {
-            tx.conn
-                .prepare_cached("DELETE FROM jobs WHERE n > ?1 AND n <= ?2 AND status >= 2 AND finished_at < ?3")?
-                .execute((self.from, last, self.before.0))?;
+            const OLD: &str = "n > ?1 AND n <= ?2 AND status >= 2 AND finished_at < ?3";
+            // What is still to be announced keeps its job.
+            let settled = format!(
+                "DELETE FROM result_webhooks WHERE next_at IS NULL AND id IN (SELECT id FROM jobs WHERE {OLD})"
+            );
+            let jobs = format!(
+                "DELETE FROM jobs WHERE {OLD} AND NOT EXISTS (SELECT 1 FROM result_webhooks w WHERE w.id = jobs.id)"
+            );
+            for delete in [settled, jobs] {
+                tx.conn.prepare_cached(&delete)?.execute((self.from, last, self.before.0))?;
+            }
         }
         let keys = tx
             .conn

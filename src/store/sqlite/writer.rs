@@ -65,6 +65,8 @@ pub(super) struct After<'a> {
     ended: Vec<JobId>,
     ring: BTreeSet<Arc<str>>,
     alarm: bool,
+    /// An end is to be announced.
+    owes_webhooks: bool,
 }
 
 /// What the writer, the claims and the reads share.
@@ -148,11 +150,12 @@ impl<'a> After<'a> {
     /// For a request that never reached the writer.
     pub(super) fn nothing(core: &'a Core) -> After<'a> {
         let (index, now) = core.index_now();
-        After { index, now, ended: Vec::new(), ring: BTreeSet::new(), alarm: false }
+        After { index, now, ended: Vec::new(), ring: BTreeSet::new(), alarm: false, owes_webhooks: false }
     }
 
-    pub(super) fn has_ended(&mut self, id: JobId) {
+    pub(super) fn has_ended(&mut self, id: JobId, owes_webhook: bool) {
         self.ended.push(id);
+        self.owes_webhooks |= owes_webhook;
     }
 
     pub(super) fn ring(&mut self, vendor: &Arc<str>) {
@@ -272,12 +275,15 @@ impl Writer {
     fn finish(&self, batch: impl Iterator<Item = (Box<dyn Write>, Result<(), StoreError>)>) {
         let mut after = After::nothing(&self.core);
         batch.for_each(|(write, outcome)| write.finish(outcome, &mut after));
-        let After { index, ended, ring, alarm, .. } = after;
+        let After { index, ended, ring, alarm, owes_webhooks, .. } = after;
         drop(index);
         self.core.signals.announce_ended(&ended);
         ring.iter().for_each(|vendor| self.core.signals.ring(vendor));
         if alarm {
             self.core.signals.alarm().notify_one();
+        }
+        if owes_webhooks {
+            self.core.signals.webhooks().notify_one();
         }
     }
 

@@ -63,7 +63,7 @@ impl Hash {
         }
     }
 
-    fn tag(self, key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+    pub(crate) fn tag(self, key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
         match self {
             Hash::Sha1 => tag::<Hmac<Sha1>>(key, parts),
             Hash::Sha256 => tag::<Hmac<Sha256>>(key, parts),
@@ -119,7 +119,7 @@ pub enum Key {
 
 impl Key {
     /// Nothing for a text that is no key.
-    pub(super) fn bytes(self, secret: &str) -> Option<Vec<u8>> {
+    pub(crate) fn bytes(self, secret: &str) -> Option<Vec<u8>> {
         match self {
             Key::Text => Some(secret.as_bytes().to_vec()),
             Key::Whsec => BASE64.decode(secret.strip_prefix("whsec_").unwrap_or(secret)).ok(),

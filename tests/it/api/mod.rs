@@ -19,6 +19,7 @@ mod once;
 mod position;
 mod refusals;
 mod replies;
+mod result_webhooks;
 mod retries;
 mod schemes;
 mod sent;

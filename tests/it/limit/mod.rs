@@ -113,7 +113,7 @@ impl Book for MemoryBook {
         Ok(())
     }
 
-    async fn callback_secret(&self, fresh: [u8; 32]) -> Result<[u8; 32], StoreError> {
+    async fn secret(&self, _name: &'static str, fresh: [u8; 32]) -> Result<[u8; 32], StoreError> {
         Ok(fresh)
     }
 }

@@ -14,7 +14,8 @@ use crate::support::{START, database, servers};
 async fn several_processes_let_in_what_one_may() {
     let (folder, clock) = (tempfile::tempdir().expect("a folder"), Clock::manual(START));
     let process = || {
-        let others = Tenant { submit: Some(SubmitRate { jobs: 60, per: Duration::from_secs(60) }), max_waiting: None };
+        let submit = Some(SubmitRate { jobs: 60, per: Duration::from_secs(60) });
+        let others = Tenant { submit, ..Tenant::default() };
         let shared = Some((servers::redis().link(), database(&folder)));
         Admission::new(Tenants { others, ..Tenants::default() }, clock.clone(), shared)
     };

@@ -181,6 +181,7 @@ async fn readiness(app: &App, roles: Roles, queue: &Redis) -> (u16, Value, Strin
         edge: app.edge.clone(),
         access: app.access.clone(),
         admission: app.admission.clone(),
+        webhooks: app.webhooks.clone(),
         queue: Some(queue.clone()),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -200,7 +201,8 @@ async fn readiness(app: &App, roles: Roles, queue: &Redis) -> (u16, Value, Strin
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_redis_jobs_are_accepted_and_no_vendor_is_called() {
     let world = World::new().await;
-    let (app, _) = Service::build(&world.config, Roles::Both, Clock::system()).await.expect("the service").into_parts();
+    let (app, ..) =
+        Service::build(&world.config, Roles::Both, Clock::system()).await.expect("the service").into_parts();
     let server = Server::redis();
     let queue = Redis::new(RedisUrl::parse(&server.redis_url()).expect("a URL"));
     let ok = "ok".to_owned();
@@ -222,7 +224,8 @@ async fn without_redis_jobs_are_accepted_and_no_vendor_is_called() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_does_not_answer_is_told_within_its_second() {
     let world = World::new().await;
-    let (app, _) = Service::build(&world.config, Roles::Both, Clock::system()).await.expect("the service").into_parts();
+    let (app, ..) =
+        Service::build(&world.config, Roles::Both, Clock::system()).await.expect("the service").into_parts();
     // Takes connections, as a stopped process does, and never says a word.
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("redis://{}", silent.local_addr().expect("the port"));

@@ -117,6 +117,7 @@ impl TestStore {
             deadline: None,
             tags: Vec::new(),
             idempotency: None,
+            webhook: None,
         }
     }
 

@@ -12,6 +12,7 @@ use fetchgate::{
     config::{self, Config, ConfigError},
     job::JobId,
     redis_link::Redis,
+    result_webhooks::Deliverer,
     roles::Roles,
     service::Service,
     store::StoreError,
@@ -101,6 +102,7 @@ pub(crate) struct TestApp {
     pub(crate) app: Arc<App>,
     dispatchers: Vec<Turned>,
     janitor: Janitor,
+    deliverer: Deliverer,
     client: Client,
     origin: Origin,
     /// Where there is one.
@@ -255,7 +257,7 @@ impl TestApp {
     ) -> TestApp {
         let url = format!("http://{}", listener.local_addr().expect("the port"));
         let service = Service::build(&config, Roles::Both, clock.clone()).await.expect("the service");
-        let (app, pool) = service.into_parts();
+        let (app, pool, deliverer) = service.into_parts();
         let (dispatchers, janitor) = pool.into_parts();
         let turned = |(dispatcher, vendor): (Dispatcher, &Arc<Vendor>)| {
             let bell = app.store.signals().bell(vendor.name()).expect("each vendor has a bell");
@@ -268,7 +270,22 @@ impl TestApp {
         let origin = Origin::of(&url.parse().expect("a URL")).expect("http");
         let client = Client::new();
         let redis = app.queue.is_some().then(|| servers::redis().link());
-        TestApp { url, vendors, clock, app, dispatchers, janitor, client, origin, redis, server, stop, config, folder }
+        TestApp {
+            url,
+            vendors,
+            clock,
+            app,
+            dispatchers,
+            janitor,
+            deliverer,
+            client,
+            origin,
+            redis,
+            server,
+            stop,
+            config,
+            folder,
+        }
     }
 
     /// The process dies, and another starts whose file has the limits of this one.
@@ -289,9 +306,9 @@ impl TestApp {
 
     /// The process dies, without a word to anybody, and another starts on the same store and address.
     pub(crate) async fn crash_and_restart(self) -> TestApp {
-        let TestApp { vendors, clock, config, folder, mut server, app, dispatchers, janitor, .. } = self;
+        let TestApp { vendors, clock, config, folder, mut server, app, dispatchers, janitor, deliverer, .. } = self;
         server.shutdown().await;
-        drop((dispatchers, janitor));
+        drop((dispatchers, janitor, deliverer));
         app.store.close().await;
         drop(app);
         let listener = tokio::net::TcpListener::bind(config.server.listen).await.expect("the same port");
@@ -484,6 +501,21 @@ impl TestApp {
     /// Lets the janitor do all that is due now.
     pub(crate) async fn run_janitor(&mut self) {
         while self.janitor.tick().await.expect("the store works") == Tick::Ran {}
+    }
+
+    /// Announces all ends that are due now.
+    pub(crate) async fn announce(&mut self) {
+        loop {
+            self.deliverer.tick().await.expect("the store works");
+            if !self.deliverer.finish_turns().await {
+                return;
+            }
+        }
+    }
+
+    /// Begins to announce the ends that are due now.
+    pub(crate) async fn begin_announcing(&mut self) {
+        self.deliverer.tick().await.expect("the store works");
     }
 
     /// Lets the janitor have one turn.

@@ -21,6 +21,13 @@ fn seconds(at: Time) -> String {
     (at.0 / 1000).to_string()
 }
 
+/// The signature of Standard Webhooks: `v1,` and base64.
+pub(crate) fn standard_v1(secret: &str, id: &str, timestamp: &str, body: &[u8]) -> String {
+    let key = BASE64_STANDARD.decode(secret.strip_prefix("whsec_").expect("the usual form")).expect("base64");
+    let parts = [id.as_bytes(), b".", timestamp.as_bytes(), b".", body];
+    format!("v1,{}", BASE64_STANDARD.encode(sha256(&key, &parts)))
+}
+
 /// Standard Webhooks, under the names of the specification or of Svix.
 pub(crate) fn standard(names: [&'static str; 3], secret: &str, at: Time, body: &[u8]) -> Headers {
     let key = BASE64_STANDARD.decode(secret.strip_prefix("whsec_").expect("the usual form")).expect("base64");

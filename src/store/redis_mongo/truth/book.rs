@@ -188,14 +188,14 @@ impl Book for RedisMongo {
         Ok(())
     }
 
-    async fn callback_secret(&self, fresh: [u8; 32]) -> Result<[u8; 32], StoreError> {
+    async fn secret(&self, name: &'static str, fresh: [u8; 32]) -> Result<[u8; 32], StoreError> {
         let settings = &self.core.mongo.settings;
-        let filter = || doc! { "_id": "callback_secret" };
+        let filter = || doc! { "_id": name };
         let once = doc! { "$setOnInsert": { "value": docs::binary(fresh) } };
         within(settings.update_one(filter(), once).upsert(true)).await?;
         let kept = within(async { settings.find_one(filter()).await }).await?;
         let value = kept.as_ref().and_then(|kept| kept.get_binary_generic("value").ok());
-        let unreadable = || StoreError::Corrupt("the callback secret is not 32 bytes".into());
+        let unreadable = || StoreError::Corrupt("a secret in the book is not 32 bytes".into());
         value.and_then(|value| value.as_slice().try_into().ok()).ok_or_else(unreadable)
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use mongodb::bson::{Binary, Bson, Document, doc, spec::BinarySubtype};
 use serde::{Deserialize, Serialize, de};
 
-use super::super::index::words::Line;
+use super::{super::index::words::Line, webhooks::WebhookDoc};
 use crate::{
     clock::Time,
     job::{
@@ -85,6 +85,12 @@ pub(crate) struct JobDoc {
     /// As JSON: nobody asks for anything in it, and to take a document apart costs a server more than what is in it.
     #[serde(skip_serializing, default)]
     attempts: Option<String>,
+    /// Where its end is announced.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    webhook: Option<WebhookDoc>,
+    /// When that is sent. Only while there is something to send.
+    #[serde(skip_serializing, default)]
+    webhook_at: Option<i64>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -181,6 +187,8 @@ impl JobDoc {
             payload: Some(Blob(job.payload)),
             result: None,
             attempts: None,
+            webhook: job.webhook.as_ref().map(WebhookDoc::new),
+            webhook_at: None,
         }
     }
 
@@ -218,6 +226,7 @@ impl JobDoc {
             failure,
             updated_at: self.updated_at.or(self.finished_at).map_or(id.created_at(), Time),
             finished_at: self.finished_at.map(Time),
+            webhook: self.webhook.map(|webhook| webhook.read(self.webhook_at)).transpose()?,
         };
         let called_at = self.called_at.map(Time);
         Ok(StoredJob { job, version: self.version, by: self.by, lapses: self.lapses, called_at, attempts })
@@ -300,6 +309,7 @@ mod tests {
             deadline: None,
             tags: vec![],
             idempotency: None,
+            webhook: None,
         };
         let document = mongodb::bson::serialize_to_document(&JobDoc::new(new)).unwrap();
         let fields: Vec<&str> = document.keys().map(String::as_str).collect();

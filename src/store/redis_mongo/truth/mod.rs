@@ -10,3 +10,4 @@ pub(super) mod mongo;
 mod schema;
 mod unreadable;
 pub(super) mod updates;
+mod webhooks;

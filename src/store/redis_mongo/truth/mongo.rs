@@ -146,8 +146,12 @@ impl Mongo {
                 .options(IndexOptions::builder().partial_filter_expression(only).build())
                 .build()
         };
-        let indexes =
-            [doc! { "lane": 1, "due_at": 1, "_id": 1 }, doc! { "alarm_at": 1 }, doc! { "ticket": 1, "vendor": 1 }];
+        let indexes = [
+            doc! { "lane": 1, "due_at": 1, "_id": 1 },
+            doc! { "alarm_at": 1 },
+            doc! { "ticket": 1, "vendor": 1 },
+            doc! { "webhook_to": 1, "webhook_at": 1 },
+        ];
         let made = async { self.jobs.create_indexes(indexes.map(index)).await };
         tokio::time::timeout(PATIENCE * 12, made).await.map_err(|_| no_answer())?.map_err(explain)?;
         let old = IndexModel::builder().keys(doc! { "at": 1 }).build();
@@ -258,10 +262,17 @@ impl Mongo {
     pub(crate) async fn prune_jobs(&self, from: JobId, before: Time) -> Result<Option<JobId>, StoreError> {
         let range = doc! { "_id": { "$gt": id_bson(from), "$lt": id_bson(JobId::first_at(before)) } };
         let jobs = self.jobs.clone_with_type::<Document>();
-        let find = jobs.find(range).sort(doc! { "_id": 1 }).limit(PRUNE).projection(doc! { "finished_at": 1 });
+        let find = jobs
+            .find(range)
+            .sort(doc! { "_id": 1 })
+            .limit(PRUNE)
+            .projection(doc! { "finished_at": 1, "webhook_to": 1 });
         let find = find.max_time(PATIENCE);
         let slice: Vec<Document> = within(async { find.await?.try_collect().await }).await?;
-        let is_old = |job: &&Document| job.get_i64("finished_at").is_ok_and(|at| at < before.0);
+        // What is still to be announced keeps its job.
+        let is_old = |job: &&Document| {
+            job.get_i64("finished_at").is_ok_and(|at| at < before.0) && !job.contains_key("webhook_to")
+        };
         let old: Vec<Bson> = slice.iter().filter(is_old).filter_map(|job| job.get("_id").cloned()).collect();
         if !old.is_empty() {
             // Before they go: a key without its job has to know why.

@@ -7,11 +7,12 @@ use mongodb::bson::{Bson, Document, doc};
 use super::{
     super::index::words::Line,
     docs::{binary, id_bson, lane_name},
+    webhooks,
 };
 use crate::{
     clock::Time,
     job::{
-        Attempts, Failure, FailureCode, Job, JobId, Stage, VendorSaid,
+        Attempts, Failure, FailureCode, Job, JobId, ResultWebhook, Stage, VendorSaid,
         lifecycle::{Change, Next},
     },
 };
@@ -47,7 +48,7 @@ pub(crate) fn update(was: &Job, job: &Job) -> Document {
         ("finished_at", |job| number(job.finished_at)),
         ("result", |job| job.result.as_ref().map(binary)),
     ];
-    for (name, of) in FIELDS {
+    for (name, of) in FIELDS.into_iter().chain(webhooks::FIELDS) {
         put(name, of(was), of(job));
     }
     // When it ended is `finished_at`; a due time that nobody asks for need not be written.
@@ -77,7 +78,7 @@ pub(crate) fn set(update: &mut Document, name: &str, value: impl Into<Bson>) {
 }
 
 /// What the fields of an update weigh, those apart that may be long.
-pub(crate) const FIELDS_WEIGH: usize = 1024 + VendorSaid::MAX_BODY;
+pub(crate) const FIELDS_WEIGH: usize = 1024 + VendorSaid::MAX_BODY + ResultWebhook::MAX_URL;
 
 /// What an update weighs without its result, in bytes, about.
 pub(crate) fn weight(update: &Document) -> usize {

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::super::{
-    Core, VendorWork,
+    Core, VendorWork, WEBHOOKS,
     index::words::{Channel, Entry},
     lock,
 };
@@ -34,8 +34,12 @@ impl Core {
                 self.signals.note_unsubscribed(false);
                 self.signals.ring_all();
                 self.signals.alarm().notify_one();
+                self.signals.webhooks().notify_one();
             }
             Heard::Lost => self.signals.note_unsubscribed(true),
+            Heard::Message { channel, body } if channel == bells && body == WEBHOOKS => {
+                self.signals.webhooks().notify_one();
+            }
             Heard::Message { channel, body } if channel == bells => self.signals.ring(&String::from_utf8_lossy(body)),
             Heard::Message { channel, body } if channel == ended => {
                 let ids: Vec<JobId> = body.chunks(16).filter_map(JobId::from_slice).collect();

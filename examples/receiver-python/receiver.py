@@ -1,0 +1,38 @@
+"""Takes result webhooks of Fetchgate on port 8090 and prints the jobs. Needs: pip install standardwebhooks"""
+
+import json
+import os
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from standardwebhooks import Webhook, WebhookVerificationError
+
+MAX_BODY = 1 << 20  # a job without a large result is well below this
+webhook = Webhook(os.environ["WEBHOOK_SECRET"])
+seen = set()  # in a real service: a table with the ids of the last day, written together with your own change
+
+
+class Receiver(BaseHTTPRequestHandler):
+    def do_POST(self):
+        length = int(self.headers.get("content-length", 0))
+        if length > MAX_BODY:
+            return self.answer(413)
+        body = self.rfile.read(length)  # exactly as it came: that is what is signed
+        try:
+            webhook.verify(body, {name.lower(): value for name, value in self.headers.items()})
+        except WebhookVerificationError:
+            return self.answer(401)
+        message = self.headers["webhook-id"]
+        if message not in seen:
+            seen.add(message)
+            job = json.loads(body)
+            print(job["request_id"], job["status"], job.get("result"), flush=True)
+        self.answer(204)
+
+    def answer(self, status):
+        self.send_response(status)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+
+if __name__ == "__main__":
+    ThreadingHTTPServer(("127.0.0.1", 8090), Receiver).serve_forever()

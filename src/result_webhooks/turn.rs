@@ -1,0 +1,195 @@
+//! The turn of one receiver: some of what is due for it is claimed, sent side by side, and settled one by one.
+//!
+//! Never sends what it has not claimed, and never claims more than it can send before the claim lapses.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+
+use super::{Context, send::Message};
+use crate::{
+    clock::nanos,
+    job::{DeliveryStatus, Job, JobId, ResultWebhook, Tried},
+    store::{Sees, StoreError, With, webhooks::WebhookChange},
+    vendor::http::Client,
+};
+
+/// Sent to one receiver at once. One that did not answer gets one at a time.
+const LANES: usize = 8;
+/// Claimed for each of them at once.
+const EACH: usize = 4;
+/// After so many claims others have their turn.
+const ROUNDS: usize = 32;
+/// What was claimed is somebody else's after this, and up to [`SPREAD`] more: so that two claims hardly have the same end.
+const CLAIM: Duration = Duration::from_secs(60);
+const SPREAD: Duration = Duration::from_secs(10);
+/// Nothing is begun later than this after it was claimed: it would not be settled in time.
+const BEGIN_WITHIN: Duration = Duration::from_secs(30);
+/// How often it is tried to store what came of a message, a second apart.
+const SETTLE_TRIES: usize = 5;
+
+/// How a turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The receiver answered, whatever it said.
+    Well,
+    /// There was nothing to send after all.
+    Idle,
+    NoAnswer,
+    /// The receiver asked us to wait.
+    Asked(Duration),
+    /// The store is unavailable.
+    NoStore,
+}
+
+/// Gives a receiver its turn.
+pub(super) async fn take(cx: Arc<Context>, receiver: Arc<str>, is_failing: bool) -> Ended {
+    let lanes = if is_failing { 1 } else { LANES };
+    // The connections of this turn, and of no other: so there are never many.
+    let client = cx.sender.client();
+    let mut ended = Ended::Idle;
+    for _ in 0..ROUNDS {
+        let claimed = match claim(&cx, &receiver, lanes * EACH).await {
+            Ok(claimed) => claimed,
+            Err(error) => return no_store(&error),
+        };
+        if claimed.is_empty() {
+            break;
+        }
+        ended = Ended::Well;
+        let round = Round {
+            cx: &cx,
+            client: &client,
+            claimed: Mutex::new(claimed.into()),
+            since: Instant::now(),
+            ended: Mutex::default(),
+        };
+        join_all((0..lanes).map(|_| round.lane())).await;
+        let is_over = cx.stop.is_cancelled();
+        if let Some(why) = round.give_back().await {
+            return why;
+        }
+        if is_over {
+            break;
+        }
+    }
+    ended
+}
+
+fn no_store(error: &StoreError) -> Ended {
+    tracing::debug!(%error, "ends of jobs could not be announced; trying again");
+    Ended::NoStore
+}
+
+/// Takes some of what is due for a receiver, so that no other process sends it meanwhile.
+async fn claim(cx: &Context, receiver: &Arc<str>, most: usize) -> Result<Vec<WebhookChange>, StoreError> {
+    let now = cx.clock.now();
+    let until = now.plus(CLAIM + SPREAD.mul_f64(fastrand::f64()));
+    let claimed = |(id, was): (JobId, ResultWebhook)| {
+        let is = ResultWebhook { next_at: Some(until), ..was.clone() };
+        WebhookChange { id, was, is }
+    };
+    let claims: Vec<WebhookChange> = cx.outbox.due(receiver, now, most).await?.into_iter().map(claimed).collect();
+    let is_ours = cx.outbox.change(claims.clone()).await?;
+    Ok(claims.into_iter().zip(is_ours).filter(|(_, is_ours)| *is_ours).map(|(claim, _)| claim).collect())
+}
+
+/// What was claimed together.
+struct Round<'a> {
+    cx: &'a Context,
+    client: &'a Client,
+    claimed: Mutex<VecDeque<WebhookChange>>,
+    since: Instant,
+    /// Why the rest is not sent now.
+    ended: Mutex<Option<Ended>>,
+}
+
+impl Round<'_> {
+    /// Sends one after the other.
+    async fn lane(&self) {
+        while let Some(claim) = self.next() {
+            self.announce(claim.id, &claim.is).await;
+        }
+    }
+
+    fn next(&self) -> Option<WebhookChange> {
+        let is_over = lock(&self.ended).is_some() || self.cx.stop.is_cancelled();
+        if is_over || self.since.elapsed() > BEGIN_WITHIN { None } else { lock(&self.claimed).pop_front() }
+    }
+
+    async fn announce(&self, id: JobId, claimed: &ResultWebhook) {
+        let Context { store, clock, give_up_after, .. } = self.cx;
+        let with = With { payload: false, result: !claimed.omits_result };
+        let job = match store.find(&Sees::All, id, with).await {
+            Ok(Some(job)) => job,
+            // It was erased.
+            Ok(None) => return,
+            Err(error) => return self.end(no_store(&error)),
+        };
+        let is = if job.status.has_ended() {
+            let message = self.message(job, claimed.omits_result);
+            let tried = self.cx.sender.send(self.client, &claimed.url, message, clock.now()).await;
+            match &tried {
+                Tried::Failed { status: None, .. } => self.end(Ended::NoAnswer),
+                Tried::Failed { wait: Some(wait), .. } => self.end(Ended::Asked(*wait)),
+                _ => {}
+            }
+            let is = claimed.after(tried, *give_up_after, fastrand::f64(), clock.now());
+            self.cx.metrics.count_webhook(is.status);
+            is
+        } else {
+            // It was replayed meanwhile, and has another end.
+            claimed.unsent()
+        };
+        self.settle(WebhookChange { id, was: claimed.clone(), is }).await;
+    }
+
+    /// The job as it is sent.
+    fn message(&self, job: Job, omits_result: bool) -> Message {
+        let (id, tenant) = (format!("{}-{}", job.id, job.run), job.lane.tenant.clone());
+        let body = (self.cx.show)(&Job { webhook: None, ..job }, omits_result);
+        let timestamp = self.cx.clock.now().0.div_euclid(1000).to_string();
+        let signature = self.cx.secrets.sign(&tenant, &id, &timestamp, &body);
+        Message { id, timestamp, signature, body: body.into() }
+    }
+
+    async fn settle(&self, change: WebhookChange) {
+        let Context { outbox, clock, .. } = self.cx;
+        let WebhookChange { id, is, .. } = &change;
+        if is.status == DeliveryStatus::GaveUp {
+            let (receiver, attempts, why) = (&is.receiver, is.attempts, is.last_error.as_deref().unwrap_or_default());
+            tracing::warn!(job = %id, %receiver, attempts, why, "its end is not announced any more; POST /jobs/{{id}}/result-webhook sends it again");
+        }
+        for _ in 0..SETTLE_TRIES {
+            match outbox.change(vec![change.clone()]).await {
+                // If somebody wished it to be sent again meanwhile, it is.
+                Ok(_) => return,
+                Err(error) => self.end(no_store(&error)),
+            }
+            clock.sleep_until(clock.nanos() + nanos(Duration::from_secs(1))).await;
+        }
+        tracing::warn!(job = %id, "what came of announcing its end could not be stored; it is announced again");
+    }
+
+    fn end(&self, why: Ended) {
+        lock(&self.ended).get_or_insert(why);
+    }
+
+    /// What was not sent is due again, as it was. Says why, if the turn is over.
+    async fn give_back(self) -> Option<Ended> {
+        let left = self.claimed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let back = left.into_iter().map(|WebhookChange { id, was, is }| WebhookChange { id, was: is, is: was });
+        let given = self.cx.outbox.change(back.collect()).await;
+        let ended = self.ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+        ended.or(given.err().map(|error| no_store(&error)))
+    }
+}
+
+/// A panic elsewhere leaves nothing here half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
