@@ -44,7 +44,7 @@ fn site() -> &'static Site {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let service = runtime.block_on(Service::build(&config, Roles::Both, Clock::manual(NOW))).expect("the service");
-        let (app, _) = service.into_parts();
+        let (app, _, _) = service.into_parts();
         *FOLDER.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
         Site { runtime, router: TowerToHyperService::new(api::router(app)) }
     })

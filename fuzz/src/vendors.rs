@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fetchgate::{
     clock::Time,
     config::parse,
-    job::{Fetch, Job, JobId, Lane, Priority, Stage, Status, VendorSaid, lifecycle::Step},
+    job::{Fetch, Job, JobId, Lane, NewJob, Priority, Stage, Status, VendorSaid, lifecycle::Step},
     json,
     vendor::{Reading, Registry, Silence, Vendor, http::Reply, verify::Verify},
 };
@@ -34,28 +34,19 @@ fn vendor(name: &[u8]) -> &'static Arc<Vendor> {
 
 fn job(vendor: &Vendor, payload: Bytes, is_polled: bool) -> Job {
     let lane = Lane { vendor: vendor.name().clone(), priority: Priority::Normal, tenant: "default".into() };
-    Job {
+    let new = NewJob {
         id: JobId::first_at(NOW),
         lane,
         payload,
-        status: Status::Processing,
-        stage: if is_polled { Stage::Poll } else { Stage::Call },
         due_at: NOW,
-        answer_by: None,
         deadline: None,
         tags: Vec::new(),
-        run: 0,
-        tries: 0,
-        unanswered: 0,
-        slowed: 0,
-        attempt: 0,
-        ticket: is_polled.then(|| "ticket".to_owned()),
-        fetch: None,
-        result: None,
-        failure: None,
-        updated_at: NOW,
-        finished_at: None,
-    }
+        idempotency: None,
+        webhook: None,
+    };
+    let stage = if is_polled { Stage::Poll } else { Stage::Call };
+    let ticket = is_polled.then(|| "ticket".to_owned());
+    Job { status: Status::Processing, stage, ticket, ..Job::from(new) }
 }
 
 /// `VENDOR call|poll STATUS`, headers, a body: whatever a vendor replies has a meaning within bounds.
