@@ -36,7 +36,7 @@ fn mistakes_in_auth_are_refused_with_their_mend() {
         ("{ kind = \"bearer\", token = \"${NOPE}\" }", "auth.token", "Set NOPE"),
         ("{ kind = \"bearer\", tokens = \"t\" }", "auth.tokens", "Did you mean token?"),
         ("{ kind = \"basic\", user = \"a:b\", password = \"p\" }", "auth.user", "colon"),
-        ("{ kind = \"header\", name = \"a b\", value = \"v\" }", "auth.name", "x-api-key"),
+        ("{ kind = \"header\", name = \"a b\", value = \"v\" }", "auth.name", "X-API-Key"),
         ("{ kind = \"header\", name = \"Host\", value = \"v\" }", "auth.name", "Name another header"),
         (
             "{ kind = \"oauth2\", token_url = \"ftp://id.example\", client_id = \"c\", client_secret = \"s\" }",

@@ -231,7 +231,7 @@ fn what_proves_callbacks_is_checked_as_such() {
         ("{ hmac = \"sha1\", header = \"a b\", secret = \"s\" }".into(), "verify.header", "X-Signature"),
         ("{ hmac = \"sha1\", header = \"X\" }".into(), "verify.secret", "required"),
         ("{ header = \"X\", value = \"v\" }, secret = \"s\"".into(), "secret", "into verify"),
-        (hmac(", encoding = \"base32\""), "verify.encoding", "\"hex\" or \"base64\""),
+        (hmac(", encoding = \"base32\""), "verify.encoding", "Did you mean \"base64\""),
         (hmac(", signs = \"{{ header.x-time }}\""), "verify.signs", "anybody could change it"),
         (hmac(", signs = \"{{ body | json }}\""), "verify.signs", "header.NAME"),
         (hmac(", timestamp = \"X-Time\""), "verify.timestamp", "is not signed"),
