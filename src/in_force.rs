@@ -179,11 +179,8 @@ impl InForce {
 
     /// Whether any limit of the pool counts each tenant by itself.
     pub fn any_is_per_tenant(&self, pool: &str) -> bool {
-        self.any(pool, |limit| limit.key == Key::Tenant)
-    }
-
-    fn any(&self, pool: &str, is_meant: impl Fn(&Limit) -> bool) -> bool {
-        self.lock().pools.get(pool).is_some_and(|effective| effective.limits.iter().any(is_meant))
+        let is_per_tenant = |limit: &Limit| limit.key == Key::Tenant;
+        self.lock().pools.get(pool).is_some_and(|effective| effective.limits.iter().any(is_per_tenant))
     }
 
     /// Writes the heartbeat and reads what others have changed, live or in their files; gives the pools for which that changes something. To

@@ -251,6 +251,11 @@ pub(super) fn is_json(media_type: &str) -> bool {
     media_type == "application/json" || (media_type.starts_with("application/") && media_type.ends_with("+json"))
 }
 
+/// Refuses a body that does not say that it is JSON.
+pub(super) fn needs_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    if is_json(&media_type(headers)) { Ok(()) } else { Err(unsupported(headers, "application/json")) }
+}
+
 pub(super) fn unsupported(headers: &HeaderMap, wanted: &str) -> ApiError {
     let sent = media_type(headers);
     let sent = if sent.is_empty() { "no Content-Type".to_owned() } else { format!("Content-Type {}", quoted(&sent)) };

@@ -77,9 +77,7 @@ pub(super) async fn create(
     _: NoParams,
     request: Request,
 ) -> Result<Response, ApiError> {
-    if !body::is_json(&body::media_type(request.headers())) {
-        return Err(body::unsupported(request.headers(), "application/json"));
-    }
+    body::needs_json(request.headers())?;
     let raw = body::read(request, body::MAX_BODY).await?;
     let expected = r#"must be {"name": "billing", "tenant": "acme", "scopes": ["submit", "read"], "expires_in": "90d"}; without tenant the key is for all of them, without expires_in it does not expire"#;
     let new = checked(body::read_object(&raw, expected)?)?;

@@ -65,13 +65,10 @@ pub(super) async fn set(
     request: Request,
 ) -> Result<Response, ApiError> {
     let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
-    let headers = request.headers().clone();
-    let raw = body::read(request, body::MAX_BODY).await?;
-    if !body::is_json(&body::media_type(&headers)) {
-        return Err(body::unsupported(&headers, "application/json"));
-    }
-    let limits = read(&raw)?;
-    let Some(expected) = expected(&headers) else {
+    body::needs_json(request.headers())?;
+    let expected = expected(request.headers());
+    let limits = read(&body::read(request, body::MAX_BODY).await?)?;
+    let Some(expected) = expected else {
         let detail = "send If-Match with the ETag of GET, or If-Match: * to replace whatever is in force";
         return Err(ApiError::new(StatusCode::PRECONDITION_REQUIRED, "precondition_required", detail));
     };

@@ -118,14 +118,12 @@ pub(super) async fn pause(
     request: Request,
 ) -> Result<Response, ApiError> {
     let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
-    let headers = request.headers().clone();
+    let is_json = body::needs_json(request.headers());
     let raw = body::read(request, body::MAX_BODY).await?;
-    if !raw.trim_ascii().is_empty() && !body::is_json(&body::media_type(&headers)) {
-        return Err(body::unsupported(&headers, "application/json"));
-    }
     let wanted: PauseBody = if raw.trim_ascii().is_empty() {
         PauseBody::default()
     } else {
+        is_json?;
         body::read_object(&raw, r#"must be {"for": "10m"}, or nothing for a pause until it is resumed"#)?
     };
     let wrong = |why| ApiError::field("invalid_field", "/for", why);

@@ -18,10 +18,10 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{Address, Config, Kind, Vendor, write_duration},
+    config::{Address, Config, Kind, Vendor, Written, write_duration, write_limit},
     job::{Fetch, Job, JobIds, Lane, NewJob, Priority, Stage, retry::Retry},
     json,
-    limit::{Key, Limit, Per, Shape},
+    limit::Limit,
     vendor::{
         Registry,
         http::Origin,
@@ -220,20 +220,11 @@ fn patience(vendor: &Vendor) -> Vec<String> {
 }
 
 fn limit_in_words(limit: &Limit) -> String {
-    let per = match &limit.per {
-        Per::Rolling(period) => format!("in any {}", write_duration(*period)),
-        Per::Day(zone) => format!("per day in {}", zone.iana_name().unwrap_or("UTC")),
-        Per::Month(zone) => format!("per month in {}", zone.iana_name().unwrap_or("UTC")),
-    };
-    let shape = match limit.shape {
-        Shape::Paced => "paced".to_owned(),
-        Shape::Window => "window".to_owned(),
-        Shape::Bucket { burst } => format!("bucket, burst {burst}"),
-        Shape::Calendar => "calendar".to_owned(),
-    };
-    let whose = if limit.key == Key::Tenant { ", each tenant separately" } else { "" };
-    let guard = write_duration(limit.guard);
-    format!("{}: {} calls {per}{whose} ({shape}, guard {guard})", limit.id, limit.calls)
+    let Written { id, calls, per, shape, burst, guard, key, tz } = write_limit(limit);
+    let per = tz.map_or_else(|| format!("in any {per}"), |zone| format!("per {per} in {zone}"));
+    let burst = burst.map(|burst| format!(", burst {burst}")).unwrap_or_default();
+    let whose = if key == "tenant" { ", each tenant separately" } else { "" };
+    format!("{id}: {calls} calls {per}{whose} ({shape}{burst}, guard {guard})")
 }
 
 /// How often a job is tried, and over what time: `16 times over 33 to 67 minutes`.

@@ -72,6 +72,17 @@ pub(super) struct Talk {
     pub(super) output: Output,
 }
 
+impl Talk {
+    /// Makes one request and prints its answer: for people as `view` has it.
+    pub(super) async fn ask<F>(&self, call: Call<'_>, view: F) -> Result<(), Failure>
+    where
+        F: FnOnce(&RawValue) -> Result<String, Failure>,
+    {
+        let answer = Service::at(&self.target)?.call(call).await?;
+        print::answer(answer.json(), self.output, view)
+    }
+}
+
 /// A service, used over one connection as long as that works.
 pub(super) struct Service {
     client: Client,

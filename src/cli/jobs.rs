@@ -112,9 +112,8 @@ pub(super) async fn act(job: &OneJob, what: &str) -> Result<(), Failure> {
 }
 
 async fn erase(job: &OneJob) -> Result<(), Failure> {
-    let service = Service::at(&job.talk.target)?;
-    let answer = service.call(Call::delete(format!("/jobs/{}", client::segment(&job.id)))).await?;
-    print::answer(answer.json(), job.talk.output, |_| Ok(format!("{} is erased", job.id)))
+    let call = Call::delete(format!("/jobs/{}", client::segment(&job.id)));
+    job.talk.ask(call, |_| Ok(format!("{} is erased", job.id))).await
 }
 
 #[derive(Deserialize)]

@@ -13,7 +13,7 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     Failure,
-    client::{self, Call, JSON, Service, Talk, segment},
+    client::{self, Call, JSON, Talk, segment},
     print,
 };
 use crate::{
@@ -84,13 +84,10 @@ struct Row {
 pub(super) async fn run(command: KeysCommand) -> Result<(), Failure> {
     match command {
         KeysCommand::Create(args) => create(&args).await,
-        KeysCommand::List(talk) => {
-            let answer = Service::at(&talk.target)?.call(Call::get("/keys")).await?;
-            print::answer(answer.json(), talk.output, list)
-        }
+        KeysCommand::List(talk) => talk.ask(Call::get("/keys"), list).await,
         KeysCommand::Revoke(RevokeArgs { id, talk }) => {
-            let answer = Service::at(&talk.target)?.call(Call::delete(format!("/keys/{}", segment(&id)))).await?;
-            print::answer(answer.json(), talk.output, |_| Ok(print::shown(&format!("{id} is revoked"))))
+            let call = Call::delete(format!("/keys/{}", segment(&id)));
+            talk.ask(call, |_| Ok(print::shown(&format!("{id} is revoked")))).await
         }
     }
 }
@@ -99,9 +96,8 @@ async fn create(args: &CreateArgs) -> Result<(), Failure> {
     let CreateArgs { name, tenant, scopes, expires_in, talk } = args;
     let expires_in = expires_in.map(write_duration);
     let body = json!({ "name": name, "tenant": tenant, "scopes": scopes, "expires_in": expires_in }).to_string();
-    let answer =
-        Service::at(&talk.target)?.call(Call { body: Some((JSON, body.into())), ..Call::post("/keys") }).await?;
-    print::answer(answer.json(), talk.output, |made| Ok(client::read::<Made>(made)?.key))
+    let call = Call { body: Some((JSON, body.into())), ..Call::post("/keys") };
+    talk.ask(call, |made| Ok(client::read::<Made>(made)?.key)).await
 }
 
 fn list(answer: &RawValue) -> Result<String, Failure> {

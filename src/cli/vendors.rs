@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Failure,
-    client::{self, Call, JSON, Service, Talk},
+    client::{self, Call, JSON, Talk},
     limits::{self, LimitsArgs},
     print,
 };
@@ -66,7 +66,7 @@ pub(super) struct AuditArgs {
 }
 
 #[derive(Deserialize)]
-struct Row<'a> {
+struct Row {
     name: String,
     kind: String,
     paused: bool,
@@ -80,8 +80,7 @@ struct Row<'a> {
     calls_total: Option<u64>,
     throttled_total: Option<u64>,
     breaches_total: Option<u64>,
-    #[serde(borrow)]
-    limits: Vec<&'a RawValue>,
+    limits: Vec<LimitRow>,
 }
 
 #[derive(Deserialize)]
@@ -109,14 +108,14 @@ struct AuditRow {
 
 pub(super) async fn run(command: VendorsCommand) -> Result<(), Failure> {
     match command {
-        VendorsCommand::List(talk) => ask(&talk, Call::get("/vendors"), list).await,
-        VendorsCommand::Show(vendor) => ask(&vendor.talk, Call::get(vendor.path()), show).await,
+        VendorsCommand::List(talk) => talk.ask(Call::get("/vendors"), list).await,
+        VendorsCommand::Show(vendor) => vendor.talk.ask(Call::get(vendor.path()), show).await,
         VendorsCommand::Limits(args) => limits::run(args).await,
-        VendorsCommand::Resume(vendor) => ask(&vendor.talk, Call::post(vendor.path() + "/resume"), pause).await,
-        VendorsCommand::Audit(args) => ask(&args.vendor.talk, Call::get(args.path()), audit).await,
+        VendorsCommand::Resume(vendor) => vendor.talk.ask(Call::post(vendor.path() + "/resume"), pause).await,
+        VendorsCommand::Audit(args) => args.vendor.talk.ask(Call::get(args.path()), audit).await,
         VendorsCommand::Pause(PauseArgs { vendor, length }) => {
             let body = length.map(|length| (JSON, format!(r#"{{"for":"{}"}}"#, write_duration(length)).into()));
-            ask(&vendor.talk, Call { body, ..Call::post(vendor.path() + "/pause") }, pause).await
+            vendor.talk.ask(Call { body, ..Call::post(vendor.path() + "/pause") }, pause).await
         }
     }
 }
@@ -137,11 +136,6 @@ impl AuditArgs {
     }
 }
 
-async fn ask(talk: &Talk, call: Call<'_>, view: fn(&RawValue) -> Result<String, Failure>) -> Result<(), Failure> {
-    let answer = Service::at(&talk.target)?.call(call).await?;
-    print::answer(answer.json(), talk.output, view)
-}
-
 /// The vendors in the answer to `GET /vendors`, or the one of `GET /vendors/{name}`.
 pub(super) fn each(answer: &RawValue) -> Result<Vec<&RawValue>, Failure> {
     #[derive(Deserialize)]
@@ -158,9 +152,8 @@ fn list(answer: &RawValue) -> Result<String, Failure> {
         ["NAME", "KIND", "STATE", "WAITING", "OLDEST", "IN FLIGHT", "OPEN", "CALLS", "429S", "BREACHES", "LIMITS"];
     let mut rows = Vec::new();
     for vendor in each(answer)? {
-        let row: Row<'_> = client::read(vendor)?;
-        let limits = limits_of(&row)?;
-        let ids: Vec<&str> = limits.iter().map(|limit| &*limit.id).collect();
+        let row: Row = client::read(vendor)?;
+        let ids: Vec<&str> = row.limits.iter().map(|limit| &*limit.id).collect();
         rows.push([
             row.name.clone(),
             row.kind.clone(),
@@ -179,14 +172,13 @@ fn list(answer: &RawValue) -> Result<String, Failure> {
 }
 
 fn show(vendor: &RawValue) -> Result<String, Failure> {
-    let row: Row<'_> = client::read(vendor)?;
+    let row: Row = client::read(vendor)?;
     let fields = print::fields(vendor, &["limits"]);
-    let limits = limits_of(&row)?;
-    if limits.is_empty() {
+    if row.limits.is_empty() {
         return Ok(format!("{fields}\n\nno limits"));
     }
     let head = ["LIMIT", "USED", "CALLS", "PER", "SHAPE", "KEY", "NEXT AT"];
-    let rows = limits.into_iter().map(|limit| {
+    let rows = row.limits.into_iter().map(|limit| {
         let LimitRow { id, calls, per, shape, key, used, next_at } = limit;
         [id, or_dash(used), calls.to_string(), per, shape, key, next_at]
     });
@@ -213,7 +205,7 @@ fn audit(answer: &RawValue) -> Result<String, Failure> {
 }
 
 fn pause(vendor: &RawValue) -> Result<String, Failure> {
-    let row: Row<'_> = client::read(vendor)?;
+    let row: Row = client::read(vendor)?;
     let state = if row.paused { state(&row) } else { "no longer paused".to_owned() };
     Ok(print::shown(&format!("{} is {state}", row.name)))
 }
@@ -222,15 +214,11 @@ fn or_dash(number: Option<impl ToString>) -> String {
     number.map_or_else(|| "-".to_owned(), |number| number.to_string())
 }
 
-fn state(row: &Row<'_>) -> String {
+fn state(row: &Row) -> String {
     match (&row.paused_until, row.paused) {
         (_, false) if row.breaker == "closed" => "running".to_owned(),
         (_, false) => format!("breaker {}", row.breaker.replace('_', " ")),
         (Some(until), true) => format!("paused until {until}"),
         (None, true) => "paused until resumed".to_owned(),
     }
-}
-
-fn limits_of(row: &Row<'_>) -> Result<Vec<LimitRow>, Failure> {
-    row.limits.iter().map(|limit| client::read(limit)).collect()
 }

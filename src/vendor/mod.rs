@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::{HeaderMap, header::HeaderValue};
+use hyper::HeaderMap;
 use serde_json::value::RawValue;
 
 use self::{
@@ -33,6 +33,7 @@ pub mod auth;
 pub mod body;
 mod challenge;
 pub mod clean;
+mod coding;
 pub(crate) mod dial;
 pub mod error;
 pub mod form;
@@ -120,15 +121,10 @@ struct Clients {
 
 impl Vendor {
     fn new(config: VendorConfig, callback_base: String, key: CallbackKey) -> Vendor {
-        let mut headers = HeaderMap::new();
         // Those whose files may change are put on each request anew.
-        for (name, value) in config.headers.iter().filter(|(_, value)| !value.is_in_files()) {
-            // The config has checked them.
-            if let Ok(mut value) = HeaderValue::from_str(&value.reveal()) {
-                value.set_sensitive(true);
-                headers.append(name.clone(), value);
-            }
-        }
+        let fixed = config.headers.iter().filter(|(_, value)| !value.is_in_files());
+        let headers = fixed.filter_map(|(name, value)| Some((name.clone(), outgoing::sensitive(&value.reveal())?)));
+        let headers = headers.collect();
         let origin = Origin::of_template(&config.url);
         let (rules, redacted) = (replies::of(&config), redacted(&config.clean, &config.kind));
         let with_urls = redacted.redact.iter().cloned().chain(config.kind.urls_in_answers()).collect();

@@ -4,7 +4,6 @@
 
 use std::pin::pin;
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http_body_util::{Empty, Full};
@@ -19,7 +18,11 @@ use percent_encoding::percent_decode_str;
 use tokio::net::TcpStream;
 use url::Url;
 
-use super::{error::CallError, http::Origin};
+use super::{
+    error::CallError,
+    http::Origin,
+    outgoing::{basic, sensitive},
+};
 use crate::config::{LiveSecret, Reread};
 
 /// The URL of a proxy, parts of which may be in files.
@@ -72,12 +75,8 @@ impl ProxyAt {
         if user.contains(':') {
             return Err("the user's name has a colon");
         }
-        let authorization = (!user.is_empty() || !password.is_empty()).then(|| {
-            let both = BASE64_STANDARD.encode(format!("{user}:{password}"));
-            let mut value = HeaderValue::try_from(format!("Basic {both}")).expect("base64 is ASCII");
-            value.set_sensitive(true);
-            value
-        });
+        let has_login = !user.is_empty() || !password.is_empty();
+        let authorization = if has_login { sensitive(&basic(&user, &password)) } else { None };
         Ok(ProxyAt { host, port, authorization })
     }
 
@@ -143,7 +142,7 @@ mod tests {
         let at = read("http://us%40er:p%3Aw@proxy.example:3128");
         assert_eq!(at.name(), "proxy.example:3128");
         let value = at.authorization.expect("a user");
-        assert_eq!(value, format!("Basic {}", BASE64_STANDARD.encode("us@er:p:w")));
+        assert_eq!(value, "Basic dXNAZXI6cDp3");
         assert!(value.is_sensitive());
         assert_eq!(read("http://[::1]:8080/").name(), "[::1]:8080");
         assert_eq!(read("http://proxy").name(), "proxy:80");

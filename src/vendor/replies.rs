@@ -142,7 +142,7 @@ impl Rule {
     /// Whether it can be for an answer of status 2xx.
     fn may_be_of_success(&self, on: On) -> bool {
         let may_be = |condition: &Condition| match condition {
-            Condition::Status(ranges) => ranges.iter().any(|(from, to)| *from <= SUCCESS.1 && *to >= SUCCESS.0),
+            Condition::Status(ranges) => ranges.iter().any(|(from, to)| *from <= 299 && *to >= 200),
             _ => true,
         };
         (self.on.is_empty() || self.on.contains(&on)) && self.conditions.iter().all(may_be)
@@ -208,21 +208,18 @@ pub(super) fn of(vendor: &Vendor) -> Vec<Rule> {
     let mut rules = vendor.replies.clone();
     if let Some(failed) = &vendor.failed {
         rules.extend([
-            rule(&[On::Call, On::Poll, On::Fetch], vec![SUCCESS.condition(), of_match(failed)], Means::Refused),
+            rule(&[On::Call, On::Poll, On::Fetch], vec![success(), of_match(failed)], Means::Refused),
             rule(&[On::Callback], vec![of_match(failed)], Means::Refused),
         ]);
     }
     match &vendor.kind {
         Kind::Sync => {}
         Kind::Polling(polling) => rules.extend(
-            polling
-                .done
-                .as_ref()
-                .map(|done| rule(&[On::Call, On::Poll], vec![SUCCESS.condition(), of_match(done)], Means::Done)),
+            polling.done.as_ref().map(|done| rule(&[On::Call, On::Poll], vec![success(), of_match(done)], Means::Done)),
         ),
         Kind::Webhook(webhook) => rules.extend(webhook.done.iter().flat_map(|done| {
             [
-                rule(&[On::Call], vec![SUCCESS.condition(), of_match(done)], Means::Done),
+                rule(&[On::Call], vec![success(), of_match(done)], Means::Done),
                 rule(&[On::Callback], vec![of_match(done)], Means::Done),
                 rule(&[On::Callback], vec![], Means::Pending),
             ]
@@ -249,15 +246,13 @@ fn of_match(found: &Match) -> Condition {
     Condition::Value { at: found.at.clone(), test: found.test.clone() }
 }
 
-/// Statuses from one to another.
-struct Statuses(u16, u16);
+/// A status from one to another.
+fn status(from: u16, to: u16) -> Condition {
+    Condition::Status(vec![(from, to)])
+}
 
-const SUCCESS: Statuses = Statuses(200, 299);
-
-impl Statuses {
-    fn condition(&self) -> Condition {
-        Condition::Status(vec![(self.0, self.1)])
-    }
+fn success() -> Condition {
+    status(200, 299)
 }
 
 fn rule(on: &[On], conditions: Vec<Condition>, means: Means) -> Rule {
@@ -266,30 +261,30 @@ fn rule(on: &[On], conditions: Vec<Condition>, means: Means) -> Rule {
 
 /// What an answer means without a rule of the vendor's, a poll's 2xx `polls`. The last rules fit whatever no other does.
 fn built_in(kind: &Kind, method: &Method, polls: Means) -> Vec<Rule> {
-    let is = |from, to| Statuses(from, to).condition();
+    let is = |one| status(one, one);
     let asks_to_wait = || Condition::Header { name: RETRY_AFTER, test: Test::Exists(true) };
     let located = || Condition::Header { name: LOCATION, test: Test::Exists(true) };
     let mut table = Vec::new();
     if matches!(kind, Kind::Sync) && method == Method::GET {
-        table.push(rule(&[], vec![is(202, 202)], Means::Pending));
+        table.push(rule(&[], vec![is(202)], Means::Pending));
     }
     let after_call = if matches!(kind, Kind::Sync) { Means::Done } else { Means::Accepted };
     table.extend([
-        rule(&[On::Call], vec![SUCCESS.condition()], after_call),
-        rule(&[On::Poll], vec![SUCCESS.condition()], polls),
-        rule(&[On::Fetch], vec![SUCCESS.condition()], Means::Done),
-        rule(&[On::Poll], vec![is(303, 303), located()], Means::Elsewhere),
-        rule(&[On::Poll, On::Fetch], vec![is(404, 404), Condition::JustAccepted], Means::Pending),
+        rule(&[On::Call], vec![success()], after_call),
+        rule(&[On::Poll], vec![success()], polls),
+        rule(&[On::Fetch], vec![success()], Means::Done),
+        rule(&[On::Poll], vec![is(303), located()], Means::Elsewhere),
+        rule(&[On::Poll, On::Fetch], vec![is(404), Condition::JustAccepted], Means::Pending),
         rule(&[On::Callback], vec![], Means::Done),
-        rule(&[], vec![is(429, 429)], Means::SlowDown),
-        rule(&[], vec![is(403, 403), asks_to_wait()], Means::SlowDown),
-        rule(&[], vec![is(418, 418), asks_to_wait()], Means::SlowDown),
-        rule(&[], vec![is(403, 403), Condition::NothingLeft], Means::SlowDown),
-        rule(&[], vec![is(401, 401)], Means::Unauthorized),
-        rule(&[], vec![is(408, 408)], Means::TryAgain),
-        rule(&[], vec![is(425, 425)], Means::TryAgain),
-        rule(&[], vec![is(IN_USE, IN_USE), Condition::MayBeDone], Means::TryAgain),
-        rule(&[], vec![is(500, 599)], Means::TryAgain),
+        rule(&[], vec![is(429)], Means::SlowDown),
+        rule(&[], vec![is(403), asks_to_wait()], Means::SlowDown),
+        rule(&[], vec![is(418), asks_to_wait()], Means::SlowDown),
+        rule(&[], vec![is(403), Condition::NothingLeft], Means::SlowDown),
+        rule(&[], vec![is(401)], Means::Unauthorized),
+        rule(&[], vec![is(408)], Means::TryAgain),
+        rule(&[], vec![is(425)], Means::TryAgain),
+        rule(&[], vec![is(IN_USE), Condition::MayBeDone], Means::TryAgain),
+        rule(&[], vec![status(500, 599)], Means::TryAgain),
         rule(&[], vec![], Means::Refused),
     ]);
     table

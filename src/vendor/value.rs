@@ -1,22 +1,19 @@
-//! Bytes into a value: content coding, charset and byte order mark, then JSON, a form or text. The same for replies and callbacks.
+//! Bytes into a value: content coding (see `coding`), charset and byte order mark, then JSON, a form or text. The same for replies and callbacks.
 //!
 //! Never takes more decoded bytes than a bound, and never guesses a charset that nobody declared.
 
-use std::{borrow::Cow, io::Read};
+use std::borrow::Cow;
 
 use bytes::{
     BufMut as _, Bytes,
     buf::{Limit, Writer},
 };
 use encoding_rs::{Encoding, UTF_8};
-use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
-use hyper::{
-    HeaderMap,
-    header::{CONTENT_ENCODING, CONTENT_TYPE},
-};
+use hyper::{HeaderMap, header::CONTENT_TYPE};
 use serde_json::value::RawValue;
 
 use super::{
+    coding,
     form::{MAX_FIELDS, form},
     http::MAX_REPLY_BYTES,
 };
@@ -25,8 +22,6 @@ use crate::{
     json::{self, JsonFault},
 };
 
-/// Codings on top of each other that are undone; nobody needs two.
-const MAX_CODINGS: usize = 3;
 /// Characters of a coding's name that are repeated in an error.
 const MOST_OF_A_NAME: usize = 40;
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -85,7 +80,7 @@ pub enum ValueFault {
 
 impl ValueFault {
     /// The name comes from outside and ends up in errors and logs, so it is bounded.
-    fn unknown_coding(name: &str) -> ValueFault {
+    pub(super) fn unknown_coding(name: &str) -> ValueFault {
         ValueFault::UnknownCoding(name.chars().take(MOST_OF_A_NAME).collect())
     }
 }
@@ -102,7 +97,7 @@ impl From<ValueFault> for Failure {
 
 /// Reads a whole body. What has to be JSON, or says that it is, and is not, is a fault.
 pub fn read(headers: &HeaderMap, body: Bytes, expect: Expect) -> Result<Value, ValueFault> {
-    let text = to_utf8(headers, decode(headers, body)?)?;
+    let text = to_utf8(headers, coding::decode(headers, body)?)?;
     if text.trim_ascii().is_empty() {
         return Ok(Value::empty());
     }
@@ -134,13 +129,7 @@ pub fn read(headers: &HeaderMap, body: Bytes, expect: Expect) -> Result<Value, V
 
 /// The beginning of a body as text, for people: as much as can be read of it, even if it is damaged or cut off.
 pub(super) fn beginning(headers: &HeaderMap, body: &[u8], most: usize) -> String {
-    let mut decoded = Vec::new();
-    match codings(headers, body).as_slice() {
-        [] => decoded.extend_from_slice(&body[..body.len().min(most * 4)]),
-        // What was decoded before the damage stays.
-        [coding] => drop(decoder(coding, body).map(|reader| reader.take(most as u64 * 4).read_to_end(&mut decoded))),
-        _ => {}
-    }
+    let decoded = coding::beginning(headers, body, most * 4);
     let (text, _, _) = charset(headers).unwrap_or(UTF_8).decode(&decoded);
     cut(&text, most).trim_end_matches('\u{fffd}').to_owned()
 }
@@ -148,62 +137,6 @@ pub(super) fn beginning(headers: &HeaderMap, body: &[u8], most: usize) -> String
 /// As much of a text as fits into so many bytes.
 pub(super) fn cut(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
-}
-
-/// Undoes the content codings.
-fn decode(headers: &HeaderMap, body: Bytes) -> Result<Bytes, ValueFault> {
-    let codings = codings(headers, &body);
-    if codings.len() > MAX_CODINGS {
-        return Err(ValueFault::unknown_coding(&codings.join(", ")));
-    }
-    let mut body = body;
-    for coding in codings.iter().rev() {
-        let name = if coding.contains("gzip") { "gzip" } else { "deflate" };
-        let mut decoded = Vec::new();
-        let Some(reader) = decoder(coding, &body) else { return Err(ValueFault::unknown_coding(coding)) };
-        reader
-            .take(MAX_REPLY_BYTES as u64 + 1)
-            .read_to_end(&mut decoded)
-            .map_err(|error| ValueFault::BadCoding { coding: name, why: error.to_string() })?;
-        if decoded.len() > MAX_REPLY_BYTES {
-            return Err(ValueFault::TooLarge);
-        }
-        body = decoded.into();
-    }
-    Ok(body)
-}
-
-/// The content codings of a body, in the order in which they were applied. Some servers send gzip and do not say so, and some proxies
-/// undo it and leave the header: the first bytes tell.
-fn codings(headers: &HeaderMap, body: &[u8]) -> Vec<String> {
-    let is_gzip = body.starts_with(b"\x1f\x8b");
-    let named = headers.get_all(CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let named = named.flat_map(|value| value.split(',')).map(|coding| coding.trim().to_ascii_lowercase());
-    let mut codings: Vec<String> = named.filter(|coding| !coding.is_empty() && coding != "identity").collect();
-    if body.is_empty() {
-        return Vec::new();
-    }
-    match codings.last() {
-        None if is_gzip => codings.push("gzip".to_owned()),
-        Some(last) if last.contains("gzip") && !is_gzip => drop(codings.pop()),
-        _ => {}
-    }
-    codings
-}
-
-/// Nothing for a coding that we do not know.
-fn decoder<'a>(coding: &str, body: &'a [u8]) -> Option<Box<dyn Read + 'a>> {
-    match coding {
-        "gzip" | "x-gzip" => Some(Box::new(MultiGzDecoder::new(body))),
-        // Zlib by the standard (RFC 9110, 8.4.1.2); many send it without the wrapper.
-        "deflate" if is_zlib(body) => Some(Box::new(ZlibDecoder::new(body))),
-        "deflate" => Some(Box::new(DeflateDecoder::new(body))),
-        _ => None,
-    }
-}
-
-fn is_zlib(body: &[u8]) -> bool {
-    matches!(body, [first, second, ..] if first & 0x0f == 8 && (usize::from(*first) << 8 | usize::from(*second)) % 31 == 0)
 }
 
 /// A text as UTF-8, without a byte order mark.

@@ -10,18 +10,17 @@ use std::{
     },
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
     Request,
-    header::{AUTHORIZATION, HeaderName, HeaderValue},
+    header::{AUTHORIZATION, HeaderName},
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use self::oauth::{OAuth, Refusal};
-use super::outgoing::Credentials;
+use super::outgoing::{Credentials, basic, sensitive};
 use crate::{
     clock::{Nanos, Time},
     config::{Auth, LiveSecret, Reread, Secret, Vendor as VendorConfig},
@@ -95,8 +94,7 @@ impl Login {
                 set(request, name.clone(), &format!("{prefix}{}", value.reveal()));
             }
             Some(Auth::Basic { user, password }) => {
-                let both = format!("{}:{}", user.reveal(), password.reveal());
-                set(request, AUTHORIZATION, &format!("Basic {}", BASE64_STANDARD.encode(both)));
+                set(request, AUTHORIZATION, &basic(&user.reveal(), &password.reveal()));
             }
             Some(Auth::Query { name, value }) => add_parameter(request, name, &value.reveal()),
             Some(Auth::OAuth2(_)) => {
@@ -165,7 +163,7 @@ impl Login {
         secrets.extend(live.map(|one| one.reveal().to_string()));
         secrets.extend(self.oauth.as_ref().and_then(OAuth::token));
         if let Some(Auth::Basic { user, password }) = &self.auth {
-            secrets.push(BASE64_STANDARD.encode(format!("{}:{}", user.reveal(), password.reveal())));
+            secrets.push(basic(&user.reveal(), &password.reveal()));
         }
         without(words, secrets.iter().flat_map(|secret| secret.split_whitespace()))
     }
@@ -190,8 +188,7 @@ pub(super) fn without<'s>(words: String, secrets: impl Iterator<Item = &'s str>)
 
 fn set(request: &mut Request<Full<Bytes>>, name: HeaderName, value: &str) {
     // What cannot be a header is refused when the secret is read.
-    if let Ok(mut value) = HeaderValue::from_str(value) {
-        value.set_sensitive(true);
+    if let Some(value) = sensitive(value) {
         request.headers_mut().insert(name, value);
     }
 }

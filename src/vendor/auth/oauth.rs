@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
@@ -24,6 +23,7 @@ use crate::{
     vendor::{
         error::CallError,
         http::{Client, Origin, Reply},
+        outgoing::{basic, sensitive},
     },
 };
 
@@ -209,11 +209,7 @@ impl OAuth {
         if *client_in == ClientIn::Basic {
             // RFC 6749, 2.3.1: both are form-encoded first.
             let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-            let client = format!("{}:{}", encode(&id), encode(&secret));
-            if let Ok(mut value) = HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(client))) {
-                value.set_sensitive(true);
-                headers.insert(AUTHORIZATION, value);
-            }
+            headers.extend(sensitive(&basic(&encode(&id), &encode(&secret))).map(|value| (AUTHORIZATION, value)));
         }
         request
     }
@@ -239,9 +235,8 @@ impl OAuth {
         if answer.token_type.as_ref().is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
             return Err("its token is not of the type bearer".into());
         }
-        let mut header = HeaderValue::from_str(&format!("Bearer {token}"))
-            .map_err(|_| "its token has a character that a header cannot have".to_owned())?;
-        header.set_sensitive(true);
+        let header =
+            sensitive(&format!("Bearer {token}")).ok_or("its token has a character that a header cannot have")?;
         let life = answer.expires_in.map(|life| Duration::from_secs_f64(life.0.clamp(1.0, LONGEST_LIFE.as_secs_f64())));
         let life = nanos(life.unwrap_or(LONGEST_LIFE));
         let ahead = (life / 10).min(nanos(MOST_AHEAD));
