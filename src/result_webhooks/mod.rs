@@ -17,7 +17,10 @@ use self::{
 use crate::{
     clock::{Clock, Nanos, nanos},
     job::{Job, ResultWebhook},
-    store::{Store, StoreError, webhooks::Outbox},
+    store::{
+        Store, StoreError,
+        webhooks::{Outbox, Receiver},
+    },
     telemetry::Metrics,
     vendor::tls::LiveTls,
 };
@@ -148,8 +151,8 @@ impl Deliverer {
         let page = cx.outbox.receivers(&began_at, PAGE).await?;
         let (now, is_full) = (clock.nanos(), page.len() == PAGE);
         let mut next = clock.next_beat(LOOK_EVERY);
-        let due = page.iter().map(|receiver| (receiver.name.clone(), clock.nanos_at(receiver.next_at)));
-        for (name, due) in due.collect::<Vec<_>>() {
+        for Receiver { name, next_at } in page {
+            let due = clock.nanos_at(next_at);
             let failing = self.failing.get(&name);
             let (at, is_failing) = (failing.map_or(due, |failing| failing.rests_until.max(due)), failing.is_some());
             let has_its_turn = self.taking.values().any(|(taking, _)| *taking == name);

@@ -12,7 +12,9 @@ use std::{
 
 use fetchgate::{
     config::Tenants,
+    job::ResultWebhook,
     result_webhooks::{Context, Deliverer, Parts, guard::Guard, secrets::Secrets},
+    store::webhooks::WebhookChange,
 };
 use futures_util::FutureExt as _;
 use hyper::Method;
@@ -35,6 +37,7 @@ on_every_backend!(
     a_receiver_says_when_to_come_again_and_when_not_at_all,
     a_replayed_job_has_another_end_with_another_id,
     what_is_owed_survives_a_crash_and_keeps_its_job,
+    what_a_dead_process_had_claimed_is_sent_when_the_claim_lapses,
     a_receiver_that_never_answers_delays_no_other,
     a_large_result_is_left_out,
     every_configured_secret_signs,
@@ -211,6 +214,27 @@ async fn what_is_owed_survives_a_crash_and_keeps_its_job(backend: Backend) {
     for id in [id, cancelled] {
         assert_eq!(app.get(&format!("/jobs/{id}")).await.status, 404);
     }
+    app.stop().await;
+}
+
+async fn what_a_dead_process_had_claimed_is_sent_when_the_claim_lapses(backend: Backend) {
+    let mut app = TestApp::with(backend, ONE).await;
+    submit(&app, "sync", "/sync/hook").await;
+    app.run_until_idle().await;
+    let (outbox, now) = (app.app.webhooks.outbox.clone(), app.clock.now());
+    let (id, was) = outbox.due(&app.vendors.url().into(), now, 9).await.expect("the store works").remove(0);
+    let claim = |secs| {
+        let is = ResultWebhook { next_at: Some(now.plus(Duration::from_secs(secs))), ..was.clone() };
+        vec![WebhookChange { id, was: was.clone(), is }]
+    };
+    assert_eq!(outbox.change(claim(60)).await.expect("the store works"), [true]);
+    assert_eq!(outbox.change(claim(61)).await.expect("the store works"), [false], "only one claims it");
+    let mut app = app.crash_and_restart().await;
+    app.announce().await;
+    assert_eq!(ids(&app, "hook").len(), 0);
+    app.advance(Duration::from_secs(60)).await;
+    app.announce().await;
+    assert_eq!(ids(&app, "hook").len(), 1);
     app.stop().await;
 }
 
