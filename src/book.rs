@@ -110,7 +110,7 @@ pub trait Book: Send + Sync {
     async fn others(&self, limits: &str) -> Result<Vec<Filed>, StoreError>;
 
     /// Deletes the report of a process that stops or has crashed, unless it has reported again since.
-    async fn strike_out(&self, gone: &Filed) -> Result<(), StoreError>;
+    async fn delete_report(&self, gone: &Filed) -> Result<(), StoreError>;
 
     /// The secret that signs callback tokens. On first use `fresh` is stored as the secret.
     async fn callback_secret(&self, fresh: [u8; 32]) -> Result<[u8; 32], StoreError>;
