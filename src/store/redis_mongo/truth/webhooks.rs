@@ -13,6 +13,7 @@ use super::{
     super::RedisMongo,
     docs::{self, id_bson},
     mongo::{self, PATIENCE, within},
+    updates::Field,
 };
 use crate::{
     clock::Time,
@@ -82,7 +83,7 @@ impl WebhookDoc {
 }
 
 /// The fields of a job's document that say what is to be announced.
-pub(crate) const FIELDS: [(&str, fn(&Job) -> Option<Bson>); 3] = [
+pub(crate) const FIELDS: [Field; 3] = [
     ("webhook", |job| job.webhook.as_ref().map(document)),
     ("webhook_to", |job| job.webhook.as_ref().filter(|one| one.next_at.is_some()).map(|one| (&*one.receiver).into())),
     ("webhook_at", |job| job.webhook.as_ref()?.next_at.map(|at| at.0.into())),
