@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::Time,
-    job::{DeliveryStatus, Job, JobId, ResultWebhook},
+    job::{DeliveryStatus, JobId, ResultWebhook},
     store::{
         StoreError, With,
         webhooks::{Outbox, Receiver, WebhookChange},
