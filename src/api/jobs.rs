@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::{
     App,
     access::{By, unauthenticated},
-    admission::too_many_waiting,
+    admission::{self, too_many_waiting},
     body::{self, NoParams, Params},
     connection::Peer,
     dto,
@@ -32,7 +32,7 @@ use crate::{
 /// A job without its payload.
 const SMALL: With = With { payload: false, result: true };
 /// Only how far it is: nobody waits with more in memory.
-const GLANCE: With = With { payload: false, result: false };
+pub(super) const GLANCE: With = With { payload: false, result: false };
 
 /// `POST /jobs`
 pub(super) async fn submit(
@@ -54,7 +54,7 @@ pub(super) async fn submit(
     feasible::check(&app, &job).await?;
     app.admission.take(&job.lane.tenant)?;
     let lane = job.lane.clone();
-    let outcome = app.metrics.timed(app.store.submit(vec![job])).await?;
+    let outcome = admission::store(&app, vec![job]).await?;
     drop(raw);
     let (id, replayed) = match outcome.first() {
         Some(Submitted::New(id)) => (*id, false),
