@@ -78,11 +78,13 @@ pub struct Caller {
     pub by: Arc<str>,
     pub sees: Sees,
     scopes: Vec<Scope>,
+    /// The id of its key; nothing for one that is not in the store and so cannot end.
+    key: Option<String>,
 }
 
 impl Caller {
     fn with_every_scope(by: &str) -> Arc<Caller> {
-        Arc::new(Caller { by: by.into(), sees: Sees::All, scopes: Scope::ALL.to_vec() })
+        Arc::new(Caller { by: by.into(), sees: Sees::All, scopes: Scope::ALL.to_vec(), key: None })
     }
 
     pub fn may(&self, scope: Scope) -> bool {
@@ -172,11 +174,17 @@ impl Keys {
         let admin_hash = admin.as_ref().map_or(&no_hash, |(hash, _)| hash);
         let is_admin = bool::from(presented_hash.as_slice().ct_eq(admin_hash));
         let now = self.clock.now();
-        if let Some(key) = found.filter(|key| is_stored && key.record.expires_at.is_none_or(|at| at > now)) {
+        if let Some(key) = found.filter(|key| is_stored && key.is_good(now)) {
             key.note_use(now);
             return Some(key.caller.clone());
         }
         admin.as_ref().filter(|_| is_admin).map(|(_, caller)| caller.clone())
+    }
+
+    /// Whether the key of a caller is still good: it may have been deleted, or have expired, while its request waited.
+    pub fn is_still_good(&self, caller: &Caller) -> bool {
+        let Some(id) = &caller.key else { return true };
+        self.read().keys.get(id).is_some_and(|key| key.is_good(self.clock.now()))
     }
 
     /// Makes a key; gives it this once, with what is stored of it.
@@ -273,9 +281,13 @@ impl Key {
         let sees = record.tenant.as_deref().map_or(Sees::All, |tenant| Sees::Tenant(tenant.into()));
         // A newer version may know more scopes: here they mean nothing.
         let scopes = record.scopes.split(' ').filter_map(Scope::from_text).collect();
-        let caller = Arc::new(Caller { by: record.name.as_str().into(), sees, scopes });
+        let caller = Arc::new(Caller { by: record.name.as_str().into(), sees, scopes, key: Some(record.id.clone()) });
         let noted = record.last_used_at.map_or(0, |at| at.0);
         Key { record, caller, used_at: AtomicI64::new(noted), noted: AtomicI64::new(noted) }
+    }
+
+    fn is_good(&self, now: Time) -> bool {
+        self.record.expires_at.is_none_or(|at| at > now)
     }
 
     /// Writes memory that all requests share only once in a while.

@@ -153,16 +153,18 @@ impl Access {
     }
 }
 
-/// The key that a request came with; empty if there is none.
+/// The key that a request came with; empty if there is none. Of two, a proxy may have checked the other one.
 fn bearer(headers: &HeaderMap) -> &str {
-    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().filter(|_| values.next().is_none());
+    let value = value.and_then(|value| value.to_str().ok()).unwrap_or_default();
     match value.split_once(' ') {
         Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => key.trim_matches(' '),
         _ => "",
     }
 }
 
-fn unauthenticated() -> ApiError {
+pub(super) fn unauthenticated() -> ApiError {
     let detail = "this needs a key that is good: send it as Authorization: Bearer KEY";
     ApiError::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail).header("www-authenticate", "Bearer".to_owned())
 }

@@ -1,17 +1,36 @@
-//! What a tenant hears that submits too fast, or has too much waiting.
+//! Storing new jobs, and what a tenant hears that submits too fast, or has too much waiting.
 //!
 //! Never counts anything (see `crate::admission` and `store::room`).
 
 use axum::http::StatusCode;
 
-use super::error::ApiError;
+use super::{App, error::ApiError, jobs::GLANCE};
 use crate::{
     admission::{Admission, TooFast},
     config::{SubmitRate, write_duration},
+    job::NewJob,
+    store::{Sees, StoreError, Submitted},
 };
 
 /// When to try again if too many jobs of a tenant wait: nobody knows when one ends.
 const WAITING_RETRY_SECS: u64 = 5;
+
+/// Stores new jobs; one outcome for each. A job that came before under its key is known, also where there is no room for a new one.
+pub(super) async fn store(app: &App, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
+    let key = |job: &NewJob| Some((job.lane.tenant.clone(), job.idempotency.clone()?));
+    let keys: Vec<_> = jobs.iter().map(key).collect();
+    let mut outcomes = app.metrics.timed(app.store.submit(jobs)).await?;
+    for (outcome, key) in outcomes.iter_mut().zip(keys) {
+        if let (Submitted::TenantOverLimit | Submitted::OverCapacity, Some((tenant, key))) = (*outcome, key) {
+            match app.store.recall(&tenant, &key).await? {
+                // A key whose job was never written stands for no job: whoever wrote it died meanwhile.
+                Some(Submitted::Known(id)) if app.store.find(&Sees::All, id, GLANCE).await?.is_none() => {}
+                known => *outcome = known.unwrap_or(*outcome),
+            }
+        }
+    }
+    Ok(outcomes)
+}
 
 impl From<TooFast> for ApiError {
     fn from(TooFast { rate: SubmitRate { jobs, per }, wait }: TooFast) -> ApiError {

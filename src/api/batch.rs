@@ -15,7 +15,7 @@ use serde::de::IgnoredAny;
 use super::{
     App,
     access::By,
-    admission::too_many_waiting,
+    admission::{self, too_many_waiting},
     body::{self, Arriving, MAX_BODY, NoParams},
     dto,
     error::ApiError,
@@ -147,7 +147,7 @@ async fn store(app: &App, items: Vec<Item>) -> Result<Response, ApiError> {
             break;
         }
         let lanes: Vec<_> = jobs.iter().map(|job| job.lane.clone()).collect();
-        match app.metrics.timed(app.store.submit(jobs)).await {
+        match admission::store(app, jobs).await {
             Ok(outcomes) => {
                 for ((place, lane), outcome) in places.into_iter().zip(lanes).zip(outcomes) {
                     if let (Submitted::New(_), Some(metrics)) = (outcome, app.metrics.vendor(&lane.vendor)) {

@@ -14,8 +14,8 @@ use bytes::Bytes;
 
 use super::{
     App,
-    access::By,
-    admission::too_many_waiting,
+    access::{By, unauthenticated},
+    admission::{self, too_many_waiting},
     body::{self, NoParams, Params},
     connection::Peer,
     dto,
@@ -32,7 +32,7 @@ use crate::{
 /// A job without its payload.
 const SMALL: With = With { payload: false, result: true };
 /// Only how far it is: nobody waits with more in memory.
-const GLANCE: With = With { payload: false, result: false };
+pub(super) const GLANCE: With = With { payload: false, result: false };
 
 /// `POST /jobs`
 pub(super) async fn submit(
@@ -54,7 +54,7 @@ pub(super) async fn submit(
     feasible::check(&app, &job).await?;
     app.admission.take(&job.lane.tenant)?;
     let lane = job.lane.clone();
-    let outcome = app.metrics.timed(app.store.submit(vec![job])).await?;
+    let outcome = admission::store(&app, vec![job]).await?;
     drop(raw);
     let (id, replayed) = match outcome.first() {
         Some(Submitted::New(id)) => (*id, false),
@@ -69,10 +69,11 @@ pub(super) async fn submit(
     let mut response = match wait::preferred(&headers) {
         None => dto::accepted(id),
         Some(wait) => {
-            wait_until_ended(&app, &by, id, wait, &peer).await?;
+            let may_see_it = wait_until_ended(&app, &by, id, wait, &peer).await?;
             let mut response = dto::accepted(id);
             // Without memory for the job, its id has to do.
-            if let Ok(memory) = app.edge.memory.before_a_read().await
+            if may_see_it
+                && let Ok(memory) = app.edge.memory.before_a_read().await
                 && let Some(job) = app.store.find(by.sees(), id, SMALL).await?.filter(|job| job.status.has_ended())
             {
                 response = memory.with(dto::job(&job, None));
@@ -90,15 +91,15 @@ pub(super) async fn submit(
     Ok(response)
 }
 
-/// Returns once the job has ended, the time is up, or nobody waits any more.
-async fn wait_until_ended(app: &App, by: &By, id: JobId, wait: Duration, peer: &Peer) -> Result<(), ApiError> {
+/// Returns once the job has ended, the time is up, or nobody waits any more. Says whether the caller's key is still good.
+async fn wait_until_ended(app: &App, by: &By, id: JobId, wait: Duration, peer: &Peer) -> Result<bool, ApiError> {
     // Registered before the job is looked at, so that an end between the two is not missed.
-    let Some(waiter) = app.store.signals().wait_for(id) else { return Ok(()) };
+    let Some(waiter) = app.store.signals().wait_for(id) else { return Ok(true) };
     let job = app.store.find(by.sees(), id, GLANCE).await?;
     if job.is_some_and(|job| !job.status.has_ended()) {
         wait::until_ended(waiter, wait, peer).await;
     }
-    Ok(())
+    Ok(app.access.keys.is_still_good(&by.0))
 }
 
 /// `GET /jobs/{id}`
@@ -117,8 +118,10 @@ pub(super) async fn find(
     };
     params.finish()?;
     let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
-    if let Some(wait) = wait {
-        wait_until_ended(&app, &by, id, wait, &Peer::of(&request)).await?;
+    if let Some(wait) = wait
+        && !wait_until_ended(&app, &by, id, wait, &Peer::of(&request)).await?
+    {
+        return Err(unauthenticated());
     }
     let memory = app.edge.memory.before_a_read().await?;
     let job = app.store.find(by.sees(), id, With { payload, result: true }).await?.ok_or_else(ApiError::unknown_job)?;

@@ -38,7 +38,7 @@ impl MostWaiting {
 
 /// New jobs for which there is room, and which of all jobs these are.
 pub(crate) struct Fitting {
-    pub(crate) jobs: Vec<NewJob>,
+    jobs: Vec<NewJob>,
     fits: Vec<bool>,
 }
 
@@ -63,6 +63,11 @@ impl Fitting {
         let mut stored = stored.into_iter();
         let outcome = |fits| if fits { stored.next() } else { Some(Submitted::TenantOverLimit) };
         fits.into_iter().filter_map(outcome).collect()
+    }
+
+    /// The jobs that fit.
+    pub(crate) fn jobs(&self) -> &[NewJob] {
+        &self.jobs
     }
 
     /// The jobs to store, and what [`Fitting::outcomes`] needs.

@@ -226,9 +226,11 @@ fn too_large(what: &str) -> Failure {
     Failure::new(FailureCode::ResponseTooLarge, message)
 }
 
-/// The vendor's own reference to what it has accepted. It is kept with the job and looked up by callbacks, so it is bounded.
-fn bounded_ticket(found: &RawValue) -> Result<String, Failure> {
-    bounded(json::text(found).into_owned())
+/// The vendor's own reference to what it has accepted. It is kept with the job and looked up by callbacks, so it is bounded; null and an empty
+/// text are none, because the answers for many jobs may have them.
+fn ticket_at(at: &Pointer, answer: &RawValue) -> Result<Option<String>, Failure> {
+    let found = at.find(answer).map(json::text).filter(|text| !text.is_empty() && text != "null");
+    found.map(|text| bounded(text.into_owned())).transpose()
 }
 
 /// A reference that the vendor gave, if it is short enough to be kept.

@@ -6,10 +6,11 @@ use hyper::{HeaderMap, Method};
 use serde_json::value::RawValue;
 
 use super::{
-    Vendor, bounded, bounded_ticket,
+    Vendor, bounded,
     outgoing::{Content, Outgoing},
     request::unfit,
     template::Scope,
+    ticket_at,
     value::Value,
     waits,
 };
@@ -57,11 +58,10 @@ pub(super) fn ticket(
     let in_header = ticket_in_header(polling, headers);
     let in_body = match (&polling.ticket, answer) {
         (None, _) => None,
-        (Some(at), Ok(value)) => at.find(&value.json).map(bounded_ticket).transpose()?,
+        (Some(at), Ok(value)) => ticket_at(at, &value.json)?,
         (Some(_), Err(_)) if in_header.is_some() => None,
         (Some(_), Err(why)) => return Err(why.clone()),
     };
-    let in_body = in_body.filter(|ticket| !ticket.is_empty() && ticket != "null");
     if let Some(ticket) = in_body {
         return Ok(ticket);
     }

@@ -60,7 +60,6 @@ impl Vendor {
             (Kind::Webhook(webhook), On::Callback) => webhook::ticket_in_callback(webhook, answer).transpose()?,
             _ => None,
         };
-        let ticket = ticket.filter(|ticket| !ticket.is_empty() && ticket != "null");
         Ok(Step::Fetch { from, ticket })
     }
 

@@ -6,8 +6,9 @@ use hyper::{HeaderMap, Method};
 use serde_json::value::RawValue;
 
 use super::{
-    Vendor, bounded_ticket,
+    Vendor,
     template::Scope,
+    ticket_at,
     value::Value,
     verify::{NotBelieved, Verify},
 };
@@ -37,13 +38,13 @@ pub(super) fn default_body(scope: &Scope<'_>) -> String {
 pub(super) fn ticket(webhook: &Webhook, answer: &Result<Value, Failure>) -> Result<Option<String>, Failure> {
     let Some(at) = &webhook.ticket else { return Ok(None) };
     let answer = answer.as_ref().map_err(Clone::clone)?;
-    at.find(&answer.json).map(bounded_ticket).transpose()
+    ticket_at(at, &answer.json)
 }
 
 /// The vendor's own reference in its callback, if it repeats it.
 pub(super) fn ticket_in_callback(webhook: &Webhook, body: &RawValue) -> Option<Result<String, Failure>> {
     let at = webhook.ticket_in_callback.as_ref().or(webhook.ticket.as_ref())?;
-    at.find(body).filter(|found| found.get() != "null").map(bounded_ticket)
+    ticket_at(at, body).transpose()
 }
 
 /// The data in a callback, or in an answer that is done.

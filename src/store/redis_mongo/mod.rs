@@ -205,7 +205,7 @@ impl Store for RedisMongo {
         if bounds.is_empty() {
             return self.store(jobs).await;
         }
-        let left = self.core.left_of(bounds, &jobs).await?;
+        let (left, _in_flight) = self.core.left_of(bounds, &jobs).await?;
         let (jobs, fits) = Fitting::of(jobs, left).into_parts();
         let stored = if jobs.is_empty() { Vec::new() } else { self.store(jobs).await? };
         Ok(Fitting::outcomes(fits, stored))

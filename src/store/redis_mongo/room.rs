@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -48,8 +51,22 @@ pub(super) struct Live {
 struct Count {
     counted: u64,
     accepted_since: u64,
+    /// Jobs that were accepted and are not stored yet, so that a count may miss them.
+    in_flight: Arc<AtomicU64>,
     /// When it was counted, and what that took.
     at: Option<(Instant, Duration)>,
+}
+
+/// New jobs of tenants with a bound, until they are stored.
+#[derive(Default)]
+pub(super) struct InFlight(Vec<(Arc<AtomicU64>, u64)>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        for (in_flight, jobs) in &self.0 {
+            in_flight.fetch_sub(*jobs, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Count {
@@ -83,7 +100,7 @@ impl Core {
             counted += stats.live.max(0).unsigned_abs();
         }
         let mut count = lock(&self.live.in_all);
-        *count = Count { counted, accepted_since: 0, at: Some((Instant::now(), Duration::ZERO)) };
+        *count = Count { counted, at: Some((Instant::now(), Duration::ZERO)), ..Count::default() };
         fits(&count)
     }
 
@@ -91,13 +108,15 @@ impl Core {
         lock(&self.live.in_all).accepted_since += jobs;
     }
 
-    /// How many more jobs of each of these tenants may be accepted, given their bounds. Those of `jobs` that fit count from now on.
+    /// How many more jobs of each of these tenants may be accepted, given their bounds. Those of `jobs` that fit count from now on, and are
+    /// in flight until they are stored.
     pub(super) async fn left_of(
         &self,
         bounds: HashMap<Arc<str>, u64>,
         jobs: &[NewJob],
-    ) -> Result<HashMap<Arc<str>, u64>, StoreError> {
+    ) -> Result<(HashMap<Arc<str>, u64>, InFlight), StoreError> {
         let mut left = HashMap::with_capacity(bounds.len());
+        let mut in_flight = InFlight::default();
         for (tenant, bound) in bounds {
             let more = jobs.iter().filter(|job| job.lane.tenant == tenant).count() as u64;
             let count = self.count_of(&tenant);
@@ -105,15 +124,21 @@ impl Core {
             let mut count = count.lock().await;
             if !count.is_fresh(count.live() + more <= bound) {
                 let started = Instant::now();
+                // They may be counted or not: until the next count both is assumed.
+                let missed = count.in_flight.load(Ordering::Relaxed);
                 let counting: BoxFuture<'_, _> = Box::pin(self.count_live(&tenant, bound));
                 let counted = counting.await?;
-                *count = Count { counted, accepted_since: 0, at: Some((Instant::now(), started.elapsed())) };
+                (count.counted, count.accepted_since) = (counted, missed);
+                count.at = Some((Instant::now(), started.elapsed()));
             }
             let room = bound.saturating_sub(count.live());
-            count.accepted_since += more.min(room);
+            let jobs = more.min(room);
+            count.accepted_since += jobs;
+            count.in_flight.fetch_add(jobs, Ordering::Relaxed);
+            in_flight.0.push((count.in_flight.clone(), jobs));
             left.insert(tenant, room);
         }
-        Ok(left)
+        Ok((left, in_flight))
     }
 
     fn count_of(&self, tenant: &Arc<str>) -> Arc<tokio::sync::Mutex<Count>> {

@@ -20,6 +20,7 @@ use self::{
     mark::{Mark, Unmark, give_back},
     queue::{Settle, Submit},
     read::Readers,
+    room::{Arriving, Place},
     schema::migrate,
     upkeep::{Do, Prune},
     writer::{After, Core, Write, Writer, queue_refills, request},
@@ -48,6 +49,7 @@ mod mark;
 mod queue;
 mod read;
 mod refill;
+mod room;
 mod rows;
 mod schema;
 mod shelf;
@@ -75,6 +77,7 @@ pub struct Sqlite {
     /// The reason, once nothing more can be stored.
     failed: watch::Sender<Option<String>>,
     most_waiting: MostWaiting,
+    arriving: Arc<Arriving>,
     /// Where the next slice of pruning begins.
     prune_from: Mutex<i64>,
     file: OurFile,
@@ -125,6 +128,7 @@ impl Sqlite {
             writer: Mutex::new(Some(thread)),
             failed,
             most_waiting: most_waiting.into(),
+            arriving: Arc::default(),
             prune_from: Mutex::new(0),
             file,
         })
@@ -152,9 +156,9 @@ impl Sqlite {
         Ok(read?.into_iter().flatten().collect())
     }
 
-    async fn store(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
+    async fn store(&self, jobs: Vec<NewJob>, place: Place) -> Result<Vec<Submitted>, StoreError> {
         let now = self.core.clock.now();
-        request(&self.requests()?, |reply| Submit::boxed(jobs, now, reply)).await?
+        request(&self.requests()?, |reply| Submit::boxed(jobs, now, place, reply)).await?
     }
 
     fn requests(&self) -> Result<mpsc::Sender<Box<dyn Write>>, StoreError> {
@@ -169,19 +173,12 @@ impl Sqlite {
 #[async_trait]
 impl Store for Sqlite {
     async fn submit(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
-        let mut left = self.most_waiting.bounds(&jobs);
-        {
-            let index = self.core.index();
-            if index.live + jobs.len() as u64 > self.most_waiting.in_all {
-                return Ok(vec![Submitted::OverCapacity; jobs.len()]);
-            }
-            left.iter_mut().for_each(|(tenant, left)| *left = left.saturating_sub(index.tenants.live(tenant)));
-        }
-        if left.is_empty() {
-            return self.store(jobs).await;
-        }
-        let (jobs, fits) = Fitting::of(jobs, left).into_parts();
-        let stored = if jobs.is_empty() { Vec::new() } else { self.store(jobs).await? };
+        let wanted = jobs.len();
+        let Some((fitting, place)) = self.arriving.admit(&self.core.index(), &self.most_waiting, jobs) else {
+            return Ok(vec![Submitted::OverCapacity; wanted]);
+        };
+        let (jobs, fits) = fitting.into_parts();
+        let stored = if jobs.is_empty() { Vec::new() } else { self.store(jobs, place).await? };
         Ok(Fitting::outcomes(fits, stored))
     }
 

@@ -8,7 +8,9 @@ use tokio::sync::oneshot;
 use super::{
     amend::read,
     index::Row,
-    mark, rows,
+    mark,
+    room::Place,
+    rows,
     shelf::Entry,
     webhooks,
     writer::{After, Tx, Write},
@@ -24,6 +26,8 @@ pub(super) struct Submit {
     jobs: Vec<NewJob>,
     outcomes: Vec<(Submitted, Option<Row>)>,
     now: Time,
+    /// Until they are in the index.
+    _place: Place,
     reply: oneshot::Sender<Result<Vec<Submitted>, StoreError>>,
 }
 
@@ -31,9 +35,10 @@ impl Submit {
     pub(super) fn boxed(
         jobs: Vec<NewJob>,
         now: Time,
+        place: Place,
         reply: oneshot::Sender<Result<Vec<Submitted>, StoreError>>,
     ) -> Box<dyn Write> {
-        Box::new(Submit { outcomes: Vec::with_capacity(jobs.len()), jobs, now, reply })
+        Box::new(Submit { outcomes: Vec::with_capacity(jobs.len()), jobs, now, _place: place, reply })
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
 on_every_backend!(
     every_route_wants_its_scope_and_says_nothing_else,
     every_key_that_is_not_good_gets_the_same_answer,
+    a_key_that_ends_during_a_wait_shows_no_job,
     a_tenant_sees_and_touches_its_own_jobs_only,
     a_key_for_all_tenants_says_which_it_means,
     a_key_that_may_not_be_is_not_made,
@@ -167,8 +168,41 @@ async fn every_key_that_is_not_good_gets_the_same_answer(backend: Backend) {
             (none.status, said(&none), "Bearer")
         );
     }
+    let good = format!("Bearer {key}");
+    for other in [good.as_str(), "Bearer x", "Basic eDp5"] {
+        let both = [("authorization", good.as_str()), ("authorization", other)];
+        assert_eq!(app.send(Method::GET, "/jobs", &both, "").await.status, 401, "a proxy may have checked {other}");
+    }
     for value in [format!("bearer {key}"), format!("BEARER  {key} ")] {
         assert_eq!(app.send(Method::GET, "/jobs", &[("authorization", &value)], "").await.status, 200, "{value}");
+    }
+    app.stop().await;
+}
+
+async fn a_key_that_ends_during_a_wait_shows_no_job(backend: Backend) {
+    let app = TestApp::with(backend, &keyed("")).await;
+    for is_deleted in [true, false] {
+        let id = submit(&app, ADMIN, r#"{"vendor": "one", "payload": 1, "tenant": "acme", "not_before": "1h"}"#).await;
+        let body = json!({"name": "k", "tenant": "acme", "scopes": ["read"], "expires_in": "1m"});
+        let (key_id, key) = make_key(&app, &body).await;
+        let (caller, bearer, path) = (app.caller(), format!("Bearer {key}"), format!("/jobs/{id}?wait=60s"));
+        let headers = [("authorization", bearer.as_str())];
+        let ends = async {
+            let is_used = async || {
+                let keys = get(&app, ADMIN, "/keys").await.json();
+                let key = keys["keys"].as_array().expect("keys").iter().find(|key| key["id"] == *key_id).cloned();
+                !key.expect("the key")["last_used_at"].is_null()
+            };
+            while !is_used().await {}
+            if is_deleted {
+                assert_eq!(ask(&app, ADMIN, Method::DELETE, &format!("/keys/{key_id}"), "").await.status, 204);
+            } else {
+                app.clock.advance(Duration::from_secs(60));
+            }
+            assert_eq!(post(&app, ADMIN, &format!("/jobs/{id}/cancel"), "").await.status, 200);
+        };
+        let (answer, ()) = tokio::join!(caller.get_with(&headers, &path), ends);
+        assert_eq!(refused(&answer), (401, "unauthenticated".to_owned()), "{}", answer.text);
     }
     app.stop().await;
 }

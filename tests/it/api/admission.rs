@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::{
@@ -12,6 +14,8 @@ use crate::{
 on_every_backend!(
     a_tenant_submits_no_faster_than_it_may,
     a_tenant_has_no_more_jobs_waiting_than_it_may,
+    jobs_that_arrive_together_find_no_more_room_than_one_after_the_other,
+    a_job_that_came_before_is_known_where_there_is_no_room_for_a_new_one,
     a_batch_stores_what_fits_and_says_so_of_the_rest,
 );
 
@@ -67,6 +71,38 @@ async fn a_tenant_has_no_more_jobs_waiting_than_it_may(backend: Backend) {
     let app = app.crash_and_restart().await;
     assert_eq!(statuses(&app, "acme", 1).await, [429]);
     app.stop().await;
+}
+
+async fn jobs_that_arrive_together_find_no_more_room_than_one_after_the_other(backend: Backend) {
+    let app = TestApp::with(backend, &config("[tenants.acme]\nmax_waiting = 5")).await;
+    for (n, wanted) in [(40, 5), (40, 0)] {
+        let answers = join_all((0..n).map(|_| submit(&app, "acme"))).await;
+        assert_eq!(answers.iter().filter(|answer| answer.status == 202).count(), wanted);
+    }
+    let first = app.get("/jobs").await.json()["jobs"][0]["request_id"].as_str().expect("an id").to_owned();
+    app.post(&format!("/jobs/{first}/cancel"), "").await;
+    assert_eq!(statuses(&app, "acme", 2).await, [202, 429], "who was refused takes no room");
+    app.stop().await;
+}
+
+async fn a_job_that_came_before_is_known_where_there_is_no_room_for_a_new_one(backend: Backend) {
+    for (bound, over) in [("[tenants.acme]\nmax_waiting = 1", 429), ("[capacity]\nmax_waiting = 1", 503)] {
+        let app = TestApp::with(backend, &config(bound)).await;
+        let send = async |path: &str, key: &str, body: String| {
+            let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+            app.send(Method::POST, path, &headers, body).await
+        };
+        let first = send("/jobs", "k#0", job("acme")).await;
+        assert_eq!(first.status, 202, "{}", first.text);
+        let again = send("/jobs", "k#0", job("acme")).await;
+        assert_eq!((&*again.text, again.header("idempotency-replayed")), (&*first.text, "true"), "{bound}");
+        assert_eq!(send("/jobs", "new", job("acme")).await.status, over);
+        assert_eq!(send("/jobs", "k#0", job("acme").replace('1', "2")).await.code(), "idempotency_key_reused");
+        let batch = send("/jobs/batch", "k", format!("[{},{}]", job("acme"), job("acme"))).await.json();
+        assert_eq!((&batch["items"][0], &batch["accepted"]), (&first.json(), &json!(1)), "{bound}");
+        assert_eq!(batch["items"][1]["error"]["status"], over);
+        app.stop().await;
+    }
 }
 
 async fn a_batch_stores_what_fits_and_says_so_of_the_rest(backend: Backend) {

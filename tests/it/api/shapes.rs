@@ -22,6 +22,7 @@ on_every_backend!(
     a_callback_faster_than_the_reply_is_sent_again_report_30,
     an_empty_callback_says_something_only_if_done_fits_it,
     the_job_is_found_by_our_id_then_by_the_ticket_then_by_the_usual_id,
+    a_ticket_without_anything_in_it_is_none,
     a_callback_during_a_call_leaves_that_call_on_record,
 );
 
@@ -386,6 +387,27 @@ async fn the_job_is_found_by_our_id_then_by_the_ticket_then_by_the_usual_id(back
                 assert_eq!(app.status(later).await, "processing", "{body}");
             }
         }
+    }
+    app.stop().await;
+}
+
+/// Many jobs may have got the same nothing, and a callback with it is for none of them in particular.
+async fn a_ticket_without_anything_in_it_is_none(backend: Backend) {
+    let webhook = "verify = \"none\", ticket = \"/id\", ticket_in_callback = \"/report\"";
+    let mut app = TestApp::with(backend, &quiet("one", webhook)).await;
+    for nothing in ["\"\"", "null"] {
+        app.vendors.script("one", vec![Reply::json(202, format!(r#"{{"id": {nothing}}}"#)); 2]);
+        let (first, _) = accepted(&mut app, "one").await;
+        let (second, _) = accepted(&mut app, "one").await;
+        assert!(app.find(&first).await.get("ticket").is_none());
+        for sent in [nothing, "\"null\""] {
+            let answer = app.post("/vendor-webhook/one", format!(r#"{{"report": {sent}, "result": 0}}"#)).await;
+            assert_eq!((answer.status.as_u16(), &*answer.code()), (400, "missing_request_id"), "{sent}");
+        }
+        let body = format!(r#"{{"report": {nothing}, "request_id": "{first}", "result": 1}}"#);
+        assert_taken(&app.post("/vendor-webhook/one", body).await);
+        assert_result(&app, &first, json!(1)).await;
+        assert_eq!(app.status(&second).await, "processing");
     }
     app.stop().await;
 }
