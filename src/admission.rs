@@ -19,11 +19,11 @@ use crate::{
     store_error::StoreError,
 };
 
-/// How often the processes tell each other what they have counted.
+/// How often each process adds its counts to those of all.
 pub const EXCHANGE_EVERY: Duration = Duration::from_secs(1);
 /// Tenants whose rates are remembered at once.
 const MOST_TENANTS: usize = 100_000;
-/// Tenants that are told of at the same time.
+/// Tenants whose counts are added at the same time.
 const SIDE_BY_SIDE: usize = 32;
 
 /// What tenants may submit, and what they have submitted.
@@ -39,11 +39,11 @@ pub struct Admission {
 struct Bucket {
     /// When it is full again (GCRA's theoretical arrival time).
     full_at: Nanos,
-    /// Jobs that other processes do not know of yet.
-    untold: u64,
+    /// Jobs that are not in the count of all processes yet.
+    unsent: u64,
 }
 
-/// Where all processes count together.
+/// The count of all processes, in Redis.
 struct Others {
     redis: Redis,
     /// What our keys in Redis begin with.
@@ -60,7 +60,7 @@ pub struct TooFast {
 }
 
 impl Admission {
-    /// With the Redis in which other processes count too, and the name of the database, where there is one.
+    /// `others`: the Redis in which all processes count together, and the name of the database.
     pub fn new(tenants: Tenants, clock: Clock, others: Option<(Redis, String)>) -> Admission {
         let others = others.map(|(redis, database)| Others {
             redis,
@@ -75,7 +75,7 @@ impl Admission {
         self.tenants.get(tenant).max_waiting
     }
 
-    /// Whether there is anything to tell other processes.
+    /// Whether there are counts to share with other processes.
     pub fn is_shared(&self) -> bool {
         let mut all = self.tenants.named.values().chain([&self.tenants.others]);
         self.others.is_some() && all.any(|tenant| tenant.submit.is_some())
@@ -99,38 +99,38 @@ impl Admission {
                 buckets.clear();
             }
         }
-        let bucket = buckets.entry(tenant.clone()).or_insert(Bucket { full_at: now, untold: 0 });
+        let bucket = buckets.entry(tenant.clone()).or_insert(Bucket { full_at: now, unsent: 0 });
         bucket.full_at = after_one_more(rate, bucket.full_at, now)?;
-        bucket.untold += 1;
+        bucket.unsent += 1;
         Ok(())
     }
 
-    /// Tells the other processes what this one has counted, and learns what they have. To be called every [`EXCHANGE_EVERY`].
+    /// Adds what this process has counted to the count of all, and takes that over. To be called every [`EXCHANGE_EVERY`].
     pub async fn exchange(&self) -> Result<(), StoreError> {
         let Some(others) = &self.others else { return Ok(()) };
-        let told: Vec<(Arc<str>, u64)> = {
+        let counted: Vec<(Arc<str>, u64)> = {
             let (now, mut buckets) = (self.clock.nanos(), self.lock());
-            buckets.retain(|_, bucket| bucket.full_at > now || bucket.untold > 0);
-            buckets.iter_mut().map(|(tenant, bucket)| (tenant.clone(), std::mem::take(&mut bucket.untold))).collect()
+            buckets.retain(|_, bucket| bucket.full_at > now || bucket.unsent > 0);
+            buckets.iter_mut().map(|(tenant, bucket)| (tenant.clone(), std::mem::take(&mut bucket.unsent))).collect()
         };
-        let tell = |(tenant, jobs): (Arc<str>, u64)| async move {
+        let add = |(tenant, jobs): (Arc<str>, u64)| async move {
             let Some(rate) = self.tenants.get(&tenant).submit else { return Ok(()) };
-            let ahead = others.tell(&self.clock, &tenant, jobs, rate).await;
+            let ahead = others.add(&self.clock, &tenant, jobs, rate).await;
             let (now, mut buckets) = (self.clock.nanos(), self.lock());
             let Some(bucket) = buckets.get_mut(&tenant) else { return ahead.map(drop) };
             match ahead {
                 Ok(ahead) => {
-                    let since = i64::try_from(bucket.untold).unwrap_or(i64::MAX).saturating_mul(each(rate));
+                    let since = i64::try_from(bucket.unsent).unwrap_or(i64::MAX).saturating_mul(each(rate));
                     bucket.full_at = now.saturating_add(ahead).saturating_add(since);
                     Ok(())
                 }
                 Err(error) => {
-                    bucket.untold += jobs;
+                    bucket.unsent += jobs;
                     Err(error)
                 }
             }
         };
-        let outcomes = stream::iter(told).map(tell).buffer_unordered(SIDE_BY_SIDE);
+        let outcomes = stream::iter(counted).map(add).buffer_unordered(SIDE_BY_SIDE);
         outcomes.fold(Ok(()), |all, one| async move { all.and(one) }).await
     }
 
@@ -141,8 +141,8 @@ impl Admission {
 }
 
 impl Others {
-    /// Counts jobs for all processes; gives how far ahead the tenant's bucket is full again.
-    async fn tell(&self, clock: &Clock, tenant: &str, jobs: u64, rate: SubmitRate) -> Result<Nanos, StoreError> {
+    /// Adds jobs to the count of all processes; returns in how much time the tenant's bucket is full again.
+    async fn add(&self, clock: &Clock, tenant: &str, jobs: u64, rate: SubmitRate) -> Result<Nanos, StoreError> {
         let micros = |time: Nanos| time.div_euclid(1000);
         let mut call = self.script.key(format!("{}:submits:{{{tenant}}}", self.database));
         call.arg(clock.injected().map_or(0, micros))

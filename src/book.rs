@@ -110,7 +110,7 @@ pub trait Book: Send + Sync {
     async fn others(&self, limits: &str) -> Result<Vec<Filed>, StoreError>;
 
     /// Deletes the report of a process that stops or has crashed, unless it has reported again since.
-    async fn strike_out(&self, gone: &Filed) -> Result<(), StoreError>;
+    async fn delete_report(&self, gone: &Filed) -> Result<(), StoreError>;
 
     /// A secret that we make ourselves. On first use `fresh` is stored under its name.
     async fn secret(&self, name: &'static str, fresh: [u8; 32]) -> Result<[u8; 32], StoreError>;

@@ -1,6 +1,6 @@
-//! Which limits are in force: the file's, or the live ones that replace them, and while processes have different files the stricter of all.
+//! Which limits are in force: those of the file, or the live ones that replace them. While processes have different files, the stricter of all.
 //!
-//! Never counts a call (see `limit`) and never wakes a dispatcher: whoever changes limits rings the bells of the pool's vendors.
+//! Never counts a call (see `limit`) and never wakes a dispatcher: whoever changes limits wakes the dispatchers of the pool's vendors.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -16,17 +16,17 @@ use crate::{
     store::StoreError,
 };
 
-/// How often a process writes its heartbeat and reads what others have changed. Changes are also announced at once, but messages may be lost.
+/// How often a process writes its heartbeat and reads what others have changed. Changes are also announced at once, but messages can be lost.
 pub const FOLLOW_EVERY: Duration = Duration::from_secs(5);
-/// The same while no messages arrive.
+/// The same while the subscription is down.
 pub const FOLLOW_WITHOUT_MESSAGES: Duration = Duration::from_secs(1);
-/// A process without a new heartbeat in so many looks, [`FOLLOW_EVERY`] apart, is gone.
+/// A process is gone after this many looks, [`FOLLOW_EVERY`] apart, without a new heartbeat.
 const MOST_SILENT: u32 = 3;
-/// Others may change the version so often while this process sets live limits whatever the version is.
+/// How often setting live limits is tried while other processes change them at the same time.
 const MOST_ROUNDS: usize = 8;
 /// Changes of a pool's limits that are remembered, for the audit.
 const MOST_CHANGES: usize = 64;
-/// Ids of limits for each tenant that are remembered of a pool.
+/// Ids of tenant limits that are remembered for each pool.
 const MOST_TENANT_LIMITS: usize = 256;
 
 pub struct InForce {
@@ -34,10 +34,10 @@ pub struct InForce {
     clock: Clock,
     file: BTreeMap<Arc<str>, Vec<Limit>>,
     process: String,
-    /// The file's limits, as the book has them.
+    /// The file's limits in the form in which the book has them.
     filed: String,
     known: Mutex<Known>,
-    /// Locked from reading the book until the limiter has what was read, so that an older state never replaces a newer one.
+    /// Locked from reading the book until the limiter has its contents, so that an older state never replaces a newer one.
     applying: tokio::sync::Mutex<()>,
 }
 
@@ -46,20 +46,20 @@ pub struct InForce {
 pub struct EffectiveLimits {
     /// How often live limits of the pool were changed.
     pub version: u64,
-    /// When live limits were set; nothing while the file's are in force.
+    /// When live limits were set; none while the file's are in force.
     pub live_since: Option<Time>,
-    /// The name of the key that set them, where that is known.
+    /// The name of the key that set them, if it is known.
     pub live_by: Option<String>,
     pub limits: Arc<[Limit]>,
 }
 
-/// Limits that came in force, as this process has seen it.
+/// Limits that came into force, as this process has seen it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     pub at: Nanos,
     /// They were in force when this process began.
     pub is_first: bool,
-    /// How often live limits had been changed by then: a process need not have seen all of them.
+    /// How often live limits had been changed by then. A process need not have seen every change.
     pub version: u64,
     /// JSON, as the API writes it.
     pub limits: String,
@@ -68,17 +68,17 @@ pub struct Change {
 #[derive(Default)]
 struct Known {
     pools: HashMap<Arc<str>, EffectiveLimits>,
-    /// What was in force before this process began, the newest first.
+    /// The limits before this process began, newest first.
     formers: HashMap<Arc<str>, Vec<Former>>,
     changes: HashMap<Arc<str>, VecDeque<Change>>,
-    /// The ids of the limits that count each tenant by itself, those of before included.
+    /// The ids of the limits that count each tenant separately, those that were replaced included.
     tenant_limits: HashMap<Arc<str>, HashSet<Arc<str>>>,
     /// This process's newest heartbeat, and when the next is due.
     beat: u64,
     beat_at: Nanos,
-    /// When missing heartbeats of others count next: looks may come more often than heartbeats.
+    /// When a missing heartbeat of another process counts next. Looks may come more often than heartbeats.
     count_at: Nanos,
-    /// Processes whose file says something else.
+    /// Processes with other limits in their files.
     others: HashMap<String, Other>,
 }
 
@@ -98,7 +98,7 @@ struct Other {
     silent: u32,
 }
 
-/// Which version may be changed.
+/// The version that a change expects; with another it is refused.
 #[derive(Debug, Clone)]
 pub enum Expected {
     Any,
@@ -126,7 +126,7 @@ impl InForce {
         Ok(in_force)
     }
 
-    /// Puts the limits of a pool on record, unless they are the newest there, and gives those that were in force before, the newest first.
+    /// Records the limits of a pool, unless the newest record has the same. Returns those that were in force before, newest first.
     async fn record(
         &self,
         pool: &Arc<str>,
@@ -143,7 +143,7 @@ impl InForce {
         }
         let mut formers: Vec<Former> = Vec::new();
         for record in records.iter().rev() {
-            // Limits that this version does not know may have allowed anything.
+            // If this version does not understand some of them, they may have allowed any number of calls.
             let (known, unknown) = parse_known_limits(&record.limits);
             formers.push(Former { limits: if unknown == 0 { known } else { Vec::new() }, until });
             until = record.since;
@@ -162,39 +162,39 @@ impl InForce {
         known.pools.iter().map(limits).collect()
     }
 
-    /// What is in force for a pool of the config; nothing for others.
+    /// The limits in force of a pool of the config; `None` for other pools.
     pub fn get(&self, pool: &str) -> Option<EffectiveLimits> {
         self.lock().pools.get(pool).cloned()
     }
 
-    /// What came in force for a pool since this process began, and what it began with: the oldest first.
+    /// The limits that this process began with and all that came into force since, oldest first.
     pub fn changes(&self, pool: &str) -> Vec<Change> {
         self.lock().changes.get(pool).map(|changes| changes.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// Whether a limit of the pool counts each tenant by itself. It may be one that was replaced: that binds for a while longer.
+    /// Whether a limit of the pool counts each tenant separately. The limit may have been replaced: it still binds for a while.
     pub fn is_per_tenant(&self, pool: &str, id: &str) -> bool {
         self.lock().tenant_limits.get(pool).is_some_and(|ids| ids.contains(id))
     }
 
-    /// Whether any limit of the pool counts each tenant by itself.
+    /// Whether any limit of the pool counts each tenant separately.
     pub fn any_is_per_tenant(&self, pool: &str) -> bool {
         let is_per_tenant = |limit: &Limit| limit.key == Key::Tenant;
         self.lock().pools.get(pool).is_some_and(|effective| effective.limits.iter().any(is_per_tenant))
     }
 
-    /// Writes the heartbeat and reads what others have changed, live or in their files; gives the pools for which that changes something. To
-    /// be called each [`FOLLOW_EVERY`] where there are others, and when they announce that the book has changed.
+    /// Writes the heartbeat, reads what others have changed (live or in their files), and returns the pools whose limits changed by that. To be
+    /// called every [`FOLLOW_EVERY`] if there can be other processes, and when one announces that it has changed the book.
     pub async fn follow(&self, limiter: &dyn Limiter) -> Result<Vec<Arc<str>>, StoreError> {
-        // Written first, then read: of two processes that begin together at least one sees the other.
+        // Write first, then read: of two processes that start at the same time at least one sees the other.
         self.beat().await?;
         let _in_order = self.applying.lock().await;
         let live = self.look().await?;
         self.apply(limiter, live).await
     }
 
-    /// Sets live limits in place of those of the file, or with `None` puts the file's back in force; says whether the version was one expected.
-    /// In the book first, then in force here. `by` is the name of the key that does it.
+    /// Sets live limits in place of those of the file, or with `None` removes them; says whether the version was expected. Writes the book first,
+    /// then changes the limiter. `by` is the name of the caller's key.
     pub async fn set_live(
         &self,
         limiter: &dyn Limiter,
@@ -227,7 +227,7 @@ impl InForce {
         Ok(false)
     }
 
-    /// Hands the limiter what has changed; gives the pools for which something has.
+    /// Passes changed limits to the limiter; returns the pools whose limits have changed.
     async fn apply(&self, limiter: &dyn Limiter, live: Vec<LiveLimits>) -> Result<Vec<Arc<str>>, StoreError> {
         let effective = self.effective(live);
         let is_new = |(pool, effective): &(&Arc<str>, &EffectiveLimits)| {
@@ -237,7 +237,7 @@ impl InForce {
         let on_record = if changed.is_empty() { Vec::new() } else { self.book.limits_on_record().await? };
         for (pool, effective) in effective {
             if changed.contains(&pool) {
-                // First on record, then in force: a process that starts meanwhile begins with what these allow.
+                // Record first, then change: a process that starts in between takes the calls of these limits into account.
                 self.record(&pool, &effective.limits, &on_record).await?;
                 limiter.set_limits(&pool, effective.limits.to_vec()).await?;
             }
@@ -246,7 +246,7 @@ impl InForce {
         Ok(changed)
     }
 
-    /// These are in force from here on.
+    /// Remembers that these are in force from now on.
     fn note(&self, pool: Arc<str>, effective: EffectiveLimits) {
         let (at, mut known) = (self.clock.nanos(), self.lock());
         let changes = known.changes.entry(pool.clone()).or_default();
@@ -261,10 +261,10 @@ impl InForce {
         known.pools.insert(pool, effective);
     }
 
-    /// A clean stop: the others need not wait until this process's heartbeats are missing.
-    pub async fn leave(&self) -> Result<(), StoreError> {
+    /// A clean stop: removes this process's report, so the others need not wait until its heartbeats are missing.
+    pub async fn stop(&self) -> Result<(), StoreError> {
         let beat = self.lock().beat;
-        self.book.strike_out(&self.me(beat)).await
+        self.book.delete_report(&self.me(beat)).await
     }
 
     fn me(&self, beat: u64) -> Filed {
@@ -287,17 +287,17 @@ impl InForce {
         Ok(())
     }
 
-    /// Learns which other processes there are, and gives the live limits.
+    /// Reads which other processes there are, and returns the live limits.
     async fn look(&self) -> Result<Vec<LiveLimits>, StoreError> {
-        // Side by side: an idle process is woken as seldom as can be.
+        // At the same time, so that an idle process wakes up once.
         let (others, live) = tokio::join!(self.book.others(&self.filed), self.book.live_limits());
         for gone in self.note_others(others?) {
-            self.book.strike_out(&gone).await?;
+            self.book.delete_report(&gone).await?;
         }
         live
     }
 
-    /// Notes the other processes; gives those that are gone without a clean stop.
+    /// Notes the other processes; returns those that crashed: their heartbeats have stopped.
     fn note_others(&self, found: Vec<Filed>) -> Vec<Filed> {
         let (mut known, now) = (self.lock(), self.clock.nanos());
         let counts = u32::from(known.count_at <= now);
@@ -306,7 +306,7 @@ impl InForce {
         }
         let (mut others, mut gone) = (HashMap::new(), Vec::new());
         for filed in found {
-            // Nobody knows its clock: what counts is whether its heartbeats go on. While the book is unavailable none is missed.
+            // Its clock may differ from ours, so heartbeats are counted, not timed. While the book is unavailable, none counts as missing.
             let silent = known.others.get(&filed.process).filter(|other| other.filed.beat == filed.beat);
             let silent = silent.map_or(0, |other| other.silent + counts);
             if silent >= MOST_SILENT {
@@ -347,7 +347,7 @@ impl InForce {
         }
     }
 
-    /// What is in force, given the live limits and what is known of the other processes.
+    /// The limits in force of every pool, from the live limits and the files of all processes.
     fn effective(&self, live: Vec<LiveLimits>) -> HashMap<Arc<str>, EffectiveLimits> {
         let mut live: HashMap<String, LiveLimits> = live.into_iter().map(|live| (live.pool.clone(), live)).collect();
         let known = self.lock();
@@ -388,7 +388,7 @@ impl InForce {
     }
 }
 
-/// The smallest of several limits that count the same calls in the same way, and all that only one side has.
+/// Of limits that count the same calls in the same way the smallest, and all limits that only one side has.
 fn stricter(ours: Vec<Limit>, theirs: &[Limit]) -> Vec<Limit> {
     let mut all = ours.clone();
     for theirs in theirs {
@@ -402,7 +402,7 @@ fn stricter(ours: Vec<Limit>, theirs: &[Limit]) -> Vec<Limit> {
         }
     }
     if all != ours {
-        // In the same order in every process: limits that share a count are distinguished by it.
+        // The same order in every process: it tells limits apart that count the same.
         all.sort_by_cached_key(|limit| write_limits(std::slice::from_ref(limit)));
     }
     all

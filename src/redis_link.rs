@@ -120,11 +120,11 @@ enum Link {
     Cluster(ClusterConnection),
 }
 
-/// What a subscriber gets.
-pub enum Heard<'a> {
+/// What a subscriber is called with.
+pub enum PubSubEvent<'a> {
     /// Subscribed from now on; earlier messages may have been missed.
     Connected,
-    /// The connection is lost: no messages until the next [`Heard::Connected`].
+    /// The connection is lost: no messages until the next [`PubSubEvent::Connected`].
     Lost,
     Message {
         channel: &'a str,
@@ -156,20 +156,21 @@ impl Redis {
         self.command(&redis::cmd("PING")).await
     }
 
-    /// Subscribes to channels for ever. Messages that come while the connection is lost are missed; [`Heard::Connected`] marks such a gap.
-    /// `ask_every`: after so much silence it sends a ping, because a connection can die without any sign.
+    /// Subscribes to channels for ever, and connects again when the connection is lost. Messages that come meanwhile are missed, so after a
+    /// [`PubSubEvent::Connected`] the subscriber has to look for itself. After `ask_every` without a message it sends a ping, because a
+    /// connection can die without any sign.
     pub async fn listen(
         &self,
         channels: &[String],
         clock: &Clock,
         ask_every: Duration,
-        mut heard: impl FnMut(Heard<'_>),
+        mut on_event: impl FnMut(PubSubEvent<'_>),
     ) {
         loop {
             if let Ok(Ok(pubsub)) = timeout(ANSWER, self.subscribed(channels)).await {
-                heard(Heard::Connected);
-                let why = hear(pubsub, clock, ask_every, &mut heard).await;
-                heard(Heard::Lost);
+                on_event(PubSubEvent::Connected);
+                let why = forward(pubsub, clock, ask_every, &mut on_event).await;
+                on_event(PubSubEvent::Lost);
                 tracing::warn!(why, "the subscription to Redis is lost; connecting again");
             }
             tokio::time::sleep(CONNECT_PAUSE).await;
@@ -314,14 +315,22 @@ impl Redis {
 }
 
 /// Passes messages on until the connection breaks; returns the reason.
-async fn hear(pubsub: PubSub, clock: &Clock, ask_every: Duration, heard: &mut impl FnMut(Heard<'_>)) -> String {
+async fn forward(
+    pubsub: PubSub,
+    clock: &Clock,
+    ask_every: Duration,
+    on_event: &mut impl FnMut(PubSubEvent<'_>),
+) -> String {
     let (mut sink, mut messages) = pubsub.split();
     loop {
         let now = clock.nanos();
         let silence = Duration::from_nanos(u64::try_from(clock.next_beat(ask_every) - now).unwrap_or(0));
         match timeout(silence, messages.next()).await {
             Ok(Some(message)) => {
-                heard(Heard::Message { channel: message.get_channel_name(), body: message.get_payload_bytes() });
+                on_event(PubSubEvent::Message {
+                    channel: message.get_channel_name(),
+                    body: message.get_payload_bytes(),
+                });
             }
             Ok(None) => return "it was closed".into(),
             Err(_) => match timeout(ANSWER, sink.ping::<Value>()).await {

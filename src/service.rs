@@ -200,7 +200,7 @@ impl Service {
         tasks.shutdown().await;
         breakers.stop().await;
         let returned = limiter.stop().await;
-        if let Err(error) = limits.leave().await {
+        if let Err(error) = limits.stop().await {
             tracing::debug!(%error, "this process could not sign off: its limits count for some seconds longer");
         }
         store.close().await;

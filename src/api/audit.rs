@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     audit::{
-        judge::Court,
+        judge::Judge,
         reader::{MOST_EXAMINED, Reader, examine},
         watch::{Findings, findings},
     },
@@ -103,9 +103,9 @@ pub(super) async fn audit(
 /// One length of window over the whole pool.
 async fn of_window(app: &App, vendor: &Vendor, window: Duration, range: Range) -> Result<Response, ApiError> {
     let Findings { history, .. } = on_record(app, vendor).await?;
-    let mut court = Court::of_window(&history, window);
-    let calls = look(app, vendor, range, &mut court).await?;
-    let (found, limit) = (court.finding(""), court.most_now());
+    let mut judge = Judge::of_window(&history, window);
+    let calls = look(app, vendor, range, &mut judge).await?;
+    let (found, limit) = (judge.finding(""), judge.most_now());
     let view = WindowView { calls, max_in_any_window: found.worst, limit, breaches: found.breaches };
     Ok(dto::json(StatusCode::OK, &view))
 }
@@ -114,10 +114,10 @@ async fn of_window(app: &App, vendor: &Vendor, window: Duration, range: Range) -
 async fn of_limits(app: &App, vendor: &Vendor, range: Range) -> Result<Response, ApiError> {
     let Findings { marks, history, .. } = on_record(app, vendor).await?;
     let limits = app.limits.get(&vendor.config.pool).map(|terms| terms.limits).unwrap_or_default();
-    let mut court = Court::of_limits(&history);
-    let calls = look(app, vendor, range, &mut court).await?;
+    let mut judge = Judge::of_limits(&history);
+    let calls = look(app, vendor, range, &mut judge).await?;
     let view = |limit: &Limit| {
-        let found = court.finding(&limit.count());
+        let found = judge.finding(&limit.count());
         let ever = marks.get(&limit.count()).map_or((0, None), |mark| (mark.worst, mark.worst_at));
         // The judge is some seconds behind.
         let (worst_ever, at) = if found.worst > ever.0 { (found.worst, found.worst_at) } else { ever };
@@ -133,7 +133,7 @@ async fn of_limits(app: &App, vendor: &Vendor, range: Range) -> Result<Response,
         }
     };
     // Breaches of limits that are no longer in force count too.
-    let breaches = court.findings().map(|(_, _, found)| found.breaches).sum();
+    let breaches = judge.findings().map(|(_, _, found)| found.breaches).sum();
     Ok(dto::json(StatusCode::OK, &PoolView { calls, breaches, limits: limits.iter().map(view).collect() }))
 }
 
@@ -146,9 +146,9 @@ async fn on_record(app: &App, vendor: &Vendor) -> Result<Findings, StoreError> {
     Ok(found)
 }
 
-async fn look(app: &App, vendor: &Vendor, range: Range, court: &mut Court) -> Result<u64, ApiError> {
+async fn look(app: &App, vendor: &Vendor, range: Range, judge: &mut Judge) -> Result<u64, ApiError> {
     let reader = Reader::new(app.audit.log.clone(), vendor.config.pool.clone(), range.since, range.until);
-    examine(reader, court).await?.ok_or_else(|| {
+    examine(reader, judge).await?.ok_or_else(|| {
         let detail = format!(
             "more than {MOST_EXAMINED} calls were sent in this time; ask for a shorter time with since and until"
         );

@@ -1,6 +1,6 @@
-//! One client's connection: a socket that does not wait for ever for its client, and notices when the client has left.
+//! One client's connection: it gives up a client that does not read, and notices when the client has closed its side.
 //!
-//! Knows nothing of routes or jobs. The one thing that it knows of HTTP is the bare error answer of the HTTP library, which gets a body here.
+//! Knows nothing of routes or jobs, and of HTTP only this: the HTTP library's error answers have no body, and get one here.
 
 use std::{
     io::{self, IoSlice},
@@ -30,17 +30,17 @@ use super::{
     server::{Door, MAX_HEAD},
 };
 
-/// Bytes of a head that are in no budget; few are larger.
+/// Heads up to this many bytes are in no budget; few are larger.
 const SMALL_HEAD: usize = 4 << 10;
 
-/// A client has to take so many bytes of its answer, or the rest of it, within [`MAX_STALL`].
+/// A client has to take this many bytes of its answer, or the rest of it, within [`MAX_STALL`].
 const STEP: usize = 16 << 10;
-/// See [`STEP`]. While other answers wait for memory, [`PATIENCE`] counts instead.
+/// See [`STEP`]. While other answers wait for memory, the time is [`PATIENCE`].
 const MAX_STALL: Duration = Duration::from_secs(30);
-/// Bytes that the kernel keeps for a client that does not read; it would take megabytes.
+/// Bytes that the kernel buffers for a client that does not read; by default that would be megabytes.
 const SEND_BUFFER: usize = 256 << 10;
 
-/// Becomes ready when the client has closed its side. On Linux this interest means just that (and urgent data, which HTTP has not).
+/// Becomes ready when the client has closed its side. On Linux this interest means just that (and urgent data, which HTTP does not use).
 #[cfg(target_os = "linux")]
 const LEFT: Interest = Interest::PRIORITY;
 #[cfg(not(target_os = "linux"))]
@@ -134,8 +134,8 @@ impl Peer {
     }
 }
 
-/// How long a client has kept us waiting, for the one who looks for the slowest. For the head of a request it is the time since its
-/// connection began or its last answer was made: a head that comes byte by byte is one wait.
+/// How long a client has kept us waiting, so that the server can find the slowest. For the head of a request the wait begins when the
+/// connection was opened or the last answer was made: a head that comes byte by byte is one wait.
 #[derive(Clone)]
 pub(super) struct Waits(Arc<Waiting>);
 
@@ -161,7 +161,7 @@ impl Waits {
         }
     }
 
-    /// From the head of a request on until its answer is made.
+    /// True from the head of a request until its answer is made.
     pub(super) fn set_busy(&self, is_busy: bool) {
         self.0.is_busy.store(is_busy, Ordering::Relaxed);
         self.note(false);
@@ -171,28 +171,28 @@ impl Waits {
         self.0.is_busy.load(Ordering::Relaxed)
     }
 
-    /// Nothing while the client keeps nobody waiting.
+    /// `None` while we do not wait for the client.
     pub(super) fn so_far(&self) -> Option<Duration> {
         let since = self.0.since.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.0.began.elapsed().saturating_sub(Duration::from_millis(since)))
     }
 }
 
-/// A connection that gives up a client who does not read its answers.
+/// A connection that gives up a client that does not read its answers.
 pub(super) struct Patient<S> {
     inner: S,
     waits: Waits,
-    /// While an answer cannot be written: since when, and the next look.
+    /// While an answer cannot be written: since when, and when to check next.
     stall: Option<(Instant, Pin<Box<Sleep>>)>,
     /// Bytes that the client took since it stalled.
     taken: usize,
-    /// What stands in for a bare error answer, and the length of that.
+    /// The answer that replaces a bare error answer, and the length of the bare one.
     instead: Option<(Bytes, usize)>,
     answers: Arc<Budget>,
     heads: Arc<Budget>,
-    /// Bytes of a head so far, and the memory for it if they are many. It is kept until the next head, as the buffer is.
+    /// Bytes of the current head, and its charge if they are many. The buffer is kept until the next head, and so is the charge.
     head: (usize, Option<Charge>),
-    /// Whether something was written since.
+    /// Whether something was written since that head.
     has_answered: bool,
 }
 
@@ -262,7 +262,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Patient<S> {
         }
     }
 
-    /// Writes what stands in for a bare error answer; then that counts as written.
+    /// Writes the answer that replaces a bare one; returns the length of the bare one when all is written.
     fn poll_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         while let Some((answer, length)) = &mut self.instead {
             if answer.is_empty() {
@@ -323,7 +323,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper asks for this also while there is nothing to write.
+        // hyper also flushes while there is nothing to write.
         match Pin::new(&mut self.inner).poll_flush(cx) {
             Poll::Ready(Ok(())) => {
                 self.stall = None;
@@ -339,8 +339,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 }
 
-/// A bare error answer of the HTTP library with a problem as its body; nothing for all other bytes. The library writes such an answer by
-/// itself, in one piece, when it cannot read a request's head.
+/// The bare error answer of the HTTP library, with a problem as its body; `None` for all other bytes. The library writes such an answer in
+/// one piece when it cannot read a request's head.
 fn with_body(bytes: &[u8]) -> Option<Bytes> {
     const BARE: &str = "content-length: 0\r\n";
     if !bytes.starts_with(b"HTTP/1.1 4") || !bytes.ends_with(b"\r\n\r\n") || bytes.len() > 512 {

@@ -1,6 +1,6 @@
-//! Memory for what clients send and what they are slow to read: budgets, charged as the bytes arrive.
+//! Budgets of memory for requests as they arrive and for answers until they are read.
 //!
-//! Never waits for ever: whoever cannot get memory soon is refused, and whoever keeps some without moving on gives way to those who wait.
+//! Never waits for ever: a request that gets no memory in time is refused, and a client that stalls is cut off while others wait for its memory.
 
 use std::{
     sync::{
@@ -17,27 +17,27 @@ use super::error::ApiError;
 
 /// The longest wait for memory.
 const WAIT: Duration = Duration::from_secs(2);
-/// A shorter wait is normal: nobody has to give way for it.
+/// A shorter wait is normal: no stalled client is cut off for it.
 const SHORT_WAIT: Duration = Duration::from_millis(500);
-/// Within this time a client must move on while others wait for the memory that it keeps.
+/// While others wait for memory, a client that makes no progress for this long is cut off.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
-/// Answers that may wait for memory at the same time: their bytes exist already and are in no budget.
+/// Answers that may wait for memory at the same time. Few, because their bytes exist already and are in no budget.
 const WAITING_ANSWERS: usize = 2;
-/// What is reserved before a job is read whose size is not known. So at most eight are read at a time, and none while clients keep
-/// all memory for answers that they do not read.
+/// Bytes that are reserved before a job of unknown size is read. So at most eight are read at a time, and none while unread answers fill
+/// the budget.
 const ONE_READ: usize = 4 << 20;
 
 /// The budgets of one process, by what they are for, so that no kind of request can take the memory of another.
 pub struct Memory {
     /// Bodies of single jobs, and other small bodies.
     pub bodies: Arc<Budget>,
-    /// Batches: a whole one, and some small ones beside it.
+    /// Batches: room for a whole one and some small ones.
     pub batches: Arc<Budget>,
     /// Callbacks of vendors.
     pub callbacks: Arc<Budget>,
     /// Answers that have not been sent yet.
     pub answers: Arc<Budget>,
-    /// Heads of requests, as far as they are larger than most.
+    /// Heads of requests that are larger than most.
     pub heads: Arc<Budget>,
 }
 
@@ -55,7 +55,7 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// Before something is read that may be large: the memory for it, which then goes with its answer.
+    /// Reserves memory before something is read that may be large. It is passed on with the answer.
     pub(super) async fn before_a_read(&self) -> Result<Reserved, ApiError> {
         let charge = self.answers.take(ONE_READ).await.ok_or_else(|| ApiError::no_memory("the answer"))?;
         Ok(Reserved(Arc::new(charge)))
@@ -67,7 +67,7 @@ impl Memory {
 pub(super) struct Reserved(Arc<Charge>);
 
 impl Reserved {
-    /// What is needed for so many bytes; the rest is free for others.
+    /// Keeps what is needed for this many bytes and frees the rest.
     pub(super) fn for_only(mut self, bytes: usize) -> Reserved {
         if let Some(charge) = Arc::get_mut(&mut self.0) {
             charge.shrink(bytes);
@@ -75,7 +75,7 @@ impl Reserved {
         self
     }
 
-    /// The answer, which takes the memory along.
+    /// Attaches the memory to the answer.
     pub(super) fn with(self, mut response: Response) -> Response {
         response.extensions_mut().insert(self);
         response
@@ -86,9 +86,9 @@ impl Reserved {
 pub struct Budget {
     free_kib: Arc<Semaphore>,
     total_kib: u32,
-    /// Those who have waited for longer than is normal.
+    /// How many have waited for longer than [`SHORT_WAIT`].
     waiting: AtomicUsize,
-    /// Places for answers that wait although they exist already.
+    /// Bounds the answers that wait for memory.
     late_answers: Semaphore,
 }
 
@@ -99,12 +99,12 @@ impl Budget {
         Budget { free_kib, total_kib, waiting: AtomicUsize::new(0), late_answers }
     }
 
-    /// Whether somebody has waited for memory of this budget for too long.
+    /// Whether somebody has waited for memory of this budget for longer than [`SHORT_WAIT`].
     pub(super) fn is_wanted(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// This many bytes; nothing if they do not become free within two seconds. More than there are in all counts as all.
+    /// Charges this many bytes; `None` if they do not become free within [`WAIT`]. More than the whole budget counts as all of it.
     pub async fn take(self: &Arc<Budget>, bytes: usize) -> Option<Charge> {
         let mut charge = Charge { budget: self.clone(), kept: None, bytes: 0 };
         charge.grow(bytes).await.then_some(charge)
@@ -116,7 +116,7 @@ impl Budget {
         Some(Charge { budget: self.clone(), kept: Some(kept), bytes })
     }
 
-    /// For an answer, whose bytes exist already: what was reserved for it is used first, and only a few may wait for more.
+    /// Charges an answer, whose bytes exist already. What was reserved for it is used first; for more only [`WAITING_ANSWERS`] may wait.
     pub(super) async fn take_for_answer(
         self: &Arc<Budget>,
         bytes: usize,
@@ -150,7 +150,7 @@ impl Budget {
     }
 }
 
-/// Counts one who waits, until it is dropped.
+/// Counts one waiting request until it is dropped.
 struct Waiting<'a>(&'a Budget);
 
 impl Waiting<'_> {
@@ -186,7 +186,7 @@ impl Charge {
         &self.budget
     }
 
-    /// Charges so many bytes more. If they do not become free within [`WAIT`] this is false, and nothing has changed.
+    /// Charges this many bytes more. False, and no change, if they do not become free within [`WAIT`].
     pub(super) async fn grow(&mut self, bytes: usize) -> bool {
         if self.try_grow(bytes) {
             return true;
@@ -214,7 +214,7 @@ impl Charge {
         true
     }
 
-    /// Returns what is more than so many bytes.
+    /// Frees what is charged beyond this many bytes.
     fn shrink(&mut self, bytes: usize) {
         if bytes < self.bytes {
             let back = self.budget.kib(self.bytes) - self.budget.kib(bytes);

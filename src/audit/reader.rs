@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{
     block::{self, Call},
-    judge::Court,
+    judge::Judge,
 };
 use crate::store::{
     StoreError,
@@ -19,8 +19,8 @@ const PAGE: usize = 256;
 /// Calls looked at for one question.
 pub const MOST_EXAMINED: u64 = 2_000_000;
 
-/// Shows the calls of [from, until) to the court; gives how many they are, or nothing when they are too many.
-pub async fn examine(mut reader: Reader, court: &mut Court) -> Result<Option<u64>, StoreError> {
+/// Passes the calls of [from, until) to the judge; returns how many there were, or `None` if there are too many to read.
+pub async fn examine(mut reader: Reader, judge: &mut Judge) -> Result<Option<u64>, StoreError> {
     let mut examined = 0;
     while let Some((calls, _)) = reader.next().await? {
         examined += calls.len() as u64;
@@ -28,7 +28,7 @@ pub async fn examine(mut reader: Reader, court: &mut Court) -> Result<Option<u64
             return Ok(None);
         }
         for call in &calls {
-            court.see(call);
+            judge.see(call);
         }
         tokio::task::yield_now().await;
     }

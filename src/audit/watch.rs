@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Audit,
     history::History,
-    judge::{Court, Finding, micros},
+    judge::{Finding, Judge, micros},
     reader::Reader,
 };
 use crate::{
@@ -87,10 +87,10 @@ pub struct Watch {
 /// One pool, and what of it is in memory.
 struct PoolWatch {
     name: Arc<str>,
-    /// The limits that the court knows.
+    /// The limits that the judge knows.
     history: History,
-    court: Court,
-    /// The court has seen all before this.
+    judge: Judge,
+    /// The judge has seen all before this.
     judged_to: Option<i64>,
     /// All before this has been judged, by any process.
     known_to: i64,
@@ -99,7 +99,7 @@ struct PoolWatch {
     forget_at: Nanos,
 }
 
-/// What one turn came to.
+/// The outcome of one turn.
 #[derive(Default)]
 struct Turn {
     to: i64,
@@ -179,8 +179,8 @@ impl Watch {
 
 impl PoolWatch {
     fn new(name: Arc<str>) -> PoolWatch {
-        let (history, court) = (History::default(), Court::of_limits(&History::default()));
-        PoolWatch { name, history, court, judged_to: None, known_to: i64::MIN, changed_at: None, forget_at: Nanos::MIN }
+        let (history, judge) = (History::default(), Judge::of_limits(&History::default()));
+        PoolWatch { name, history, judge, judged_to: None, known_to: i64::MIN, changed_at: None, forget_at: Nanos::MIN }
     }
 
     /// Goes on from the last verdict, and writes another if there is something new; gives nothing when another process judges the pool.
@@ -203,7 +203,7 @@ impl PoolWatch {
             self.remember(log, &findings.history, from.unwrap_or(0)).await?;
         }
         let turn = self.judge(log, from.unwrap_or(0), to).await?;
-        findings.take(&turn, &self.court, self.kept());
+        findings.take(&turn, &self.judge, self.kept());
         findings.history.forget(self.forget_before(&findings, turn.to));
         if from.is_some() && findings == before {
             // No calls were made: an idle pool costs no writes.
@@ -220,21 +220,21 @@ impl PoolWatch {
         Ok(written.then_some((findings, turn.breaches)))
     }
 
-    /// Shows a new court all calls that may still matter at `from`.
+    /// Shows a new judge all calls that may still matter at `from`.
     async fn remember(&mut self, log: &Arc<dyn CallLog>, history: &History, from: i64) -> Result<(), StoreError> {
-        (self.history, self.court) = (history.clone(), Court::of_limits(history));
-        let since = from.saturating_sub(self.court.memory());
+        (self.history, self.judge) = (history.clone(), Judge::of_limits(history));
+        let since = from.saturating_sub(self.judge.memory());
         let mut reader = Reader::new(log.clone(), self.name.clone(), since, from);
         while let Some((calls, _)) = reader.next().await? {
             for call in &calls {
-                self.court.see(call);
+                self.judge.see(call);
             }
         }
         Ok(())
     }
 
     async fn judge(&mut self, log: &Arc<dyn CallLog>, from: i64, to: i64) -> Result<Turn, StoreError> {
-        self.court.begin_anew();
+        self.judge.begin_anew();
         // If the turn breaks off before its verdict is written, the next one begins from the start.
         self.judged_to = None;
         let mut turn = Turn { to: from, ..Turn::default() };
@@ -243,7 +243,7 @@ impl PoolWatch {
             && let Some((calls, complete_to)) = reader.next().await?
         {
             for call in &calls {
-                let breaches = self.court.see(call);
+                let breaches = self.judge.see(call);
                 if breaches > 0 {
                     *turn.breaches.entry(call.vendor.to_string()).or_default() += breaches;
                 }
@@ -256,7 +256,7 @@ impl PoolWatch {
 
     /// One line in the log for each limit that was broken.
     fn log_breaches(&self) {
-        for (_, id, finding) in self.court.findings().filter(|(_, _, finding)| finding.breaches > 0) {
+        for (_, id, finding) in self.judge.findings().filter(|(_, _, finding)| finding.breaches > 0) {
             let Finding { worst, worst_at, breaches } = finding;
             let began = Time(worst_at.unwrap_or(0).div_euclid(1000)).rfc3339();
             tracing::error!(pool = %self.name, limit = %id, breaches, worst, began, "a limit was broken: so many calls in the window that began then");
@@ -265,11 +265,11 @@ impl PoolWatch {
 
     /// How many calls are kept at least.
     fn kept(&self) -> u64 {
-        self.court.largest().saturating_mul(2).max(KEPT)
+        self.judge.largest().saturating_mul(2).max(KEPT)
     }
 
     fn forget_before(&self, findings: &Findings, to: i64) -> i64 {
-        let age = self.court.memory().saturating_mul(2).clamp(micros(SHORTEST), micros(LONGEST));
+        let age = self.judge.memory().saturating_mul(2).clamp(micros(SHORTEST), micros(LONGEST));
         let enough = findings.judged.saturating_sub(self.kept());
         let too_many = findings.milestones.iter().rev().find(|(judged, _)| *judged <= enough);
         to.saturating_sub(age).max(too_many.map_or(i64::MIN, |(_, at)| *at))
@@ -277,8 +277,8 @@ impl PoolWatch {
 }
 
 impl Findings {
-    fn take(&mut self, turn: &Turn, court: &Court, kept: u64) {
-        for (count, _, finding) in court.findings() {
+    fn take(&mut self, turn: &Turn, judge: &Judge, kept: u64) {
+        for (count, _, finding) in judge.findings() {
             let mark = self.marks.entry(count.to_owned()).or_default();
             mark.breaches += finding.breaches;
             if finding.worst > mark.worst {

@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_long_a_job_is_tried_is_told_in_a_unit_that_fits() {
+    fn how_long_a_job_is_tried_is_written_in_a_unit_that_fits() {
         let retry = |attempts, first, max| Retry {
             attempts,
             first: Duration::from_millis(first),

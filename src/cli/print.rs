@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_laid_out_and_no_token_changes() {
+    fn json_is_indented_and_no_token_changes() {
         let json =
             raw(r#"{"n":123456789012345678901234567890.10, "a" : [1e2,[],{ }],"s":"a\"{,:[ \\","t":{"u":null}}"#);
         let expected = r#"{

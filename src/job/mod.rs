@@ -185,7 +185,7 @@ impl Fetch {
     }
 }
 
-/// Such a URL often holds its own permission, so it is not shown.
+/// Such a URL often contains a secret, so it is not shown.
 impl fmt::Debug for Fetch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -272,23 +272,23 @@ impl Job {
         self.webhook.as_ref().is_some_and(|webhook| webhook.next_at.is_some())
     }
 
-    /// Whether it waits for a call or a poll.
-    pub fn wants_to_go(&self) -> bool {
+    /// Whether a call or a poll is what it waits for.
+    pub fn needs_call(&self) -> bool {
         matches!(self.live_stage(), Some(Stage::Call | Stage::Poll))
     }
 
-    /// After so many refusals of our credentials in a row, while others were taken, the job is refused for good.
+    /// A job whose calls are refused for our credentials this often in a row, while other jobs' calls are not, ends as failed.
     pub const MOST_REFUSALS: u32 = 3;
 
-    /// How often in a row its vendor answered so, of the answers that do not count as tries: "slow down" (`AttemptsExhausted`), or that it
-    /// does not take our credentials (`VendorRefused`).
+    /// How often in a row its vendor gave the same answer that counts as no try: "slow down" (`AttemptsExhausted`), or a refusal of our
+    /// credentials (`VendorRefused`).
     pub fn in_a_row(&self, code: FailureCode) -> u32 {
         if self.failure.as_ref().is_some_and(|last| last.code == code) { self.slowed } else { 0 }
     }
 
     /// Whether an earlier call of this run may have been done, by the record of the job's attempts.
     pub fn may_be_done(&self, record: &Attempts) -> bool {
-        // A worker that was lost left no record of its call. Of earlier runs that says nothing.
+        // A worker that died left no record of its call. The count of attempts is over all runs, so it proves that only in the first.
         let is_lost = self.run == 0 && self.attempt > record.made();
         is_lost || record.went_out(self.tries)
     }
@@ -299,8 +299,8 @@ impl Job {
         [deadline, self.gives_up_at()].into_iter().flatten().min().filter(|_| !self.status.has_ended())
     }
 
-    /// When its vendor's time to answer is over without another question. Whether a poll ends it is decided by what the poll brings, because
-    /// the vendor's time stands still while it may not be asked.
+    /// When the job ends, or is ordered again, without another poll. For a polled job that is long after `answer_by`, because only a poll
+    /// that brings nothing ends it (see `lifecycle::polls`).
     pub fn gives_up_at(&self) -> Option<Time> {
         let unasked = if self.stage == Stage::Poll { LONGEST_UNASKED } else { Duration::ZERO };
         self.answer_by.map(|by| by.plus(unasked))

@@ -1,6 +1,6 @@
 //! When a vendor is left alone because nearly all of its calls fail: the rule of the breaker, as pure arithmetic.
 //!
-//! Never reads a clock and never waits. `redis/breaker.lua` is the same rule for many processes; a differential test holds the two together.
+//! Never reads a clock and never waits. `redis/breaker.lua` is the same rule for many processes; a differential test compares the two.
 //!
 //! Closed, it counts the calls that ended within the last `within`, in ten parts that slide. When enough ended and too many of them failed,
 //! it opens: nobody calls for `open`. Then it is half open: one call at a time, the probe, goes out to see. One that succeeds closes it and
@@ -52,7 +52,7 @@ pub enum ProbeEnd {
     Failed {
         why: Option<Arc<str>>,
     },
-    /// It was not sent, or what came of it says nothing about what the breaker is for.
+    /// It was not sent, or its outcome says nothing about what this breaker is for.
     Unknown,
 }
 
@@ -135,7 +135,7 @@ impl Breaker {
         }
     }
 
-    /// Takes what calls came to. While it is not closed only the probe's call says something new.
+    /// Counts ended calls. Unless the breaker is closed they are ignored: then only the probe decides.
     pub fn report(&mut self, tally: Tally, now: Nanos) {
         if self.open_until.is_some() || tally.ended == 0 {
             return;

@@ -1,8 +1,8 @@
-//! The breakers of all vendors: what dispatchers ask and attempts report; and the last error of each vendor, which people look for beside
-//! them. This file keeps both for one process, `redis` for many.
+//! The breakers of all vendors, and the last error of each vendor. Dispatchers check the breakers, and attempts report to them. This file keeps
+//! both for one process, `redis` for many.
 //!
-//! Never decides by itself when one opens (see [`breaker`](super::breaker)), and never keeps them over a restart: a vendor that is still
-//! broken is found out soon enough.
+//! Never decides by itself when one opens (see [`breaker`](super::breaker)), and never keeps them over a restart: calls soon show
+//! whether a vendor still fails.
 
 use std::{
     collections::HashMap,
@@ -15,11 +15,11 @@ use async_trait::async_trait;
 use super::breaker::{Breaker, Opened, ProbeEnd, Standing, Tally, Terms};
 use crate::{clock::Clock, store_error::StoreError};
 
-/// Leave for the one call that may go while a breaker is half open. It has to be handed in, used or not.
+/// Permission for the one call that may go while a breaker is half open. It must be returned with [`Breakers::probed`], used or not.
 #[derive(Debug)]
 pub struct Probe(pub(super) u64);
 
-/// What the breaker is called that opens when a vendor refuses our credentials. No vendor has such a name.
+/// The name of the breaker that opens when a vendor refuses our credentials. No vendor has such a name.
 pub fn of_credentials(vendor: &str) -> Arc<str> {
     format!("{vendor}#credentials").into()
 }
@@ -33,28 +33,28 @@ pub fn vendor_of(breaker: &str) -> &str {
 /// [`of_credentials`]. What there is no breaker for is always [`Standing::Closed`].
 #[async_trait]
 pub trait Breakers: Send + Sync {
-    /// How the vendor's breaker stands, as far as this process knows; asks nobody.
+    /// The state of the breaker, as far as this process knows.
     fn standing(&self, vendor: &str) -> Standing;
 
-    /// The same, asked where it is kept: for people, and for a process that has just begun.
+    /// The state of the breaker where it is kept, for people and for a process that has just started.
     async fn look(&self, vendor: &str) -> Standing;
 
-    /// The probe, if it is to be had: one at a time in all processes.
+    /// The probe, if nobody else has it. There is one in all processes.
     async fn take_probe(&self, vendor: &str) -> Result<Option<Probe>, StoreError>;
 
-    /// Hands the probe in, with what came of it.
+    /// Returns the probe, with its outcome.
     async fn probed(&self, vendor: &str, probe: Probe, end: ProbeEnd);
 
     /// A call has ended, and failed or not.
     async fn ended(&self, vendor: &str, failed: bool);
 
-    /// Opens it for this long, unless it is not closed already.
+    /// Opens a closed breaker for this long.
     async fn trip(&self, vendor: &str, wait: Duration, why: Arc<str>);
 
-    /// Ends its wait: the probe may go at once.
+    /// Makes an open breaker half open at once.
     async fn hurry(&self, vendor: &str) -> Result<(), StoreError>;
 
-    /// Since when it is not closed and why, as far as this process knows; asks nobody.
+    /// Since when it is not closed and why, as far as this process knows.
     fn opened(&self, vendor: &str) -> Option<Opened>;
 
     /// Notes what was wrong with a call to the vendor, as the API shows it. Every process can read it a second later at most.

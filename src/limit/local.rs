@@ -98,7 +98,7 @@ impl Local {
             let enforced = Enforced::new(limits, &formers, opened);
             states.insert(pool, State::open(enforced, formers, &of_pool, opened, &|at| clock.nanos_at(at), tick));
         }
-        // A vendor that asked for silence still wants it; longer than an hour is not believed.
+        // A gate that a vendor has closed stays closed, for an hour at most.
         let gate_of = |pool: &str| {
             let gates = spends.iter().filter(|spend| spend.pool == pool && spend.count == GATE);
             gates.map(|gate| clock.nanos_at(gate.ends_at).min(opened + LONGEST_SILENCE)).max().unwrap_or(Nanos::MIN)

@@ -1,4 +1,4 @@
-//! May we call this vendor, and when? Limits belong to a pool (an account); a permit is leave for one call at one stated time.
+//! May we call this vendor, and when? Limits belong to a pool (an account); a permit allows one call at one stated time.
 //!
 //! Never calls a vendor and never reads a job. [`rule`] is the pure arithmetic; [`local`] keeps it for one process,
 //! [`redis`] for many.
@@ -94,7 +94,7 @@ pub struct PoolLimits {
     pub formers: Vec<Former>,
 }
 
-/// Leave to make one call of a pool at `at`. It is charged when given: it can be used once, given back, or wasted.
+/// Permission to make one call of a pool at `at`. It is charged when given: it can be used once, given back, or wasted.
 #[derive(Debug)]
 pub struct Permit {
     pub pool: Arc<str>,

@@ -1,7 +1,8 @@
-//! The history of a limit that is new or was changed: the permits on record, and before them what the limits of that time allowed.
+//! What a limit that is new or was changed begins with: the calls before it. Recent ones are on record. Of older ones the limits that were in
+//! force then ("former limits") bound how many there can have been.
 //!
-//! Pure. It errs to one side: no call counts as earlier than it was made, and where nothing is known, every call that was possible counts as
-//! made. So a window that began before the change holds no more than the looser of the two limits allows, and a later one no more than the new.
+//! Pure. It never counts too few: no call counts as earlier than it was made, and all calls that may have been made count. So a window that
+//! began before the change has at most the calls that the looser of the two limits allows, and a later one those that the new limit allows.
 
 use std::collections::HashMap;
 
@@ -19,51 +20,51 @@ use crate::{
     clock::{Clock, Nanos, Time, nanos},
 };
 
-/// Entries for the calls of one former limit at most; more calls share one.
+/// Entries at most for the calls of one former limit; beyond that several calls share an entry.
 const MOST_ENTRIES: i64 = 4_096;
 
-/// Calendar periods that are looked back at most.
+/// How many calendar periods it goes back at most.
 const MOST_PERIODS: usize = 64;
 
-/// Former limits that are looked back at most.
+/// How many changes of the limits it goes back at most.
 const MOST_FORMERS: usize = 8;
 
-/// Calls that former limits allowed may lie so much later than their change: permits are for times up to half a second ahead, and another
-/// process may learn of a change a second later.
+/// How long after a change a call under the former limits may still be made: permits are dated up to half a second ahead, and another process
+/// may learn of the change a second later.
 pub(super) const OUTLASTS: Nanos = 1_500 * MS;
 
-/// Limits that were in force before those of now.
+/// Limits of a pool that were in force until they were changed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Former<At = Time> {
     pub limits: Vec<Limit>,
-    /// When they were changed: in wall time, or on the timeline.
+    /// When they were changed: in wall time (`Time`) or on the limiter's timeline (`Nanos`).
     pub until: At,
 }
 
-/// From here to there, on the timeline.
+/// From one time to another, on the timeline.
 type Span = (Nanos, Nanos);
 
-/// So many calls had been made by each of these times, since the one before it; oldest first.
+/// Calls by time, oldest first: the number at a time counts the calls since the time before it.
 pub(super) type Calls = Vec<(Nanos, u64)>;
 
-/// What the book has, by count and tenant: when a sub-window ends, on the timeline, and its calls.
+/// The calls in the book, by count and tenant: for each sub-window its end, on the timeline, and its calls.
 #[derive(Default)]
 pub(super) struct Rows(HashMap<(String, String), Calls>);
 
 /// What is known of the calls of a pool, or of one tenant.
 #[derive(Clone, Copy)]
 pub(super) struct Past<'a> {
-    /// All calls after `recorded_since`.
+    /// All calls since `recorded_since`.
     pub(super) recent: &'a [(Nanos, u64)],
     pub(super) recorded_since: Nanos,
-    /// What was in force before, the newest first; nothing where all of that still is.
+    /// The former limits, newest first. Empty if the limits have not changed.
     pub(super) formers: &'a [Former<Nanos>],
     pub(super) rows: &'a Rows,
-    /// Whose calls, if not those of the whole pool.
+    /// The tenant whose calls these are; `None` for those of the whole pool.
     pub(super) tenant: Option<&'a str>,
-    /// How far wall time is ahead of the timeline.
+    /// Wall time minus the timeline.
     pub(super) ahead: Nanos,
-    /// A call under a former limit may have gone so much later after its permit than one under the limit of now may.
+    /// How much later after its permit's time a call could be made under a former limit than under this one.
     pub(super) late_by: Nanos,
 }
 
@@ -77,13 +78,13 @@ impl Rows {
         Rows(rows)
     }
 
-    /// The tenants that have any of their own.
+    /// The tenants that have calls of their own in the book.
     pub(super) fn tenants(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(|(_, tenant)| &**tenant).filter(|tenant| !tenant.is_empty())
     }
 
-    /// The calls that the book has of a limit, in sub-windows that overlap the span: as made at their ends, or at the end of the span. `None`
-    /// for a limit that is not in the book.
+    /// The calls of a limit in the book, from the sub-windows that overlap the span. Each counts as made at the end of its sub-window, or of
+    /// the span if that is earlier. `None` for a limit that is not kept in the book.
     fn within(&self, limit: &Limit, tenant: Option<&str>, (from, until): Span) -> Option<Calls> {
         if Count::new(limit).memory().is_some_and(|memory| memory <= DURABLE_FROM) {
             return None;
@@ -102,7 +103,7 @@ impl Rows {
 }
 
 impl Past<'_> {
-    /// Charges all this to a count of N that is still empty.
+    /// Charges these calls to the empty count of a limit of `n` calls.
     pub(super) fn charge(&self, count: &mut Count, n: u64, now: Nanos) {
         let from = count.matters_from(now).saturating_sub(self.late_by);
         let (known_since, mut calls) = self.earlier(from, n);
@@ -115,7 +116,7 @@ impl Past<'_> {
         }
     }
 
-    /// Bounds the calls between `from` and the recorded ones. Also gives the time before which nothing is known.
+    /// An upper bound of the calls between `from` and `recorded_since`. Also gives the time before which nothing is known.
     fn earlier(&self, from: Nanos, most: u64) -> (Nanos, Calls) {
         let (mut known_since, mut calls) = (self.recorded_since, Calls::new());
         for (i, former) in self.formers.iter().enumerate() {
@@ -123,7 +124,7 @@ impl Past<'_> {
                 break;
             }
             let begun = self.formers.get(i + 1).map_or(Nanos::MIN, |older| older.until);
-            // Both sets of limits may have allowed the calls around a change: each of them bounds these.
+            // Calls around a change may have been allowed by either set of limits, so they count for both.
             let span = (begun.max(from), self.recorded_since.min(former.until.saturating_add(OUTLASTS)));
             let bounds = former.limits.iter().filter(|limit| limit.key == Key::Vendor || self.tenant.is_some());
             let bounds = bounds.map(|limit| self.bound(limit, span, most));
@@ -139,7 +140,7 @@ impl Past<'_> {
         (if self.formers.is_empty() { Nanos::MIN } else { known_since }, calls)
     }
 
-    /// What a limit says of the calls in a span of time: what the book has of them, or each as late as the limit allows.
+    /// The most calls that a limit can have allowed in a span: those in the book, or else as many as it allows, each as late as it allows.
     fn bound(&self, limit: &Limit, span: Span, most: u64) -> Calls {
         if span.0 > span.1 {
             return Calls::new();
@@ -153,7 +154,7 @@ impl Past<'_> {
         in_book.unwrap_or_else(|| evenly(span, every, each, newest, most))
     }
 
-    /// The book has the current period. Each earlier one may have been used up, by its end.
+    /// Of the last period of the span the book has the calls. Every earlier one counts as used up at its end.
     fn bound_by_calendar(&self, limit: &Limit, (from, until): Span) -> Calls {
         let start_of = |at: Nanos| period_at(&limit.per, at.saturating_add(self.ahead)).0.saturating_sub(self.ahead);
         let mut start = start_of(until);
@@ -166,7 +167,7 @@ impl Past<'_> {
     }
 }
 
-/// `newest` calls at the end of a span, and `each` at every interval before it, until there are as many as wanted or the span is full.
+/// `newest` calls at the end of a span, and `each` more at every interval `every` before it, until there are `wanted` or the span is full.
 fn evenly((from, until): Span, every: Nanos, each: u64, newest: u64, wanted: u64) -> Calls {
     let wanted = i64::try_from(wanted.div_ceil(each)).unwrap_or(i64::MAX);
     let times = (until.saturating_sub(from) / every).min(wanted);
@@ -174,7 +175,7 @@ fn evenly((from, until): Span, every: Nanos, each: u64, newest: u64, wanted: u64
     let mut calls = vec![(until, newest)];
     let mut k = 1;
     while k <= times {
-        // Those that share an entry all count as made when the latest was.
+        // Calls that share an entry all count as made at the time of the latest.
         let n = together.min(times - k + 1);
         calls.push((until.saturating_sub(every.saturating_mul(k)), each.saturating_mul(n.unsigned_abs())));
         k += n;
@@ -183,14 +184,14 @@ fn evenly((from, until): Span, every: Nanos, each: u64, newest: u64, wanted: u64
     calls
 }
 
-/// The names of what limits count, and how: a limit of the same name goes on with the history of another.
+/// The names of the limits' histories. A new limit with the same name as a former one goes on with its history.
 pub(super) fn names(limits: &[Limit]) -> Vec<String> {
     let counts: Vec<Count> = limits.iter().map(Count::new).collect();
     history_names(limits.iter().zip(&counts))
 }
 
-/// The former limits under which a limit of this name has no history. None if it was in force all the time, or if it was added and everything
-/// else stayed.
+/// The former limits from the time in which a limit of this name has no history. None if it was always in force, or if it was added and no
+/// other limit was changed then.
 pub(super) fn unknown_to<'a>(name: &String, now: &[String], formers: &'a [Former<Nanos>]) -> &'a [Former<Nanos>] {
     let mut newer = now.to_vec();
     for (i, former) in formers.iter().enumerate() {
@@ -204,14 +205,14 @@ pub(super) fn unknown_to<'a>(name: &String, now: &[String], formers: &'a [Former
     &[]
 }
 
-/// How much later after its permit a call under one of the former limits may have gone than one under the limit of now may.
+/// How much later after its permit's time a call could be made under any of the former limits than under this one.
 pub(super) fn later_by(formers: &[Former<Nanos>], now: &Limit) -> Nanos {
     let of = |former: &Former<Nanos>| former.limits.iter().map(lateness).min().unwrap_or(late::MOST);
     let most = formers.iter().map(of).max().unwrap_or(0).min(late::MOST);
     most.saturating_sub(lateness(now)).max(0)
 }
 
-/// How long after they were changed limits can still matter.
+/// How long after their change limits can still matter: their longest period.
 pub(super) fn matters_for(limits: &[Limit]) -> Nanos {
     let period = |limit: &Limit| match &limit.per {
         Per::Rolling(period) => nanos(period.saturating_add(limit.guard)),
@@ -221,7 +222,7 @@ pub(super) fn matters_for(limits: &[Limit]) -> Nanos {
     limits.iter().map(period).max().unwrap_or(0)
 }
 
-/// The former limits that can still matter, at most [`MOST_FORMERS`] of them: nothing is known of the time before.
+/// The former limits that can still matter, at most [`MOST_FORMERS`] of them. Of the time before those nothing is known.
 pub(super) fn still_matter(mut formers: Vec<Former<Nanos>>, limits: &[Limit], now: Nanos) -> Vec<Former<Nanos>> {
     let longest = matters_for(limits);
     let matters = |former: &Former<Nanos>| former.until.saturating_add(longest.max(matters_for(&former.limits))) > now;
@@ -233,7 +234,7 @@ pub(super) fn still_matter(mut formers: Vec<Former<Nanos>>, limits: &[Limit], no
     formers
 }
 
-/// The same, from wall time to the timeline. None of them was in force after `now`.
+/// [`still_matter`] for former limits with wall times. A time after `now` counts as `now`.
 pub(super) fn formers_on_timeline(
     formers: Vec<Former>,
     limits: &[Limit],

@@ -200,7 +200,7 @@ pub struct Backlog {
     pub open: u64,
     /// When the oldest due job became due.
     pub oldest_due: Option<Time>,
-    /// When what came of a call was last stored, where that is known.
+    /// When an outcome was last stored, if that is known.
     pub settled_at: Option<Time>,
 }
 

@@ -1,8 +1,8 @@
-//! Where a vendor is asked whether it is done, and for its data: at URLs of the config, and at those that its answers give.
+//! The URLs of polls and fetches: URLs of the config, and URLs that a vendor's answers contain.
 //!
-//! No answer decides where calls go: only the vendor's own origin and its `hosts` are called, which is looked at whenever a URL is used. Headers
-//! of the config and credentials go to the vendor's own origin, and to those hosts only that say so. Of a URL that a vendor gave, messages
-//! name nothing but the origin, because the rest may hold its own permission.
+//! No answer can send a call elsewhere: only the vendor's own origin and its `hosts` are called, and that is checked whenever a URL is used.
+//! Headers of the config and credentials go to the vendor's own origin, and to hosts with `auth = true`. Messages show only the origin of a URL
+//! that a vendor gave, because the rest may contain a secret.
 
 use hyper::http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
@@ -23,7 +23,7 @@ use crate::{
     job::{Failure, FailureCode, Fetch, Job},
 };
 
-/// Bytes of an origin that a message names at most; no host's name is longer.
+/// Bytes of an origin that a message shows at most; no host's name is longer.
 const MAX_NAMED: usize = 300;
 
 /// Where a request goes.
@@ -42,7 +42,7 @@ impl Target {
         format!("{}{}", self.origin, self.path)
     }
 
-    /// What a relative reference in its answer is relative to.
+    /// The base of a relative URL in the answer from this target.
     fn base(&self) -> Result<Url, Failure> {
         self.whole().parse().map_err(|_| bad("the URL that was called is no base for the one in its answer"))
     }
@@ -58,7 +58,7 @@ impl Vendor {
             (None, _) => None,
         };
         let address =
-            address.ok_or_else(|| bad("the config says no more where this vendor's data is: see result_url"))?;
+            address.ok_or_else(|| bad("the config no longer says where this vendor's data is: see result_url"))?;
         let Some(ticket) = scope.ticket.or((!address.needs_ticket()).then_some("")) else {
             return Err(bad(
                 "the vendor is done and gave no ticket to fetch its data by: see ticket and ticket_in_callback",
@@ -71,7 +71,9 @@ impl Vendor {
                 Ok(Target { origin, path, credentials })
             }
             Address::Ticket => self.led_to(&self.call(scope)?.base()?, ticket),
-            Address::At(_) => Err(bad("the config has changed: this vendor's data is no more where its answer said")),
+            Address::At(_) => {
+                Err(bad("the config has changed: it no longer takes the URL of this vendor's data from the answer"))
+            }
         }
     }
 
@@ -81,7 +83,7 @@ impl Vendor {
         Ok(Target { origin: self.origin.clone(), path, credentials: Credentials::Sent })
     }
 
-    /// The URL that the answer to a job's call or poll gave, whole, if it may be called.
+    /// The absolute form of a URL in the answer to a job's call or poll, if it may be called.
     pub(super) fn url_in_answer(&self, job: &Job, found: &str) -> Result<String, Failure> {
         self.with_scope(job, |scope| {
             let asked = if self.on(job) == On::Call { self.call(scope)? } else { self.target(job, scope)? };
@@ -89,14 +91,14 @@ impl Vendor {
         })
     }
 
-    /// The origin that gave this answer to a poll, if credentials do not go there.
+    /// The origin of this answer to a poll, if credentials do not go there.
     pub(super) fn stranger(&self, received: &Received<'_>) -> Option<Origin> {
         let job = received.job.filter(|_| received.on != On::Call)?;
         let target = self.with_scope(job, |scope| self.target(job, scope)).ok()?;
         (target.credentials == Credentials::Withheld).then_some(target.origin)
     }
 
-    /// Where a URL leads that the vendor gave, whole or relative to `base` (RFC 3986, 5), if it may be called.
+    /// The target of a URL that the vendor gave, absolute or relative to `base` (RFC 3986, 5), if it may be called.
     fn led_to(&self, base: &Url, found: &str) -> Result<Target, Failure> {
         if found.len() > MAX_TICKET_BYTES {
             return Err(bad(format!("the vendor's answer leads to a URL of over {MAX_TICKET_BYTES} bytes")));
@@ -116,7 +118,7 @@ impl Vendor {
                 "the vendor's answer leads to {origin}, which is not the vendor's own origin: {mend}"
             )));
         };
-        // A fragment is for browsers.
+        // A fragment is not sent.
         let path = &url[Position::BeforePath..Position::AfterQuery];
         if path.len() > MAX_TARGET || path.parse::<PathAndQuery>().is_err() {
             return Err(bad("the vendor's answer leads to a URL that is too long to be called, or not well-formed"));
@@ -124,7 +126,7 @@ impl Vendor {
         Ok(Target { origin, path: path.to_owned(), credentials })
     }
 
-    /// Whether credentials go to an origin, if it may be called at all.
+    /// Whether credentials go to an origin; `None` if it must not be called.
     pub(super) fn credentials_for(&self, origin: &Origin) -> Option<Credentials> {
         let mut hosts = self.config.kind.hosts().iter().filter(|host| host.origin == *origin).peekable();
         let is_known = *origin == self.origin || hosts.peek().is_some();
@@ -133,7 +135,7 @@ impl Vendor {
     }
 }
 
-/// The vendor's words without the path and the parameters of the URL that the data was fetched from.
+/// The vendor's words, with the path and the query values of the URL of the data masked.
 pub(super) fn masked(words: String, fetch: Option<&Fetch>) -> String {
     let Some(Fetch::At(url)) = fetch else { return words };
     let (whole, query) = url.split_once('?').unwrap_or((url, ""));

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_refuses_costs_nothing_and_the_last_refusal_is_told() {
+    async fn an_address_that_refuses_costs_nothing_and_the_last_refusal_is_reported() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let good = listener.local_addr().expect("its port");
         let gone = std::net::TcpListener::bind("127.0.0.1:0").and_then(|gone| gone.local_addr()).expect("a port");

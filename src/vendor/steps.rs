@@ -1,4 +1,4 @@
-//! What comes next for a job, once a rule has said what its answer means: its data, or where they are; a ticket; how long to wait.
+//! The step of an answer, once a rule has said what the answer means: its data or where that is, a ticket, how long to wait.
 //!
 //! Never waits and never calls.
 
@@ -18,10 +18,10 @@ use crate::{
 };
 
 impl Vendor {
-    /// The data in an answer that is done, or where they are.
+    /// The step of an answer that means "done": it has the data, or says where that is.
     pub(super) fn done(&self, received: &Received<'_>) -> Result<Step, Failure> {
         let value = received.body.as_ref().map_err(Clone::clone)?;
-        // An answer such as "no match" has no result where data has one: it is the result.
+        // An error status that means "done" (a 404 for "no match", say) has no result inside: the whole body is the result.
         let is_data = received.status.is_none_or(|status| status.is_success());
         if let Some(from) = self.config.kind.result_url().filter(|_| is_data && received.on != On::Fetch) {
             return self.fetch(from, received, &value.json);
@@ -32,7 +32,7 @@ impl Vendor {
             Kind::Polling(polling) => polling::result(polling, &value.json)?,
             Kind::Webhook(webhook) => webhook::result(webhook, &value.json)?,
         };
-        // Untouched data stays in the buffer that it arrived in.
+        // Data that need not be changed is not copied.
         let is_whole = data.get().len() == value.json.get().len();
         let result = match &value.source {
             Some(source) if is_whole && self.config.clean.is_noop() => source.clone(),
@@ -54,7 +54,7 @@ impl Vendor {
             }
         };
         let ticket = match (&self.config.kind, received.on) {
-            // Without it the next step says so, if it is needed.
+            // A missing ticket is no error here: if the fetch needs it, the fetch says so.
             (Kind::Polling(polling), On::Call) => polling::ticket(polling, received.headers, &received.body).ok(),
             (Kind::Webhook(webhook), On::Call) => webhook::ticket(webhook, &received.body)?,
             (Kind::Webhook(webhook), On::Callback) => webhook::ticket_in_callback(webhook, answer).transpose()?,
@@ -70,7 +70,7 @@ impl Vendor {
         Ok(Step::Fetch { from: self.fetch_at(received.job, found.trim())?, ticket: None })
     }
 
-    /// In a callback there is nothing that a relative URL could be relative to but the submitting call: it is looked at when it is used.
+    /// The URL in an answer. That of a callback is checked only when it is used: it is relative to the submitting call.
     fn fetch_at(&self, job: Option<&Job>, found: &str) -> Result<Fetch, Failure> {
         match job {
             Some(job) => self.url_in_answer(job, found).map(Fetch::At),
@@ -78,7 +78,7 @@ impl Vendor {
         }
     }
 
-    /// Whether an acceptance is of no use without its body. One that only says "accepted" counts by its head: the job is not ordered twice.
+    /// Whether an acceptance needs its body. If not, its head is enough, so a body that is cut off causes no second order.
     pub(super) fn ticket_is_in_body(&self, received: &Received<'_>) -> bool {
         match &self.config.kind {
             Kind::Sync => true,
@@ -87,7 +87,7 @@ impl Vendor {
         }
     }
 
-    /// The vendor has taken the job: it will call back, or wants to be polled.
+    /// The step of an acceptance: the vendor will call back, or has to be polled.
     pub(super) fn accepted(&self, received: &Received<'_>, asked: Option<Duration>) -> Result<Step, Failure> {
         match &self.config.kind {
             Kind::Sync => Ok(Step::CheckAgain { after: asked, ticket: None }),
@@ -95,14 +95,14 @@ impl Vendor {
             Kind::Polling(polling) => {
                 let ticket = polling::ticket(polling, received.headers, &received.body)?;
                 if let (Address::Ticket, Some(job)) = (&polling.url, received.job) {
-                    self.url_in_answer(job, &ticket)?; // The sooner it is seen that nobody may call it, the better.
+                    self.url_in_answer(job, &ticket)?; // A URL that must not be called is refused now, not at the first poll.
                 }
                 Ok(Step::CheckAgain { after: Some(polling.first.max(asked.unwrap_or_default())), ticket: Some(ticket) })
             }
         }
     }
 
-    /// The vendor is not done.
+    /// The step of an answer that means "not yet".
     pub(super) fn pending(&self, received: &Received<'_>, asked: Option<Duration>) -> Result<Step, Failure> {
         match (&self.config.kind, received.on) {
             (Kind::Polling(_), On::Call) => self.accepted(received, asked),
@@ -122,7 +122,7 @@ impl Vendor {
         job.unwrap_or_default()
     }
 
-    /// Whether the vendor accepted the job, or was done with it, so shortly before that it may not know it everywhere yet.
+    /// Whether the vendor accepted the job, or was done with it, so recently that a 404 may only mean "not yet".
     pub(super) fn just_accepted(&self, job: &Job, now: crate::clock::Time) -> bool {
         let missing = match &self.config.kind {
             Kind::Polling(polling) => polling.missing,

@@ -14,7 +14,7 @@ use hyper::HeaderMap;
 
 use super::{
     Context,
-    breaker::{self, Leave},
+    breaker::{self, Probes},
     in_flight::InFlightCall,
     limits::{self, Answer},
     login::{self, Verdict},
@@ -41,22 +41,22 @@ use crate::{
 const FIRST_SETTLE_WAIT: Duration = Duration::from_millis(200);
 const MAX_SETTLE_WAIT: Duration = Duration::from_secs(5);
 
-/// Makes the call and stores what came of it. `hold` counts it among the vendor's calls in flight; with `probe` the call shows whether
-/// the vendor is well again.
+/// Makes the call and stores its outcome. `in_flight` counts it among the vendor's calls in flight; with `probes` the outcome decides
+/// whether the vendor's breakers close.
 pub(super) async fn run(
     cx: Arc<Context>,
     vendor: Arc<Vendor>,
     lease: Lease,
     permit: Permit,
-    hold: InFlightCall,
-    probe: Option<Leave>,
+    in_flight: InFlightCall,
+    probes: Option<Probes>,
 ) {
     let permit_at = cx.clock.time_at(permit.at);
-    let call = call(&cx, &vendor, &lease, &permit, hold.metrics()).await;
-    hold.call_is_over();
+    let call = call(&cx, &vendor, &lease, &permit, in_flight.metrics()).await;
+    in_flight.call_is_over();
     if let Err(why @ (CallError::Missed(_) | CallError::LeaseTooOld | CallError::NoToken)) = &call.reply {
         tracing::debug!(vendor = %vendor.name(), request_id = %lease.job.id, %why, "not called; the job waits for another permit");
-        breaker::tell(&cx, &vendor, probe, None, Verdict::Unknown).await;
+        breaker::report(&cx, &vendor, probes, None, Verdict::Unknown).await;
         cx.limiter.give_back(vec![permit]).await;
         cx.store.release(vec![(lease, None)]).await;
         return;
@@ -72,7 +72,7 @@ pub(super) async fn run(
     if let Some(why) = reading.failure() {
         cx.breakers.note_error(vendor.name(), login::written(why, cx.clock.now()));
     }
-    limits::heed(&cx, &vendor, &reading, answer, hold.metrics()).await;
+    limits::heed(&cx, &vendor, &reading, answer, in_flight.metrics()).await;
     let failed = was_tried.then(|| breaker::is_failure(&reading.step));
     let verdict = match (call.sent_at, call.proof) {
         (Some(sent_at), Some(proof)) => {
@@ -81,7 +81,7 @@ pub(super) async fn run(
         }
         _ => Verdict::Unknown,
     };
-    breaker::tell(&cx, &vendor, probe, failed, verdict).await;
+    breaker::report(&cx, &vendor, probes, failed, verdict).await;
     let why = reading.failure();
     let response = why.and_then(|why| why.vendor.as_ref()).map(|said| said.body.clone());
     let attempt = Attempt {
@@ -95,12 +95,12 @@ pub(super) async fn run(
         detail: why.map(|why| why.message.clone()),
         response: response.filter(|body| !body.is_empty()),
     };
-    report(&cx, &lease, &attempt, hold.metrics());
+    report(&cx, &lease, &attempt, in_flight.metrics());
     let change = lifecycle::advance(&job, reading.step, &vendor.policy(), fastrand::f64(), cx.clock.now());
-    settle(&cx, lease, change, attempt, &hold).await;
+    settle(&cx, lease, change, attempt, &in_flight).await;
 }
 
-/// What came of trying to call.
+/// What happened when the call was tried.
 struct Call {
     reply: Result<Reply, CallError>,
     /// The request could not even be built.
@@ -108,7 +108,7 @@ struct Call {
     sent_at: Option<Time>,
     /// The credentials that went with it.
     proof: Option<Proof>,
-    /// The same on the limiter's timeline; for a call that was not sent, when that was clear.
+    /// When it was sent, or when it was clear that it would not be, on the limiter's timeline.
     sent: Nanos,
     took: Duration,
 }
@@ -165,7 +165,7 @@ fn may_go(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit) -> Resu
     if now.saturating_add(nanos(vendor.config.timeout)) > lease.until { Err(CallError::LeaseTooOld) } else { Ok(()) }
 }
 
-/// Reports what came of a call to the metrics and the log.
+/// Counts and logs an attempt.
 fn report(cx: &Context, lease: &Lease, attempt: &Attempt, metrics: &VendorMetrics) {
     let (vendor, outcome) = (&lease.job.lane.vendor, attempt.outcome);
     metrics.count_call(outcome);
@@ -185,14 +185,14 @@ fn report(cx: &Context, lease: &Lease, attempt: &Attempt, metrics: &VendorMetric
     }
 }
 
-/// Stores a change, however long the store is unavailable: the vendor has done its work. The dispatcher bounds how many wait here.
-async fn settle(cx: &Context, lease: Lease, change: Change, attempt: Attempt, hold: &InFlightCall) {
+/// Stores a change and retries for as long as the store is unavailable: an outcome is never dropped. The dispatcher bounds how many wait here.
+async fn settle(cx: &Context, lease: Lease, change: Change, attempt: Attempt, in_flight: &InFlightCall) {
     let (id, end) = (lease.job.id, change.next.end());
     let mut settling = cx.metrics.timed(cx.store.settle(lease, change, attempt)).await;
     let mut wait = FIRST_SETTLE_WAIT;
     loop {
         match settling {
-            Ok(Settled::Stored) => return end.map_or((), |status| hold.metrics().count_ended(status)),
+            Ok(Settled::Stored) => return end.map_or((), |status| in_flight.metrics().count_ended(status)),
             Ok(Settled::TooLate) => {
                 let end = end.map(Status::as_str);
                 tracing::info!(request_id = %id, end, "the outcome came too late: the job had ended, or another worker has it");

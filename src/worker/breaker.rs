@@ -1,7 +1,7 @@
-//! What a dispatcher and its attempts have to do with their vendor's breakers: look, and report what calls came to.
+//! A vendor's breakers, as its dispatcher and attempts use them: they check the state before a call and report the outcome after it.
 //!
-//! A vendor has up to two: one that opens when its calls fail, and one that opens when it refuses our credentials. Nobody calls while either
-//! is open. Never decides when one opens (see `limit::breaker`).
+//! A vendor has up to two: one opens when its calls fail, the other when it refuses our credentials. Nobody calls while either is open.
+//! Never decides when one opens (see `limit::breaker`).
 
 use std::sync::Arc;
 
@@ -25,14 +25,14 @@ pub(super) struct Breaker {
     cx: Arc<Context>,
     vendor: Arc<Vendor>,
     metrics: VendorMetrics,
-    /// How they stood when it was last logged.
+    /// The states that were logged last.
     failing: Standing,
     credentials: Standing,
 }
 
-/// Leave for the one call that may go while breakers are half open: the probes of those that are.
+/// The probes of those breakers that are half open. Together they allow one call.
 #[derive(Debug)]
-pub(super) struct Leave {
+pub(super) struct Probes {
     failing: Option<Probe>,
     credentials: Option<Probe>,
 }
@@ -42,7 +42,7 @@ impl Breaker {
         Breaker { cx, vendor, metrics, failing: Standing::Closed, credentials: Standing::Closed }
     }
 
-    /// How the stricter of the two stands; a change is logged.
+    /// The stricter state of the two; changes are logged.
     pub(super) fn standing(&mut self) -> Standing {
         let failing = self.cx.breakers.standing(self.vendor.name());
         let credentials = self.cx.breakers.standing(&self.vendor.login.breaker);
@@ -82,28 +82,35 @@ impl Breaker {
     }
 }
 
-/// Leave to call while a breaker is not closed; nothing when it is not to be had. One at a time in all processes.
-pub(super) async fn take_leave(cx: &Context, vendor: &Vendor) -> Result<Option<Leave>, StoreError> {
-    let mut leave = Leave { failing: None, credentials: None };
+/// Takes the probe of each breaker that is not closed; `None` if one cannot be had. Of each breaker there is one probe in all processes.
+pub(super) async fn take_probes(cx: &Context, vendor: &Vendor) -> Result<Option<Probes>, StoreError> {
+    let mut probes = Probes { failing: None, credentials: None };
     if cx.breakers.standing(vendor.name()) != Standing::Closed {
-        leave.failing = cx.breakers.take_probe(vendor.name()).await?;
-        if leave.failing.is_none() {
+        probes.failing = cx.breakers.take_probe(vendor.name()).await?;
+        if probes.failing.is_none() {
             return Ok(None);
         }
     }
     if cx.breakers.standing(&vendor.login.breaker) != Standing::Closed {
-        leave.credentials = cx.breakers.take_probe(&vendor.login.breaker).await?;
-        if leave.credentials.is_none() {
-            tell(cx, vendor, Some(leave), None, Verdict::Unknown).await;
+        probes.credentials = cx.breakers.take_probe(&vendor.login.breaker).await?;
+        if probes.credentials.is_none() {
+            report(cx, vendor, Some(probes), None, Verdict::Unknown).await;
             return Ok(None);
         }
     }
-    Ok(Some(leave))
+    Ok(Some(probes))
 }
 
-/// Reports what came of an attempt: whether its call failed, or `None` when none was made, and what it says about our credentials.
-pub(super) async fn tell(cx: &Context, vendor: &Vendor, leave: Option<Leave>, failed: Option<bool>, verdict: Verdict) {
-    let (failing, credentials) = leave.map_or((None, None), |leave| (leave.failing, leave.credentials));
+/// Reports an attempt's outcome to the breakers and returns its probes. `failed` is `None` if no call was made; `verdict` is what the reply
+/// says about our credentials.
+pub(super) async fn report(
+    cx: &Context,
+    vendor: &Vendor,
+    probes: Option<Probes>,
+    failed: Option<bool>,
+    verdict: Verdict,
+) {
+    let (failing, credentials) = probes.map_or((None, None), |probes| (probes.failing, probes.credentials));
     let name = vendor.name();
     match (failing, failed) {
         (Some(probe), Some(true)) => cx.breakers.probed(name, probe, ProbeEnd::Failed { why: None }).await,
@@ -124,7 +131,7 @@ pub(super) async fn tell(cx: &Context, vendor: &Vendor, leave: Option<Leave>, fa
     }
 }
 
-/// Whether a call says that its vendor is broken. One that is merely busy has a gate for that, and a refusal is an answer like any other.
+/// Whether an attempt counts as failed. "Slow down" does not (it closes the pool's gate), and neither does a refusal of the request.
 pub(super) fn is_failure(step: &Step) -> bool {
     matches!(step, Step::TryAgain { .. })
 }

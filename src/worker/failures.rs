@@ -1,6 +1,6 @@
-//! What the log says of vendors whose calls fail: the first failure at once, then at most one line a minute and vendor, with their number.
+//! Log lines about failed calls: a vendor's first failure at once, then at most one line a minute with the number of failures.
 //!
-//! Never decides what a failure is (see `attempt`). Metrics and the attempts of a job have every call; this is for people who read along.
+//! Never decides what a failure is (see `attempt`). Metrics and the attempts of a job have every call.
 
 use std::{
     collections::HashMap,
@@ -42,7 +42,7 @@ impl Default for Failures {
 }
 
 impl Failures {
-    /// Other failures than those of calls; `says` is the message of each line.
+    /// For failures of another kind; `says` is the message of each line.
     pub fn new(says: &'static str) -> Failures {
         Failures { vendors: Mutex::default(), says }
     }
@@ -54,8 +54,8 @@ impl Failures {
         }
     }
 
-    /// Logs what has been counted, where a line is due.
-    pub(super) fn tell(&self, now: Nanos) {
+    /// Logs the lines that are due.
+    pub(super) fn log_due(&self, now: Nanos) {
         self.due(now).iter().for_each(|line| line.log(self.says));
     }
 
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_failure_is_told_at_once_and_the_others_once_a_minute_with_their_number() {
+    fn the_first_failure_is_logged_at_once_and_the_others_once_a_minute_with_their_number() {
         let (failures, acme) = (Failures::default(), Arc::from("acme"));
         assert_eq!(said(failures.count(&acme, "refused", 0)), Some((1, "refused".into())));
         for at in 1..60 {

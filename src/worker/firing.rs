@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::{
     Context, attempt,
-    breaker::{self, Leave},
+    breaker::{self, Probes},
     in_flight::{InFlight, InFlightCall},
     login::Verdict,
 };
@@ -20,8 +20,8 @@ pub(super) struct Firing {
     in_flight: Arc<InFlight>,
     /// Jobs with a permit that are not fired yet, in the order of their times.
     reserved: VecDeque<(Lease, Permit)>,
-    /// Leave for the one job that is reserved while the breaker is half open.
-    probe: Option<Leave>,
+    /// The probes for the one job that is reserved while a breaker is half open.
+    probes: Option<Probes>,
     running: JoinSet<()>,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct InHand {
 
 impl Firing {
     pub(super) fn new(cx: Arc<Context>, vendor: Arc<Vendor>, in_flight: Arc<InFlight>) -> Firing {
-        Firing { cx, vendor, in_flight, reserved: VecDeque::new(), probe: None, running: JoinSet::new() }
+        Firing { cx, vendor, in_flight, reserved: VecDeque::new(), probes: None, running: JoinSet::new() }
     }
 
     pub(super) fn in_hand(&self) -> InHand {
@@ -53,14 +53,14 @@ impl Firing {
         }
     }
 
-    /// Adds jobs with their permits, none earlier than those of the jobs that are there already. With a probe it is one job, and no other is there.
-    pub(super) fn add(&mut self, reserved: Vec<(Lease, Permit)>, probe: Option<Leave>) {
+    /// Adds jobs with their permits, none earlier than those of the jobs that are there already. With probes it is one job, and no other is reserved.
+    pub(super) fn add(&mut self, reserved: Vec<(Lease, Permit)>, probes: Option<Probes>) {
         self.reserved.extend(reserved);
-        self.probe = probe;
+        self.probes = probes;
     }
 
     pub(super) fn has_probe(&self) -> bool {
-        self.probe.is_some()
+        self.probes.is_some()
     }
 
     /// How many jobs are reserved, and of which stage the next one is.
@@ -83,8 +83,8 @@ impl Firing {
         let mut fired = false;
         while let Some((lease, permit)) = self.reserved.pop_front_if(|(_, permit)| permit.at <= now) {
             let in_flight = InFlightCall::new(&self.in_flight, lease.job.stage);
-            let probe = self.probe.take();
-            let attempt = attempt::run(self.cx.clone(), self.vendor.clone(), lease, permit, in_flight, probe);
+            let probes = self.probes.take();
+            let attempt = attempt::run(self.cx.clone(), self.vendor.clone(), lease, permit, in_flight, probes);
             // A large future, which would be copied several times on its way into a task and out of it.
             self.running.spawn(Box::pin(attempt));
             fired = true;
@@ -115,7 +115,7 @@ impl Firing {
         if self.reserved.is_empty() {
             return false;
         }
-        breaker::tell(&self.cx, &self.vendor, self.probe.take(), None, Verdict::Unknown).await;
+        breaker::report(&self.cx, &self.vendor, self.probes.take(), None, Verdict::Unknown).await;
         let (leases, permits): (Vec<_>, Vec<_>) =
             self.reserved.drain(..).map(|(lease, permit)| ((lease, None), permit)).unzip();
         self.in_flight.metrics().permits_unused.inc_by(permits.len() as u64);

@@ -69,7 +69,7 @@ impl Janitor {
     /// One turn. Whatever fails, the other parts are done.
     pub async fn tick(&mut self) -> Result<Tick, StoreError> {
         let (wall, now) = (self.cx.clock.now(), self.cx.clock.nanos());
-        self.cx.failures.tell(now);
+        self.cx.failures.log_due(now);
         // Alarms come last, because there may be many.
         if self.secrets_at <= now {
             self.secrets_at = self.cx.clock.next_beat(SECRETS_EVERY);

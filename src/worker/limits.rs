@@ -1,4 +1,4 @@
-//! What a worker tells beside asking for permits: the limiter that it is there and what the vendor wants, the audit what it sends.
+//! What a worker reports: to the limiter that it runs and what vendors ask for, to the audit what it sends.
 //!
 //! Never calls a vendor.
 

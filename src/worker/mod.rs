@@ -73,7 +73,7 @@ impl Context {
     }
 }
 
-/// What a turn of a loop came to, and so what the loop waits for next.
+/// The outcome of one turn of a loop: it says what the loop waits for next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tick {
     /// Something was done: turn again at once.

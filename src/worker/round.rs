@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::{
     Context, Tick, alarms,
-    breaker::{self, Leave},
+    breaker::{self, Probes},
     firing::{Firing, InHand},
     hints::{Granted, Hints},
     login::{self, Verdict},
@@ -26,17 +26,17 @@ use crate::{
 
 /// Jobs claimed at once at most.
 const MOST_AT_ONCE: usize = 256;
-/// The same for calls that are made at most once: those on record when a process is killed end with an unknown outcome, called or not.
+/// The same for a vendor that is called at most once. If the process is killed, this many jobs at most end with an unknown outcome.
 const MOST_MARKED: usize = 32;
-/// Attempts whose outcome waits for the store at most; beyond it nothing is claimed.
+/// With this many outcomes waiting for the store, nothing more is claimed.
 const MOST_UNSETTLED: usize = 2048;
 /// A connection is opened this long before the permit that will use it.
 const WARM_AHEAD: Duration = Duration::from_millis(500);
-/// The wait while other workers have all places for calls in flight.
+/// The wait while this process's share of the calls in flight is used up.
 const PLACES_WAIT: Duration = Duration::from_millis(100);
 /// The wait while another call is the probe.
 const PROBE_WAIT: Duration = Duration::from_millis(100);
-/// The wait after no token could be had, if the breaker does not say how long.
+/// The wait after an OAuth token could not be had, unless the breaker sets a longer one.
 const LOGIN_WAIT: Duration = Duration::from_secs(1);
 
 /// What a dispatcher keeps between its rounds.
@@ -46,25 +46,25 @@ pub(super) struct Rounds {
     metrics: VendorMetrics,
     warmer: Warmer,
     hints: Hints,
-    /// Fetches the next token while the one in use is still good.
+    /// Tasks that fetch the next OAuth token while the one in use is still valid.
     renewing: JoinSet<()>,
 }
 
-/// What one round came to.
+/// The outcome of one round.
 pub(super) struct Round {
     reserved: Vec<(Lease, Permit)>,
     tick: Tick,
-    /// As many jobs were claimed as permits were thought to be there.
+    /// As many jobs were claimed as could be, so more may be due.
     is_full: bool,
     /// Every job claimed got its permit.
     all_granted: bool,
-    /// Leave for the one job reserved while the breaker is half open.
-    probe: Option<Leave>,
+    /// The probes for the one job that is reserved while a breaker is half open.
+    probes: Option<Probes>,
 }
 
 impl Round {
     fn nothing(tick: Tick) -> Round {
-        Round { reserved: Vec::new(), tick, is_full: false, all_granted: false, probe: None }
+        Round { reserved: Vec::new(), tick, is_full: false, all_granted: false, probes: None }
     }
 }
 
@@ -80,21 +80,18 @@ impl From<StoreError> for Early {
     }
 }
 
-/// A step gives what the next one needs, or ends the round.
-type Step<T> = Result<T, Early>;
-
 impl Rounds {
     pub(super) fn new(cx: Arc<Context>, vendor: Arc<Vendor>, metrics: VendorMetrics) -> Rounds {
         let warmer = Warmer::new(cx.client.clone());
         Rounds { cx, vendor, metrics, warmer, hints: Hints::default(), renewing: JoinSet::new() }
     }
 
-    /// Waits until nothing runs beside the rounds.
+    /// Waits for tasks that were started by rounds.
     pub(super) async fn finish(&mut self) {
         while self.renewing.join_next().await.is_some() {}
     }
 
-    /// What was reserved has been given back.
+    /// To be called when reserved jobs and permits were given back: hints from before are wrong now.
     pub(super) fn forget(&mut self) {
         self.hints.forget_permits();
     }
@@ -108,8 +105,8 @@ impl Rounds {
         }
     }
 
-    /// Each step makes `most` smaller: how many jobs may be claimed.
-    async fn steps(&mut self, in_hand: InHand, now: Nanos) -> Step<Round> {
+    /// `most` is how many jobs may be claimed; each step can only lower it, or end the round.
+    async fn steps(&mut self, in_hand: InHand, now: Nanos) -> Result<Round, Early> {
         if let Some(at) = self.hints.look_later(now) {
             return Err(Early::ComeBack(Tick::WaitUntil(at)));
         }
@@ -117,41 +114,41 @@ impl Rounds {
         let ready = self.ready().await?;
         let most = self.allowed_in_flight(most, in_hand.busy, &ready, now).await?;
         let most = self.permits(most, now).await?;
-        let (most, probe) = self.allowed_by_breakers(most, in_hand, now).await?;
+        let (most, probes) = self.allowed_by_breakers(most, in_hand, now).await?;
         if let Err(verdict) = login::ready(&self.cx, &self.vendor, &mut self.renewing).await {
-            breaker::tell(&self.cx, &self.vendor, probe, None, verdict).await;
+            breaker::report(&self.cx, &self.vendor, probes, None, verdict).await;
             return come_back(now, LOGIN_WAIT);
         }
         let round = self.claim_and_reserve(most, self.submitting_calls(most, ready.open, in_hand)).await;
         self.hints.claimed(round.as_ref().is_ok_and(|round| round.is_full));
         match round {
-            Ok(round) if !round.reserved.is_empty() => Ok(Round { probe, ..round }),
+            Ok(round) if !round.reserved.is_empty() => Ok(Round { probes, ..round }),
             nothing => {
-                breaker::tell(&self.cx, &self.vendor, probe, None, Verdict::Unknown).await;
+                breaker::report(&self.cx, &self.vendor, probes, None, Verdict::Unknown).await;
                 nothing
             }
         }
     }
 
-    /// What this process bounds by itself.
-    fn allowed_here(&self, in_hand: InHand) -> Step<usize> {
+    /// The bounds that need neither the store nor the limiter.
+    fn allowed_here(&self, in_hand: InHand) -> Result<usize, Early> {
         let not_in_flight = self.vendor.config.concurrency.saturating_sub(in_hand.busy);
         let at_once = if self.vendor.config.at_most_once { MOST_MARKED } else { MOST_AT_ONCE };
         let most = not_in_flight.min(at_once).min(MOST_UNSETTLED.saturating_sub(in_hand.unsettled));
-        // An attempt that ends rings the bell.
+        // The next attempt that ends wakes the dispatcher.
         if most > 0 { Ok(most) } else { Err(Early::ComeBack(Tick::Idle)) }
     }
 
-    /// What is there to do. The store is not asked while the rounds before show that there is more.
-    async fn ready(&mut self) -> Step<Ready> {
+    /// What is due. The store need not be asked if an earlier round has shown that more jobs are due.
+    async fn ready(&mut self) -> Result<Ready, Early> {
         if self.hints.jobs_are_due() && self.vendor.config.open.is_none() {
             return Ok(Ready { next_due: Some(self.cx.clock.now()), ..Ready::default() });
         }
         Ok(self.cx.store.ready(self.vendor.name()).await?)
     }
 
-    /// This process's share of the vendor's calls in flight, less those that are. When nothing is due, the share is given up.
-    async fn allowed_in_flight(&self, most: usize, busy: usize, ready: &Ready, now: Nanos) -> Step<usize> {
+    /// Bounded by what is free of this process's share of the vendor's calls in flight. When nothing is due, the share is given up.
+    async fn allowed_in_flight(&self, most: usize, busy: usize, ready: &Ready, now: Nanos) -> Result<usize, Early> {
         let wall = self.cx.clock.now();
         let nothing_due = match ready.next_due {
             None => Some(Tick::Idle),
@@ -159,16 +156,16 @@ impl Rounds {
             Some(_) => None,
         };
         let wanted = busy + usize::from(nothing_due.is_none());
-        let ours = self.cx.limiter.places(self.vendor.name(), self.vendor.config.concurrency, wanted).await?;
+        let share = self.cx.limiter.places(self.vendor.name(), self.vendor.config.concurrency, wanted).await?;
         if let Some(tick) = nothing_due {
             return Err(Early::ComeBack(tick));
         }
-        let most = most.min(ours.saturating_sub(busy));
+        let most = most.min(share.saturating_sub(busy));
         if most > 0 { Ok(most) } else { come_back(now, PLACES_WAIT) }
     }
 
-    /// How many permits can be had. The limiter is not asked while the rounds before show that there are some.
-    async fn permits(&mut self, most: usize, now: Nanos) -> Step<usize> {
+    /// Bounded by the permits that can be had. The limiter need not be asked if an earlier round has shown that there are some.
+    async fn permits(&mut self, most: usize, now: Nanos) -> Result<usize, Early> {
         if let Some(permits) = self.hints.take_permits() {
             return Ok(most.min(permits));
         }
@@ -180,17 +177,22 @@ impl Rounds {
         Err(Early::ComeBack(self.wait_for_permit(outlook.next_at, now)))
     }
 
-    /// All calls while the breakers are closed; otherwise the one that is the probe, if it may go.
-    async fn allowed_by_breakers(&self, most: usize, in_hand: InHand, now: Nanos) -> Step<(usize, Option<Leave>)> {
+    /// All calls while the breakers are closed; otherwise one call, if its probes can be had.
+    async fn allowed_by_breakers(
+        &self,
+        most: usize,
+        in_hand: InHand,
+        now: Nanos,
+    ) -> Result<(usize, Option<Probes>), Early> {
         let is_closed = |name: &str| self.cx.breakers.standing(name) == Standing::Closed;
         if is_closed(self.vendor.name()) && is_closed(&self.vendor.login.breaker) {
             return Ok((most, None));
         }
-        let leave = if in_hand.has_probe { None } else { breaker::take_leave(&self.cx, &self.vendor).await? };
-        if leave.is_some() { Ok((1, leave)) } else { come_back(now, PROBE_WAIT) }
+        let probes = if in_hand.has_probe { None } else { breaker::take_probes(&self.cx, &self.vendor).await? };
+        if probes.is_some() { Ok((1, probes)) } else { come_back(now, PROBE_WAIT) }
     }
 
-    /// How many of the jobs may be submitting calls, where the vendor bounds what is open; the rest can only be polls.
+    /// How many of the jobs may be submitting calls, if the vendor bounds its open jobs. The others can only be polls.
     fn submitting_calls(&self, most: usize, open: u64, in_hand: InHand) -> usize {
         self.vendor.config.open.map_or(most, |most_open| {
             let room = usize::try_from(most_open.saturating_sub(open)).unwrap_or(usize::MAX);
@@ -198,7 +200,7 @@ impl Rounds {
         })
     }
 
-    async fn claim_and_reserve(&self, most: usize, calls: usize) -> Step<Round> {
+    async fn claim_and_reserve(&self, most: usize, calls: usize) -> Result<Round, Early> {
         let wall = self.cx.clock.now();
         let (leases, expired) = self.claim(most, calls, wall).await?;
         if leases.is_empty() {
@@ -211,9 +213,9 @@ impl Rounds {
         Ok(Round { is_full, ..self.reserve(leases).await? })
     }
 
-    /// For a vendor that is called at most once: puts the submitting calls on record. The limiter is asked before that: a tenant may have many
-    /// jobs, and those that wait for its limit would be on record in vain, and end as unknown if the process died.
-    async fn mark(&self, mut leases: Vec<Lease>) -> Step<Vec<Lease>> {
+    /// For a vendor that is called at most once: puts the submitting calls on record. If a tenant has limits of its own, the limiter is asked
+    /// first, so that only jobs that can get a permit are on record: they end with an unknown outcome if the process dies.
+    async fn mark(&self, mut leases: Vec<Lease>) -> Result<Vec<Lease>, Early> {
         if self.cx.limits.any_is_per_tenant(&self.vendor.config.pool) {
             let round = self.reserve(leases).await?;
             let (can_go, permits): (Vec<_>, Vec<_>) = round.reserved.into_iter().unzip();
@@ -238,14 +240,14 @@ impl Rounds {
         if leases.is_empty() { Err(Early::ComeBack(Tick::Ran)) } else { Ok(leases) }
     }
 
-    /// Hands over what was reserved, and says when to come back.
+    /// Hands the reserved jobs to `firing`; returns when to come back.
     pub(super) fn end(&mut self, round: Round, firing: &mut Firing) -> Tick {
         let permits = round.reserved.len();
         if permits == 0 {
             return round.tick;
         }
         self.metrics.permits_granted.inc_by(permits as u64);
-        firing.add(round.reserved, round.probe);
+        firing.add(round.reserved, round.probes);
         let (reserved, stage) = firing.reserved();
         self.warmer.warm(&self.vendor, stage, reserved);
         let granted = Granted { permits, is_full: round.is_full, to_all: round.all_granted };
@@ -253,15 +255,14 @@ impl Rounds {
         round.tick
     }
 
-    /// When to come back after a lane was due and gave nothing: its tenant rests, its jobs were cancelled, or it has calls where only polls
-    /// may be made.
+    /// When to come back after a due lane gave no job: its tenant rests, its jobs were cancelled, or only polls may be made and it has none.
     async fn nothing_to_claim(&self, wall: Time) -> Result<Tick, StoreError> {
         let ready = self.cx.store.ready(self.vendor.name()).await?;
         let at = match ready.next_due {
             Some(due) if due > wall => Some(due),
-            // What is due has to wait until fewer jobs are open, which rings the bell. Polls make them fewer.
+            // Too many jobs are open. When one ends, the dispatcher is woken; a poll may end one.
             Some(_) => ready.next_poll.map(|at| at.max(wall.plus(Duration::from_millis(1)))),
-            None => None, // A lane that is still being read from the table rings the bell.
+            None => None, // A lane that is still being read from the table wakes the dispatcher then.
         };
         Ok(at.map_or(Tick::Idle, |at| Tick::WaitUntil(self.cx.clock.nanos_at(at))))
     }
@@ -269,7 +270,7 @@ impl Rounds {
     /// When to come back for a permit that lies beyond the horizon, with a stop on the way to open a connection.
     fn wait_for_permit(&mut self, next_at: Nanos, now: Nanos) -> Tick {
         let come_back = next_at.saturating_sub(self.half_horizon());
-        // A bell has an effect after half a horizon at the latest: permits may have been given back.
+        // After half a horizon at the latest a wake-up has an effect again: permits may have been given back.
         self.hints.nothing_before(come_back.min(now + self.half_horizon()));
         let warm_at = next_at.saturating_sub(nanos(WARM_AHEAD));
         if warm_at > now {
@@ -285,12 +286,12 @@ impl Rounds {
         self.cx.clock.nanos() + nanos(self.cx.limiter.horizon())
     }
 
-    /// Coming back when half of the horizon is used makes few round trips, and being late costs nothing.
+    /// A dispatcher comes back when half of the horizon is used: that makes few round trips, and being a little late costs nothing.
     fn half_horizon(&self) -> Nanos {
         nanos(self.cx.limiter.horizon()) / 2
     }
 
-    /// Claims jobs, and ends those that have expired, which spend no permit; says how many those were.
+    /// Claims jobs. Ends those that have expired, without a permit, and says how many those were.
     async fn claim(&self, most: usize, calls: usize, now: Time) -> Result<(Vec<Lease>, usize), StoreError> {
         let lease = self.vendor.config.lease();
         let claim = Claim { vendor: self.vendor.name().clone(), most, calls, now, lease };
@@ -302,7 +303,7 @@ impl Rounds {
         let ended = join_all(expired.iter().map(|lease| alarms::ring(&self.cx, lease.job.id, now))).await;
         let (ended, failed): (Vec<_>, Vec<_>) = expired.into_iter().zip(ended).partition(|(_, ended)| ended.is_ok());
         if let Some((lease, Err(error))) = failed.first() {
-            // They stay leased, and are in nobody's way until that lapses.
+            // They stay leased until the leases lapse.
             tracing::warn!(jobs = failed.len(), job = %lease.job.id, %error, "expired jobs could not be ended; they are tried again when their leases lapse");
         }
         if !ended.is_empty() {
@@ -338,7 +339,7 @@ impl Rounds {
         }
         let all_granted = back.is_empty();
         self.cx.store.release(back).await;
-        // The lanes of a tenant that is over its own limit rest now; those behind them may be ready.
+        // Lanes of tenants over their own limit rest now; the lanes behind them may have jobs for the permits.
         let tick = if any_rests || !reserved.is_empty() {
             Tick::Ran
         } else {
@@ -352,6 +353,6 @@ impl Rounds {
     }
 }
 
-fn come_back<T>(now: Nanos, wait: Duration) -> Step<T> {
+fn come_back<T>(now: Nanos, wait: Duration) -> Result<T, Early> {
     Err(Early::ComeBack(Tick::WaitUntil(now + nanos(wait))))
 }

@@ -26,13 +26,13 @@ on_every_backend!(
     calls_that_are_written_late_are_judged_too,
     what_a_process_that_is_gone_has_sent_is_judged_too,
     while_nobody_is_called_nothing_is_written,
-    each_tenant_is_held_to_its_own_limit,
+    each_tenant_is_judged_by_its_own_limit,
     what_a_vendor_is_asked_and_asks_is_counted_for_good,
     old_calls_are_forgotten,
-    calls_from_before_other_limits_were_laid_are_no_breach,
-    limits_of_other_periods_laid_in_a_row_are_no_breach,
-    a_window_around_a_change_is_held_by_the_looser_limits,
-    a_breach_before_looser_limits_were_laid_is_counted,
+    calls_from_before_other_limits_were_set_are_no_breach,
+    limits_of_other_periods_set_in_a_row_are_no_breach,
+    a_window_around_a_change_is_judged_by_the_looser_limits,
+    a_breach_before_looser_limits_were_set_is_counted,
     what_was_allowed_before_a_crash_is_still_known,
     a_question_that_is_none_is_refused,
     a_question_about_too_many_calls_is_refused,
@@ -207,7 +207,7 @@ async fn while_nobody_is_called_nothing_is_written(backend: Backend) {
     app.stop().await;
 }
 
-async fn each_tenant_is_held_to_its_own_limit(backend: Backend) {
+async fn each_tenant_is_judged_by_its_own_limit(backend: Backend) {
     let mut app = TestApp::with(backend, &one(r#"[{ calls = 1, per = "1m", key = "tenant" }]"#)).await;
     for tenant in ["a", "b", "a"] {
         app.submit_with(&format!(r#"{{"payload": 1, "vendor": "one", "tenant": "{tenant}"}}"#)).await;
@@ -251,7 +251,7 @@ async fn old_calls_are_forgotten(backend: Backend) {
     app.stop().await;
 }
 
-async fn calls_from_before_other_limits_were_laid_are_no_breach(backend: Backend) {
+async fn calls_from_before_other_limits_were_set_are_no_breach(backend: Backend) {
     let mut app = TestApp::with(backend, &one(r#"["8/s"]"#)).await;
     app.advance(Duration::from_secs(5)).await;
     for ms in 5_000..5_008 {
@@ -282,7 +282,7 @@ fn calls_at(app: &TestApp, ms: i64, calls: usize) {
     (0..calls).for_each(|_| app.app.audit.note("one", call(ms, "t")));
 }
 
-async fn limits_of_other_periods_laid_in_a_row_are_no_breach(backend: Backend) {
+async fn limits_of_other_periods_set_in_a_row_are_no_breach(backend: Backend) {
     let mut app = TestApp::with(backend, &one(r#"["10/s"]"#)).await;
     app.advance(Duration::from_secs(60)).await;
     for _ in 0..300 {
@@ -317,7 +317,7 @@ async fn limits_of_other_periods_laid_in_a_row_are_no_breach(backend: Backend) {
     app.stop().await;
 }
 
-async fn a_window_around_a_change_is_held_by_the_looser_limits(backend: Backend) {
+async fn a_window_around_a_change_is_judged_by_the_looser_limits(backend: Backend) {
     let mut app = TestApp::with(backend, &one(r#"["10/s"]"#)).await;
     app.advance(Duration::from_secs(60)).await;
     // Of three seconds that began before the change 30 calls are allowed, of those that began after it 6.
@@ -342,7 +342,7 @@ async fn a_window_around_a_change_is_held_by_the_looser_limits(backend: Backend)
     app.stop().await;
 }
 
-async fn a_breach_before_looser_limits_were_laid_is_counted(backend: Backend) {
+async fn a_breach_before_looser_limits_were_set_is_counted(backend: Backend) {
     let mut app = TestApp::with(backend, &one(r#"["2/s"]"#)).await;
     app.advance(Duration::from_secs(60)).await;
     calls_at(&app, 52_000, 5);

@@ -304,7 +304,7 @@ fn refusals_are_shown_with_their_code_and_every_wrong_field() {
 }
 
 #[test]
-fn only_who_waits_is_told_by_the_exit_code_how_a_job_ended() {
+fn only_for_who_waits_the_exit_code_says_how_a_job_ended() {
     let dev = Dev::start();
     dev.run(&["vendors", "pause", "sync"]).succeeds();
     let late = dev.run(&["jobs", "submit", "--payload", "1", "--deadline", "50ms", "--wait", "30s"]);

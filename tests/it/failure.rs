@@ -401,7 +401,7 @@ async fn a_second_process_on_the_same_file_is_refused_and_the_first_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_told_to_stop_finishes_its_calls_and_loses_nothing() {
+async fn a_process_that_gets_a_stop_signal_finishes_its_calls_and_loses_nothing() {
     let vendor = r#"
 [vendors.sync]
 kind = "sync"

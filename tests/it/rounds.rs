@@ -28,7 +28,7 @@ use crate::{
 
 on_every_backend!(
     calls_whose_time_comes_while_a_round_waits_go_out_at_it,
-    a_breaker_that_opens_while_a_round_waits_stops_what_is_held,
+    a_breaker_that_opens_while_a_round_waits_stops_the_reserved_calls,
     a_round_that_waits_for_longer_than_the_horizon_gets_its_permits,
     no_call_is_begun_that_its_lease_might_not_outlast,
     a_job_that_was_reclaimed_while_its_round_waited_is_not_called_twice,
@@ -208,7 +208,7 @@ async fn calls_whose_time_comes_while_a_round_waits_go_out_at_it(backend: Backen
     app.stop().await;
 }
 
-async fn a_breaker_that_opens_while_a_round_waits_stops_what_is_held(backend: Backend) {
+async fn a_breaker_that_opens_while_a_round_waits_stops_the_reserved_calls(backend: Backend) {
     let (app, slow, mut dispatcher, ids) = holding(backend, 4).await;
     app.vendors.script("one", vec![Reply::status(500); 2]);
     {

@@ -1,6 +1,6 @@
-//! What a job becomes, and the job after that.
+//! A change of a job, and the job after it.
 //!
-//! Never decides which change is made (see the functions of the state machine beside it).
+//! Never decides which change is made: the rest of the state machine does.
 
 use bytes::Bytes;
 
@@ -9,7 +9,7 @@ use crate::{
     job::{Deadline, Failure, Fetch, Job, Stage, Status},
 };
 
-/// What a job becomes. The store writes it whole or not at all.
+/// A change of a job. The store writes all of it or nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     pub next: Next,
@@ -17,7 +17,7 @@ pub struct Change {
     /// Where the vendor's data is, if the next poll is to fetch it.
     pub fetch: Option<Fetch>,
     pub tries: u32,
-    /// How often in a row the vendor gave the answer in `last_error`, if that does not count as a try.
+    /// How often in a row the vendor gave the answer in `last_error`, if that answer does not count as a try.
     pub slowed: u32,
     /// What was wrong with the attempt, if the job goes on.
     pub last_error: Option<Failure>,
@@ -29,7 +29,7 @@ pub enum Next {
     Call {
         due_at: Time,
     },
-    /// The vendor accepted the job and did not answer in time: to be ordered once more at or after this time.
+    /// The vendor accepted the job and did not answer in time: to be called once more at or after this time.
     OrderAgain {
         due_at: Time,
     },
@@ -38,7 +38,7 @@ pub enum Next {
         due_at: Time,
         answer_by: Time,
     },
-    /// The vendor's turn.
+    /// To wait for the callback until `answer_by`.
     Await {
         answer_by: Time,
     },
@@ -56,7 +56,7 @@ pub enum Next {
 }
 
 impl Next {
-    /// The status in which the job ends by this, if it does.
+    /// The status in which the job ends; none if it goes on.
     pub fn end(&self) -> Option<Status> {
         match self {
             Next::Complete { .. } => Some(Status::Complete),
@@ -73,13 +73,13 @@ impl Next {
 }
 
 impl Change {
-    /// A job goes on to `next`, and nothing is wrong.
+    /// The change to `next`, without an error.
     pub fn of(job: &Job, next: Next) -> Change {
         let (ticket, fetch, tries) = (job.ticket.clone(), job.fetch.clone(), job.tries);
         Change { next, ticket, fetch, tries, slowed: 0, last_error: None }
     }
 
-    /// The job after this change, made at `now` by its `attempt`-th attempt (or by nobody's, with the number it has).
+    /// The job after this change, made at `now` by its `attempt`-th attempt. For a change without an attempt, pass the job's own number.
     pub fn apply(&self, job: &Job, attempt: u32, now: Time) -> Job {
         let base = Job {
             attempt: attempt.max(job.attempt),

@@ -1,5 +1,5 @@
-//! The whole state machine of a job, as pure functions: what a step means for it, and what it means that the vendor does not answer.
-//! What comes from elsewhere (callbacks, cancels, replays, alarms) is in `outside`, what is made of accepted work in `polls`.
+//! The whole state machine of a job, as pure functions. This file has what a step does to a job, `polls` what happens after the vendor has
+//! accepted it, and `outside` what callbacks, cancels, replays and alarms do.
 //!
 //! Never stores anything: the store keeps a [`Change`] only if the job is still what the function saw.
 
@@ -27,7 +27,7 @@ pub enum Step {
     Done {
         result: Bytes,
     },
-    /// Not yet: the vendor is asked again, no sooner than `after` where that is known. A vendor that gave no ticket gets the same request.
+    /// Not yet: the vendor is polled, no sooner than `after` if that is known. Without a ticket the same request is sent again.
     CheckAgain {
         after: Option<Duration>,
         ticket: Option<String>,
@@ -41,19 +41,19 @@ pub enum Step {
     AwaitCallback {
         ticket: Option<String>,
     },
-    /// The vendor wants fewer calls, whatever job they are for. `after`: no sooner than this. Does not count against the job.
+    /// The vendor wants fewer calls. `after`: no sooner than this. Does not count as a try of the job.
     SlowDown {
         why: Failure,
         after: Option<Duration>,
     },
-    /// Not this time. `after`: no sooner than this, if the vendor said so.
+    /// The attempt failed in a way that may pass. `after`: no sooner than this, if the vendor said so.
     TryAgain {
         why: Failure,
         after: Option<Duration>,
-        /// The call may have arrived and been done, and no reply came.
+        /// The vendor may have carried out the call, although no reply came.
         may_be_done: bool,
     },
-    /// The vendor does not take our credentials, `times` in a row. That is not the job's fault, unless that goes on while others are taken.
+    /// The vendor refuses our credentials, for this job `times` in a row. The job fails only if calls of other jobs are accepted meanwhile.
     Unauthorized {
         why: Failure,
         times: u32,
@@ -69,17 +69,17 @@ pub enum Step {
 pub struct Policy {
     pub retry: Retry,
     pub answer_within: Duration,
-    /// No call is repeated that may have been done.
+    /// A call that the vendor may have carried out is not repeated.
     pub at_most_once: bool,
 }
 
-/// The longest that a job waits because its vendor asked to slow down.
+/// The longest wait of a job after its vendor asked to slow down.
 const LONGEST_SLOW_DOWN: Duration = Duration::from_secs(3600);
 
 /// What a job becomes after a step of its attempt. `jitter` in `0.0..1.0` spreads retries.
 pub fn advance(job: &Job, step: Step, policy: &Policy, jitter: f64, now: Time) -> Change {
     match step {
-        // The call that ends a job counts too.
+        // The call that ends a job counts as a try too.
         Step::Done { result } => Change { tries: job.tries + 1, ..Change::of(job, Next::Complete { result }) },
         Step::GiveUp { why } => Change { tries: job.tries + 1, ..Change::of(job, Next::Failed(why)) },
         Step::CheckAgain { after, ticket } => polls::check_again(job, after, ticket, policy, jitter, now),
@@ -95,7 +95,7 @@ pub fn advance(job: &Job, step: Step, policy: &Policy, jitter: f64, now: Time) -
             Change { slowed, last_error: Some(why), ..Change::of(job, later(job, wait, now)) }
         }
         Step::Unauthorized { why, times } if times >= Job::MOST_REFUSALS => Change::of(job, Next::Failed(why)),
-        // Due at once: what holds it back is the vendor's state, and those that have waited longer go first.
+        // Due at once: the vendor's breaker stops the call, and jobs that have waited longer go first.
         Step::Unauthorized { why, times } => {
             Change { slowed: times, last_error: Some(why), ..Change::of(job, again(job, now)) }
         }
@@ -114,7 +114,7 @@ fn last_words(job: &Job) -> Option<VendorSaid> {
     job.failure.as_ref().and_then(|failure| failure.vendor.clone())
 }
 
-/// The end of a job whose call must not be made twice, and may have been done.
+/// Ends a job that is called at most once and whose call the vendor may have carried out.
 fn unknown_outcome(what: &str, words: Option<VendorSaid>) -> Next {
     let message = format!(
         "{what}; the vendor may have done it, and is called at most once: ask there, then replay the job or leave it"
@@ -130,7 +130,7 @@ fn again(job: &Job, due_at: Time) -> Next {
     }
 }
 
-/// The same kind of call after a wait that is not the job's fault: the vendor's time to answer stands still.
+/// The same kind of call after a wait that does not count: the vendor's time to answer is extended by it.
 fn later(job: &Job, wait: Duration, now: Time) -> Next {
     let job = Job { answer_by: job.answer_by.map(|by| by.plus(wait)), ..job.clone() };
     again(&job, now.plus(wait))

@@ -1,4 +1,4 @@
-//! What changes a job beside the replies of its vendor: callbacks, alarms, lost workers, cancels and replays.
+//! Changes of a job that do not come from a reply: callbacks, alarms, lapsed leases, cancels and replays.
 //!
 //! Never stores anything, like the rest of the state machine.
 
@@ -16,7 +16,7 @@ use crate::{
     job::{Attempt, AttemptKind, AttemptOutcome, Deadline, Failure, FailureCode, Job, Stage, Status},
 };
 
-/// What a callback makes of a job; nothing when it changes nothing, the job has ended or the callback is for an earlier run.
+/// The change by a callback; `None` if it only reports progress, the job has ended, or the callback is for an earlier run.
 pub fn called_back(job: &Job, run: Option<u32>, step: Step, policy: &Policy, jitter: f64, now: Time) -> Option<Change> {
     match step {
         Step::Done { result } => answered(job, run, Ok(result)),
@@ -24,19 +24,19 @@ pub fn called_back(job: &Job, run: Option<u32>, step: Step, policy: &Policy, jit
         Step::Fetch { from, ticket } => is_open(job, run).then(|| polls::fetch(job, from, ticket, policy, now)),
         // Progress: the vendor will call back again.
         Step::CheckAgain { .. } | Step::AwaitCallback { .. } => None,
-        // Nobody can tell from a callback when the credentials are good again, so it is an attempt that failed.
+        // A callback cannot show when the credentials are good again, so this counts as a failed attempt.
         Step::Unauthorized { why, .. } => {
             let step = Step::TryAgain { why, after: None, may_be_done: false };
             called_back(job, run, step, policy, jitter, now)
         }
-        // The vendor is done with this call, so what is tried again is the submitting call.
+        // The vendor is done with this order, so what is tried again is the submitting call.
         step => {
             is_open(job, run).then(|| advance(&Job { stage: Stage::Call, ..job.clone() }, step, policy, jitter, now))
         }
     }
 }
 
-/// What data from a callback, or a failure, makes of a job; nothing when the job has ended or the callback is for an earlier run.
+/// The end of a job by a callback with its data or a failure; `None` if the job has ended or the callback is for an earlier run.
 pub fn answered(job: &Job, run: Option<u32>, outcome: Result<Bytes, Failure>) -> Option<Change> {
     let next = match outcome {
         Ok(result) => Next::Complete { result },
@@ -45,12 +45,12 @@ pub fn answered(job: &Job, run: Option<u32>, outcome: Result<Bytes, Failure>) ->
     is_open(job, run).then(|| Change { tries: job.tries + 1, ..Change::of(job, next) })
 }
 
-/// Whether a callback for this run still changes the job. Once the vendor has said that it is done, only its data is wanted.
+/// Whether a callback for this run may still change the job. Not once the vendor is done and only its data is still to be fetched.
 fn is_open(job: &Job, run: Option<u32>) -> bool {
     !job.status.has_ended() && job.fetch.is_none() && run.is_none_or(|run| run == job.run)
 }
 
-/// What an alarm that is due makes of a job: past its deadline it expires, past the vendor's time to answer it is tried again.
+/// The change by an alarm that is due: past its deadline a job expires; past the vendor's time to answer it is ordered again, or fails.
 pub fn alarmed(job: &Job, policy: &Policy, jitter: f64, now: Time) -> Option<Change> {
     if job.status.has_ended() {
         return None;
@@ -62,19 +62,19 @@ pub fn alarmed(job: &Job, policy: &Policy, jitter: f64, now: Time) -> Option<Cha
     if job.gives_up_at().is_some_and(|at| at <= now) {
         return Some(no_answer(job, policy, jitter, now));
     }
-    // A version before this one set the alarm of a polled job to this time. Changed a little, it is stored with the alarm that it has now.
+    // Earlier versions set the alarm of a polled job to `answer_by`. Moving that by a millisecond stores the job with the alarm of this version.
     let by = job.answer_by.filter(|by| job.stage == Stage::Poll && *by <= now)?;
     let next = Next::Poll { due_at: job.due_at, answer_by: by.plus(Duration::from_millis(1)) };
     Some(Change { slowed: job.slowed, last_error: job.failure.clone(), ..Change::of(job, next) })
 }
 
-/// Gives up a job that workers died of again and again.
+/// Fails a job whose leases have lapsed too often.
 pub fn crashed(job: &Job) -> Option<Change> {
-    let why = Failure::new(FailureCode::Crashed, "workers died or hung again and again while they held the job");
+    let why = Failure::new(FailureCode::Crashed, "workers died or hung again and again while they worked on the job");
     (!job.status.has_ended()).then(|| Change::of(job, Next::Failed(why)))
 }
 
-/// The end of a job whose worker died or hung in a call that is made at most once, and what is on record of that call.
+/// Ends a job that is called at most once and whose worker died or hung around the call; with the record of that attempt.
 pub fn lost(job: &Job, attempt: u32, called_at: Time) -> (Change, Attempt) {
     let next = unknown_outcome("the worker died or hung when it was about to call, or during the call", None);
     let record = Attempt {

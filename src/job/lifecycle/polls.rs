@@ -1,4 +1,4 @@
-//! What becomes of a job whose vendor has accepted it and is asked again: whether it is done, or for its data.
+//! Changes of a job whose vendor has accepted it and is polled: for whether it is done, then for its data.
 //!
 //! Never stores anything, like the rest of the state machine.
 
@@ -10,12 +10,12 @@ use crate::{
     job::{Failure, FailureCode, Fetch, Job, Stage, retry},
 };
 
-/// The first and the longest wait before a vendor that said "not yet" is asked again, when nobody says how long.
+/// The first and the longest wait between polls, if neither the config nor the vendor says how long to wait.
 const FIRST_CHECK: Duration = Duration::from_secs(2);
 const LONGEST_CHECK: Duration = Duration::from_secs(30);
 
-/// The job as it is when it is asked at this time. From its due time until then it could not be asked (its vendor was paused, a limit was
-/// used up), and so long the vendor's time to answer stood still.
+/// The job as it is when its poll is made at this time. If the poll was due earlier and could not be made (the vendor was paused, a limit was
+/// used up), `answer_by` is moved by that delay.
 pub fn asked(job: &Job, at: Time) -> Cow<'_, Job> {
     match job.answer_by {
         Some(by) if job.stage == Stage::Poll && at > job.due_at => {
@@ -25,12 +25,12 @@ pub fn asked(job: &Job, at: Time) -> Cow<'_, Job> {
     }
 }
 
-/// How long the vendor has worked on a job that it accepted, as far as that counts.
+/// How much of the vendor's time to answer has passed.
 pub fn worked_for(job: &Job, answer_within: Duration, now: Time) -> Duration {
     job.answer_by.map_or(Duration::ZERO, |by| answer_within.saturating_sub(by.since(now)))
 }
 
-/// The vendor is not done.
+/// The change by "not yet".
 pub(super) fn check_again(
     job: &Job,
     after: Option<Duration>,
@@ -48,13 +48,13 @@ pub(super) fn check_again(
     Change { ticket: ticket.or(job.ticket.clone()), ..Change::of(job, next) }
 }
 
-/// The vendor is done, and its data is elsewhere: to bring it, the vendor has its time anew.
+/// The vendor is done, and its data is at another URL. For the fetch the time to answer starts anew.
 pub(super) fn fetch(job: &Job, from: Fetch, ticket: Option<String>, policy: &Policy, now: Time) -> Change {
     let next = Next::Poll { due_at: now, answer_by: now.plus(policy.answer_within) };
     Change { ticket: ticket.or(job.ticket.clone()), fetch: Some(from), ..Change::of(job, next) }
 }
 
-/// A poll that failed says nothing about the vendor's work: it is asked again, until its time to answer is over.
+/// A poll that failed says nothing about the vendor's work: the vendor is polled again, until its time to answer is over.
 pub(super) fn try_again(
     job: &Job,
     why: Failure,
@@ -66,7 +66,7 @@ pub(super) fn try_again(
     if is_over(job, now) {
         return no_answer(&Job { failure: Some(why), ..job.clone() }, policy, jitter, now);
     }
-    // A vendor that names next to no time is not asked at full speed.
+    // At least `retry.first`, also if the vendor names a shorter time.
     let wait = after.unwrap_or_else(|| retry::backoff(&policy.retry, 3, jitter)).max(policy.retry.first);
     Change { last_error: Some(why), ..Change::of(job, again(job, now.plus(wait))) }
 }
@@ -75,18 +75,21 @@ fn is_over(job: &Job, now: Time) -> bool {
     job.stage == Stage::Poll && job.answer_by.is_some_and(|by| by <= now)
 }
 
-/// What a job becomes when the vendor did not answer in time: it is ordered again, or that was the last order.
+/// The change when the vendor did not answer in time: the job is ordered again, or fails if that was the last order.
 pub(super) fn no_answer(job: &Job, policy: &Policy, jitter: f64, now: Time) -> Change {
     let failed = |message: String| {
         let why = Failure::new(FailureCode::NoAnswer, message).with_words(last_words(job));
         Change { tries: job.tries.saturating_add(1), ..Change::of(job, Next::Failed(why)) }
     };
     if job.fetch.is_some() {
-        // Another order would be paid for although this one was done.
+        // Ordering again would cost money, although the vendor has done its work.
         return failed("the vendor was done, and its data could not be fetched in time".to_owned());
     }
     if policy.at_most_once {
-        return Change::of(job, unknown_outcome("nobody heard in time what came of the call", last_words(job)));
+        return Change::of(
+            job,
+            unknown_outcome("the vendor accepted the call and did not answer in time", last_words(job)),
+        );
     }
     let message = "the vendor accepted the job and did not answer in time";
     if job.unanswered >= policy.retry.unanswered {
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_to_answer_stands_still_while_a_due_poll_may_not_go() {
+    fn the_time_to_answer_stands_still_while_a_due_poll_cannot_be_made() {
         let job = polled(10_000, 60_000);
         for (at, by) in [(0, 60_000), (10_000, 60_000), (10_001, 60_001), (3_610_000, 3_660_000)] {
             assert_eq!(asked(&job, Time(at)).answer_by, Some(Time(by)), "{at}");
@@ -148,7 +151,7 @@ mod tests {
         let (job, now) = (polled(10_000, 60_000), Time(60_000));
         let change = check_again(&job, None, None, &policy(), 0.5, now);
         assert!(matches!(&change.next, Next::Failed(why) if why.code == FailureCode::NoAnswer), "{change:?}");
-        // An earlier version set an alarm to that time: what rings is stored with the one of now, and rings no more.
+        // The alarm of an earlier version at that time: the job is stored with the alarm of this version.
         let change = alarmed(&job, &policy(), 0.5, now).expect("it is stored again");
         let job = change.apply(&job, 0, now);
         assert_eq!((job.stage, job.due_at), (Stage::Poll, Time(10_000)));

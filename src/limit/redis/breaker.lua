@@ -1,4 +1,4 @@
--- The rule of src/limit/breaker.rs, in microseconds, for all processes. A differential test holds both to the same.
+-- The rule of src/limit/breaker.rs, in microseconds, for all processes. A differential test compares both.
 --
 -- KEYS[1] `<prefix>:{<vendor>}:breaker` is a hash: until (set from when it opens until it closes), probe and probe_until (the one that is
 -- out), parts (what ended in each part that still counts: number, ended, failed, ...), wait (how long it opened for the last time), since

@@ -1,4 +1,4 @@
-//! The breakers of many processes: one script keeps the rule of [`breaker`](crate::limit::breaker) in Redis, and says what it came to.
+//! The breakers of many processes: a script applies the rule of [`breaker`](crate::limit::breaker) in Redis and returns the state.
 //!
 //! Never asks for each call: what ended is reported in batches, and what other processes found out comes over a subscription.
 
@@ -20,7 +20,7 @@ use crate::{
         breaker::{Opened, PARTS, ProbeEnd, Standing, Tally, Terms},
         breakers::{Breakers, Probe, vendor_of},
     },
-    redis_link::{Heard, Redis, script},
+    redis_link::{PubSubEvent, Redis, script},
     store_error::StoreError,
 };
 
@@ -127,16 +127,16 @@ impl RedisBreakers {
         let mut tasks = JoinSet::new();
         if !shared.vendors.is_empty() {
             tasks.spawn(listen(shared.clone()));
-            tasks.spawn(tell(shared.clone()));
+            tasks.spawn(report_ended(shared.clone()));
         }
         RedisBreakers { shared, tasks: Mutex::new(tasks) }
     }
 }
 
-/// Follows what other processes have found out. What is missed comes with the next answer.
+/// Follows the states that other processes publish. A missed message does no harm: every answer of the script has the state too.
 async fn listen(shared: Arc<Shared>) {
-    let heard = |heard: Heard<'_>| {
-        let Heard::Message { body, .. } = heard else { return };
+    let on_event = |event: PubSubEvent<'_>| {
+        let PubSubEvent::Message { body, .. } = event else { return };
         let Ok(text) = std::str::from_utf8(body) else { return };
         let mut words = text.split(' ');
         if let (Some(vendor), Some(standing), Some(left)) = (words.next(), words.next(), words.next())
@@ -148,16 +148,16 @@ async fn listen(shared: Arc<Shared>) {
             }
         }
     };
-    shared.redis.listen(std::slice::from_ref(&shared.channel), &shared.clock, ASK_EVERY, heard).await;
+    shared.redis.listen(std::slice::from_ref(&shared.channel), &shared.clock, ASK_EVERY, on_event).await;
 }
 
-/// Reports what has ended, a little after it has, until it is aborted.
-async fn tell(shared: Arc<Shared>) {
+/// Reports ended calls, collected for a moment, until it is aborted.
+async fn report_ended(shared: Arc<Shared>) {
     loop {
         shared.unreported.notified().await;
         shared.clock.sleep_until(shared.clock.nanos().saturating_add(nanos(TOGETHER))).await;
         for vendor in shared.vendors.values() {
-            shared.tell(vendor).await;
+            shared.report(vendor).await;
         }
         if shared.errors.write(&shared.redis, shared.clock.nanos()).await {
             shared.unreported.notify_one();
@@ -174,7 +174,7 @@ impl Vendor {
         Ask { tally: std::mem::take(&mut self.known().unreported), ..Ask::default() }
     }
 
-    /// Takes how it stands in Redis: 0 closed, 1 half open, 2 open for so many microseconds more.
+    /// Notes its state in Redis: 0 closed, 1 half open, 2 open for `left` microseconds more.
     fn note(&self, standing: u8, left: i64, now: Nanos) {
         self.known().open_until = (standing > 0).then(|| now.saturating_add(left.saturating_mul(MICRO)));
     }
@@ -189,7 +189,7 @@ impl Vendor {
 }
 
 impl Shared {
-    /// Runs the script; says whether the probe was to be had.
+    /// Runs the script; says whether the probe was given.
     async fn ask(&self, vendor: &Vendor, ask: Ask) -> Result<bool, StoreError> {
         let terms = &vendor.terms;
         let call = Call {
@@ -224,13 +224,13 @@ impl Shared {
         Ok(taken == 1)
     }
 
-    /// Without Redis there are no calls, and what the last of them came to is of no use later.
-    async fn tell(&self, vendor: &Vendor) {
+    /// If Redis is unavailable the ended calls are not counted: without Redis there are no calls, and later these are of no use.
+    async fn report(&self, vendor: &Vendor) {
         let ask = vendor.take_unreported();
         if ask.tally.ended > 0
             && let Err(error) = self.ask(vendor, ask).await
         {
-            tracing::debug!(vendor = %vendor.name, %error, "what calls came to is not counted by the breaker");
+            tracing::debug!(vendor = %vendor.name, %error, "Redis is unavailable: the breaker does not count these calls");
         }
     }
 }
@@ -278,8 +278,8 @@ impl Breakers for RedisBreakers {
             vendor.terms.trips(known.unreported)
         };
         if is_enough {
-            // Nothing more is needed to open it: the calls of a hundred milliseconds would be thrown after these.
-            return self.shared.tell(vendor).await;
+            // These failures open the breaker by themselves: reported at once, they save the calls of the next 100 ms.
+            return self.shared.report(vendor).await;
         }
         self.shared.unreported.notify_one();
     }

@@ -29,7 +29,7 @@ use super::{Answer, Blocker, Gate, Limit, Limiter, Missed, Outlook, Permit, Pool
 use crate::{
     book::Book,
     clock::{Clock, Nanos, nanos},
-    redis_link::{Heard, Redis},
+    redis_link::{PubSubEvent, Redis},
     store_error::StoreError,
 };
 
@@ -91,8 +91,8 @@ impl RedisLimiter {
 
 /// Receives the gates that others close. The next reply makes up for a missed message.
 async fn listen(runner: Arc<Runner>) {
-    let receive = |event: Heard<'_>| {
-        let Heard::Message { body, .. } = event else { return };
+    let receive = |event: PubSubEvent<'_>| {
+        let PubSubEvent::Message { body, .. } = event else { return };
         let message = std::str::from_utf8(body).ok().and_then(|body| body.rsplit_once(' '));
         if let Some((pool, gate)) = message
             && let (Some(pool), Ok(gate)) = (runner.pools.get(pool), gate.parse())

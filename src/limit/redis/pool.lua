@@ -1,44 +1,46 @@
--- One pool's state: may it be trusted, what does it count, and when is the next slot? Only functions; main.lua calls them.
+-- One pool's state: whether it can be trusted, what it counts, and when the next slot is. Only functions; main.lua calls them.
 --
 -- Keys, all under the tag of KEYS[1] (`<prefix>:{<pool>}:state`):
 --   state                            hash: run, seen, since, epoch, cold, gate, opened, ahead, settled (ahead when the epoch began), floor
---   own                              set: keys of the pool itself. They never expire, so a new epoch has to delete them
---   <epoch>:recent                   list: the newest permits, so that they can be taken back; the last is the newest slot
---   <epoch>:undone                   list: requests to take back permits that were served, in case one arrives twice
---   <epoch>:late                     how far late calls have put off later ones, and the newest permit at that time (see back.lua)
---   <epoch>:<count>[:<tenant>]       what one count remembers (see shapes.lua)
---   <epoch>:book/<count>[:<tenant>]  what the book has of it (see ledger.lua)
+--   own                              set: the keys that never expire; a new epoch deletes them
+--   <epoch>:recent                   list: the newest permits, so that they can be given back; the last one is the newest
+--   <epoch>:undone                   list: requests to give permits back that were carried out, in case one arrives twice
+--   <epoch>:late                     by how much late calls have delayed later ones, and the newest permit at that time (see back.lua)
+--   <epoch>:<count>[:<tenant>]       the calls of one limit (see shapes.lua)
+--   <epoch>:book/<count>[:<tenant>]  those of its calls that the book has (see ledger.lua)
 --   <epoch>:tenants/<count>          zset: tenants by their last call
 --
 -- Every function takes the pool `p` first, a table with
---   spec, edges, lead       from the caller: the limits, the calendar edges around now, how far ahead a permit has to lie to be of use
+--   spec, edges, lead       from the caller: the limits, the calendar edges around now, how far ahead a permit must be dated to be usable
 --   run, seen, since, ...   the fields of the hash
---   clock_time, now         what the clock shows, on the pool's timeline; and the same, unless the clock cannot be right
---   counts, shared          all counts in use, by limit and tenant; those of the whole pool, in order
---   personal                the numbers of the limits that each tenant has for itself
---   newcomers               how many tenants each limit has met for the first time in this call
+--   clock_time              what Redis' clock shows, on the pool's timeline
+--   now                     the same, bounded where that clock cannot be right
+--   counts                  the counts loaded in this call, by limit and tenant
+--   shared                  those of the whole pool, in the order of the limits
+--   per_tenant              the numbers of the limits that count each tenant separately
+--   newcomers               by limit: how many tenants it counts for the first time in this call
 --   accounts                what the book has (see ledger.lua)
 --
--- Fails closed. An epoch is a stretch of time in which nothing was lost. When something may have been lost, the next epoch begins with short
--- limits used up and long ones restored from the book. Until that is done there are no permits.
+-- Fails closed. An epoch is a time in which no state was lost. When some may have been lost, a new epoch begins: short limits count as used
+-- up, and long ones are restored from the book. Until that is done there are no permits.
 --
--- Times are on the pool's timeline, which goes on steadily when Redis' clock is set: that clock is `ahead` of it. Workers detect a step with
--- their own clocks and report it. Until one does, the time is never later than the calling worker's clock allows.
+-- Times are in microseconds on the pool's timeline: Redis' clock minus `ahead`. When that clock is set, `ahead` changes and the timeline does
+-- not. Workers detect such a step with their own clocks and report it. Until one does, the time is bounded by the calling worker's clock.
 
 local SECOND = 1000000
 local GATE = -1 -- in place of a limit's number: the gate is what blocks
 
--- A tenant's keys live so much longer than they are needed. Redis expires keys by its own clock: a smaller step of it loses none.
+-- A tenant's keys expire this much later than necessary. Redis expires keys by its own clock: if that is set by less, no key is lost.
 local SLACK = 60 * SECOND
 
 local function new_pool(key, spec, args)
   return {
     key = key, base = string.sub(key, 1, -6), spec = spec, edges = args.edges, lead = args.lead,
-    counts = {}, shared = {}, personal = {}, newcomers = {}, accounts = {},
+    counts = {}, shared = {}, per_tenant = {}, newcomers = {}, accounts = {},
   }
 end
 
--- What every script answers: how it went, the time, the epoch, the gate, how far the clock is ahead, and lists that depend on the script.
+-- What every script returns: its outcome, the time, the epoch, the gate, how far the clock is ahead, and lists that depend on the script.
 local function reply(p, state, numbers, due, texts)
   return { state, p.clock_time, p.epoch or p.cold or '', p.gate, p.ahead, numbers, due or {}, texts or {} }
 end
@@ -52,7 +54,7 @@ local function add_own(p, ...)
   redis.call('SADD', p.base .. 'own', ...)
 end
 
--- Ends the epoch: nothing of the pool is known from here on.
+-- Ends the epoch and deletes the pool's state.
 local function end_epoch(p)
   p.epoch, p.cold, p.opened, p.is_changed = nil, nil, {}, true
   local own = redis.call('SMEMBERS', p.base .. 'own')
@@ -71,27 +73,27 @@ local function read_state(p, args)
   local is_lost = kept[1] ~= p.run
   if args.step and args.step.from == p.ahead then
     p.ahead, p.is_changed = args.step.to, true
-    -- Several small steps may add up to a large one: calendars go by the clock as it was when the epoch began.
+    -- Several small steps may add up to a large one: calendars use the clock as it was when the epoch began.
     is_lost = is_lost or args.step.loses or math.abs(p.ahead - p.settled) > 3 * SECOND
   end
   p.clock_time = clock(args.now) - p.ahead
   p.now = p.clock_time
   if args.latest > 0 then
-    -- The request may have been on its way for long, or the clock was set forward.
+    -- The request may have been delayed on its way, or the clock was set forward.
     p.now = math.min(p.now, args.latest)
     is_lost = is_lost or p.clock_time > args.latest + SLACK / 2
   elseif p.now < p.seen - SECOND / 250 then
-    -- The clock was set back, and the calling worker does not know by how much. The gate stays closed for as long as it would have been.
+    -- The clock was set back, and the calling worker does not know by how much. The gate is moved with it, so it stays closed just as long.
     is_lost = true
     if p.gate > 0 then p.gate = p.gate + p.now - p.seen end
   end
-  -- The caller's own clock makes it wait for permits that were given before a loss.
+  -- Permits that were given before a loss need no check here: by its own clock the caller waits until they are over.
   if is_lost then p.seen = math.min(p.seen, p.now) end
   p.now = math.max(p.now, p.seen)
   if is_lost then end_epoch(p) end
 end
 
--- Saves what this call has learnt: the time, the gate, the epoch. Writes nothing when there is nothing new.
+-- Saves the time, the gate and the epoch, if they have changed.
 local function save_state(p)
   if not p.is_changed and p.gate == p.kept_gate and p.now - p.seen < SECOND / 10 then return end
   local fields = {
@@ -107,13 +109,13 @@ local function save_state(p)
   redis.call('HSET', p.key, unpack(fields))
 end
 
--- Closes the gate for so long, and tells every worker.
+-- Closes the gate for this long, and announces it to all workers.
 local function close_gate(p, pause, channel)
   p.gate = math.max(p.gate, p.now + pause)
   redis.call('PUBLISH', channel, p.spec.pool .. ' ' .. digits(p.gate))
 end
 
--- True when the calendar edges that the caller sent cover every time that may be charged now.
+-- True if the calendar edges from the caller cover all times that may be charged now.
 local function edges_fit(p)
   local wall = p.now + p.ahead
   for _, edges in ipairs(p.edges) do
@@ -122,7 +124,7 @@ local function edges_fit(p)
   return true
 end
 
--- The count of a limit, by its number; loaded once. The tenant is '' for one of the whole pool. `k`: how many calls it may be charged.
+-- The count of a limit, by its number; loaded once. The tenant is '' for a limit of the whole pool. `k`: how many calls may be charged to it.
 local function count_of(p, number, tenant, k)
   local id = number .. ':' .. tenant
   if p.counts[id] then return p.counts[id] end
@@ -131,7 +133,7 @@ local function count_of(p, number, tenant, k)
   local c = { shape = shape, number = number, tenant = tenant, key = key_of(p, limit.name, tenant) }
   for name, value in pairs(limit) do c[name] = value end
   c.edges, c.skew, c.ahead, c.opened = p.edges[limit.zone], p.spec.skew, p.ahead, p.opened[limit.name] or 0
-  -- What a cold start used up is forgotten like every other call.
+  -- Calls that a cold start assumed are forgotten like all others.
   if c.opened > 0 and c.opened + c.memory <= p.now then c.opened = 0 end
   if shape.load then
     shape.load(c, k)
@@ -147,7 +149,7 @@ end
 local function load_counts(p, k)
   for number, limit in ipairs(p.spec.limits) do
     if limit.per_tenant then
-      p.personal[#p.personal + 1] = number
+      p.per_tenant[#p.per_tenant + 1] = number
     else
       p.shared[#p.shared + 1] = count_of(p, number, '', k)
     end
@@ -163,7 +165,7 @@ local function keep_key(p, key, tenant, is_new, until_at)
   end
 end
 
--- Saves the counts that were charged. Whoever needs one after this loads it again.
+-- Saves the counts that were charged and unloads all.
 local function save_counts(p)
   for _, c in pairs(p.counts) do
     if c.is_charged then
@@ -190,7 +192,7 @@ local function recent_permits(p)
   return redis.call('LRANGE', key_of(p, 'recent', ''), 0, -1)
 end
 
--- The newest permit: its time, what made it wait, and its tenant.
+-- The newest permit: its time, the limit that decided it, and its tenant.
 local function newest_permit(p)
   local top = redis.call('LINDEX', key_of(p, 'recent', ''), -1)
   if not top then return 0, 0, '' end
@@ -198,8 +200,8 @@ local function newest_permit(p)
   return tonumber(at), tonumber(by), tenant
 end
 
--- The first slot that the gate, the newest permit and all limits of the pool allow, and what puts it off (0: nothing). Not before the answer
--- can have arrived: a permit that is late from the beginning would be of no use.
+-- The earliest time that the gate, the newest permit and all limits of the pool allow, and which of them decides it (0: none). It is at least
+-- `lead` from now: the worker must get the answer before that time.
 local function next_slot(p, last, last_by)
   local at, by = p.now + p.lead, 0
   if last > 0 and last + p.spec.gap > at then
@@ -216,7 +218,7 @@ local function next_slot(p, last, last_by)
   return at, by
 end
 
--- How many more calls find room from a slot until then. Charges the loaded counts: they are of no use afterwards.
+-- How many calls are allowed from `at` to `until_at`. It charges the loaded counts, so they cannot be used after it.
 local function room(p, at, until_at, most)
   local count = 0
   while count < most and at <= until_at do
@@ -227,7 +229,7 @@ local function room(p, at, until_at, most)
   return count
 end
 
--- True when no further tenant of this limit can be remembered. Tenants whose calls are forgotten make room.
+-- True if this limit cannot count another tenant. Tenants whose calls no longer matter are removed first.
 local function is_full(p, c)
   local tenants, most = key_of(p, 'tenants/' .. c.name, ''), p.spec.most_tenants - (p.newcomers[c.number] or 0)
   if redis.call('ZCARD', tenants) < most then return false end
@@ -235,10 +237,10 @@ local function is_full(p, c)
   return redis.call('ZCARD', tenants) >= most
 end
 
--- Until when the tenant's own limits forbid a call at `at`, and which limit does; nothing when none does.
+-- Until when the tenant's own limits forbid a call at `at`, and which of them does; nothing if none does.
 local function tenant_wait(p, tenant, at, k)
   local until_at, by
-  for _, number in ipairs(p.personal) do
+  for _, number in ipairs(p.per_tenant) do
     local c = count_of(p, number, tenant, k)
     local is_unknown = c.is_new and not c.is_charged
     local earliest = is_unknown and is_full(p, c) and at + SECOND or c.shape.earliest(c, at)

@@ -3,7 +3,7 @@
 
 local function charge_all(p, tenant, at, wish, k)
   for _, c in ipairs(p.shared) do charge(p, c, at) end
-  for _, number in ipairs(p.personal) do charge(p, count_of(p, number, tenant, k), at) end
+  for _, number in ipairs(p.per_tenant) do charge(p, count_of(p, number, tenant, k), at) end
   use(p, tenant, at, 1, wish)
 end
 

@@ -1,4 +1,4 @@
--- The arithmetic of src/limit/rule/mod.rs, shape by shape, in microseconds. A differential test holds both to the same permits.
+-- The arithmetic of src/limit/rule/mod.rs, shape by shape, in microseconds. A differential test compares the permits of both.
 --
 -- A count is loaded once per call, read and charged in memory, and saved once. `earliest` and `charge` never look back: permits of a
 -- pool never go backwards, so a time that was passed stays passed. `opened`: a count that starts cold counts as used up at that time (0: empty).

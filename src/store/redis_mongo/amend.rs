@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 
 use super::{
     Core, RedisMongo,
-    dispatch::{leaves_room, wanted},
+    dispatch::leaves_room,
     group,
-    index::words::{Amendment, CountChanges},
+    index::words::{Amendment, CountChanges, Enqueue},
     truth::{
         docs::{self, StoredJob},
         mongo::{self, NotStored, PATIENCE, within},
@@ -41,7 +41,7 @@ pub(super) struct Proposal {
 
 impl Proposal {
     pub(super) fn bytes(&self) -> usize {
-        self.is.result.as_ref().map_or(0, |result| result.len()) + updates::weight(&self.update)
+        self.is.result.as_ref().map_or(0, |result| result.len()) + updates::size(&self.update)
     }
 }
 
@@ -157,7 +157,7 @@ impl Core {
             let (counts, ring, amended) = by_vendor.entry(&is.lane.vendor).or_default();
             counts.add(Some(was), Some(is));
             *ring |= leaves_room(is.live_stage());
-            amended.push(Amendment { id: is.id, next: is.wants_to_go().then(|| wanted(is)) });
+            amended.push(Amendment { id: is.id, next: is.needs_call().then(|| Enqueue::of(is)) });
         }
         for (name, (counts, ring, amended)) in by_vendor {
             let Some(vendor) = self.vendors.get(name) else { continue };

@@ -1,6 +1,6 @@
-//! What dispatchers need: whether there is something to do, leases, their release, and lapsed leases.
+//! What dispatchers need of this store: what is due, claims, the release of leases, and taking over lapsed leases.
 //!
-//! Never leases a job that is not due in MongoDB: the streams are only a hint.
+//! Never leases a job that is not due in MongoDB: the streams only say where to look.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,7 +12,7 @@ use super::{
     Core,
     index::{
         leases::LeasedEntry,
-        words::{Claimed, CountChanges, Entry, GivenBack, Line, Removal, RemoveIf, VendorWork, Wanted},
+        words::{Claimed, CountChanges, Enqueue, Entry, GivenBack, Removal, RemoveIf, StreamNo, VendorWork},
     },
     lock,
     truth::{
@@ -23,28 +23,28 @@ use super::{
 };
 use crate::{
     clock::{Nanos, Time, nanos},
-    job::{Job, JobId, Stage, lifecycle},
+    job::{JobId, Stage, lifecycle},
     store::{Claim, Lease, Ready, StoreError, With},
 };
 
-/// Times that a lost index is opened and looked at again before the next turn.
+/// How often one look opens a lost index, or waits for a sweep, and looks again.
 const LOOKS: usize = 3;
-/// Rounds of one claim at most. A lane of jobs that are all dropped comes to an end later.
+/// Times at most that one claim takes entries from the streams. If all of them are dropped, the next claim goes on.
 const ROUNDS: usize = 64;
-/// Bytes of jobs in one claim, about: more may not arrive in time, and would take too much memory.
+/// Bytes of jobs that one claim reads, about: more might not arrive in time, and would take too much memory.
 const MOST_CLAIMED_BYTES: usize = 16 << 20;
-/// Vendors that are looked at at once.
+/// Vendors whose lapsed leases are looked for at the same time.
 const SIDE_BY_SIDE: usize = 4;
-/// How often a job may be lost by workers that die or hang before it is given up.
+/// A job whose lease has lapsed this often, because its workers died or hung, is given up.
 const MOST_LAPSES: u32 = 5;
 
-/// Leases that somebody gives back, each perhaps with the time until which its tenant rests.
+/// A request to release leases. With a time, the job's tenant rests until then.
 pub(super) struct Release {
     pub(super) leases: Vec<(Lease, Option<Time>)>,
     pub(super) done: oneshot::Sender<()>,
 }
 
-/// Gives back all of them, vendor by vendor, and answers each.
+/// Carries out several requests together, vendor by vendor, and answers each.
 pub(super) async fn release(core: Arc<Core>, releases: Vec<Release>) {
     let (leases, done): (Vec<_>, Vec<_>) = releases.into_iter().map(|release| (release.leases, release.done)).unzip();
     core.release(leases.into_iter().flatten().collect()).await;
@@ -68,7 +68,7 @@ impl Core {
                 continue;
             }
             let next_due = [look.next_call, look.next_poll].into_iter().flatten().min();
-            // Where a vendor bounds what is open, a claim counts it.
+            // `open` is not counted here: a claim counts it itself (see `calls`).
             return Ok(Ready { next_due, next_poll: look.next_poll, open: 0 });
         }
         Err(StoreError::Unavailable("the index in Redis is lost again and again".into()))
@@ -86,14 +86,14 @@ impl Core {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) if leases.is_empty() => return Err(error),
-                // What is leased is leased; the next claim fails by itself if it has to.
+                // The jobs leased so far are good. If the error lasts, the next claim returns it.
                 Err(_) => break,
             }
         }
         Ok(leases)
     }
 
-    /// Streams of this vendor run dry: the next claim fills them first.
+    /// If streams of this vendor are running low, the next claim refills them first.
     fn note_low(&self, vendor: &VendorWork, is_low: bool) {
         if is_low {
             lock(&self.low).insert(vendor.name.clone());
@@ -125,7 +125,7 @@ impl Core {
             return Err(error);
         }
         let (leased, is_all) = self.lease(vendor, claimed, claim.now, until).await?;
-        // Entries whose jobs had ended were only in the way of others.
+        // Behind the entries that were dropped there may be others.
         let some_dropped = leased.len() < got;
         leases.extend(leased);
         if leases.len() >= claim.most || !is_all {
@@ -135,8 +135,8 @@ impl Core {
         Ok(some_dropped || low && self.refill(vendor, claim.now).await?)
     }
 
-    /// How many submitting calls may be claimed. A vendor may bound how many jobs are open: those that are open in MongoDB count, and every
-    /// call that is leased before or during the count.
+    /// How many submitting calls may be claimed, and the number of calls ever claimed on which this is based. A vendor may bound how many of
+    /// its jobs are open. Against that bound count the jobs that are open in MongoDB, and all calls that are leased before or during the count.
     async fn calls(&self, vendor: &VendorWork, claim: &Claim) -> Result<(usize, Option<i64>), StoreError> {
         let Some(most_open) = vendor.open else { return Ok((claim.calls, None)) };
         let Some(look) = self.index.look(vendor).await? else { return Ok((0, None)) };
@@ -148,8 +148,8 @@ impl Core {
         Ok((claim.calls.min(usize::try_from(left).unwrap_or(usize::MAX)), Some(look.claimed)))
     }
 
-    /// Reads the jobs of entries, and drops those that do not want to go: ended, cancelled, not due, or never there. Says whether it came to
-    /// all of them: those that would be too many bytes are given back.
+    /// Reads the jobs of claimed entries and leases those that are due. Drops the entries of all others: ended, cancelled, not due, or not
+    /// in MongoDB. Says whether all were read: beyond `MOST_CLAIMED_BYTES` entries are given back unread.
     async fn lease(
         &self,
         vendor: &VendorWork,
@@ -161,7 +161,7 @@ impl Core {
             return Ok((Vec::new(), true));
         }
         let ids: Vec<JobId> = claimed.entries.iter().map(|entry| entry.id).collect();
-        // What wants to go has no result: to leave it out would only cost.
+        // A job that has not ended has no result: leaving the field out of the statement would only cost.
         let with = With { payload: true, result: true };
         let (mut found, is_all) = match self.mongo.find_up_to(&ids, with, MOST_CLAIMED_BYTES).await {
             Ok(found) => found,
@@ -182,11 +182,11 @@ impl Core {
                 dropped.push(Removal { entry, which: RemoveIf::Leased, next: None });
                 continue;
             };
-            // Another worker was about to make this call, which may be made only once. That worker settles it, or the job is reclaimed.
+            // Another worker has put this call on record, and it may be made only once: that worker settles it, or its lease lapses.
             if called_at.is_some() && job.stage == Stage::Call {
                 continue;
             }
-            if job.wants_to_go() && job.due_at <= now && Line::of(&job) == entry.line {
+            if job.needs_call() && job.due_at <= now && StreamNo::of(&job) == entry.stream {
                 let leased = LeasedEntry {
                     vendor: vendor.name.clone(),
                     entry,
@@ -197,14 +197,14 @@ impl Core {
                 };
                 leases.push(self.leases.add(job, leased, until));
             } else {
-                let next = job.wants_to_go().then(|| wanted(&job));
+                let next = job.needs_call().then(|| Enqueue::of(&job));
                 dropped.push(Removal { entry, which: RemoveIf::Leased, next });
             }
         }
         if !leases.is_empty() {
-            self.cares.notify_one();
+            self.upkeep_needed.notify_one();
         }
-        // Where calls are bounded, others have looked while these seemed to be called.
+        // If open jobs are bounded, the dropped entries counted as calls until now: others may have room.
         let ring = vendor.open.is_some();
         if !dropped.is_empty() && self.index.remove(vendor, CountChanges::default(), ring, &dropped).await.is_err() {
             self.remove_later(&vendor.name, dropped);
@@ -216,7 +216,7 @@ impl Core {
         self.hand_back(vendor, entries.into_iter().map(|entry| (entry, Arc::from(""), None)).collect()).await;
     }
 
-    /// Takes its time: no caller of the API waits for this, and what is not handed back waits for its lease.
+    /// If this fails, upkeep tries again. No caller of the API waits for it.
     async fn hand_back(&self, vendor: &VendorWork, back: Vec<GivenBack>) {
         if let Err(error) = self.index.release(vendor, &back).await {
             tracing::warn!(%error, jobs = back.len(), "jobs could not be given back; they are free when their leases lapse or this process stops");
@@ -237,7 +237,7 @@ impl Core {
             if lease.called_at.is_some() && unmarked.is_err() {
                 continue; // The record may still be there: the lease lapses.
             }
-            // The entry of a stale lease may belong to a later lease.
+            // The entry of a stale lease may belong to a later lease by now.
             if let Some(leased) = leased.filter(|leased| !self.leases.has_later(&lease, leased)) {
                 by_vendor.entry(leased.vendor).or_default().push((
                     leased.entry,
@@ -257,7 +257,7 @@ impl Core {
         let vendors: Vec<&VendorWork> = self.vendors.values().collect();
         let mut freed = 0;
         for some in vendors.chunks(SIDE_BY_SIDE) {
-            // Some at once, so that they share round trips. All are finished, even if one fails.
+            // Several at the same time share round trips. All are finished, even if one fails.
             for of_one in join_all(some.iter().map(|vendor| self.reclaim_of(vendor))).await {
                 freed += of_one?;
             }
@@ -266,8 +266,8 @@ impl Core {
     }
 
     async fn reclaim_of(&self, vendor: &VendorWork) -> Result<usize, StoreError> {
-        // Dispatchers with nothing to do do not look by themselves. Those that wait for room among what is open are woken when there is some,
-        // by a message that can be missed: so that none waits for ever, they look again while something is due.
+        // A dispatcher that waits because too many jobs are open sleeps until a message wakes it, and messages can be lost. So it is also
+        // woken here, as long as something is due.
         let ready = self.ready(&vendor.name).await?;
         if vendor.open.is_some() && ready.next_due.is_some_and(|due| due <= self.clock.now()) {
             self.signals.ring(&vendor.name);
@@ -322,7 +322,7 @@ impl Core {
         Ok(freed)
     }
 
-    /// Opens an index where there is none, or only a part of one.
+    /// Opens an index if there is none, or if a part of it is missing.
     async fn open_index(&self, vendor: &VendorWork) -> Result<(), StoreError> {
         let jobs = self.mongo.jobs.clone_with_type::<Document>();
         let live = jobs.find_one(docs::lanes_between(&vendor.name, 0, 7)).projection(doc! { "_id": 1 });
@@ -341,12 +341,7 @@ impl Core {
     }
 }
 
-/// Whether a job in this stage leaves room among the open jobs: the vendor has not accepted it, or has answered.
+/// Whether a job in this stage is not open: the vendor has not accepted it, or has answered.
 pub(super) fn leaves_room(now: Option<Stage>) -> bool {
     !matches!(now, Some(Stage::Poll | Stage::Await))
-}
-
-/// What a job waits for next.
-pub(super) fn wanted(job: &Job) -> Wanted {
-    Wanted { line: Line::of(job), tenant: job.lane.tenant.clone(), due_at: job.due_at, id: job.id }
 }

@@ -1,4 +1,4 @@
-//! The store of many processes: MongoDB is the truth, Redis Streams a short index of what wants to go.
+//! The store of many processes: MongoDB is the truth, Redis Streams are a short index of the jobs that are to be called next.
 //!
 //! Never acknowledges what MongoDB does not have on a majority's disks, and never relies on Redis for anything but speed.
 
@@ -92,8 +92,8 @@ struct Core {
     live: room::Live,
     /// The queue of sweeps.
     sweeps: mpsc::Sender<sweep::Request>,
-    /// Notified when `feed::look_after` has something to do.
-    cares: Notify,
+    /// Wakes `feed::run_upkeep`: it has something to do.
+    upkeep_needed: Notify,
     faults: Faults,
 }
 
@@ -126,7 +126,7 @@ impl RedisMongo {
             low: Mutex::default(),
             live: room::Live::default(),
             sweeps,
-            cares: Notify::new(),
+            upkeep_needed: Notify::new(),
             faults: Faults(std::env::var("FETCHGATE_FAULT").ok().filter(|_| cfg!(debug_assertions))),
         });
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
@@ -140,7 +140,7 @@ impl RedisMongo {
             }
         }
         tasks.spawn(core.clone().listen(stop.clone()));
-        tasks.spawn(core.clone().look_after(stop.clone()));
+        tasks.spawn(core.clone().run_upkeep(stop.clone()));
         let of = |core: &Arc<Core>| core.clone();
         let (submitting, batching, settling, amending) = (of(&core), of(&core), of(&core), of(&core));
         let (finding, releasing) = (of(&core), of(&core));

@@ -14,7 +14,7 @@ use mongodb::bson::doc;
 
 use super::{
     Core,
-    index::words::{Line, VendorWork},
+    index::words::{StreamNo, VendorWork},
     lock,
     truth::{
         docs::lane_name,
@@ -36,8 +36,6 @@ const QUICK: Duration = Duration::from_millis(100);
 const MOST_TENANTS: usize = 10_000;
 /// Jobs that are counted to be shown, at most.
 const MOST_SHOWN: u64 = 1_000_000;
-/// Where jobs are that await a callback, among the lines of a vendor.
-const AWAITS: Line = Line(6);
 
 /// About how many jobs have not ended.
 #[derive(Default)]
@@ -129,7 +127,7 @@ impl Core {
     /// How many jobs of a tenant have not ended, counted up to `most`.
     async fn count_live(&self, tenant: &str, most: u64) -> Result<u64, StoreError> {
         let vendors = self.vendors.values();
-        let lanes: Vec<String> = vendors.flat_map(|vendor| lanes_of(vendor, tenant, 0, AWAITS.0)).collect();
+        let lanes: Vec<String> = vendors.flat_map(|vendor| lanes_of(vendor, tenant, 0, StreamNo::AWAITS.0)).collect();
         self.count_lanes(lanes, most).await
     }
 
@@ -142,13 +140,13 @@ impl Core {
     pub(super) async fn backlog_of(&self, vendor: &str, tenant: &str) -> Result<Backlog, StoreError> {
         let Some(vendor) = self.vendors.get(vendor) else { return Ok(Backlog::default()) };
         let waiting = self.count_lanes(lanes_of(vendor, tenant, 0, 5).collect(), MOST_SHOWN).await?;
-        let open = self.count_lanes(lanes_of(vendor, tenant, 3, AWAITS.0).collect(), MOST_SHOWN).await?;
+        let open = self.count_lanes(lanes_of(vendor, tenant, 3, StreamNo::AWAITS.0).collect(), MOST_SHOWN).await?;
         Ok(Backlog { waiting, open, ..Backlog::default() })
     }
 }
 
-/// The names of a tenant's lanes of a vendor, from one line to another, both included.
+/// The names of a tenant's lanes of a vendor, from one stream to another, both included.
 fn lanes_of(vendor: &VendorWork, tenant: &str, from: usize, to: usize) -> impl Iterator<Item = String> {
-    let lines = (from..=to).filter(|line| *line < vendor.lines() || *line == AWAITS.0);
-    lines.map(move |line| lane_name(&vendor.name, Line(line), tenant))
+    let streams = (from..=to).filter(|stream| *stream < vendor.streams() || *stream == StreamNo::AWAITS.0);
+    streams.map(move |stream| lane_name(&vendor.name, StreamNo(stream), tenant))
 }

@@ -9,10 +9,10 @@ use tokio::sync::oneshot;
 
 use super::{
     Core,
-    dispatch::{leaves_room, wanted},
+    dispatch::leaves_room,
     index::{
         leases::LeasedEntry,
-        words::{CountChanges, Removal, RemoveIf},
+        words::{CountChanges, Enqueue, Removal, RemoveIf},
     },
     truth::{docs::StoredJob, mongo::NotStored, updates},
 };
@@ -45,7 +45,7 @@ impl Outcome {
         };
         let ticket = self.change.ticket.as_ref().map_or(0, String::len);
         let fetch = self.change.fetch.as_ref().map_or(0, |fetch| fetch.as_text().len());
-        result + ticket + fetch + core.leases.weight(&self.lease) + updates::FIELDS_WEIGH
+        result + ticket + fetch + core.leases.weight(&self.lease) + updates::SHORT_FIELDS
     }
 
     /// Whether this is what is stored in the place of an outcome that was too large.
@@ -163,7 +163,7 @@ async fn take_stale(
         let Some(StoredJob { job: was, version, attempts, .. }) = found else { return Ok(Took::Nothing(None)) };
         let is_of = (was.attempt, was.run) == (request.lease.attempt, request.lease.job.run);
         if was.status.has_ended() && is_of && attempts.iter().all(|attempt| *attempt != request.attempt) {
-            // The job ended by other means during this attempt: what came of it changes nothing, but is on record.
+            // The job ended by other means during this attempt, so its outcome changes nothing; the attempt is recorded.
             let update = with_attempt(core, &was, &was, attempts, &request.attempt);
             if core.mongo.update_job(updates::unchanged(was.id, version), update).await? {
                 return Ok(Took::Nothing(Some(Box::new(was))));
@@ -222,7 +222,7 @@ async fn update_index(core: &Core, requests: &[Outcome], all_leased: &[Option<Le
             ended.push(request.lease.job.id);
             owes_webhooks |= is.is_some_and(Job::owes_webhook);
         }
-        let next = is.filter(|job| job.wants_to_go()).map(wanted);
+        let next = is.filter(|job| job.needs_call()).map(Enqueue::of);
         // Another lease of ours may be on the same entry by now.
         if let Some(leased) =
             leased.as_ref().filter(|leased| !(nothing && core.leases.has_later(&request.lease, leased)))

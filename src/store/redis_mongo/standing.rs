@@ -9,7 +9,7 @@ use super::{
     Core,
     index::{
         Index,
-        words::{Line, VendorWork},
+        words::{StreamNo, VendorWork},
     },
     truth::{
         docs::{self, lane_name, lanes_between},
@@ -26,45 +26,46 @@ use crate::{
 /// far back.
 const MOST_READS: usize = 16;
 
-/// What the index knows of a vendor's lines.
-struct Lines {
+/// What the index knows of a vendor's streams.
+struct Streams {
     /// What each priority has paid for its turns.
     paid: [u64; 3],
-    /// Leased jobs of each line, whose documents still say that they wait.
+    /// Leased jobs of each stream, whose documents still say that they wait.
     leased: [u64; 6],
 }
 
 impl Index {
-    async fn lines(&self, vendor: &VendorWork) -> Result<Option<Lines>, StoreError> {
+    async fn streams(&self, vendor: &VendorWork) -> Result<Option<Streams>, StoreError> {
         let found: Vec<i64> = self.run(&self.on(&self.scripts.standing, vendor)).await?.unwrap_or_default();
         let Ok(found) = <[i64; 9]>::try_from(found) else { return Ok(None) };
         let (spent, leased) = found.split_at(3);
         // Who has been idle begins where the others are.
         let least = spent.iter().copied().filter(|spent| *spent >= 0).min().unwrap_or(0);
         let paid = [0, 1, 2].map(|p: usize| if spent[p] < 0 { least } else { spent[p] }.unsigned_abs());
-        let leased = [0, 1, 2, 3, 4, 5].map(|line: usize| leased[line].max(0).unsigned_abs());
-        Ok(Some(Lines { paid, leased }))
+        let leased = [0, 1, 2, 3, 4, 5].map(|stream: usize| leased[stream].max(0).unsigned_abs());
+        Ok(Some(Streams { paid, leased }))
     }
 }
 
 impl Core {
     pub(super) async fn ahead(&self, job: &Job) -> Result<Option<Ahead>, StoreError> {
         let Some(vendor) = self.vendors.get(&job.lane.vendor) else { return Ok(None) };
-        let Some(lines) = self.briefly(self.index.lines(vendor)).await? else { return Ok(None) };
+        let Some(streams) = self.briefly(self.index.streams(vendor)).await? else { return Ok(None) };
         let (own, due_by) = (job.lane.priority, job.due_at.max(self.clock.now()));
-        let leased = lines.leased[Line::of(job).0];
+        let leased = streams.leased[StreamNo::of(job).0];
         let Some(in_lane) = self.ahead_in_lane(vendor, job, leased).await? else { return Ok(None) };
         let turns = turn::of_other_lane(in_lane, false);
         let (others, is_all) = self.ahead_in_other_lanes(vendor, job, due_by, turns, leased).await?;
         let mut jobs = in_lane + others;
         // Polls go before calls, whose they may be.
-        jobs += self.waiting_in(vendor, &lines, Line::new(own, Stage::Poll), due_by, EXACT_PLACES).await?;
+        jobs += self.waiting_in(vendor, &streams, StreamNo::new(own, Stage::Poll), due_by, EXACT_PLACES).await?;
         let same_priority = jobs;
         for other in Priority::ALL.into_iter().filter(|other| *other != own) {
-            let turns = turn::of_other_priority(other, own, &lines.paid, same_priority);
+            let turns = turn::of_other_priority(other, own, &streams.paid, same_priority);
             let most = turns.min(EXACT_PLACES.saturating_sub(jobs));
-            let polls = self.waiting_in(vendor, &lines, Line::new(other, Stage::Poll), due_by, most).await?;
-            let calls = self.waiting_in(vendor, &lines, Line::new(other, Stage::Call), due_by, most - polls).await?;
+            let polls = self.waiting_in(vendor, &streams, StreamNo::new(other, Stage::Poll), due_by, most).await?;
+            let calls =
+                self.waiting_in(vendor, &streams, StreamNo::new(other, Stage::Call), due_by, most - polls).await?;
             jobs += polls + calls;
         }
         Ok(Some(Ahead { jobs, in_lane, is_exact: is_all && jobs < EXACT_PLACES }))
@@ -72,7 +73,7 @@ impl Core {
 
     /// How many jobs of its own lane are ahead of a job, a bounded count; `None` if it is leased or not there any more.
     async fn ahead_in_lane(&self, vendor: &VendorWork, job: &Job, leased: u64) -> Result<Option<u64>, StoreError> {
-        let lane = lane_name(&vendor.name, Line::of(job), &job.lane.tenant);
+        let lane = lane_name(&vendor.name, StreamNo::of(job), &job.lane.tenant);
         let most = EXACT_PLACES + leased;
         let first = self.in_lane(&lane, docs::up_to(job.due_at), most as usize).await?;
         let ids: Vec<JobId> = first.into_iter().map(|(_, id)| id).collect();
@@ -85,7 +86,7 @@ impl Core {
         Ok(Some(before.iter().filter(|is_leased| !**is_leased).count() as u64))
     }
 
-    /// How many jobs of the other lanes of its line are ahead of a job, up to `turns` of each lane; says whether all lanes were read.
+    /// How many jobs of the other lanes of its stream are ahead of a job, up to `turns` of each lane; says whether all lanes were read.
     async fn ahead_in_other_lanes(
         &self,
         vendor: &VendorWork,
@@ -94,9 +95,10 @@ impl Core {
         turns: u64,
         leased: u64,
     ) -> Result<(u64, bool), StoreError> {
-        let line = Line::of(job);
-        let own = lane_name(&vendor.name, line, &job.lane.tenant);
-        let (mut after, end) = (lane_name(&vendor.name, line, ""), lane_name(&vendor.name, Line(line.0 + 1), ""));
+        let stream = StreamNo::of(job);
+        let own = lane_name(&vendor.name, stream, &job.lane.tenant);
+        let (mut after, end) =
+            (lane_name(&vendor.name, stream, ""), lane_name(&vendor.name, StreamNo(stream.0 + 1), ""));
         let most = EXACT_PLACES + leased;
         let mut jobs = 0;
         for _ in 0..MOST_READS {
@@ -138,7 +140,7 @@ impl Core {
         Ok(found.iter().filter_map(read).collect())
     }
 
-    /// Which of these jobs are leased, if `leased` jobs of the line are.
+    /// Which of these jobs are leased, if `leased` jobs of the stream are.
     async fn which_are_leased(&self, vendor: &VendorWork, ids: &[JobId], leased: u64) -> Result<Vec<bool>, StoreError> {
         if leased == 0 || ids.is_empty() {
             return Ok(vec![false; ids.len()]);
@@ -146,30 +148,30 @@ impl Core {
         self.briefly(self.index.leased(&vendor.name, ids)).await
     }
 
-    /// How many jobs of a line are due by then and not leased, counted up to `most`.
+    /// How many jobs of a stream are due by then and not leased, counted up to `most`.
     async fn waiting_in(
         &self,
         vendor: &VendorWork,
-        lines: &Lines,
-        line: Line,
+        streams: &Streams,
+        stream: StreamNo,
         due_by: Time,
         most: u64,
     ) -> Result<u64, StoreError> {
-        if most == 0 || line.0 >= vendor.lines() {
+        if most == 0 || stream.0 >= vendor.streams() {
             return Ok(0);
         }
-        let mut due = lanes_between(&vendor.name, line.0, line.0 + 1);
+        let mut due = lanes_between(&vendor.name, stream.0, stream.0 + 1);
         due.insert("due_at", docs::up_to(due_by));
-        self.count_free(due, lines.leased[line.0], most).await
+        self.count_free(due, streams.leased[stream.0], most).await
     }
 
     pub(super) async fn due_in_lane(&self, lane: &Lane, most: u64) -> Result<u64, StoreError> {
         let Some(vendor) = self.vendors.get(&lane.vendor) else { return Ok(0) };
-        let Some(lines) = self.briefly(self.index.lines(vendor)).await? else { return Ok(0) };
-        let line = Line::new(lane.priority, Stage::Call);
-        let name = lane_name(&vendor.name, line, &lane.tenant);
+        let Some(streams) = self.briefly(self.index.streams(vendor)).await? else { return Ok(0) };
+        let stream = StreamNo::new(lane.priority, Stage::Call);
+        let name = lane_name(&vendor.name, stream, &lane.tenant);
         let due = doc! { "lane": name, "due_at": docs::up_to(self.clock.now()) };
-        self.count_free(due, lines.leased[line.0], most).await
+        self.count_free(due, streams.leased[stream.0], most).await
     }
 
     /// How many jobs match and are not among the `leased` ones, up to `most`.

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Core,
-    index::words::{CountChanges, Line, Wanted},
+    index::words::{CountChanges, Enqueue, StreamNo},
     truth::{
         docs::{self, JobDoc},
         mongo::{self, PATIENCE, within},
@@ -77,10 +77,10 @@ async fn store(core: &Core, mut jobs: Vec<NewJob>) -> Result<Vec<Submitted>, Sto
         });
     }
     let new: Vec<NewJob> = jobs.into_iter().zip(is_new).filter_map(|(job, is_new)| is_new.then_some(job)).collect();
-    let wanted = wanted(&new);
+    let by_vendor = to_enqueue(&new);
     insert(core, new).await?;
     core.fault("inserted");
-    update_index(core, wanted).await;
+    update_index(core, by_vendor).await;
     Ok(outcomes)
 }
 
@@ -170,12 +170,12 @@ async fn missing(core: &Core, jobs: &[NewJob], outcomes: &[Submitted]) -> Result
 }
 
 /// What the index gets of new jobs, by vendor.
-fn wanted(jobs: &[NewJob]) -> BTreeMap<Arc<str>, Vec<Wanted>> {
-    let mut by_vendor: BTreeMap<Arc<str>, Vec<Wanted>> = BTreeMap::new();
+fn to_enqueue(jobs: &[NewJob]) -> BTreeMap<Arc<str>, Vec<Enqueue>> {
+    let mut by_vendor: BTreeMap<Arc<str>, Vec<Enqueue>> = BTreeMap::new();
     for job in jobs {
-        let line = Line::new(job.lane.priority, Stage::Call);
-        let wanted = Wanted { line, tenant: job.lane.tenant.clone(), due_at: job.due_at, id: job.id };
-        by_vendor.entry(job.lane.vendor.clone()).or_default().push(wanted);
+        let stream = StreamNo::new(job.lane.priority, Stage::Call);
+        let enqueue = Enqueue { stream, tenant: job.lane.tenant.clone(), due_at: job.due_at, id: job.id };
+        by_vendor.entry(job.lane.vendor.clone()).or_default().push(enqueue);
     }
     by_vendor.values_mut().for_each(|jobs| jobs.sort_by_key(|job| (job.due_at, job.id)));
     by_vendor
@@ -195,15 +195,15 @@ async fn insert(core: &Core, jobs: Vec<NewJob>) -> Result<(), StoreError> {
 }
 
 /// Adds the jobs to the index. If that fails, their lanes are flagged later; if this process dies, a sweep finds the jobs.
-async fn update_index(core: &Core, wanted: BTreeMap<Arc<str>, Vec<Wanted>>) {
-    for (name, jobs) in wanted {
+async fn update_index(core: &Core, by_vendor: BTreeMap<Arc<str>, Vec<Enqueue>>) {
+    for (name, jobs) in by_vendor {
         let live = i64::try_from(jobs.len()).unwrap_or(i64::MAX);
         core.note_accepted(jobs.len() as u64);
         let Some(vendor) = core.vendors.get(&name) else { continue };
         let mut counts = CountChanges { waiting: live, live, open: 0 };
         for slice in jobs.chunks(SLICE) {
             if core.briefly(core.index.enqueue(vendor, std::mem::take(&mut counts), slice)).await.is_err() {
-                core.flag_later(&name, slice.iter().map(|job| (job.line, job.tenant.clone())));
+                core.flag_later(&name, slice.iter().map(|job| (job.stream, job.tenant.clone())));
             }
         }
     }

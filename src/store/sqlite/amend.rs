@@ -102,7 +102,7 @@ impl Write for Amend {
 /// Puts a job that was not changed back on its shelf.
 fn put_back(after: &mut After<'_>, found: &Found, entry: Option<Entry>) {
     let Found { row, was, leased, .. } = found;
-    if *leased || !was.wants_to_go() {
+    if *leased || !was.needs_call() {
         return;
     }
     // A refill in the same batch may have put it there already.

@@ -1,7 +1,8 @@
-//! What dispatch needs of the table, in bounded memory: the keys of the first jobs of each lane, leases, and counts of jobs by vendor.
+//! The index: what dispatch needs of the table, in bounded memory. It has the keys of the first jobs of each lane, all leases, and counts of
+//! jobs by vendor.
 //!
-//! Never the truth: it is rebuilt from the table at start, changed only after a commit (leases excepted, which are only here),
-//! and refilled from the table lane by lane. One process owns the file, so nobody else changes the table. Never has a payload.
+//! Never the truth: it is rebuilt from the table at start, changed only after a commit (except for leases, which are only here), and refilled
+//! from the table lane by lane. Only this process changes the table, because it owns the file. Never has a payload.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -34,25 +35,25 @@ pub(super) struct Index {
     pub(super) vendor_ids: HashMap<Arc<str>, usize>,
     pub(super) leases: HashMap<JobId, LeasedJob>,
     pub(super) steady: Steady,
-    /// Lanes with jobs in the table and none in memory, which no claim comes by: the writer reads them by itself.
+    /// Lanes with jobs in the table and none in memory. No claim finds them, so the writer refills them without being asked.
     pub(super) unread: BTreeSet<LaneId>,
-    /// The same, but the last reading failed.
+    /// Such lanes whose last refill failed.
     pub(super) unreadable: BTreeSet<LaneId>,
     /// Jobs that have not ended.
     pub(super) live: u64,
     pub(super) tenants: TenantCounts,
-    /// The earliest alarm that is set; may be too early, never too late.
+    /// A lower bound of the earliest alarm.
     pub(super) next_alarm: Option<i64>,
 }
 
-/// A job that has just been leased and is still to be read.
+/// A job that was just leased; the rest of it is still to be read.
 pub(super) struct Claimed {
     pub(super) entry: Entry,
     pub(super) stage: Stage,
     pub(super) lane: Lane,
 }
 
-/// A job's row number and lane: what the table calls it.
+/// A job's row number in the table, and the number of its lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) n: i64,
@@ -60,7 +61,7 @@ pub(super) struct Row {
 }
 
 impl Index {
-    /// The time. If the clock was set, jobs that wait for a time of day are timed again.
+    /// The time. If the clock was set, jobs that wait for a wall-clock time become due at another steady time.
     pub(super) fn now(&mut self, clock: &Clock) -> Now {
         let (now, is_set) = self.steady.look(clock);
         if is_set {
@@ -84,7 +85,7 @@ impl Index {
         id
     }
 
-    /// A job that waits for a call or a poll has been stored.
+    /// Adds a job that was stored and waits for a call or a poll.
     pub(super) fn put(&mut self, row: Row, job: &Job, now: Now) {
         self.put_new(row.lane, &job.lane, job.stage, Entry::of(row.n, job), now);
     }
@@ -94,16 +95,16 @@ impl Index {
         self.put_entry(id, lane, stage, entry, now);
     }
 
-    /// The same for a job that was here before: the time until which it waits stays.
+    /// Adds a job whose `due` is already known: it was in the index before.
     pub(super) fn put_entry(&mut self, id: LaneId, lane: &Lane, stage: Stage, entry: Entry, now: Now) {
         let vendor = self.vendor_id(&lane.vendor);
-        // A lane that is not in memory has nothing in the table: it is new, or it was forgotten when it was empty.
+        // A lane that is not in memory has no jobs in the table: it is new, or was forgotten when it was empty.
         let state = self.lanes.entry(id).or_insert_with(|| LaneState::empty(vendor, lane));
         state.shelf(stage).put(entry.timed_again(&self.steady));
         requeue(id, state, &mut self.vendors[vendor], now.steady);
     }
 
-    /// The same for a job that was leased; gives the vendor.
+    /// Puts a leased job back; returns its vendor.
     pub(super) fn put_back(&mut self, leased: &LeasedJob, now: Now) -> Option<Arc<str>> {
         // The lane of a leased job is never forgotten.
         let (state, vendor) = lane_and_vendor(&mut self.lanes, &mut self.vendors, leased.lane)?;
@@ -112,7 +113,7 @@ impl Index {
         Some(vendor.name.clone())
     }
 
-    /// Takes a job off its shelf, if it is there: it waits for no call any more, or nobody may claim it for now.
+    /// Removes a job from its shelf, if it is there: it no longer waits, or must not be claimed for now.
     pub(super) fn remove(&mut self, row: Row, stage: Stage) -> Option<Entry> {
         let (state, vendor) = lane_and_vendor(&mut self.lanes, &mut self.vendors, row.lane)?;
         let shelf = state.shelf(stage);
@@ -120,12 +121,12 @@ impl Index {
         if shelf.is_drained() {
             self.unread.insert(row.lane);
         }
-        // The lane's next job is not earlier than this one was. If it is due, the next claim finds that.
+        // The lane's next job is not due earlier than this one was. If it is due already, the next claim finds it.
         requeue(row.lane, state, vendor, i64::MIN);
         removed
     }
 
-    /// Moves `jobs` of a vendor and a tenant in the counts from one stage to another; `None` is before the submit and after the end.
+    /// Counts `jobs` that moved from one stage to another; `None` is before the submit and after the end.
     pub(super) fn recount(&mut self, lane: &Lane, from: Option<Stage>, to: Option<Stage>, jobs: u64) {
         let id = self.vendor_id(&lane.vendor);
         let vendor = &mut self.vendors[id];
@@ -135,13 +136,13 @@ impl Index {
         self.tenants.recount(id, &lane.tenant, from, to, jobs);
     }
 
-    /// Leases due jobs of a vendor: turns between priorities by their shares, between tenants equally; a lane's polls before its calls.
+    /// Leases due jobs of a vendor. Priorities take turns by their shares, tenants equally; a lane's polls go before its calls.
     pub(super) fn claim(&mut self, claim: &Claim, until: Nanos, now: Now) -> Vec<Claimed> {
         let Some(vendor_id) = self.vendor_ids.get(&claim.vendor).copied() else { return Vec::new() };
         self.queue_due_lanes(vendor_id, now.steady);
         let mut claimed = Vec::with_capacity(claim.most.min(256));
         let (mut calls_left, mut bytes_left) = (claim.calls, MOST_CLAIMED);
-        // Lanes that have only calls keep their turn while no call may be made.
+        // While no call may be made, lanes that have only calls keep their turn.
         let mut passed_over = Vec::new();
         while claimed.len() < claim.most {
             let vendor = &mut self.vendors[vendor_id];
@@ -162,7 +163,7 @@ impl Index {
                     if stage == Stage::Call {
                         calls_left -= 1;
                     }
-                    // A job that is larger than the bound is claimed alone.
+                    // A job that is larger than the bound is claimed too, but alone.
                     bytes_left = bytes_left.saturating_sub(entry.bytes as usize);
                     let lane = Lane { vendor: claim.vendor.clone(), priority: Priority::ALL[priority], tenant };
                     claimed.push(Claimed { entry, stage, lane });
@@ -198,14 +199,14 @@ impl Index {
         Taken::Job { entry, stage, tenant }
     }
 
-    /// Lets a lane rest: its tenant is over its own limit until then.
+    /// Lets a lane rest until its tenant's own limit allows a call again.
     pub(super) fn rest(&mut self, lane: LaneId, until: Time, now: Now) {
         let Some((state, vendor)) = lane_and_vendor(&mut self.lanes, &mut self.vendors, lane) else { return };
         state.rests_until = state.rests_until.max(self.steady.of(until));
         requeue(lane, state, vendor, now.steady);
     }
 
-    /// Lets no lane of a vendor rest any longer.
+    /// Ends the rest of all lanes of a vendor.
     pub(super) fn wake(&mut self, vendor: &str, now: Now) {
         let Some(vendor_id) = self.vendor_ids.get(vendor).copied() else { return };
         for (lane, state) in &mut self.lanes {
@@ -239,9 +240,9 @@ impl Index {
         Backlog { waiting, open, ..Backlog::default() }
     }
 
-    /// How many jobs each vendor has, at least.
+    /// A lower bound of the number of jobs of each vendor.
     pub(super) fn jobs_by_vendor(&self) -> impl Iterator<Item = (&Arc<str>, u64)> {
-        // A job that is polled both waits and is open.
+        // A polled job counts as both waiting and open, so the two cannot be added.
         self.vendor_ids.iter().map(|(name, id)| (name, self.vendors[*id].waiting.max(self.vendors[*id].open)))
     }
 
@@ -262,7 +263,7 @@ impl Index {
             any_due |= is_empty && state.queued == Queued::Due;
             !is_empty
         });
-        // The table may give the number to a lane of another vendor.
+        // A later lane of another vendor may get the same number.
         for due in self.vendors.iter_mut().flat_map(|vendor| &mut vendor.due).filter(|_| any_due) {
             due.retain(|lane| self.lanes.contains_key(lane));
         }
@@ -276,7 +277,7 @@ enum Taken {
         tenant: Arc<str>,
     },
     OnlyCalls,
-    /// More than the claim may still read.
+    /// Its payload is larger than what the claim may still read.
     TooLarge,
     Nothing,
 }

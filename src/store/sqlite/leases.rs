@@ -55,7 +55,7 @@ impl Index {
         Some(leased)
     }
 
-    /// The same, because what came of the attempt is stored.
+    /// The same, because the attempt's outcome is stored.
     pub(super) fn settled(&mut self, id: JobId, attempt: u32, now: Time) -> Option<LeasedJob> {
         let leased = self.unlease(id, Some(attempt))?;
         self.vendors[leased.vendor].settled_at = Some(now);

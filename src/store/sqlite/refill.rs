@@ -30,7 +30,7 @@ impl Index {
     /// A lane with jobs in the table that have not been read.
     pub(super) fn add_unread(&mut self, id: LaneId, lane: &Lane, stage: Stage) {
         let vendor = self.vendor_id(&lane.vendor);
-        self.lanes.entry(id).or_insert_with(|| LaneState::empty(vendor, lane)).shelf(stage).unread();
+        self.lanes.entry(id).or_insert_with(|| LaneState::empty(vendor, lane)).shelf(stage).set_unread();
         self.unread.insert(id);
     }
 
@@ -40,7 +40,7 @@ impl Index {
         for lane in lanes {
             let Some(state) = self.lanes.get_mut(&lane) else { continue };
             for (stage, shelf) in [(Stage::Call, &mut state.calls), (Stage::Poll, &mut state.polls)] {
-                if let Some(from) = shelf.wants_more() {
+                if let Some(from) = shelf.refill_from() {
                     shelf.refilling = true;
                     refills.push(Refill { lane, stage, from });
                 }

@@ -1,8 +1,7 @@
-//! The part of a lane that is in memory: the keys of its first jobs, in order.
+//! A shelf: the part of a lane that is in memory, the keys of its first jobs in order. The other jobs are only in the table.
 //!
-//! Never has a payload, and never more than `MOST` keys. The invariant: every job of the lane that waits for a call or a poll and whose place
-//! is at or before `reaches` is here, unless it is leased or cannot be read. Jobs beyond that are only in the table. `reaches` unset means the
-//! end of the lane.
+//! Never has a payload, and never more than `MOST` keys. The invariant: a waiting job is on the shelf if and only if its place is at or before
+//! `reaches`. Exceptions are leased jobs and rows that cannot be read. `reaches` unset means that the whole lane is on the shelf.
 
 use std::collections::VecDeque;
 
@@ -12,10 +11,10 @@ use crate::{
     job::{Job, JobId},
 };
 
-/// A job's place in its lane, as the table has it: due time, then arrival.
+/// A job's place in its lane, as the table orders it: due time, then row number.
 pub(super) type Place = (i64, i64);
 
-/// Jobs of a shelf at most; the others wait in the table.
+/// Jobs on a shelf at most.
 pub(super) const MOST: usize = 2048;
 /// A shelf with fewer than this is refilled, if the table has more.
 const FEW: usize = 512;
@@ -31,7 +30,7 @@ pub(super) struct Entry {
     pub(super) bytes: u32,
     /// All attempts so far: the fence.
     pub(super) attempt: u32,
-    /// When it may go, in the index's steady time.
+    /// When it is due, in the index's steady time.
     due: i64,
 }
 
@@ -44,12 +43,13 @@ impl Entry {
         Entry::new((job.due_at.0, n), job.id, job.updated_at, job.payload.len(), job.attempt)
     }
 
-    /// Whether it waits for a time of day that the caller named. All others wait for a duration, or not at all.
+    /// Whether it waits for a wall-clock time that the caller named (`not_before`). All others wait for a duration, or not at all.
     fn waits_for_wall(&self) -> bool {
         self.attempt == 0 && self.place.0 > self.set_at.0
     }
 
-    /// The same with the time when it may go. If the clock was set back since its row was written, it waits the duration that was meant then.
+    /// Sets `due` of an entry that is new to the index. If the clock was set back since its row was written, a job that waits for a duration
+    /// still waits for that duration.
     pub(super) fn timed(self, steady: &Steady, now: Now) -> Entry {
         let due = steady.of(Time(self.place.0));
         let was_ahead = self.set_at > now.wall && !self.waits_for_wall();
@@ -57,12 +57,12 @@ impl Entry {
         Entry { due: if was_ahead { due.min(now.steady.saturating_add(wait)) } else { due }, ..self }
     }
 
-    /// The same after the clock may have been set: only what waits for a time of day is due at another moment then.
+    /// Sets `due` again, because the clock may have been set. That changes only jobs that wait for a wall-clock time.
     pub(super) fn timed_again(self, steady: &Steady) -> Entry {
         if self.waits_for_wall() { Entry { due: steady.of(Time(self.place.0)), ..self } } else { self }
     }
 
-    fn turn(&self) -> (i64, i64) {
+    fn order(&self) -> (i64, i64) {
         (self.due, self.place.1)
     }
 }
@@ -70,19 +70,19 @@ impl Entry {
 /// The first jobs of a lane (for calls, or for polls).
 #[derive(Default)]
 pub(super) struct Shelf {
-    /// In the order of `turn`, which is that of their places unless the clock was set.
+    /// Sorted by `order`, which is the order of places unless the clock was set.
     jobs: VecDeque<Entry>,
     reaches: Option<Place>,
     pub(super) refilling: bool,
 }
 
 impl Shelf {
-    /// The whole lane is in the table only.
-    pub(super) fn unread(&mut self) {
+    /// To be called on an empty shelf whose lane has jobs in the table.
+    pub(super) fn set_unread(&mut self) {
         self.reaches = Some((i64::MIN, i64::MIN));
     }
 
-    /// Adds a job in its order, if its place is within reach; keeps the shelf within `MOST`.
+    /// Adds a job, if its place is at or before `reaches`. A full shelf drops the job that is last in the lane.
     pub(super) fn put(&mut self, entry: Entry) {
         if self.reaches.is_some_and(|reaches| entry.place > reaches) {
             return;
@@ -97,7 +97,7 @@ impl Shelf {
         if self.jobs.is_empty() {
             self.jobs.reserve_exact(1); // Most lanes have one job.
         }
-        let at = self.jobs.partition_point(|other| other.turn() < entry.turn());
+        let at = self.jobs.partition_point(|other| other.order() < entry.order());
         self.jobs.insert(at, entry);
     }
 
@@ -107,11 +107,11 @@ impl Shelf {
         self.reaches = self.jobs.iter().map(|entry| entry.place).max();
     }
 
-    /// Adds the jobs of the table beyond `from` up to `reaches`; `None` is the end of the lane.
+    /// Adds the jobs that were read from the table: those after `from`, up to `reaches` (`None`: up to the end of the lane).
     pub(super) fn refill(&mut self, from: Place, rows: impl Iterator<Item = Entry>, reaches: Option<Place>) {
         self.refilling = false;
         if self.reaches != Some(from) {
-            return; // The shelf has dropped jobs meanwhile: between those that are left and these rows some would be missing.
+            return; // The shelf has dropped jobs meanwhile, so there would be a gap before these rows.
         }
         self.reaches = reaches;
         rows.for_each(|entry| self.insert(entry));
@@ -136,7 +136,7 @@ impl Shelf {
         removed
     }
 
-    /// A lane that was long for a while does not keep the memory for it.
+    /// Frees memory that the lane needed only while it was long.
     fn give_back_memory(&mut self) {
         if self.jobs.capacity() > 64 && self.jobs.len() < self.jobs.capacity() / 4 {
             self.jobs.shrink_to(self.jobs.len() * 2);
@@ -148,7 +148,7 @@ impl Shelf {
         self.jobs.front().map(|first| first.due)
     }
 
-    /// After the clock was set: times the jobs that wait for a time of day again; says whether there are any.
+    /// To be called after the clock was set: sets `due` of the jobs that wait for a wall-clock time; says whether there are any.
     pub(super) fn retime(&mut self, steady: &Steady) -> bool {
         let mut any = false;
         for entry in self.jobs.iter_mut().filter(|entry| entry.waits_for_wall()) {
@@ -156,13 +156,13 @@ impl Shelf {
             any = true;
         }
         if any {
-            self.jobs.make_contiguous().sort_unstable_by_key(Entry::turn);
+            self.jobs.make_contiguous().sort_unstable_by_key(Entry::order);
         }
         any
     }
 
-    /// From where to read the table, if it is time to.
-    pub(super) fn wants_more(&self) -> Option<Place> {
+    /// The place after which to read the table, if the shelf is to be refilled.
+    pub(super) fn refill_from(&self) -> Option<Place> {
         self.reaches.filter(|_| self.jobs.len() < FEW && !self.refilling)
     }
 

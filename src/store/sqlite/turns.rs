@@ -52,7 +52,7 @@ pub(super) struct VendorState {
     pub(super) waiting: u64,
     pub(super) leased: u64,
     pub(super) open: u64,
-    /// When what came of a call was last stored, by this process.
+    /// When this process last stored an outcome.
     pub(super) settled_at: Option<Time>,
 }
 

@@ -26,7 +26,7 @@ pub(super) struct Prune {
     reply: oneshot::Sender<Result<Pruned, StoreError>>,
 }
 
-/// What a slice of pruning came to.
+/// The outcome of one slice of pruning.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Pruned {
     /// Where the next slice of jobs begins; `None` at the end of what is old enough.

@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_told_bounded_and_without_the_secret() {
+    fn what_is_no_token_is_reported_bounded_and_without_the_secret() {
         let long = format!(r#"{{"error": "{}"}}"#, "x".repeat(10_000));
         for (status, body, told) in [
             (400, r#"{"error": "invalid_scope"}"#, "it answered 400 (invalid_scope)"),

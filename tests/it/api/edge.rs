@@ -362,7 +362,7 @@ async fn the_log_names_the_request_that_a_line_is_about() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn browsers_are_told_what_to_keep_and_what_to_load() {
+async fn answers_say_what_browsers_may_cache_and_load() {
     let app = start().await;
     for path in ["/jobs", "/jobs/x", "/livez", "/metrics", "/docs", "/openapi.json", "/nowhere"] {
         let answer = app.send_unchecked(Method::GET, path, &[], "").await;

@@ -16,7 +16,7 @@ on_every_backend!(
     a_webhook_vendor_is_sent_every_letter,
     a_result_selected_from_a_poll_keeps_every_letter,
     a_result_selected_from_a_callback_keeps_every_letter,
-    cleaning_touches_only_what_it_was_told_to,
+    cleaning_changes_only_what_the_config_names,
     text_that_is_not_json_is_kept_as_a_json_string,
 );
 
@@ -150,7 +150,7 @@ webhook = { result = "/report/0" }
     app.stop().await;
 }
 
-async fn cleaning_touches_only_what_it_was_told_to(backend: Backend) {
+async fn cleaning_changes_only_what_the_config_names(backend: Backend) {
     let config = r#"
 [vendors.tidy]
 kind = "sync"

@@ -12,11 +12,11 @@ use crate::{
 };
 
 on_every_backend!(
-    the_limits_of_the_file_are_shown_until_others_are_laid,
+    the_limits_of_the_file_are_shown_until_others_are_set,
     live_limits_are_kept_over_a_crash_until_they_are_taken_away,
     limits_that_somebody_else_has_changed_are_not_changed_unseen,
     limits_that_are_none_are_refused_with_their_place,
-    what_is_shown_can_be_laid_again,
+    what_is_shown_can_be_set_again,
     a_halved_limit_is_kept_and_a_doubled_one_is_used,
     a_raised_limit_is_used_at_once_by_jobs_that_wait,
     a_lowered_window_counts_what_was_called_before,
@@ -73,7 +73,7 @@ fn since(times: &[i64], from: i64) -> Vec<i64> {
     times.iter().copied().filter(|at| *at >= from).collect()
 }
 
-async fn the_limits_of_the_file_are_shown_until_others_are_laid(backend: Backend) {
+async fn the_limits_of_the_file_are_shown_until_others_are_set(backend: Backend) {
     let app = TestApp::with(backend, &one(r#"["50/s", { calls = 9, per = "month", tz = "Europe/Berlin" }]"#)).await;
     let shown = app.get("/vendors/one/limits").await;
     assert_eq!(shown.header("etag"), "\"0\"");
@@ -180,7 +180,7 @@ async fn limits_that_are_none_are_refused_with_their_place(backend: Backend) {
     app.stop().await;
 }
 
-async fn what_is_shown_can_be_laid_again(backend: Backend) {
+async fn what_is_shown_can_be_set_again(backend: Backend) {
     let limits = r#"["7/90s", { calls = 100000, per = "day", tz = "America/New_York", id = "a-day" },
         { calls = 20, per = "1s", shape = "bucket", burst = 3, guard = "7ms", key = "tenant" }]"#;
     let app = TestApp::with(backend, &one(&limits.replace('\n', " "))).await;

@@ -13,12 +13,12 @@ on_every_backend!(
     a_body_that_is_not_a_job_is_refused,
     paths_without_parameters_take_none,
     each_wrong_field_is_named,
-    all_that_is_wrong_is_told_at_once,
+    everything_that_is_wrong_is_reported_at_once,
     what_lies_just_within_the_bounds_is_taken,
     a_payload_without_what_the_vendors_url_needs_is_refused,
     a_body_that_is_too_large_is_refused_and_the_caller_can_read_why,
     a_body_has_to_say_that_it_is_json,
-    a_wrong_method_is_told_the_right_ones,
+    a_wrong_method_gets_the_allowed_ones,
     there_is_nothing_at_other_paths,
     an_id_that_is_none_is_not_found_anywhere,
     a_wrong_parameter_is_named,
@@ -189,7 +189,7 @@ const BAD_MOMENTS: [&str; 21] = [
     "\"20270203T000000Z\"",
 ];
 
-async fn all_that_is_wrong_is_told_at_once(backend: Backend) {
+async fn everything_that_is_wrong_is_reported_at_once(backend: Backend) {
     let app = start(backend).await;
     let body = r#"{"vendor": 1, "priority": "urgent", "tags": "a", "extra": 1}"#;
     let problem = app.post("/jobs", body).await.json();
@@ -319,7 +319,7 @@ async fn a_body_has_to_say_that_it_is_json(backend: Backend) {
     app.stop().await;
 }
 
-async fn a_wrong_method_is_told_the_right_ones(backend: Backend) {
+async fn a_wrong_method_gets_the_allowed_ones(backend: Backend) {
     let app = start(backend).await;
     let cases = [
         ("/jobs", "DELETE", "GET,HEAD,POST"),

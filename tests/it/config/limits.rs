@@ -90,7 +90,7 @@ fn limits_that_contradict_themselves_are_refused() {
 }
 
 #[test]
-fn a_guard_or_burst_that_costs_much_is_told_in_percent() {
+fn a_guard_or_burst_that_costs_much_is_reported_in_percent() {
     let table = [
         (r#"{ calls = 100, per = "1s", guard = "20ms" }"#, Some("2.0 %")),
         (r#"{ calls = 100, per = "1s", guard = "10ms" }"#, None),

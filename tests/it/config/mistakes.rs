@@ -299,7 +299,7 @@ fn a_webhook_vendor_elsewhere_must_be_able_to_reach_us() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_in_the_order_of_the_lines() {
+fn all_mistakes_are_reported_at_once_in_the_order_of_the_lines() {
     let text = sync_vendor("timeout = \"x\"\nconcurrency = 0\n[capacity]\ngrace = \"y\"");
     let error = parse(&text).unwrap_err();
     let keys: Vec<&str> = error.problems().iter().map(|problem| &*problem.key).collect();

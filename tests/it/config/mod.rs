@@ -234,7 +234,7 @@ fn errors_about_the_environment_name_the_variable() {
 }
 
 #[test]
-fn the_file_is_found_or_the_mend_is_told() {
+fn the_file_is_found_or_the_error_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("my.toml");
     std::fs::write(&path, "[capacity]\nmax_waiting = 5").unwrap();

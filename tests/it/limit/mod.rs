@@ -109,7 +109,7 @@ impl Book for MemoryBook {
         Ok(Vec::new())
     }
 
-    async fn strike_out(&self, _gone: &Filed) -> Result<(), StoreError> {
+    async fn delete_report(&self, _gone: &Filed) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -87,7 +87,7 @@ fn pause() -> Pause {
 }
 
 async fn end(app: &App) {
-    app.limits.leave().await.expect("the book is there");
+    app.limits.stop().await.expect("the book is there");
     app.limiter.stop().await.expect("stopped");
     app.store.close().await;
 }
@@ -135,7 +135,7 @@ async fn what_one_process_changes_the_others_follow_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_heard_the_others_follow_when_they_look() {
+async fn a_change_whose_message_is_lost_is_followed_at_the_next_poll() {
     // Who is deaf hears nobody, and is not allowed to say that the book has changed either.
     for (listens, speaks) in [("deaf", "all"), ("all", "deaf")] {
         let site = Site::new();

@@ -42,7 +42,7 @@ async fn follow(app: &App) {
 }
 
 async fn end(app: &App) {
-    app.limits.leave().await.expect("the book is there");
+    app.limits.stop().await.expect("the book is there");
     app.limiter.stop().await.expect("stopped");
     app.store.close().await;
 }
@@ -118,7 +118,7 @@ async fn the_limits_of_a_process_that_died_hold_for_three_more_looks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_laid_live_in_one_process_replaces_the_files_of_all() {
+async fn what_is_set_live_in_one_process_replaces_the_files_of_all() {
     let (folder, clock) = (tempfile::tempdir().expect("a folder"), Clock::manual(START));
     let here = process(&folder, &clock, r#"["40/s"]"#).await;
     let there = process(&folder, &clock, r#"["20/s"]"#).await;
@@ -169,7 +169,7 @@ async fn of_a_newer_versions_file_what_is_known_holds_and_everything_else_is_fol
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_limits_that_a_newer_version_has_laid_what_is_known_holds_with_the_files() {
+async fn of_limits_set_by_a_newer_version_the_known_ones_apply_with_the_files() {
     let (folder, clock) = (tempfile::tempdir().expect("a folder"), Clock::manual(START));
     let app = process(&folder, &clock, r#"["40/s", "100/h"]"#).await;
     let limits = format!(r#"["30/s", {UNKNOWN}]"#);

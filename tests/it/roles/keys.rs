@@ -57,7 +57,7 @@ async fn follow(user: &str, meanwhile: impl Fn(&Clock)) {
     becomes(200).await;
     assert!(here.access.keys.delete(&record.id).await.expect("the store works"));
     becomes(401).await;
-    here.limits.leave().await.expect("the book is there");
+    here.limits.stop().await.expect("the book is there");
     here.limiter.stop().await.expect("stopped");
     here.store.close().await;
     there.stop().await;

@@ -222,7 +222,7 @@ async fn without_redis_jobs_are_accepted_and_no_vendor_is_called() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_does_not_answer_is_told_within_its_second() {
+async fn a_redis_that_does_not_answer_is_reported_within_a_second() {
     let world = World::new().await;
     let (app, ..) =
         Service::build(&world.config, Roles::Both, Clock::system()).await.expect("the service").into_parts();

@@ -130,7 +130,7 @@ async fn a_node_of_a_cluster_that_dies_and_comes_back_costs_no_promise() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "half a minute long: make failover runs it"]
-async fn what_the_new_master_has_not_heard_of_is_not_called_again() {
+async fn claims_that_the_new_master_lacks_are_not_called_again() {
     // The calls last longer than the election, and there would be room to make them again.
     let vendor = r#"
 [vendors.sync]
@@ -157,5 +157,5 @@ timeout = "25s"
     another_master(&world, master).await;
     assert_eq!(all_complete(&api, LONG).await, 12);
     let stats = world.vendors.stats("sync", Duration::from_secs(1));
-    assert_eq!((stats.count, stats.repeats), (12, 0), "those who live say what they hold: {stats:?}");
+    assert_eq!((stats.count, stats.repeats), (12, 0), "live workers register their leases: {stats:?}");
 }

@@ -167,7 +167,7 @@ timeout = "20s"
     assert_eq!(world.redis.say("FLUSHALL"), "+OK");
     assert_eq!(all_complete(&api, LONG).await, 12);
     let stats = world.vendors.stats("sync", Duration::from_secs(1));
-    assert_eq!((stats.count, stats.repeats), (12, 0), "those who live say what they hold: {stats:?}");
+    assert_eq!((stats.count, stats.repeats), (12, 0), "live workers register their leases: {stats:?}");
     assert!(stats.max_in_flight <= 8, "places are kept too: {stats:?}");
 }
 

@@ -89,7 +89,7 @@ async fn whatever_dies_every_job_ends_once_and_no_limit_is_broken() {
     let killed = workers.pop().expect("three");
     let counted = completed(&killed, "sync").await;
     killed.signal("STOP");
-    let held = world.held_by_the_silent_one().await;
+    let held = world.leased_by_the_silent_one().await;
     killed.kill();
     world.called("sync", part(3)).await;
     assert_eq!(world.redis.say("FLUSHALL"), "+OK");
@@ -140,7 +140,7 @@ async fn whatever_dies_every_job_ends_once_and_no_limit_is_broken() {
 
 impl World {
     /// How many jobs a worker holds that was stopped in its tracks: what stays in the name of the one that has gone silent.
-    async fn held_by_the_silent_one(&self) -> u64 {
+    async fn leased_by_the_silent_one(&self) -> u64 {
         let silent = wait_until("one worker is silent", super::LONG, async || {
             let workers = self.consumers("sync").await;
             let mut silent = workers.into_iter().filter(|(_, held)| held.idle_ms > 1000);

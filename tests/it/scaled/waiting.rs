@@ -49,7 +49,7 @@ fn since(finished_at: &Value) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_waits_at_one_process_is_told_as_soon_as_another_has_ended_the_job() {
+async fn who_waits_at_one_process_gets_the_answer_as_soon_as_another_has_ended_the_job() {
     let world = World::new(VENDOR).await;
     let (api, _worker) = (Arc::new(world.api().await), world.worker().await);
     let delays = delays(&api, 10, 5).await;
@@ -59,7 +59,7 @@ async fn who_waits_at_one_process_is_told_as_soon_as_another_has_ended_the_job()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_waits_is_told_a_second_later_when_the_message_is_lost() {
+async fn who_waits_gets_the_answer_a_second_later_when_the_message_is_lost() {
     let world = World::new(VENDOR).await;
     // The API's user of Redis may ring, and hear nothing.
     let deaf = ["ACL", "SETUSER", "deaf", "on", ">x", "~*", "+@all", "resetchannels", "&fetchgate:work:bells"];

@@ -142,7 +142,7 @@ async fn a_call_on_record_is_not_made_again_though_its_job_cannot_be_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_another_program_holds_the_file_everybody_is_told_so_within_the_same_seconds() {
+async fn while_another_program_locks_the_file_everybody_gets_the_same_answer_within_seconds() {
     let t = TestStore::open(Backend::Sqlite).await;
     let other = other(&t);
     other.execute_batch("BEGIN IMMEDIATE").expect("the lock");

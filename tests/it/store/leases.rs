@@ -24,7 +24,7 @@ on_every_backend!(
     a_lease_that_has_lapsed_is_good_until_somebody_reclaims_it,
     a_cancel_during_the_call_wins,
     a_released_job_keeps_its_place_and_its_attempts,
-    a_lane_told_to_rest_is_left_alone_until_then,
+    a_lane_that_rests_is_skipped_until_then,
     a_restart_frees_what_was_leased,
     a_lapsed_lease_whose_call_is_on_record_ends_its_job,
     a_restart_during_a_call_on_record_ends_its_job,
@@ -148,7 +148,7 @@ async fn a_released_job_keeps_its_place_and_its_attempts(backend: Backend) {
     assert!(again.iter().all(|lease| lease.attempt == 1), "a release is not an attempt");
 }
 
-async fn a_lane_told_to_rest_is_left_alone_until_then(backend: Backend) {
+async fn a_lane_that_rests_is_skipped_until_then(backend: Backend) {
     let t = TestStore::open(backend).await;
     t.submit_all(vec![t.job("v", Default::default(), "busy"), t.job("v", Default::default(), "other")]).await;
     let mut leases = t.claim("v", 1).await;

@@ -340,20 +340,20 @@ impl World {
     /// All say in time what they hold: nobody loses anything. Of two who hold the same job, by a loss or a lapse before, only one is
     /// entered, which may be the one that is shut out.
     async fn lose_the_index_and_recover(&mut self) {
-        self.doubt_those_held_twice();
+        self.doubt_those_leased_twice();
         self.site.lose_the_index().await;
         self.site.recover(&self.processes.iter().collect::<Vec<_>>()).await;
     }
 
     /// What Redis was told since it was saved is gone. Again all say in time what they hold.
     async fn come_back_older(&mut self) {
-        self.doubt_those_held_twice();
+        self.doubt_those_leased_twice();
         let all: Vec<&TestStore> = self.processes.iter().collect();
         self.site.come_back_older(&all).await;
         self.site.recover(&all).await;
     }
 
-    fn doubt_those_held_twice(&mut self) {
+    fn doubt_those_leased_twice(&mut self) {
         let mut holders: BTreeMap<JobId, usize> = BTreeMap::new();
         self.held.iter().for_each(|held| *holders.entry(held.lease.job.id).or_default() += 1);
         self.doubt(|id, _| holders.get(&id).is_some_and(|holders| *holders > 1));

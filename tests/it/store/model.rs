@@ -76,7 +76,7 @@ impl Model {
         self.status.has_ended()
     }
 
-    fn wants_to_go(&self) -> bool {
+    fn needs_call(&self) -> bool {
         !self.ended() && self.stage != Stage::Await
     }
 
@@ -275,7 +275,7 @@ impl World {
         for lease in leases {
             let model = self.jobs.get_mut(&lease.job.id).expect("no job is invented");
             assert!(model.lease.is_none(), "leased twice at once: {model:?}");
-            assert!(model.wants_to_go() && model.is_due(now) && model.vendor == vendor, "{model:?} at {now:?}");
+            assert!(model.needs_call() && model.is_due(now) && model.vendor == vendor, "{model:?} at {now:?}");
             assert_eq!((lease.job.stage, lease.attempt), (model.stage, model.attempt + 1));
             if model.waits_for_wall() {
                 model.free_at = now.1; // It has waited.
@@ -436,7 +436,7 @@ impl World {
                 self.jobs.values().filter(|model| model.vendor == vendor && which(model)).count() as u64
             };
             let backlog = self.t.store.backlog(name).await;
-            assert_eq!(backlog.waiting, count(|model| model.wants_to_go() && model.lease.is_none()), "waiting");
+            assert_eq!(backlog.waiting, count(|model| model.needs_call() && model.lease.is_none()), "waiting");
             assert_eq!(backlog.leased, count(|model| model.lease.is_some()), "leased");
             assert_eq!(backlog.open, count(|model| !model.ended() && model.stage != Stage::Call), "open");
         }
@@ -446,7 +446,7 @@ impl World {
         let now = self.both();
         for (vendor, name) in VENDORS.iter().enumerate() {
             let free = |model: &Model| {
-                model.vendor == vendor && model.wants_to_go() && model.lease.is_none() && model.is_due(now)
+                model.vendor == vendor && model.needs_call() && model.lease.is_none() && model.is_due(now)
             };
             let expected: BTreeSet<JobId> =
                 self.jobs.iter().filter(|(_, model)| free(model)).map(|(id, _)| *id).collect();
@@ -466,7 +466,7 @@ impl World {
         self.reclaim().await;
         self.t.advance(LEASE + Duration::from_secs(20));
         // Those with a time of day wait for it, however far it is by now.
-        let last = self.jobs.values().filter(|model| model.wants_to_go()).map(|model| model.due_at).max();
+        let last = self.jobs.values().filter(|model| model.needs_call()).map(|model| model.due_at).max();
         let ahead = last.map_or(0, |last| last.0 - self.now().0).max(0);
         self.t.advance(Duration::from_millis(ahead.unsigned_abs()));
         self.reclaim().await;

@@ -11,7 +11,7 @@ async fn submit(t: &TestStore, jobs: usize) -> Vec<JobId> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_claimed_since_is_held_and_nobody_else_gets_it() {
+async fn what_was_claimed_since_stays_leased_and_nobody_else_gets_it() {
     let mut site = Site::with_snapshots();
     let (a, b) = (site.process().await, site.process().await);
     let mut ids = submit(&a, 8).await;
@@ -33,7 +33,7 @@ async fn what_was_claimed_since_is_held_and_nobody_else_gets_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_settled_since_does_not_lapse_and_what_is_held_still_keeps_its_lease() {
+async fn what_was_settled_since_does_not_lapse_and_what_is_leased_stays_leased() {
     let mut site = Site::with_snapshots();
     let (a, b) = (site.process().await, site.process().await);
     submit(&a, 2).await;

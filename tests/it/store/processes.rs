@@ -63,7 +63,7 @@ async fn an_answer_that_is_faster_than_the_word_that_the_call_is_over_counts_no_
     let id = a.submit().await;
     let lease = a.claim_one().await;
     a.settle(lease, Next::Await { answer_by: site.now().plus(LONG) }).await;
-    site.note_as_held(id).await;
+    site.note_as_leased(id).await;
     let decide = Box::new(|job: &_| lifecycle::answered(job, None, Ok("2".into())));
     b.store.amend(&Sees::All, Which::Id(id), site.now(), decide).await.unwrap();
     let job = a.find(id).await;
@@ -109,7 +109,7 @@ async fn no_more_calls_are_open_than_may_be_however_many_processes_claim() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_vendor_goes_on_that_waited_for_an_answer_of_which_redis_was_not_told() {
+async fn a_vendor_at_its_open_bound_goes_on_although_redis_missed_an_answer() {
     let site = Site::with_own_redis();
     let (a, b) = (site.process_for(with_open(1), &site.clock).await, site.process_for(with_open(1), &site.clock).await);
     a.submit_all((0..40).map(|_| a.job("v", Priority::Normal, "t")).collect()).await;
@@ -134,7 +134,7 @@ async fn a_vendor_goes_on_that_waited_for_an_answer_of_which_redis_was_not_told(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_redis_was_not_told_of_a_settle_it_is_told_when_it_is_back() {
+async fn a_settle_that_redis_missed_reaches_it_when_it_is_back() {
     let site = Site::with_own_redis();
     let (a, b) = (site.process().await, site.process().await);
     let again = a.submit().await;
@@ -264,7 +264,7 @@ async fn however_many_tenants_there_are_all_are_found_again_when_the_index_was_l
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clocks_that_are_wrong_neither_stop_a_vendor_nor_mix_up_what_is_held() {
+async fn clocks_that_are_wrong_neither_stop_a_vendor_nor_mix_up_leases() {
     let site = Site::new();
     let fast = Clock::manual(site.now().plus(Duration::from_secs(3600)));
     let (a, b) = (site.process().await, site.process_for(vec![work("v")], &fast).await);

@@ -109,7 +109,7 @@ impl Site {
     }
 
     /// As if Redis had not heard yet that the call of this job is over.
-    pub(super) async fn note_as_held(&self, id: JobId) {
+    pub(super) async fn note_as_leased(&self, id: JobId) {
         let mut note = redis::cmd("HSET");
         note.arg(self.key("index")).arg(id.as_bytes()).arg("+1 1-1");
         self.link.command::<i64>(&note).await.expect("Redis takes it");

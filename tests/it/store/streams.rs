@@ -98,7 +98,7 @@ async fn rule_4_a_redis_that_throws_keys_away_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rule_5_nothing_that_is_held_is_ever_trimmed() {
+async fn rule_5_no_leased_entry_is_ever_trimmed() {
     let site = Site::new();
     let (a, b) = (site.process().await, site.process().await);
     a.submit_many(400).await;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    super::{lock, truth::updates::attempts_weigh},
+    super::{lock, truth::updates::attempts_size},
     words::Entry,
 };
 use crate::{
@@ -93,7 +93,7 @@ impl Leases {
     /// What the attempts of this lease's job weigh so far.
     pub(crate) fn weight(&self, lease: &Lease) -> usize {
         let all = self.all();
-        all.get(&(lease.job.id, lease.attempt)).map_or(0, |leased| attempts_weigh(&leased.attempts))
+        all.get(&(lease.job.id, lease.attempt)).map_or(0, |leased| attempts_size(&leased.attempts))
     }
 
     /// Whether a later lease of this process is on the same entry.
@@ -135,13 +135,13 @@ impl Leases {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::words::Line, *};
+    use super::{super::words::StreamNo, *};
 
     #[test]
     fn what_was_settled_while_it_was_registered_again_is_known() {
         let leases = Leases::default();
         let entry = |number: u8, name: &str| Entry {
-            line: Line(1),
+            stream: StreamNo(1),
             name: name.to_owned(),
             id: JobId::from_slice(&[number; 16]).expect("sixteen bytes"),
         };

@@ -9,8 +9,8 @@ use redis::{FromRedisValue, Script, ScriptInvocation};
 use self::{
     patience::Patience,
     words::{
-        Amendment, Channel, Claimed, CountChanges, Entry, GivenBack, Line, Look, More, Read, Removal, RemoveIf, Stats,
-        Turn, VendorWork, Wanted,
+        Amendment, Channel, Claimed, CountChanges, Enqueue, Entry, GivenBack, Look, More, Read, Removal, RemoveIf,
+        Stats, StreamNo, Turn, VendorWork,
     },
 };
 use crate::{
@@ -100,7 +100,7 @@ impl Index {
     /// A script's invocation, with the arguments that all of them have.
     pub(super) fn on<'a>(&self, script: &'a Script, vendor: &VendorWork) -> ScriptInvocation<'a> {
         let mut call = script.key(key_of(&self.database, &vendor.name));
-        call.arg(self.clock.now().0).arg(vendor.lines());
+        call.arg(self.clock.now().0).arg(vendor.streams());
         call
     }
 
@@ -113,17 +113,17 @@ impl Index {
         }
     }
 
-    /// Adds jobs that MongoDB has and that want a call or a poll.
+    /// Queues jobs that MongoDB has and that wait for a call or a poll.
     pub(super) async fn enqueue(
         &self,
         vendor: &VendorWork,
         counts: CountChanges,
-        jobs: &[Wanted],
+        jobs: &[Enqueue],
     ) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.enqueue, vendor);
         call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live);
         for job in jobs {
-            call.arg(job.line.0).arg(&*job.tenant).arg(job.due_at.0).arg(job.id.as_bytes());
+            call.arg(job.stream.0).arg(&*job.tenant).arg(job.due_at.0).arg(job.id.as_bytes());
         }
         self.run::<i64>(&call).await.map(drop)
     }
@@ -191,25 +191,25 @@ impl Index {
         let mut found = found.into_iter();
         let epoch = found.next().unwrap_or_default();
         let mut turns = Vec::new();
-        while let (Some(line), Some(tenant), Some(page), Some(known)) =
+        while let (Some(stream), Some(tenant), Some(page), Some(known)) =
             (found.next(), found.next(), found.next(), found.next())
         {
             let number = |text: &str| text.parse::<usize>().unwrap_or(0);
-            turns.push(Turn { line: Line(number(&line)), tenant, page: number(&page), known: number(&known) });
+            turns.push(Turn { stream: StreamNo(number(&stream)), tenant, page: number(&page), known: number(&known) });
         }
         Ok((epoch, turns))
     }
 
-    /// Adds what was read to a line's stream, in turn between the tenants; says how many were new.
+    /// Adds what was read to a stream, in turn between the tenants; says how many were new.
     pub(super) async fn fill(
         &self,
         vendor: &VendorWork,
         epoch: &str,
-        line: Line,
+        stream: StreamNo,
         read: &[Read],
     ) -> Result<usize, StoreError> {
         let mut call = self.on(&self.scripts.fill, vendor);
-        call.arg(epoch).arg(line.0).arg(read.len());
+        call.arg(epoch).arg(stream.0).arg(read.len());
         for each in read {
             let more = match each.more {
                 More::Nothing => -1,
@@ -243,7 +243,7 @@ impl Index {
                 RemoveIf::Leased => "leased",
                 RemoveIf::Any => "any",
             };
-            call.arg(entry.line.0).arg(&entry.name).arg(entry.id.as_bytes()).arg(which);
+            call.arg(entry.stream.0).arg(&entry.name).arg(entry.id.as_bytes()).arg(which);
             next_arguments(&mut call, next.as_ref());
         }
         self.run::<i64>(&call).await.map(drop)
@@ -254,7 +254,7 @@ impl Index {
         let mut call = self.on(&self.scripts.release, vendor);
         call.arg(&self.consumer);
         for (entry, tenant, rest) in back {
-            call.arg(entry.line.0).arg(&entry.name).arg(entry.id.as_bytes());
+            call.arg(entry.stream.0).arg(&entry.name).arg(entry.id.as_bytes());
             call.arg(&**tenant).arg(rest.map_or(0, |until| until.0));
         }
         self.run::<i64>(&call).await.map(drop)
@@ -294,17 +294,17 @@ impl Index {
         let mut call = self.on(&self.scripts.register, vendor);
         call.arg(&self.consumer);
         for entry in leased {
-            call.arg(entry.line.0).arg(&entry.name).arg(entry.id.as_bytes());
+            call.arg(entry.stream.0).arg(&entry.name).arg(entry.id.as_bytes());
         }
         let mut found = self.run::<Vec<String>>(&call).await?.unwrap_or_default().into_iter();
         Ok((found.next().unwrap_or_default(), found.collect()))
     }
 
     /// These tenants may have something in MongoDB.
-    pub(super) async fn flag(&self, vendor: &VendorWork, tenants: &[(Line, Arc<str>)]) -> Result<(), StoreError> {
+    pub(super) async fn flag(&self, vendor: &VendorWork, tenants: &[(StreamNo, Arc<str>)]) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.flag, vendor);
-        for (line, tenant) in tenants {
-            call.arg(line.0).arg(&**tenant);
+        for (stream, tenant) in tenants {
+            call.arg(stream.0).arg(&**tenant);
         }
         self.run::<i64>(&call).await.map(drop)
     }
@@ -353,9 +353,9 @@ pub fn key_of(database: &str, vendor: &str) -> String {
 }
 
 /// What a job waits for next, as the scripts take it.
-fn next_arguments(call: &mut ScriptInvocation<'_>, next: Option<&Wanted>) {
+fn next_arguments(call: &mut ScriptInvocation<'_>, next: Option<&Enqueue>) {
     match next {
-        Some(next) => call.arg(next.line.0).arg(&*next.tenant).arg(next.due_at.0.max(0)),
+        Some(next) => call.arg(next.stream.0).arg(&*next.tenant).arg(next.due_at.0.max(0)),
         None => call.arg(0).arg("").arg(-1),
     };
 }
@@ -370,11 +370,11 @@ fn text(bytes: Option<Vec<u8>>) -> String {
 
 fn entries(mut found: impl Iterator<Item = Vec<u8>>) -> Result<Vec<Entry>, StoreError> {
     let mut entries = Vec::new();
-    while let (Some(line), Some(name), Some(id)) = (found.next(), found.next(), found.next()) {
-        let line = text(Some(line)).parse().ok().filter(|line| *line < Line::ALL.len());
-        let bad = || StoreError::Corrupt("a script of ours gave an entry that is none".into());
+    while let (Some(stream), Some(name), Some(id)) = (found.next(), found.next(), found.next()) {
+        let stream = text(Some(stream)).parse().ok().filter(|stream| *stream < StreamNo::ALL.len());
+        let bad = || StoreError::Corrupt("a script returned an entry without a stream, a name and an id".into());
         entries.push(Entry {
-            line: Line(line.ok_or_else(bad)?),
+            stream: StreamNo(stream.ok_or_else(bad)?),
             name: text(Some(name)),
             id: JobId::from_slice(&id).ok_or_else(bad)?,
         });

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_held_before_a_look_has_lapsed_a_lease_after_it() {
+    fn what_was_leased_before_a_look_has_lapsed_a_lease_after_it() {
         let (patience, v) = (Patience::default(), vendor());
         assert_eq!(patience.lapsed(&v, 0), (String::new(), 0));
         patience.looked(&v, "a", 7, SECOND);

@@ -24,31 +24,35 @@ pub struct VendorWork {
 }
 
 impl VendorWork {
-    pub(crate) fn lines(&self) -> usize {
+    pub(crate) fn streams(&self) -> usize {
         if self.polls { 6 } else { 3 }
     }
 }
 
-/// A stream of a vendor: its calls, then its polls, each by priority.
+/// Which of a vendor's streams: 0 to 2 have its calls, 3 to 5 its polls, each by priority (high, normal, low).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Line(pub(crate) usize);
+pub(crate) struct StreamNo(pub(crate) usize);
 
-impl Line {
-    pub(crate) const ALL: [Line; 6] = [Line(0), Line(1), Line(2), Line(3), Line(4), Line(5)];
+impl StreamNo {
+    /// Not a stream: jobs that wait for a callback. In the order of lanes they come after those of all streams.
+    pub(crate) const AWAITS: StreamNo = StreamNo(6);
 
-    pub(crate) fn new(priority: Priority, stage: Stage) -> Line {
-        Line(priority as usize + if stage == Stage::Poll { 3 } else { 0 })
+    pub(crate) const ALL: [StreamNo; 6] =
+        [StreamNo(0), StreamNo(1), StreamNo(2), StreamNo(3), StreamNo(4), StreamNo(5)];
+
+    pub(crate) fn new(priority: Priority, stage: Stage) -> StreamNo {
+        StreamNo(priority as usize + if stage == Stage::Poll { 3 } else { 0 })
     }
 
-    pub(crate) fn of(job: &Job) -> Line {
-        Line::new(job.lane.priority, job.stage)
+    pub(crate) fn of(job: &Job) -> StreamNo {
+        StreamNo::new(job.lane.priority, job.stage)
     }
 }
 
 /// An entry of a stream that this process has leased.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Entry {
-    pub(crate) line: Line,
+    pub(crate) stream: StreamNo,
     /// The stream's own name for it.
     pub(crate) name: String,
     pub(crate) id: JobId,
@@ -63,7 +67,7 @@ pub(crate) struct CountChanges {
 }
 
 impl CountChanges {
-    /// A job as it was is now another; nothing is one that is not born.
+    /// Counts a change of a job from `was` to `is`; `None` is before its submit and after its end.
     pub(crate) fn add(&mut self, was: Option<&Job>, is: Option<&Job>) {
         self.count(was, -1);
         self.count(is, 1);
@@ -77,34 +81,38 @@ impl CountChanges {
     }
 }
 
-/// A job that wants to go, or will.
-pub(crate) struct Wanted {
-    pub(crate) line: Line,
+/// A job that waits for a call or a poll: what the index needs to queue it.
+pub(crate) struct Enqueue {
+    pub(crate) stream: StreamNo,
     pub(crate) tenant: Arc<str>,
     pub(crate) due_at: Time,
     pub(crate) id: JobId,
 }
 
-impl Wanted {
-    pub(crate) fn lane(&self) -> (Line, Arc<str>) {
-        (self.line, self.tenant.clone())
+impl Enqueue {
+    pub(crate) fn of(job: &Job) -> Enqueue {
+        Enqueue { stream: StreamNo::of(job), tenant: job.lane.tenant.clone(), due_at: job.due_at, id: job.id }
+    }
+
+    pub(crate) fn lane(&self) -> (StreamNo, Arc<str>) {
+        (self.stream, self.tenant.clone())
     }
 }
 
-/// A job that was changed from outside, and what it waits for next.
+/// A job that was changed by a callback, an alarm, a cancel or a replay, and what it waits for next.
 pub(crate) struct Amendment {
     pub(crate) id: JobId,
-    pub(crate) next: Option<Wanted>,
+    pub(crate) next: Option<Enqueue>,
 }
 
-/// An entry that is given back, its tenant, and until when that is to rest.
+/// An entry that is given back, its tenant, and the time until which the tenant rests.
 pub(crate) type GivenBack = (Entry, Arc<str>, Option<Time>);
 
 /// An entry to remove from its stream, and what its job waits for next.
 pub(crate) struct Removal {
     pub(crate) entry: Entry,
     pub(crate) which: RemoveIf,
-    pub(crate) next: Option<Wanted>,
+    pub(crate) next: Option<Enqueue>,
 }
 
 /// Which entries of the job are removed.
@@ -122,8 +130,9 @@ pub(crate) struct Look {
     pub(crate) epoch: String,
     /// The caller is to sweep for jobs that are missing in the index.
     pub(crate) sweep: bool,
-    /// Calls that workers lease, all of them together, and how many were ever claimed.
+    /// Calls that all workers together have leased.
     pub(crate) calls_leased: u64,
+    /// Calls that were ever claimed.
     pub(crate) claimed: i64,
     pub(crate) next_call: Option<Time>,
     pub(crate) next_poll: Option<Time>,
@@ -132,11 +141,11 @@ pub(crate) struct Look {
 /// A tenant whose turn it is to be read from MongoDB.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    pub(crate) line: Line,
+    pub(crate) stream: StreamNo,
     pub(crate) tenant: String,
     /// How many to add.
     pub(crate) page: usize,
-    /// How many ids of the line are in its stream already.
+    /// How many ids are in the stream already.
     pub(crate) known: usize,
 }
 
@@ -144,7 +153,7 @@ pub(crate) struct Turn {
 pub(crate) struct Read {
     pub(crate) tenant: String,
     pub(crate) ids: Vec<JobId>,
-    /// Whether it has more than that, and when.
+    /// Whether the tenant has more jobs, and when they are due.
     pub(crate) more: More,
 }
 
@@ -164,7 +173,7 @@ pub(crate) struct Claimed {
     pub(crate) entries: Vec<Entry>,
 }
 
-/// How much is where.
+/// Counts of a vendor's jobs.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     /// As counted: negative where a count was lost, until a sweep corrects it.
@@ -172,7 +181,7 @@ pub(crate) struct Stats {
     pub(crate) open: i64,
     pub(crate) live: i64,
     pub(crate) leased: u64,
-    /// When what came of a call was last stored.
+    /// When an outcome was last stored.
     pub(crate) settled_at: Option<Time>,
     /// The first jobs of the streams.
     pub(crate) heads: Vec<JobId>,

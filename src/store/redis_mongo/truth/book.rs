@@ -181,7 +181,7 @@ impl Book for RedisMongo {
         found.iter().map(|found| filed(found).ok_or_else(unreadable)).collect()
     }
 
-    async fn strike_out(&self, gone: &Filed) -> Result<(), StoreError> {
+    async fn delete_report(&self, gone: &Filed) -> Result<(), StoreError> {
         let filter = doc! { "_id": &gone.process, "beat": gone.beat.cast_signed() };
         within(async { self.core.mongo.processes.delete_one(filter).await }).await?;
         self.announce_change().await;

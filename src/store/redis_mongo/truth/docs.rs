@@ -8,7 +8,7 @@ use bytes::Bytes;
 use mongodb::bson::{Binary, Bson, Document, doc, spec::BinarySubtype};
 use serde::{Deserialize, Serialize, de};
 
-use super::{super::index::words::Line, webhooks::WebhookDoc};
+use super::{super::index::words::StreamNo, webhooks::WebhookDoc};
 use crate::{
     clock::Time,
     job::{
@@ -113,20 +113,20 @@ pub(crate) struct StoredJob {
     pub(crate) attempts: Attempts,
 }
 
-/// A lane's name in a document: vendor, line and tenant. A vendor's name has no `/`, and a line is one digit: 0 to 2 are calls,
+/// A lane's name in a document: vendor, stream and tenant. A vendor's name has no `/`, and a stream is one digit: 0 to 2 are calls,
 /// 3 to 5 polls, 6 waits for callbacks.
-pub(crate) fn lane_name(vendor: &str, line: Line, tenant: &str) -> String {
-    format!("{vendor}/{}/{tenant}", line.0)
+pub(crate) fn lane_name(vendor: &str, stream: StreamNo, tenant: &str) -> String {
+    format!("{vendor}/{}/{tenant}", stream.0)
 }
 
-/// The line and the tenant in a lane's name, if it is one of a stream.
-pub(crate) fn line_and_tenant(lane: &str) -> Option<(Line, Arc<str>)> {
+/// The stream and the tenant in a lane's name; none for jobs that wait for a callback.
+pub(crate) fn stream_and_tenant(lane: &str) -> Option<(StreamNo, Arc<str>)> {
     let mut parts = lane.splitn(3, '/').skip(1);
-    let line = parts.next()?.parse().ok().filter(|line| *line < Line::ALL.len())?;
-    Some((Line(line), parts.next()?.into()))
+    let stream = parts.next()?.parse().ok().filter(|stream| *stream < StreamNo::ALL.len())?;
+    Some((StreamNo(stream), parts.next()?.into()))
 }
 
-/// All lanes of a vendor from one line up to another.
+/// All lanes of a vendor from one stream up to another.
 pub(crate) fn lanes_between(vendor: &str, from: usize, to: usize) -> Document {
     doc! { "lane": { "$gte": format!("{vendor}/{from}/"), "$lt": format!("{vendor}/{to}/") } }
 }
@@ -155,10 +155,10 @@ fn millis(time: Duration) -> i64 {
 impl JobDoc {
     /// A new job.
     pub(crate) fn new(job: NewJob) -> JobDoc {
-        let line = Line::new(job.lane.priority, Stage::Call);
+        let stream = StreamNo::new(job.lane.priority, Stage::Call);
         JobDoc {
             id: Blob::id(job.id),
-            lane: Some(lane_name(&job.lane.vendor, line, &job.lane.tenant)),
+            lane: Some(lane_name(&job.lane.vendor, stream, &job.lane.tenant)),
             vendor: job.lane.vendor,
             tenant: job.lane.tenant,
             priority: job.lane.priority,

@@ -252,7 +252,7 @@ impl Mongo {
         Ok((found, false))
     }
 
-    /// How many jobs are in the lanes of a vendor, from one line up to another.
+    /// How many jobs are in the lanes of a vendor, from one stream up to another.
     pub(crate) fn count_lanes(&self, vendor: &VendorWork, from: usize, to: usize) -> CountDocuments<'_> {
         self.jobs.count_documents(docs::lanes_between(&vendor.name, from, to))
     }

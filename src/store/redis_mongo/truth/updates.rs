@@ -1,11 +1,11 @@
-//! What changes write: updates of jobs' documents.
+//! The updates of jobs' documents in MongoDB, one for each change of a job.
 //!
-//! Never changes a document that somebody else has changed meanwhile: each update is for one version.
+//! Never overwrites a change that somebody else made meanwhile: each update is for one version of the document.
 
 use mongodb::bson::{Bson, Document, doc};
 
 use super::{
-    super::index::words::Line,
+    super::index::words::StreamNo,
     docs::{binary, id_bson, lane_name},
     webhooks,
 };
@@ -17,10 +17,7 @@ use crate::{
     },
 };
 
-/// Where jobs are that wait for a callback: no stream, only a place in the order of lanes.
-const AWAITS: Line = Line(6);
-
-/// What a change of `was` writes: `job` as it is after it. Fields that it no longer has are taken out.
+/// The update that turns the document of `was` into that of `job`: it writes only the fields that differ.
 pub(crate) fn update(was: &Job, job: &Job) -> Document {
     let (mut set, mut unset) = (Document::new(), Document::new());
     let mut put = |name: &str, before: Option<Bson>, after: Option<Bson>| match after {
@@ -51,11 +48,11 @@ pub(crate) fn update(was: &Job, job: &Job) -> Document {
     for (name, of) in FIELDS.into_iter().chain(webhooks::FIELDS) {
         put(name, of(was), of(job));
     }
-    // When it ended is `finished_at`; a due time that nobody asks for need not be written.
+    // Nobody reads the due time of a job that has ended.
     if !job.status.has_ended() {
         put("due_at", number(Some(was.due_at)), number(Some(job.due_at)));
     }
-    // Workers that died before this step say nothing about the next, and the call that was on record is over.
+    // Lapsed leases are counted for one step, and the call on record is over.
     unset.insert("lapses", "");
     unset.insert("called_at", "");
     doc! { "$inc": { "version": 1_i64 }, "$set": set, "$unset": unset }
@@ -77,29 +74,29 @@ pub(crate) fn set(update: &mut Document, name: &str, value: impl Into<Bson>) {
     }
 }
 
-/// What the fields of an update weigh, those apart that may be long.
-pub(crate) const FIELDS_WEIGH: usize = 1024 + VendorSaid::MAX_BODY + ResultWebhook::MAX_URL;
+/// Bytes in an update, about, without the fields that may be long.
+pub(crate) const SHORT_FIELDS: usize = 1024 + VendorSaid::MAX_BODY + ResultWebhook::MAX_URL;
 
-/// What an update weighs without its result, in bytes, about.
-pub(crate) fn weight(update: &Document) -> usize {
+/// Bytes in an update, about, without its result.
+pub(crate) fn size(update: &Document) -> usize {
     let text = |name: &str| update.get_document("$set").and_then(|set| set.get_str(name)).map_or(0, str::len);
-    FIELDS_WEIGH + text("attempts") + text("ticket") + text("fetch")
+    SHORT_FIELDS + text("attempts") + text("ticket") + text("fetch")
 }
 
-/// What attempts weigh in an update, in bytes, about.
-pub(crate) fn attempts_weigh(attempts: &Attempts) -> usize {
+/// Bytes of attempts in an update, about.
+pub(crate) fn attempts_size(attempts: &Attempts) -> usize {
     let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     attempts.iter().map(|attempt| 192 + text(&attempt.detail) + text(&attempt.response)).sum()
 }
 
-/// What becomes of a job whose outcome MongoDB does not take: its document would be too large, today and tomorrow.
+/// Ends a job as failed because MongoDB cannot store its outcome: the document would be too large, now and at every retry.
 pub(crate) fn too_large(job: &Job, change: &Change) -> Change {
-    let why = "what would be kept of the job, with its payload and the vendor's answer, is larger than the store keeps";
+    let why = "the job, with its payload and the vendor's answer, is larger than the store can keep";
     let next = Next::Failed(Failure::new(FailureCode::ResponseTooLarge, why));
     Change { tries: change.tries, ..Change::of(job, next) }
 }
 
-/// Attempts as a document has them.
+/// The field `attempts` of a document: JSON.
 pub(crate) fn attempts_text(attempts: &Attempts) -> String {
     serde_json::to_string(attempts).expect("our own plain structs always serialize")
 }
@@ -108,25 +105,25 @@ fn number(time: Option<Time>) -> Option<Bson> {
     time.map(|time| Bson::Int64(time.0))
 }
 
-/// One update among those of a command: of a job, if it still has this version.
+/// One update of a bulk write: of a job, if it still has this version.
 pub(crate) fn one(id: JobId, version: i64, update: Document) -> Document {
     doc! { "q": unchanged(id, version), "u": update }
 }
 
-/// Only a job that nobody has changed since it was seen.
+/// The filter for a job that still has this version.
 pub(crate) fn unchanged(id: JobId, version: i64) -> Document {
     // The first version is not stored.
     let version = if version == 0 { Bson::Null } else { version.into() };
     doc! { "_id": id_bson(id), "version": version }
 }
 
-/// The lane that a job is in, while it has not ended.
+/// The name of the job's lane; none once it has ended.
 fn lane_of(job: &Job) -> Option<String> {
-    let line = if job.stage == Stage::Await { AWAITS } else { Line::of(job) };
-    (!job.status.has_ended()).then(|| lane_name(&job.lane.vendor, line, &job.lane.tenant))
+    let stream = if job.stage == Stage::Await { StreamNo::AWAITS } else { StreamNo::of(job) };
+    (!job.status.has_ended()).then(|| lane_name(&job.lane.vendor, stream, &job.lane.tenant))
 }
 
-/// When a job was updated, if that says more than when it was accepted and when it ended.
+/// When a job was updated, unless that is when it was accepted or when it ended, which other fields have.
 fn updated_at(job: &Job) -> Option<Time> {
     let implied = job.finished_at.unwrap_or(job.id.created_at());
     Some(job.updated_at).filter(|at| *at != implied)
@@ -138,9 +135,9 @@ mod tests {
     use crate::job::{Attempt, AttemptKind, AttemptOutcome};
 
     #[test]
-    fn attempts_weigh_what_they_take() {
+    fn the_size_of_attempts_is_at_most_twice_what_they_take() {
         let mut attempts = Attempts::default();
-        assert_eq!(attempts_weigh(&attempts), 0);
+        assert_eq!(attempts_size(&attempts), 0);
         for n in 1..=60 {
             attempts.push(Attempt {
                 n,
@@ -153,8 +150,8 @@ mod tests {
                 detail: Some("x".repeat(20 * n as usize)),
                 response: None,
             });
-            let (weigh, takes) = (attempts_weigh(&attempts), attempts_text(&attempts).len());
-            assert!(weigh >= takes && weigh <= takes * 2, "{n}: {weigh} for {takes}");
+            let (size, takes) = (attempts_size(&attempts), attempts_text(&attempts).len());
+            assert!(size >= takes && size <= takes * 2, "{n}: {size} for {takes}");
         }
     }
 }

@@ -13,14 +13,14 @@ use super::super::{
 };
 use crate::{
     job::JobId,
-    redis_link::Heard,
+    redis_link::PubSubEvent,
     store::{StoreError, With},
 };
 
 /// A dead connection is noticed within this time.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 /// How often each process polls.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_EVERY: Duration = Duration::from_secs(1);
 
 impl Core {
     /// Listens for bells and ends until `stop`.
@@ -28,46 +28,48 @@ impl Core {
         let channels = [Channel::Bells, Channel::Ended, Channel::Book].map(|channel| self.index.channel(channel));
         let [bells, ended, book] = &channels;
         self.signals.note_unsubscribed(true);
-        let heard = |heard: Heard<'_>| match heard {
-            // Whatever was said before may have been missed.
-            Heard::Connected => {
+        let on_event = |event: PubSubEvent<'_>| match event {
+            // Earlier messages may have been missed.
+            PubSubEvent::Connected => {
                 self.signals.note_unsubscribed(false);
                 self.signals.ring_all();
                 self.signals.alarm().notify_one();
                 self.signals.webhooks().notify_one();
             }
-            Heard::Lost => self.signals.note_unsubscribed(true),
-            Heard::Message { channel, body } if channel == bells && body == WEBHOOKS => {
+            PubSubEvent::Lost => self.signals.note_unsubscribed(true),
+            PubSubEvent::Message { channel, body } if channel == bells && body == WEBHOOKS => {
                 self.signals.webhooks().notify_one();
             }
-            Heard::Message { channel, body } if channel == bells => self.signals.ring(&String::from_utf8_lossy(body)),
-            Heard::Message { channel, body } if channel == ended => {
+            PubSubEvent::Message { channel, body } if channel == bells => {
+                self.signals.ring(&String::from_utf8_lossy(body))
+            }
+            PubSubEvent::Message { channel, body } if channel == ended => {
                 let ids: Vec<JobId> = body.chunks(16).filter_map(JobId::from_slice).collect();
                 self.signals.announce_ended(&ids);
             }
-            Heard::Message { channel, body } if channel == book && body != self.process.as_bytes() => {
+            PubSubEvent::Message { channel, body } if channel == book && body != self.process.as_bytes() => {
                 self.signals.book().notify_one();
             }
-            Heard::Message { .. } => {}
+            PubSubEvent::Message { .. } => {}
         };
         tokio::select! {
-            () = self.index.redis().listen(&channels, &self.clock, ASK_EVERY, heard) => {}
+            () = self.index.redis().listen(&channels, &self.clock, ASK_EVERY, on_event) => {}
             () = stop.cancelled() => {}
         }
     }
 
-    /// Polls once a second while there is anything to poll for, until `stop`.
-    pub(crate) async fn look_after(self: Arc<Self>, stop: CancellationToken) {
+    /// Does what is due once a second, as long as there is anything to do, until `stop`.
+    pub(crate) async fn run_upkeep(self: Arc<Self>, stop: CancellationToken) {
         loop {
-            while !self.has_cares() {
+            while !self.has_upkeep() {
                 tokio::select! {
-                    () = self.cares.notified() => {}
+                    () = self.upkeep_needed.notified() => {}
                     () = self.signals.waits().notified() => {}
                     () = stop.cancelled() => return,
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(POLL_EVERY) => {}
                 () = stop.cancelled() => return,
             }
             let looks: [Result<(), StoreError>; 4] = [
@@ -84,8 +86,8 @@ impl Core {
         }
     }
 
-    /// Whether there is anything to poll for.
-    fn has_cares(&self) -> bool {
+    /// Whether there is anything to do: callers wait, there are leases, or Redis missed an update.
+    fn has_upkeep(&self) -> bool {
         self.signals.somebody_waits() || !self.leases.is_empty() || self.unsent.is_some()
     }
 

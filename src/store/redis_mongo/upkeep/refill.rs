@@ -9,7 +9,7 @@ use mongodb::bson::{Document, doc};
 
 use super::super::{
     Core,
-    index::words::{Line, More, Read, Turn, VendorWork},
+    index::words::{More, Read, StreamNo, Turn, VendorWork},
     truth::{
         docs::{self, lane_name},
         mongo::{PATIENCE, within},
@@ -22,20 +22,20 @@ impl Core {
     pub(crate) async fn refill(&self, vendor: &VendorWork, now: Time) -> Result<bool, StoreError> {
         let (epoch, turns) = self.index.turns(vendor).await?;
         let read = try_join_all(turns.iter().map(|turn| self.read_lane(vendor, turn, now))).await?;
-        let mut by_line: HashMap<Line, Vec<Read>> = HashMap::new();
+        let mut by_stream: HashMap<StreamNo, Vec<Read>> = HashMap::new();
         for (turn, read) in turns.iter().zip(read) {
-            by_line.entry(turn.line).or_default().push(read);
+            by_stream.entry(turn.stream).or_default().push(read);
         }
         let mut added = 0;
-        for (line, read) in by_line {
-            added += self.index.fill(vendor, &epoch, line, &read).await?;
+        for (stream, read) in by_stream {
+            added += self.index.fill(vendor, &epoch, stream, &read).await?;
         }
         Ok(added > 0)
     }
 
     /// Reads the head of a tenant's lane: what is due, and when the next job is.
     async fn read_lane(&self, vendor: &VendorWork, turn: &Turn, now: Time) -> Result<Read, StoreError> {
-        let lane = lane_name(&vendor.name, turn.line, &turn.tenant);
+        let lane = lane_name(&vendor.name, turn.stream, &turn.tenant);
         // Jobs that are in the stream already come first again, and so do those that cannot be read.
         let most = turn.page + turn.known + self.mongo.unreadable.len();
         let due = self.in_lane(&lane, docs::up_to(now), most).await?;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{
     Core,
-    index::words::{Channel, CountChanges, Line, Stats, VendorWork},
+    index::words::{Channel, CountChanges, Stats, StreamNo, VendorWork},
     truth::{
         docs,
         mongo::{within, within_time},
@@ -28,23 +28,23 @@ pub(crate) const MOST_QUEUED: usize = 4096;
 const SIDE_BY_SIDE: usize = 4;
 /// Tenants flagged in one script.
 const SLICE: usize = 500;
-/// A count reads an index entry for each job. Where more than this many wait it is made in one sweep of `SELDOM`.
+/// A count reads an index entry for each job. If more than this many wait, only one sweep in `SELDOM` counts.
 const MANY: i64 = 20_000;
 const SELDOM: u8 = 30;
-/// A count of millions of index entries takes seconds.
+/// The time-out of a count: millions of index entries take seconds.
 const COUNT_WITHIN: Duration = Duration::from_secs(30);
 
-/// A vendor to sweep, and who waits for the end.
+/// A vendor to sweep, and the sender to notify at the end.
 pub(crate) struct Request {
     vendor: Arc<str>,
     done: oneshot::Sender<()>,
 }
 
 impl Core {
-    /// Queues a sweep of a vendor and waits for it briefly. If it takes longer, the vendor is woken when jobs are found.
+    /// Queues a sweep of a vendor and waits for it, briefly. If it takes longer, the jobs that it finds wake the vendor's dispatcher.
     pub(crate) async fn request_sweep(&self, vendor: &VendorWork) {
         let (done, swept) = oneshot::channel();
-        // The queue is full: the next sweep is due in ten seconds.
+        // If the queue is full, the next sweep of this vendor is due in ten seconds.
         if self.sweeps.try_send(Request { vendor: vendor.name.clone(), done }).is_err() {
             return;
         }
@@ -72,17 +72,18 @@ impl Core {
         }
     }
 
-    /// Flags every tenant that has a job in MongoDB, whatever the index has. Each is then read in its turn, and usually nothing is new.
+    /// Flags every tenant that has a job in MongoDB, also those that the index knows. The refill then reads each in its turn, and usually
+    /// finds nothing new.
     async fn sweep(&self, vendor: &VendorWork) -> Result<(), StoreError> {
         let before = self.index.stats(vendor).await?;
-        // With a cursor: `distinct` answers in one document, which may be too small for all lanes. MongoDB skips from one lane of the index to the next.
+        // Not `distinct`, whose answer is one document: the names of all lanes may not fit. MongoDB reads one index entry for each lane.
         let of_vendor = doc! { "$match": docs::lanes_between(&vendor.name, 0, 6) };
         let lanes = self.mongo.jobs.aggregate([of_vendor, doc! { "$group": { "_id": "$lane" } }]);
         let mut lanes = within(lanes.batch_size(SLICE as u32)).await?;
         let mut slice = next_lanes(&mut lanes).await?;
         let some_wait = !slice.is_empty();
         let awaits = self.count(vendor, 6, 7).await?;
-        // Opens a new index if a part of it is lost that no look at it misses.
+        // `look` does not notice every part that is missing: if one is, this opens a new index.
         self.open_index_of(vendor, some_wait || awaits > 0).await?;
         while !slice.is_empty() {
             self.index.flag(vendor, &slice).await?;
@@ -91,8 +92,8 @@ impl Core {
         self.recount(vendor, &before, some_wait, awaits).await
     }
 
-    /// Corrects the counts, which drift when a process dies between its writes to MongoDB and to Redis. `before` is how they stood when
-    /// the sweep began.
+    /// Corrects the counts, which drift when a process dies between its writes to MongoDB and to Redis. `before` has the counts from the
+    /// beginning of the sweep.
     async fn recount(
         &self,
         vendor: &VendorWork,
@@ -119,24 +120,24 @@ impl Core {
         Ok(())
     }
 
-    /// How many jobs are in the lanes of a vendor, from one line up to another.
+    /// How many jobs are in the lanes of a vendor, from one stream up to another.
     async fn count(&self, vendor: &VendorWork, from: usize, to: usize) -> Result<u64, StoreError> {
         within_time(COUNT_WITHIN, self.mongo.count_lanes(vendor, from, to).max_time(COUNT_WITHIN)).await
     }
 }
 
-/// The next lanes that were found; none at the end.
-async fn next_lanes(found: &mut Cursor<Document>) -> Result<Vec<(Line, Arc<str>)>, StoreError> {
+/// The next lanes of the cursor; none at the end.
+async fn next_lanes(found: &mut Cursor<Document>) -> Result<Vec<(StreamNo, Arc<str>)>, StoreError> {
     let mut lanes = Vec::new();
     while lanes.len() < SLICE {
         let Some(lane) = within(found.try_next()).await? else { break };
-        lanes.extend(lane.get_str("_id").ok().and_then(docs::line_and_tenant));
+        lanes.extend(lane.get_str("_id").ok().and_then(docs::stream_and_tenant));
     }
     Ok(lanes)
 }
 
-/// By how much a count is off that was `before` and `after` while so many jobs were `found` in MongoDB. A count that changed meanwhile is
-/// corrected only by what those changes, and writes that have not reached Redis yet, cannot explain.
+/// How far a count is off: Redis had `before`, then `found` jobs were counted in MongoDB, then Redis had `after`. If the count changed
+/// meanwhile, a difference that those changes and writes on their way to Redis can explain is none.
 fn drift(before: i64, after: i64, found: u64) -> i64 {
     let found = i64::try_from(found).unwrap_or(i64::MAX);
     let off = found.saturating_sub(before.midpoint(after));
@@ -145,7 +146,7 @@ fn drift(before: i64, after: i64, found: u64) -> i64 {
     if off.unsigned_abs() <= unsure { 0 } else { off }
 }
 
-/// How many jobs may be written to MongoDB and not yet to Redis, while they are counted.
+/// How many of the jobs in MongoDB may not have reached Redis yet.
 fn on_its_way(found: u64) -> u64 {
     found / 50
 }
@@ -155,21 +156,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_count_that_stands_still_is_set_to_what_was_found() {
+    fn a_count_that_does_not_change_is_set_to_what_was_found() {
         for (counted, found) in [(0, 7), (7, 0), (-5, 0), (1_000, 999)] {
             assert_eq!(counted + drift(counted, counted, found), found as i64);
         }
     }
 
     #[test]
-    fn what_changes_while_it_is_counted_is_no_error() {
+    fn a_difference_that_changes_meanwhile_explain_is_no_error() {
         assert_eq!(drift(20_000, 19_000, 19_700), 0, "a vendor is being called");
         assert_eq!(drift(19_000, 20_000, 20_300), 0, "Redis does not have all of them yet");
         assert_eq!(drift(300, 0, 296), 0, "the last of a backlog");
     }
 
     #[test]
-    fn what_changes_cannot_explain_is_mended_meanwhile() {
+    fn a_difference_that_changes_cannot_explain_is_corrected() {
         assert_eq!(drift(1_000, 1_010, 5), -1_000);
         assert_eq!(drift(-490, -500, 0), 495);
     }

@@ -11,7 +11,7 @@ use std::{
 
 use super::super::{
     Core,
-    index::words::{CountChanges, Entry, GivenBack, Line, Removal},
+    index::words::{CountChanges, Entry, GivenBack, Removal, StreamNo},
     lock,
 };
 use crate::store::StoreError;
@@ -22,7 +22,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 const MOST_UNSENT: usize = 10_000;
 
 /// Tenants that may have something in MongoDB.
-type Lanes = BTreeSet<(Line, Arc<str>)>;
+type Lanes = BTreeSet<(StreamNo, Arc<str>)>;
 
 /// By vendor: what is to be sent again.
 #[derive(Default)]
@@ -60,11 +60,11 @@ impl Core {
         done
     }
 
-    pub(crate) fn flag_later(&self, vendor: &str, lanes: impl Iterator<Item = (Line, Arc<str>)>) {
+    pub(crate) fn flag_later(&self, vendor: &str, lanes: impl Iterator<Item = (StreamNo, Arc<str>)>) {
         let mut unsent = lock(&self.unsent.lanes);
         if unsent.values().map(Lanes::len).sum::<usize>() < MOST_UNSENT {
             unsent.entry(vendor.into()).or_default().extend(lanes);
-            self.cares.notify_one();
+            self.upkeep_needed.notify_one();
         }
     }
 
@@ -72,7 +72,7 @@ impl Core {
         let mut kept = lock(&self.unsent.removals);
         let room = MOST_UNSENT.saturating_sub(kept.values().map(Vec::len).sum());
         kept.entry(vendor.into()).or_default().extend(removals.into_iter().take(room));
-        self.cares.notify_one();
+        self.upkeep_needed.notify_one();
     }
 
     pub(crate) fn give_back_later(&self, vendor: &Arc<str>, back: Vec<GivenBack>) {

@@ -259,7 +259,7 @@ fn calls_that_were_dated_past_a_change_count_when_redis_has_lost_them() {
 }
 
 #[test]
-fn scripts_that_redis_has_forgotten_are_told_again() {
+fn scripts_that_redis_has_forgotten_are_loaded_again() {
     let server = servers::Server::redis();
     run_io(async {
         let clock = Clock::manual(START);
@@ -401,7 +401,7 @@ fn a_redis_that_does_not_answer_means_no_permits_and_no_hot_loop() {
 }
 
 #[test]
-fn a_late_call_is_told_of_until_it_is_heard_and_puts_off_once() {
+fn a_late_call_is_reported_until_that_succeeds_and_delays_once() {
     let server = servers::Server::redis();
     run_io(async {
         let clock = Clock::manual(START);

@@ -79,7 +79,7 @@ fn a_gate_closed_by_one_process_reaches_the_others_within_a_tenth_of_a_second() 
 }
 
 #[test]
-fn a_closed_gate_is_told_again_when_redis_has_lost_it() {
+fn a_closed_gate_is_reported_again_when_redis_has_lost_it() {
     run_io(async {
         let scene = Scene::new(&[paced(50)]);
         let limiter = scene.warm().await;
@@ -238,7 +238,7 @@ fn a_round_of_a_hundred_tenants_is_charged_with_one_write() {
 }
 
 #[test]
-fn a_limit_that_is_taken_away_and_laid_again_counts_what_was_called_meanwhile() {
+fn a_limit_that_is_removed_and_set_again_counts_the_calls_made_meanwhile() {
     run_io(async {
         let (of_1s, of_2s) = (window_of(50, 1), window_of(100, 2));
         let scene = Scene::new(std::slice::from_ref(&of_1s));

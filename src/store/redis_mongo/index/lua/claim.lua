@@ -1,18 +1,19 @@
--- Gives a worker entries: polls before calls within a priority, priorities by stride (16 : 4 : 1), those given back first.
--- ARGV: now, lines, depth, most, calls, consumer, claimed (-1, or how many calls had ever been claimed when `calls` was reckoned: those
+-- Leases entries to a worker. Priorities share by stride scheduling (16 : 4 : 1); within one, polls go before calls, and entries that were given
+-- back go first.
+-- ARGV: now, streams, depth, most, calls, consumer, claimed (-1, or how many calls had ever been claimed when `calls` was computed: those
 -- claimed since count against it).
--- Gives: epoch, how many lines are low while tenants have something due in MongoDB, then for each entry: line, entry, id.
+-- Gives: epoch, how many streams are low while tenants have something due in MongoDB, then for each entry: stream, entry, id.
 even_when_full()
-local now, lines, depth = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local now, streams, depth = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local most, calls, consumer = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local name, is_open = epoch_of_this_run()
 if not name then return {'', '0'} end
 local here, free = {}, {}
-for line = 0, 5 do
-  here[line], free[line] = 0, 0
-  if line < lines and is_open then
-    wake(line, now)
-    here[line], free[line] = waiting(line)
+for stream = 0, 5 do
+  here[stream], free[stream] = 0, 0
+  if stream < streams and is_open then
+    wake(stream, now)
+    here[stream], free[stream] = waiting(stream)
   end
 end
 calls = math.min(calls, most)
@@ -32,12 +33,12 @@ local least
 for p = 0, 2 do
   if left[p] > 0 and spent[p] >= 0 and (not least or spent[p] < least) then least = spent[p] end
 end
--- Having been idle earns no credit.
+-- A priority that was idle earns no credit.
 for p = 0, 2 do
   if left[p] > 0 and spent[p] < 0 then spent[p] = least or 0 end
 end
 local quota, order = {}, {}
-for line = 0, 5 do quota[line] = 0 end
+for stream = 0, 5 do quota[stream] = 0 end
 while #order < most do
   local best
   for p = 0, 2 do
@@ -45,11 +46,11 @@ while #order < most do
     if some and (not best or spent[p] < spent[best]) then best = p end
   end
   if not best then break end
-  local line = best
-  if here[best + 3] > quota[best + 3] then line = best + 3 else calls = calls - 1 end
-  quota[line] = quota[line] + 1
+  local stream = best
+  if here[best + 3] > quota[best + 3] then stream = best + 3 else calls = calls - 1 end
+  quota[stream] = quota[stream] + 1
   spent[best] = spent[best] + COST[best]
-  order[#order + 1] = line
+  order[#order + 1] = stream
 end
 local paid = {}
 for p = 0, 2 do
@@ -59,44 +60,44 @@ end
 redis.call('HSET', state, unpack(paid))
 
 local taken, claimed = {}, 0
-for line = 0, lines - 1 do
-  local stream, entries = of(line, 'jobs'), {}
-  local back = math.min(quota[line], free[line])
+for stream = 0, streams - 1 do
+  local jobs, entries = key_of(stream, 'jobs'), {}
+  local back = math.min(quota[stream], free[stream])
   if back > 0 then
-    local claim = {'XCLAIM', stream, GROUP, consumer, '0'}
-    for _, pending in ipairs(redis.call('XPENDING', stream, GROUP, '-', '+', back, FREE)) do
+    local claim = {'XCLAIM', jobs, GROUP, consumer, '0'}
+    for _, pending in ipairs(redis.call('XPENDING', jobs, GROUP, '-', '+', back, FREE)) do
       claim[#claim + 1] = pending[1]
     end
     entries = redis.call(unpack(claim))
   end
-  if quota[line] > back then
-    local read = redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', quota[line] - back, 'STREAMS', stream, '>')
+  if quota[stream] > back then
+    local read = redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', quota[stream] - back, 'STREAMS', jobs, '>')
     for _, entry in ipairs(read and read[1][2] or {}) do entries[#entries + 1] = entry end
   end
-  entries = ours(line, entries)
+  entries = well_formed(stream, entries)
   local names, notes = {}, {}
   for _, entry in ipairs(entries) do
     names[#names + 1] = entry[1]
-    notes[#notes + 1], notes[#notes + 2] = entry[2][2], leased_at(line, entry[1], consumer)
+    notes[#notes + 1], notes[#notes + 2] = entry[2][2], leased_at(stream, entry[1], consumer)
   end
   if #names > 0 then
-    lease(line, names, consumer)
+    lease(stream, names, consumer)
     redis.call('HSET', index, unpack(notes))
   end
-  taken[line] = entries
-  if line < 3 then claimed = claimed + #entries end
+  taken[stream] = entries
+  if stream < 3 then claimed = claimed + #entries end
 end
 if claimed > 0 then redis.call('HINCRBY', state, 'claimed', claimed) end
 local low = 0
-for line = 0, lines - 1 do
-  if is_low(here[line] - #taken[line], depth) and redis.call('ZCARD', of(line, 'due')) > 0 then low = low + 1 end
+for stream = 0, streams - 1 do
+  if is_low(here[stream] - #taken[stream], depth) and redis.call('ZCARD', key_of(stream, 'due')) > 0 then low = low + 1 end
 end
 local answer, at = {name, tostring(low)}, {}
-for _, line in ipairs(order) do
-  at[line] = (at[line] or 0) + 1
-  local entry = taken[line][at[line]]
+for _, stream in ipairs(order) do
+  at[stream] = (at[stream] or 0) + 1
+  local entry = taken[stream][at[stream]]
   if entry then
-    answer[#answer + 1] = tostring(line)
+    answer[#answer + 1] = tostring(stream)
     answer[#answer + 1] = entry[1]
     answer[#answer + 1] = entry[2][2]
   end

@@ -1,48 +1,49 @@
--- What the dispatch scripts share. KEYS[1] is "<prefix>:{<vendor>}": all keys of a vendor begin with it, so they lie in one hash slot.
+-- What the dispatch scripts share. KEYS[1] is "<prefix>:{<vendor>}": all keys of a vendor begin with it, so they are in one hash slot.
 --
--- A line is one stream of a vendor: 0, 1, 2 are calls of priority high, normal, low; 3, 4, 5 are polls. Of each line:
---   :<line>:jobs     the stream, a short piece of what waits; its entries stay until the job is settled
---   :<line>:due      tenants with more in MongoDB than in the stream, in turn
---   :<line>:asleep   tenants with something to do later, by when (ms)
---   :<line>:reading  tenants that somebody reads from MongoDB now, by when that is given up (ms)
---   :<line>:resting  tenants over their own limit, until when (ms)
--- Of the vendor:
---   :index   the ids in its streams and where: '-<line> <entry>' is free, '+<line> <entry> <worker>' is leased
---   :state   epoch (a name for this index), run (of Redis, in which it was opened), is_open (1: before, nothing is added or claimed), looks
---            (for leases that have lapsed, so far), sweep_at, turn, spent, claimed
---   :counts  how many jobs are where: waiting, open, live
+-- Streams have numbers: 0, 1, 2 are for calls of priority high, normal, low; 3, 4, 5 for polls. `streams` is how many the vendor has, 3 or 6.
+-- Each stream has:
+--   :<stream>:jobs     the stream itself, with the first of the waiting jobs; an entry stays until its job is settled
+--   :<stream>:due      tenants with more due jobs in MongoDB, in the order of their turns
+--   :<stream>:asleep   tenants with jobs that are due later, and when (ms)
+--   :<stream>:reading  tenants whose jobs a process is reading from MongoDB, and when that times out (ms)
+--   :<stream>:resting  tenants over their own limit, and until when (ms)
+-- The vendor has:
+--   :index   where each id is: '-<stream> <entry>' if it is free, '+<stream> <entry> <worker>' if it is leased
+--   :state   epoch (the name of this index), run (the run of Redis in which it began), is_open (until it is 1, nothing is added or claimed),
+--            looks (how often lapsed leases were looked for), sweep_at, turn, spent, claimed
+--   :counts  how many jobs are waiting, open and live
 local base = KEYS[1]
 local GROUP, FREE = 'workers', 'free'
 local index, state, counts = base .. ':index', base .. ':state', base .. ':counts'
 
-local function of(line, what)
-  return base .. ':' .. line .. ':' .. what
+local function key_of(stream, what)
+  return base .. ':' .. stream .. ':' .. what
 end
 
 local function number(text)
   return string.format('%.0f', text)
 end
 
--- Entries of a line that a worker may take, and how many of them were given back by one.
-local function waiting(line)
-  local pending = redis.call('XPENDING', of(line, 'jobs'), GROUP)
+-- How many entries of a stream can be claimed, how many of those were given back, and how many are leased.
+local function waiting(stream)
+  local pending = redis.call('XPENDING', key_of(stream, 'jobs'), GROUP)
   local free = 0
   if pending[1] > 0 then
     for _, consumer in ipairs(pending[4]) do
       if consumer[1] == FREE then free = tonumber(consumer[2]) end
     end
   end
-  return redis.call('XLEN', of(line, 'jobs')) - pending[1] + free, free, pending[1] - free
+  return redis.call('XLEN', key_of(stream, 'jobs')) - pending[1] + free, free, pending[1] - free
 end
 
--- Whether so few are left for workers that a line is to be filled: to read a lane costs what is in its stream already once more, so late,
--- but not so late that a claim comes to the end of one line and takes more of another than its share.
+-- Whether a stream is to be refilled. A refill reads the entries that are still there once more, so it is better late. But not too late: a claim
+-- that finds a stream empty takes more from another one than its share.
 local FEW = 512
 local function is_low(left, depth)
   return left < math.min(depth / 2, FEW)
 end
 
--- The epoch and whether the index is open; nothing when the index was lost. A stream that has gone alone raises NOGROUP where it is used.
+-- The epoch, and whether the index is open; nothing if the index was lost. If only a stream is missing, its use raises NOGROUP.
 local function epoch()
   local name, is_open = unpack(redis.call('HMGET', state, 'epoch', 'is_open'))
   if name and is_open then return name, is_open == '1' end
@@ -53,14 +54,14 @@ local function run_id()
   return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 end
 
--- The same where entries are handed out or taken over: in another run of Redis the index is as good as lost, because it may be an older one,
--- that knows nothing of the last claims. What is written into an old index by other scripts goes when the new one is opened.
+-- The same for scripts that lease entries: in another run of Redis the index counts as lost, because it may be too old to know the last claims.
+-- Other scripts may write into such an index: that is deleted when the new one begins.
 local function epoch_of_this_run()
   if redis.call('HGET', state, 'run') ~= run_id() then return nil end
   return epoch()
 end
 
--- What frees memory, or needs next to none, is done in a full Redis too: after a first write the limit no longer stops a script.
+-- For scripts that free memory or need very little: they also run when Redis is full, because that is checked only before the first write.
 local function even_when_full()
   redis.call('DEL', base .. ':none')
 end
@@ -71,85 +72,85 @@ end
 
 local have_turns = {} -- lanes that have taken their turn in this call
 
--- A tenant has something in MongoDB that is due: it takes its turn, unless it has one.
-local function take_turn(line, tenant)
-  local lane = line .. ' ' .. tenant
+-- Gives a tenant that has due jobs in MongoDB a turn, unless it has one; says whether it was new.
+local function take_turn(stream, tenant)
+  local lane = stream .. ' ' .. tenant
   if have_turns[lane] then return false end
   have_turns[lane] = true
   local turn = redis.call('HINCRBY', state, 'turn', 1)
-  return redis.call('ZADD', of(line, 'due'), 'NX', turn, tenant) == 1
+  return redis.call('ZADD', key_of(stream, 'due'), 'NX', turn, tenant) == 1
 end
 
-local function sleep(line, tenant, until_ms)
-  redis.call('ZADD', of(line, 'asleep'), 'LT', until_ms, tenant)
+local function sleep(stream, tenant, until_ms)
+  redis.call('ZADD', key_of(stream, 'asleep'), 'LT', until_ms, tenant)
 end
 
--- Tenants whose time has come take their turn; so do those whose reader has given up.
-local function wake(line, now)
+-- Gives turns to tenants whose jobs have become due, and to those whose reading has timed out.
+local function wake(stream, now)
   for _, what in ipairs({'asleep', 'reading'}) do
-    local up = redis.call('ZRANGE', of(line, what), '-inf', number(now), 'BYSCORE', 'LIMIT', 0, 1000)
+    local up = redis.call('ZRANGE', key_of(stream, what), '-inf', number(now), 'BYSCORE', 'LIMIT', 0, 1000)
     for _, tenant in ipairs(up) do
-      redis.call('ZREM', of(line, what), tenant)
-      take_turn(line, tenant)
+      redis.call('ZREM', key_of(stream, what), tenant)
+      take_turn(stream, tenant)
     end
   end
 end
 
--- Until when a tenant is to be left alone, if it is.
-local function rests(line, tenant, now)
-  local until_ms = tonumber(redis.call('ZSCORE', of(line, 'resting'), tenant) or 0)
+-- Until when a tenant rests, if it does.
+local function rests(stream, tenant, now)
+  local until_ms = tonumber(redis.call('ZSCORE', key_of(stream, 'resting'), tenant) or 0)
   if until_ms > now then return until_ms end
-  if until_ms > 0 then redis.call('ZREM', of(line, 'resting'), tenant) end
+  if until_ms > 0 then redis.call('ZREM', key_of(stream, 'resting'), tenant) end
   return nil
 end
 
--- Where an id is, as the index has it: free, or leased by a worker.
-local function free_at(line, entry)
-  return '-' .. line .. ' ' .. entry
+-- The values of `index`: an entry that is free, and one that a worker has leased.
+local function free_at(stream, entry)
+  return '-' .. stream .. ' ' .. entry
 end
 
-local function leased_at(line, entry, worker)
-  return '+' .. line .. ' ' .. entry .. ' ' .. worker
+local function leased_at(stream, entry, worker)
+  return '+' .. stream .. ' ' .. entry .. ' ' .. worker
 end
 
--- An entry has its own record of how long it is leased: its time of delivery is the number of the last look for lapsed leases, in seconds,
--- so that a script may take a while between two readings of the clock. A clock can be set back, the number of looks only grows.
+-- How long an entry has been leased is recorded as its delivery time, which is no time here but the number of the last look for lapsed leases.
+-- A clock can be set back; the number of looks only grows. One look is a second, which leaves room for the time that a script takes.
 local LOOK = 1000
 
--- Leases entries of a line to a worker, or keeps them leased.
-local function lease(line, entries, worker)
-  local claim = {'XCLAIM', of(line, 'jobs'), GROUP, worker, '0'}
+-- Leases entries of a stream to a worker, or renews its leases.
+local function lease(stream, entries, worker)
+  local claim = {'XCLAIM', key_of(stream, 'jobs'), GROUP, worker, '0'}
   for _, entry in ipairs(entries) do claim[#claim + 1] = entry end
   for _, word in ipairs({'TIME', number(redis.call('HGET', state, 'looks') * LOOK), 'JUSTID'}) do claim[#claim + 1] = word end
   redis.call(unpack(claim))
 end
 
--- The line and the entry that a place in the index names.
+-- The stream and the entry in a value of `index`.
 local function parts(where)
   return string.match(where, '^.(%d) (%S+)')
 end
 
--- In which line an id is, and its entry there.
+-- The stream and the entry of an id.
 local function place(id)
   return parts(redis.call('HGET', index, id) or '')
 end
 
-local is_whole -- as many entries in the streams as ids in the index: looked at once a call, before anything is added
+local is_whole -- whether there are as many entries in the streams as ids in the index; checked once, before anything is added
 
--- Whether an id is where the index has it: its entry may have been deleted by somebody else. Where nothing is missing, none is looked for.
+-- Whether the entry of an id exists: somebody else may have deleted it. If no entry is missing, it is not looked up.
 local function is_there(where)
   if is_whole == nil then
     local entries = 0
-    for line = 0, tonumber(ARGV[2]) - 1 do entries = entries + redis.call('XLEN', of(line, 'jobs')) end
+    for stream = 0, tonumber(ARGV[2]) - 1 do entries = entries + redis.call('XLEN', key_of(stream, 'jobs')) end
     is_whole = entries == redis.call('HLEN', index)
   end
   if is_whole then return true end
-  local line, name = parts(where)
-  return line and #redis.call('XRANGE', of(line, 'jobs'), name, name) == 1
+  local stream, name = parts(where)
+  return stream and #redis.call('XRANGE', key_of(stream, 'jobs'), name, name) == 1
 end
 
--- Ids go into the stream of a line, each of them once; gives the entries of those that were in none.
-local function add(line, ids)
+-- Adds ids to a stream, unless they are in one already; returns the new entries.
+local function add(stream, ids)
   local entries = {}
   -- A thousand at a time: Lua's stack is bounded.
   for from = 1, #ids, 1000 do
@@ -160,9 +161,9 @@ local function add(line, ids)
     local added = {}
     for _, id in ipairs(new) do
       if not added[id] then
-        local entry = redis.call('XADD', of(line, 'jobs'), '*', 'id', id)
+        local entry = redis.call('XADD', key_of(stream, 'jobs'), '*', 'id', id)
         added[id], entries[#entries + 1] = true, entry
-        notes[#notes + 1], notes[#notes + 2] = id, free_at(line, entry)
+        notes[#notes + 1], notes[#notes + 2] = id, free_at(stream, entry)
       end
     end
     if #notes > 0 then redis.call('HSET', index, unpack(notes)) end
@@ -170,66 +171,66 @@ local function add(line, ids)
   return entries
 end
 
--- Takes entries of a line, { entry, id } each, out for good: acknowledged and deleted together, or their memory would never be freed.
-local function remove(line, entries)
+-- Removes entries of a stream, { entry, id } each. They are acknowledged and deleted together, or their memory would never be freed.
+local function remove(stream, entries)
   for from = 1, #entries, 1000 do
     local names, ids = {}, {}
     for i = from, math.min(from + 999, #entries) do names[#names + 1], ids[#ids + 1] = unpack(entries[i]) end
-    redis.call('XACK', of(line, 'jobs'), GROUP, unpack(names))
-    redis.call('XDEL', of(line, 'jobs'), unpack(names))
+    redis.call('XACK', key_of(stream, 'jobs'), GROUP, unpack(names))
+    redis.call('XDEL', key_of(stream, 'jobs'), unpack(names))
     redis.call('HDEL', index, unpack(ids))
   end
 end
 
--- Of entries of a line, { entry, id } each, those that a worker has leased.
-local function leased_by(line, entries, worker)
+-- Those of some entries of a stream, { entry, id } each, that a worker has leased.
+local function leased_by(stream, entries, worker)
   local leased = {}
   for from = 1, #entries, 1000 do
     local ids = {}
     for i = from, math.min(from + 999, #entries) do ids[#ids + 1] = entries[i][2] end
     for i, where in ipairs(redis.call('HMGET', index, unpack(ids))) do
       local entry = entries[from + i - 1]
-      if where == leased_at(line, entry[1], worker) then leased[#leased + 1] = entry end
+      if where == leased_at(stream, entry[1], worker) then leased[#leased + 1] = entry end
     end
   end
   return leased
 end
 
--- Entries of ours. One that is not is taken out, and stops none of its neighbours.
-local function ours(line, entries)
+-- The entries with an id in them. Others were added by somebody else: they are logged and removed, and the rest goes on.
+local function well_formed(stream, entries)
   local good = {}
   for _, entry in ipairs(entries) do
-    -- Before Redis 7 one that somebody else deleted is claimed as nothing.
+    -- Before Redis 7, claiming an entry that somebody else has deleted gives false.
     if not entry then
     elseif entry[2] and entry[2][1] == 'id' and #entry[2] == 2 and #entry[2][2] == 16 then
       good[#good + 1] = entry
     else
-      redis.log(redis.LOG_WARNING, 'fetchgate: an entry of ' .. of(line, 'jobs') .. ' is not ours: ' .. entry[1])
-      redis.call('XACK', of(line, 'jobs'), GROUP, entry[1])
-      redis.call('XDEL', of(line, 'jobs'), entry[1])
+      redis.log(redis.LOG_WARNING, 'fetchgate: an entry of ' .. key_of(stream, 'jobs') .. ' is not ours: ' .. entry[1])
+      redis.call('XACK', key_of(stream, 'jobs'), GROUP, entry[1])
+      redis.call('XDEL', key_of(stream, 'jobs'), entry[1])
     end
   end
   return good
 end
 
-local free_lanes = {} -- of those looked at in this call: whether a job may go straight into the stream
+local free_lanes = {} -- lanes that were checked in this call: whether a job may go straight into the stream
 
--- A job that wants to go: straight into the stream if there is room and its tenant has nothing waiting before it, else its tenant takes
--- its turn and it is read from MongoDB when that comes. Gives whether it is to be added to the stream, and whether the bell has to ring.
-local function enqueue(line, tenant, due_at, now, is_open, room)
+-- Queues a job. It goes straight into the stream if there is room and its tenant has no backlog; otherwise its tenant gets a turn, and the job is
+-- read from MongoDB when that comes. Returns whether the caller is to add it to the stream, and whether to wake dispatchers.
+local function enqueue(stream, tenant, due_at, now, is_open, room)
   if due_at > now then
-    local first = redis.call('ZRANGE', of(line, 'asleep'), 0, 0, 'WITHSCORES')
-    sleep(line, tenant, number(due_at))
+    local first = redis.call('ZRANGE', key_of(stream, 'asleep'), 0, 0, 'WITHSCORES')
+    sleep(stream, tenant, number(due_at))
     return false, not first[2] or tonumber(first[2]) > due_at
   end
-  local lane = line .. ' ' .. tenant
+  local lane = stream .. ' ' .. tenant
   if free_lanes[lane] == nil then
-    free_lanes[lane] = not (rests(line, tenant, now)
-      or redis.call('ZSCORE', of(line, 'due'), tenant) or redis.call('ZSCORE', of(line, 'reading'), tenant))
+    free_lanes[lane] = not (rests(stream, tenant, now)
+      or redis.call('ZSCORE', key_of(stream, 'due'), tenant) or redis.call('ZSCORE', key_of(stream, 'reading'), tenant))
   end
   if not is_open or room <= 0 or not free_lanes[lane] then
     free_lanes[lane] = false
-    return false, take_turn(line, tenant)
+    return false, take_turn(stream, tenant)
   end
   return true, true
 end

@@ -1,14 +1,14 @@
--- How much is where. ARGV: now, lines. Gives: waiting, open, live, leased, when a call was last settled (ms; 0: not known), then the ids at
+-- Counts of a vendor's jobs. ARGV: now, streams. Gives: waiting, open, live, leased, when a call was last settled (ms; 0: not known), then the ids at
 -- the head of the streams.
-local lines = tonumber(ARGV[2])
+local streams = tonumber(ARGV[2])
 local found = redis.call('HMGET', counts, 'waiting', 'open', 'live', 'settled_at')
 local answer = {found[1] or '0', found[2] or '0', found[3] or '0', '0', found[4] or '0'}
 if not epoch() then return answer end
 local all_leased = 0
-for line = 0, lines - 1 do
-  local _, _, leased = waiting(line)
+for stream = 0, streams - 1 do
+  local _, _, leased = waiting(stream)
   all_leased = all_leased + leased
-  for _, entry in ipairs(redis.call('XRANGE', of(line, 'jobs'), '-', '+', 'COUNT', 1)) do answer[#answer + 1] = entry[2][2] end
+  for _, entry in ipairs(redis.call('XRANGE', key_of(stream, 'jobs'), '-', '+', 'COUNT', 1)) do answer[#answer + 1] = entry[2][2] end
 end
 answer[4] = tostring(all_leased)
 return answer

@@ -1,10 +1,10 @@
--- Ends the rest of all tenants, because the vendor's limits have changed. Each takes its turn, and rests again if it has to.
--- ARGV: now, lines.
+-- Ends the rest of all tenants, because the vendor's limits have changed. Each gets a turn, and rests again if its limit says so.
+-- ARGV: now, streams.
 even_when_full()
 if not epoch() then return 0 end
-for line = 0, tonumber(ARGV[2]) - 1 do
-  for _, tenant in ipairs(redis.call('ZRANGE', of(line, 'resting'), 0, -1)) do take_turn(line, tenant) end
-  redis.call('DEL', of(line, 'resting'))
+for stream = 0, tonumber(ARGV[2]) - 1 do
+  for _, tenant in ipairs(redis.call('ZRANGE', key_of(stream, 'resting'), 0, -1)) do take_turn(stream, tenant) end
+  redis.call('DEL', key_of(stream, 'resting'))
 end
 ring()
 return 1
