@@ -1,7 +1,7 @@
-//! Which limits were in force when: what calls are compared with.
+//! The history of a pool's limits, with which calls are compared.
 //!
-//! Never reads a clock and never counts a call. Processes learn of a change one after the other, so for a while both the old limits and the
-//! new ones may have been in force somewhere.
+//! Never reads a clock and never counts a call. Processes learn of a change one after the other, so for a while some may use the old limits and
+//! others the new ones.
 
 use std::collections::BTreeMap;
 
@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 use super::judge::{Rule, rules};
 use crate::{clock::Nanos, config::parse_limits, in_force::Change};
 
-/// So long after one process has left the old limits all have, in microseconds: a message takes up to a second, and permits that were given
-/// before lie up to half a second ahead.
+/// This long after one process has changed its limits no process uses the old ones, in microseconds. A message takes up to a second, and
+/// permits that were given before are dated up to half a second ahead.
 const LEFT_AFTER: i64 = 2_000_000;
-/// Others may have learned of a change so long before this process did: a message may be lost.
+/// Other processes may have learned of a change this long before this process did, because messages can be lost. In microseconds.
 const KNOWN_BEFORE: i64 = 5_000_000;
 /// Changes that are remembered. Windows that began before the first of them are not judged.
 const MOST_CHANGES: usize = 64;
 
-/// The limits of one pool, one set after the other.
+/// The sets of limits of one pool, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History(Vec<Entry>);
 
@@ -30,7 +30,7 @@ struct Entry {
     at: i64,
     /// How often live limits had been changed by then.
     version: u64,
-    /// As the API writes them; nothing when they are unknown.
+    /// JSON, as the API writes them; `None` if they are unknown.
     limits: Option<String>,
 }
 
@@ -38,26 +38,26 @@ struct Entry {
 pub(super) struct Era {
     pub(super) from: i64,
     pub(super) until: i64,
-    /// By what they count; nothing when they are unknown.
+    /// By the name of what they count; `None` if they are unknown.
     pub(super) rules: Option<BTreeMap<String, Rule>>,
 }
 
 impl History {
-    /// Adds the changes that a process has seen, at its times by `stamp`. Calls before `judged_to` have been judged by what is here already.
+    /// Adds the changes that a process has seen; `stamp` translates its times. They do not apply to calls before `judged_to`, which are judged.
     pub fn follow(&mut self, changes: &[Change], stamp: impl Fn(Nanos) -> i64, now: Nanos, judged_to: Option<i64>) {
         let (now, judged_to) = (stamp(now), judged_to.unwrap_or(i64::MIN));
-        // Whatever was seen is in the past, even if the clock was set back.
+        // Changes lie in the past, even if the clock was set back since.
         self.0.iter_mut().for_each(|entry| entry.at = entry.at.min(now));
         for change in changes {
             let (at, last) = (stamp(change.at), self.0.last_mut());
             if last.as_ref().is_some_and(|last| at < last.at || change.version < last.version) {
                 continue;
             }
-            // What was in force when a process began may have been in force for long.
+            // The limits with which a process began may have been in force long before.
             let known = if change.is_first { i64::MIN } else { at.saturating_sub(KNOWN_BEFORE) };
             let entry = Entry { from: known.max(judged_to), at, version: change.version, limits: None };
             match last {
-                // No process that is still alive has seen the limits in between.
+                // The limits in between are unknown: no running process has seen them.
                 Some(last) if change.version > last.version + 1 => self.0.push(entry.clone()),
                 Some(last) if last.limits.as_ref() == Some(&change.limits) => {
                     last.version = change.version;
@@ -79,14 +79,14 @@ impl History {
     fn drop_first(&mut self, gone: usize) {
         self.0.drain(..gone);
         if let Some(first) = self.0.first_mut().filter(|_| gone > 0) {
-            // Until then those that are forgotten may have been in force.
+            // Until then the forgotten limits may have been in force.
             first.from = first.at.saturating_add(LEFT_AFTER);
         }
     }
 
     pub(super) fn eras(&self) -> Vec<Era> {
         let ends = self.0.iter().skip(1).map(|next| next.at.saturating_add(LEFT_AFTER)).chain([i64::MAX]);
-        // A newer version may have written some that this one cannot read.
+        // Limits of a newer version may not be readable here.
         let read = |entry: &Entry| Some(rules(&parse_limits(entry.limits.as_ref()?).ok()?));
         self.0.iter().zip(ends).map(|(entry, until)| Era { from: entry.from, until, rules: read(entry) }).collect()
     }

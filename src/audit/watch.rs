@@ -1,8 +1,8 @@
-//! The running judge: looks at every call once, a little after it was made, and stores what it found. Each process judges the pools that it
-//! calls itself, and the others in turn: a process that called them may have died.
+//! The running judge: it judges every call once, some seconds after it was made, and stores its findings as a verdict. Each process judges the
+//! pools that it calls, and all others in turn, because the process that called them may have died.
 //!
-//! Never looks at a call before all processes have had time to write theirs. One process at a time is enough; several do no harm, because a
-//! verdict only replaces the one that it goes on from.
+//! Never judges a call before all processes have had time to write theirs. Several judges of one pool do no harm: a verdict is stored only if the
+//! verdict that it continues is still the stored one.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -46,7 +46,7 @@ const PARTS: u64 = 16;
 const TURN_EVERY: Duration = Duration::from_secs(15);
 /// Old calls are deleted this often; while there are more, at every look at the pool.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
-/// So often a late block tries to make the judge go back, if other verdicts are written meanwhile.
+/// How often a late block tries to make the judge go back while other verdicts are written.
 const MOST_ROUNDS: usize = 8;
 
 /// What was found about a pool since the store was made.
@@ -254,7 +254,7 @@ impl PoolWatch {
         Ok(turn)
     }
 
-    /// One line in the log for each limit that was broken.
+    /// Logs a line for each limit that was broken.
     fn log_breaches(&self) {
         for (_, id, finding) in self.judge.findings().filter(|(_, _, finding)| finding.breaches > 0) {
             let Finding { worst, worst_at, breaches } = finding;

@@ -72,7 +72,7 @@ pub(super) async fn run(
     if let Some(why) = reading.failure() {
         cx.breakers.note_error(vendor.name(), login::written(why, cx.clock.now()));
     }
-    limits::heed(&cx, &vendor, &reading, answer, in_flight.metrics()).await;
+    limits::apply_to_gate(&cx, &vendor, &reading, answer, in_flight.metrics()).await;
     let failed = was_tried.then(|| breaker::is_failure(&reading.step));
     let verdict = match (call.sent_at, call.proof) {
         (Some(sent_at), Some(proof)) => {

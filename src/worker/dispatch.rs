@@ -1,6 +1,6 @@
-//! One vendor's loop: look when the next permit can come, claim what it can serve, reserve for exactly those jobs, fire at their times.
+//! One vendor's loop: find out when the next permit can come, claim jobs for it, reserve permits for exactly those jobs, fire them in time.
 //!
-//! Never polls: it waits for a time that it knows, or for the bell. Never keeps a lease that it has no permit for.
+//! Never polls: it waits for a time that it knows, or for a wake-up. Never keeps a lease without a permit.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// For a vendor of the config: the store has its bell and the metrics have its handles.
+    /// For a vendor of the config, because only those have wake-ups and metrics.
     pub(super) fn new(cx: Arc<Context>, vendor: Arc<Vendor>) -> Dispatcher {
         let bell = cx.store.signals().bell(vendor.name()).unwrap_or_default();
         let metrics =
@@ -75,7 +75,7 @@ impl Dispatcher {
                 self.give_back().await;
                 return Ok(Tick::WaitUntil(until));
             }
-            // What was reserved before it opened goes back. The probe stays: it is the only one.
+            // Jobs that were reserved before it opened are given back. A reserved probe stays: it is to show whether the vendor works.
             Standing::HalfOpen if !self.firing.has_probe() => self.give_back().await,
             Standing::HalfOpen | Standing::Closed => {}
         }

@@ -13,8 +13,8 @@ use crate::{
     vendor::{Reading, Silence, Vendor},
 };
 
-/// Asks the limiter once, so that what begins cold there begins now and not with the first job. Who cannot ask waits later.
-/// And how the breaker stands, which others may have opened.
+/// Asks for the breaker's state, which other processes may have changed, and for a permit and a share of the calls in flight. So a cold start
+/// of the limiter begins now and not with the first job.
 pub(super) async fn begin(cx: &Context, vendor: &Vendor) {
     cx.breakers.look(vendor.name()).await;
     let asked = cx.limiter.outlook(&vendor.config.pool, cx.clock.nanos(), 1).await;
@@ -29,20 +29,26 @@ pub(super) fn note_sent(cx: &Context, vendor: &Vendor, permit: &Permit) {
     cx.audit.note(&permit.pool, Call { at, vendor: vendor.name().clone(), tenant: permit.tenant.clone() });
 }
 
-/// What is known of a call besides what its answer means.
+/// Facts about a call that do not depend on the rules for its answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answer {
-    /// Nothing when none came.
+    /// `None` if no answer came.
     pub(super) status: Option<u16>,
     /// When the call was sent.
     pub(super) sent: Nanos,
 }
 
-/// A gate that a vendor's headers close for longer than this is worth a line in the log.
+/// If a vendor's headers close the gate for longer than this, it is logged.
 const A_LITTLE: Duration = Duration::from_secs(60);
 
-/// Does what an answer wants of the vendor's whole pool: silence, in every process, or fewer calls.
-pub(super) async fn heed(cx: &Context, vendor: &Vendor, reading: &Reading, answer: Answer, metrics: &VendorMetrics) {
+/// Closes or slows down the pool's gate, in every process, if the answer asks for that.
+pub(super) async fn apply_to_gate(
+    cx: &Context,
+    vendor: &Vendor,
+    reading: &Reading,
+    answer: Answer,
+    metrics: &VendorMetrics,
+) {
     let (pool, now) = (&vendor.config.pool, cx.clock.nanos());
     if let Some(Silence::Asked(time)) = reading.silence {
         let silence = cx.slow_downs.begin(pool, answer.sent, now, time, &vendor.config.slow_down);

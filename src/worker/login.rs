@@ -1,5 +1,5 @@
-//! A vendor's credentials, as its dispatcher, its attempts and the janitor meet them: a token is there before jobs are claimed, a refusal is
-//! distinguished from a token that has expired, and secrets in files are read again.
+//! A vendor's credentials, as the dispatcher, attempts and the janitor use them. The dispatcher gets a token before it claims jobs, an attempt
+//! tells a refusal from an expired token, and the janitor reads secrets in files again.
 //!
 //! Never decides when a vendor is asked again (see `limit::breaker`) and never asks for a token itself (see `vendor::auth`).
 
@@ -62,8 +62,8 @@ pub(super) fn verdict(
     }
 }
 
-/// How often in a row this job has now been refused. That is one as long as nobody was taken since the first time: as far as this process
-/// knows, the vendor refuses everybody.
+/// How often in a row this job has now been refused. It stays one until a call of another job was accepted since the first refusal: until
+/// then the vendor seems to refuse all.
 fn times_refused(vendor: &Vendor, job: &Job) -> u32 {
     match job.in_a_row(FailureCode::VendorRefused) {
         1 if !vendor.login.has_taken_since(job.updated_at) => 1,
@@ -86,7 +86,7 @@ pub(super) fn message(written: &str) -> String {
     value["message"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Sees to it that calls can be made: asks for a token if there is none, and beside the calls if the one in use ends soon.
+/// Makes sure that calls can be made: asks for a token if there is none. If the one in use expires soon, calls go on meanwhile.
 pub(super) async fn ready(cx: &Arc<Context>, vendor: &Arc<Vendor>, renewing: &mut JoinSet<()>) -> Result<(), Verdict> {
     let Some(oauth) = vendor.login.oauth() else { return Ok(()) };
     while renewing.try_join_next().is_some() {}

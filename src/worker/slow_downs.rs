@@ -1,6 +1,6 @@
-//! How often in a row each pool's vendors asked to slow down, and so how long to be silent when they do not say.
+//! How often in a row each pool's vendors asked to slow down. It decides how long to wait if they do not say.
 //!
-//! Never closes a gate (see `limits`). Kept by each process for itself: several workers learn each by themselves.
+//! Never closes a gate (see `limits`). Every process counts separately.
 
 use std::{
     collections::HashMap,
@@ -33,8 +33,8 @@ pub(super) struct Begun {
 }
 
 impl SlowDowns {
-    /// A call that was sent at `sent` was answered so. `named`: the vendor said for how long. Many calls that were under way together and
-    /// are answered so are one slow-down.
+    /// Counts a call, sent at `sent`, that was answered with "slow down". `named`: the wait that the vendor named. Several calls that were in
+    /// flight together count as one.
     pub(super) fn begin(
         &self,
         pool: &Arc<str>,
@@ -59,7 +59,7 @@ impl SlowDowns {
         Begun { until: row.until, is_new }
     }
 
-    /// A call that was sent at `sent` was answered otherwise.
+    /// Notes a call, sent at `sent`, with another answer.
     pub(super) fn end(&self, pool: &Arc<str>, sent: Nanos) {
         let mut pools = self.lock();
         if pools.get(pool).is_some_and(|row| sent > row.began) {
