@@ -1,19 +1,27 @@
-//! The API, whole: requests go through its router into a store of their own.
+//! The API, whole: requests go over a connection into a server with a store of its own.
 //!
-//! Every answer is one that the API promises: no 5xx but for want of room (503) and for codings of transfer (501), and a problem of a few KiB for whatever is wrong.
+//! Every answer is one that the API promises: no 5xx but for want of room (503) and for codings of transfer (501), and a problem of a few KiB
+//! for whatever is wrong.
 
 use std::{
     sync::{Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
-use axum::{Router, body::Body};
-use fetchgate::{api, clock::Clock, config::parse, roles::Roles, service::Service};
-use http_body_util::BodyExt as _;
-use hyper::{HeaderMap, Method, Request, StatusCode, Uri, header, service::Service as _};
-use hyper_util::service::TowerToHyperService;
+use bytes::Bytes;
+use fetchgate::{
+    api::{self, server::Door},
+    clock::Clock,
+    config::parse,
+    roles::Roles,
+    service::Service,
+    vendor::http::{Client, Origin, Reply},
+};
+use http_body_util::Full;
+use hyper::{HeaderMap, Method, Request, StatusCode, Uri, header};
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
+use tokio::{net::TcpListener, runtime::Runtime, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     message,
@@ -23,13 +31,15 @@ use super::{
 const KEY: &str = "Bearer fg_0123456789abcdefghijklmnopqrstuvwxyzABCDEF";
 const JSON: &str = "application/json";
 /// Some requests wait for a job, which nobody calls here.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(500);
 /// The bytes of a problem at most, also of one with 32 fields.
 const MAX_PROBLEM: usize = 16 << 10;
 
 struct Site {
     runtime: Runtime,
-    router: TowerToHyperService<Router>,
+    client: Client,
+    origin: Origin,
+    _server: Mutex<JoinSet<()>>,
 }
 
 static SITE: OnceLock<Site> = OnceLock::new();
@@ -41,12 +51,19 @@ fn site() -> &'static Site {
         let folder = TempDir::new().expect("a folder");
         let text = CONFIG.replace("STORE", folder.path().join("fuzz.db").to_str().expect("a path in UTF-8"));
         let config = parse(&text, "vendors.toml", []).unwrap_or_else(|error| panic!("{error}"));
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let service = runtime.block_on(Service::build(&config, Roles::Both, Clock::manual(NOW))).expect("the service");
-        let (app, _, _) = service.into_parts();
+        let runtime = Runtime::new().expect("a runtime");
+        let (origin, server) = runtime.block_on(async {
+            let service = Service::build(&config, Roles::Both, Clock::manual(NOW)).await.expect("the service");
+            let (app, _, _) = service.into_parts();
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let url = format!("http://{}", listener.local_addr().expect("the port"));
+            let door = Door::plain(&app.edge.memory);
+            let mut server = JoinSet::new();
+            server.spawn(api::server::serve(listener, api::router(app), door, CancellationToken::new()));
+            (Origin::of(&url.parse().expect("a URL")).expect("http"), server)
+        });
         *FOLDER.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
-        Site { runtime, router: TowerToHyperService::new(api::router(app)) }
+        Site { runtime, client: Client::new(), origin, _server: Mutex::new(server) }
     })
 }
 
@@ -55,28 +72,31 @@ pub fn clean_up() {
     drop(FOLDER.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
-/// The status of the answer, which is checked; nothing if it does not come soon, or if what is asked cannot be a request.
+/// The status of the answer, which is checked; nothing if it does not come soon, or if what is asked cannot be sent.
 fn ask(method: Method, target: &[u8], headers: &HeaderMap, body: &[u8]) -> Option<StatusCode> {
+    if method == Method::CONNECT {
+        return None; // The client would wait for a tunnel.
+    }
     let mut request = Request::builder().method(method.clone()).uri(Uri::try_from(target).ok()?);
     request.headers_mut()?.extend(headers.clone());
     // Without it the head alone would be refused, and nothing else read.
     request.headers_mut()?.entry(header::HOST).or_insert(header::HeaderValue::from_static("fetchgate.example"));
-    let request = request.body(Body::from(body.to_vec())).ok()?;
+    let request = request.body(Full::new(Bytes::copy_from_slice(body))).ok()?;
     let site = site();
     let answered = site.runtime.block_on(async {
         tokio::time::timeout(PATIENCE, async {
-            let answer = site.router.call(request).await.unwrap_or_else(|never| match never {});
-            let (head, body) = answer.into_parts();
-            (head, body.collect().await.expect("the whole answer").to_bytes())
+            let mut connection = site.client.connection(&site.origin).await.expect("the server is there");
+            let reply = connection.send(request).await.ok()?;
+            site.client.keep(connection);
+            Some(reply)
         })
         .await
     });
-    let (head, body) = answered.ok()?;
-    let (status, kind) = (head.status, head.headers.get(header::CONTENT_TYPE));
+    let Reply { status, headers, body, .. } = answered.ok()??;
     let text = String::from_utf8_lossy(&body);
-    assert!(head.headers.contains_key("x-request-id"), "{status} has no X-Request-Id");
     if status.is_client_error() || status.is_server_error() {
         assert!(status.as_u16() < 500 || [501, 503].contains(&status.as_u16()), "{status}: {text}");
+        let kind = headers.get(header::CONTENT_TYPE);
         assert!(kind.is_some_and(|kind| kind == "application/problem+json"), "{status}: {kind:?}");
         assert!(body.len() < MAX_PROBLEM, "{status}: {} bytes", body.len());
         if method != Method::HEAD {
