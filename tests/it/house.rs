@@ -171,6 +171,7 @@ fn every_dependency_is_used_and_says_why_it_is_here() {
     for (manifest, folders) in [
         ("Cargo.toml", &["src", "tests", "benches"][..]),
         ("mock-vendors/Cargo.toml", &["mock-vendors/src", "mock-vendors/tests"]),
+        ("fuzz/Cargo.toml", &["fuzz/src", "fuzz/tests"]),
     ] {
         let text = read(manifest);
         let sources: String =
