@@ -1,5 +1,5 @@
 # What a contributor does, and what CI does: the same.
-.PHONY: run test failover servers check bench load edge referee compose-test
+.PHONY: run test failover servers check fuzz fuzz-plain fuzz-api deny sbom bench load edge referee compose-test
 
 run: ## the whole world: API, worker, embedded store, mock vendors; nothing else needed
 	cargo run --release --locked -- dev
@@ -17,6 +17,24 @@ check: ## what CI checks besides the tests
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps --document-private-items
+
+fuzz: ## LLVM's fuzzer on TARGET=name for SECS=60; installs cargo-fuzz, needs a nightly compiler
+	command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	cp Cargo.lock fuzz/coverage/
+	FUZZ_TARGET=$(or $(TARGET),submit) cargo +nightly fuzz run --fuzz-dir fuzz/coverage any fuzz/corpus/$(or $(TARGET),submit) -- -max_total_time=$(or $(SECS),60)
+
+fuzz-plain: ## changes the corpus at random, on any compiler: TARGET=name or all, RUNS=100000, SEED=1
+	cargo run --release --locked -p fetchgate-fuzz -- $(or $(TARGET),all) $(or $(RUNS),100000) $(SEED)
+
+fuzz-api: ## the API of a live server, fuzzed from its OpenAPI file by schemathesis; two minutes
+	scripts/fuzz-api
+
+deny: ## licences, sources, bans and, where they can be reached, advisories; installs cargo-deny. `make test` checks licences and sources too
+	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --workspace --locked check bans licenses sources $(ADVISORIES)
+
+sbom: ## what is built in, as CycloneDX 1.5, into target/fetchgate.cdx.json
+	scripts/sbom > target/fetchgate.cdx.json
 
 compose-test: ## compose.yaml for real, on a local Docker engine; not part of CI
 	scripts/with-servers docker/compose-test
