@@ -6,6 +6,8 @@ mod support;
 mod api;
 /// What was really sent, and whether the limits were kept.
 mod audit;
+/// Secrets that must be seen nowhere.
+mod canaries;
 /// What `check` says of a config, and of a request that would go out.
 mod check;
 /// The command line: the real binary against a real service.

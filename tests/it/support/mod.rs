@@ -558,7 +558,7 @@ impl Caller {
         self.send(Request::post(path).header("content-type", "application/json"), body).await
     }
 
-    async fn send(&self, request: hyper::http::request::Builder, body: &str) -> Answer {
+    pub(crate) async fn send(&self, request: hyper::http::request::Builder, body: &str) -> Answer {
         let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
         let request = request.header("host", self.origin.authority()).body(body);
         let mut connection = self.client.connection(&self.origin).await.expect("the service listens");
