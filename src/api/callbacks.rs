@@ -240,25 +240,20 @@ impl Landed {
 
 /// Lets callbacks on the shared URL decide the job that they name, one after the other.
 async fn land(app: &App, vendor: &Arc<Vendor>, sent: &Sent, job: Option<Callback>, values: Vec<Value>) -> Landed {
-    let (which, unknown) = match job {
-        None => (None, Landed::NamesNoJob),
-        Some(Callback::UnknownJob) => (None, Landed::UnknownJob),
-        Some(Callback::Job(id)) => (Some(Which::Id(id)), Landed::UnknownJob),
-        Some(Callback::Ticket(ticket)) => {
-            (Some(Which::Ticket { vendor: vendor.name().clone(), ticket }), Landed::UnknownJob)
-        }
+    let which = match job {
+        None => return no_job(app, vendor, None, Landed::NamesNoJob).await,
+        Some(Callback::UnknownJob) => return no_job(app, vendor, None, Landed::UnknownJob).await,
+        Some(Callback::Job(id)) => Which::Id(id),
+        Some(Callback::Ticket(ticket)) => Which::Ticket { vendor: vendor.name().clone(), ticket },
     };
-    if let Some(which) = &which {
-        for value in values {
-            match amend(app, vendor, which.clone(), None, sent, value).await {
-                Ok(Amended::Changed(_) | Amended::Left(_)) => {}
-                Ok(Amended::Unknown) => return no_job(app, vendor, Some(which), unknown).await,
-                Err(error) => return Landed::NotStored(error),
-            }
+    for value in values {
+        match amend(app, vendor, which.clone(), None, sent, value).await {
+            Ok(Amended::Changed(_) | Amended::Left(_)) => {}
+            Ok(Amended::Unknown) => return no_job(app, vendor, Some(&which), Landed::UnknownJob).await,
+            Err(error) => return Landed::NotStored(error),
         }
-        return Landed::Stored;
     }
-    no_job(app, vendor, None, unknown).await
+    Landed::Stored
 }
 
 /// What becomes of a callback for no job of ours. The vendor may have called back before its own reply, which has the ticket, was stored.

@@ -10,6 +10,7 @@ use url::{Position, Url};
 
 use super::{
     MAX_TICKET_BYTES, Vendor, auth,
+    error::bad,
     http::Origin,
     outgoing::{Credentials, To},
     reading::Received,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     config::{Address, Kind},
-    job::{Failure, FailureCode, Fetch, Job},
+    job::{Failure, Fetch, Job},
 };
 
 /// Bytes of an origin that a message shows at most; no host's name is longer.
@@ -145,8 +146,4 @@ pub(super) fn masked(words: String, fetch: Option<&Fetch>) -> String {
     let secrets = [path].into_iter().chain(values).flat_map(|text| [text.to_owned(), decoded(text)]);
     let secrets: Vec<String> = secrets.collect();
     auth::without(words, secrets.iter().map(String::as_str))
-}
-
-fn bad(what: impl Into<String>) -> Failure {
-    Failure::new(FailureCode::BadResponse, what)
 }

@@ -56,3 +56,8 @@ impl CallError {
         }
     }
 }
+
+/// The vendor's answer is of no use.
+pub(super) fn bad(what: impl Into<String>) -> Failure {
+    Failure::new(FailureCode::BadResponse, what)
+}

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Vendor, bounded,
+    error::bad,
     outgoing::{Content, Outgoing},
     request::unfit,
     template::Scope,
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     config::{Kind, Polling},
-    job::{Failure, FailureCode, Job},
+    job::{Failure, Job},
 };
 
 impl Vendor {
@@ -44,9 +45,7 @@ pub(super) fn next_wait(polling: &Polling, worked_for: Duration) -> Duration {
 /// The data in an answer that is done.
 pub(super) fn result<'a>(polling: &Polling, answer: &'a RawValue) -> Result<&'a RawValue, Failure> {
     let Some(at) = &polling.result else { return Ok(answer) };
-    at.find(answer).ok_or_else(|| {
-        Failure::new(FailureCode::BadResponse, format!("the vendor's answer is done and has nothing at {at}"))
-    })
+    at.find(answer).ok_or_else(|| bad(format!("the vendor's answer is done and has nothing at {at}")))
 }
 
 /// The vendor's own reference, in its acceptance.
@@ -73,8 +72,7 @@ pub(super) fn ticket(
         polling.ticket_header.as_ref().map(|name| format!("in the header {name}")),
     ];
     let places: Vec<String> = places.into_iter().flatten().collect();
-    let message = format!("the vendor accepted the job and gave no ticket {}", places.join(" or "));
-    Err(Failure::new(FailureCode::BadResponse, message))
+    Err(bad(format!("the vendor accepted the job and gave no ticket {}", places.join(" or "))))
 }
 
 /// The ticket that a header has, so that the body does not matter.

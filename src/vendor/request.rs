@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Vendor,
+    error::bad,
     http::Origin,
     outgoing::{Content, Credentials, Outgoing, To, set},
     replies::On,
@@ -67,9 +68,8 @@ impl Vendor {
         job: &Job,
         work: impl FnOnce(&Scope<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let payload: &RawValue = serde_json::from_slice(&job.payload).map_err(|error| {
-            Failure::new(FailureCode::BadResponse, format!("the stored payload is not JSON: {error}"))
-        })?;
+        let payload: &RawValue = serde_json::from_slice(&job.payload)
+            .map_err(|error| bad(format!("the stored payload is not JSON: {error}")))?;
         let request_id = job.id.to_string();
         let callback_url = self.callback_url(job.id, job.run);
         work(&Scope {

@@ -7,11 +7,11 @@ use std::time::Duration;
 use hyper::header::LOCATION;
 use serde_json::value::RawValue;
 
-use super::{Vendor, polling, reading::Received, replies::On, webhook};
+use super::{Vendor, error::bad, polling, reading::Received, replies::On, webhook};
 use crate::{
     config::{Address, Kind, Polling},
     job::{
-        Failure, FailureCode, Fetch, Job,
+        Failure, Fetch, Job,
         lifecycle::{self, Step},
     },
     json,
@@ -47,9 +47,7 @@ impl Vendor {
             Address::Url(_) | Address::Ticket => Fetch::ByConfig,
             Address::At(at) => {
                 let found = at.find(answer).map(json::text).filter(|url| !url.is_empty() && url != "null");
-                let found = found.ok_or_else(|| {
-                    Failure::new(FailureCode::BadResponse, format!("the vendor is done and gave no URL at {at}"))
-                })?;
+                let found = found.ok_or_else(|| bad(format!("the vendor is done and gave no URL at {at}")))?;
                 self.fetch_at(received.job, &found)?
             }
         };

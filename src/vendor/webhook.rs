@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Vendor,
+    error::bad,
     template::Scope,
     ticket_at,
     value::Value,
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     clock::{Nanos, Time, nanos},
     config::{Challenge, Kind, LiveSecret, Reread, Webhook},
-    job::{Failure, FailureCode, JobId},
+    job::{Failure, JobId},
     json::{self, Pointer},
 };
 
@@ -50,9 +51,7 @@ pub(super) fn ticket_in_callback(webhook: &Webhook, body: &RawValue) -> Option<R
 /// The data in a callback, or in an answer that is done.
 pub(super) fn result<'a>(webhook: &Webhook, answer: &'a RawValue) -> Result<&'a RawValue, Failure> {
     match &webhook.result {
-        Some(at) => at.find(answer).ok_or_else(|| {
-            Failure::new(FailureCode::BadResponse, format!("the vendor's callback has nothing at {at}"))
-        }),
+        Some(at) => at.find(answer).ok_or_else(|| bad(format!("the vendor's callback has nothing at {at}"))),
         None => Ok(DEFAULT_RESULTS.iter().find_map(|key| Pointer::from_keys([*key]).find(answer)).unwrap_or(answer)),
     }
 }

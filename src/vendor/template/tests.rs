@@ -9,13 +9,8 @@ use crate::json::{Pointer, tests::documents};
 
 fn scope(payload: &str) -> Scope<'_> {
     let payload = json::check(payload.as_bytes()).unwrap();
-    Scope {
-        request_id: "0192-id",
-        payload,
-        callback_url: Some("http://us/hook?a=\"b\""),
-        ticket: None,
-        tenant: "acme & co",
-    }
+    let (request_id, callback_url) = ("0192-id", Some("http://us/hook?a=\"b\""));
+    Scope { request_id, payload, callback_url, ticket: None, tenant: "acme & co" }
 }
 
 fn url(text: &str, payload: &str) -> Result<String, RenderError> {
@@ -30,11 +25,7 @@ fn body(text: &str, payload: &str) -> String {
 fn a_url_is_its_origin_and_a_rendered_path_and_query() {
     let template =
         Template::url("https://api.example:8443/v2/{{ payload.region | path }}/r?t={{tenant|query}}&x[]=%20").unwrap();
-    let origin = template.origin().unwrap();
-    assert_eq!(
-        (origin.scheme(), origin.host_str(), origin.port_or_known_default()),
-        ("https", Some("api.example"), Some(8443))
-    );
+    assert_eq!(template.origin().unwrap().as_str(), "https://api.example:8443/");
     assert_eq!(
         template.render(&scope(r#"{"region":"eu/1 é?#%\r\n"}"#)).unwrap(),
         "/v2/eu%2F1%20%C3%A9%3F%23%25%0D%0A/r?t=acme%20%26%20co&x[]=%20"
@@ -76,14 +67,10 @@ fn a_value_that_cannot_stand_in_a_url_is_named() {
     assert_eq!((error.pointer.as_str(), error.detail.as_str()), ("/ticket", "is not known yet"));
     let long = format!("\"{}\"", "é".repeat(3000));
     assert_eq!(url("http://h/{{ payload | path }}", &long).unwrap_err().pointer, "/payload");
-    assert_eq!(
-        url("http://h/{{ payload | path }}", &format!("\"{}\"", "a".repeat(MAX_TARGET))).unwrap_err().detail,
-        "makes the URL too long: path and query may have 8192 bytes"
-    );
-    assert_eq!(
-        url("http://h/{{ payload | path }}", &format!("\"{}\"", "a".repeat(MAX_TARGET - 1))).unwrap().len(),
-        MAX_TARGET
-    );
+    let of = |letters| url("http://h/{{ payload | path }}", &format!("\"{}\"", "a".repeat(letters)));
+    let too_long = "makes the URL too long: path and query may have 8192 bytes";
+    assert_eq!(of(MAX_TARGET).unwrap_err().detail, too_long);
+    assert_eq!(of(MAX_TARGET - 1).unwrap().len(), MAX_TARGET);
 }
 
 #[test]
