@@ -2,7 +2,7 @@
 //!
 //! Never repeats a value, because it may be a secret.
 
-use hyper::header::{CONTENT_TYPE, HeaderName};
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderName, USER_AGENT};
 use toml::Spanned;
 
 use super::{
@@ -85,8 +85,9 @@ fn idempotency(cx: &mut Check<'_>, whole: &Whole<'_>, auth: Option<&Auth>) -> Op
     let Ok(name) = HeaderName::try_from(name) else {
         return wrong("this is not a header's name", r#"Write "Idempotency-Key", another name, or "" for none"#);
     };
-    if OUR_HEADERS.contains(&name.as_str()) {
-        return wrong("this header is set by Fetchgate", "Name another header");
+    // The last four say what a request is and what its answer may be.
+    if OUR_HEADERS.contains(&name.as_str()) || [ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, USER_AGENT].contains(&name) {
+        return wrong("this header says something else of a request", "Name another header");
     }
     if auth.is_some_and(|auth| auth.headers().contains(&name)) {
         let what = "auth sets the header that has the id of repeated calls";

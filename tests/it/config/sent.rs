@@ -62,6 +62,7 @@ fn mistakes_in_bodies_and_headers_are_refused_with_their_mend() {
         ),
         (r#"idempotency_header = "a b""#, "idempotency_header", "not a header's name"),
         (r#"idempotency_header = "Host""#, "idempotency_header", "Name another header"),
+        (r#"idempotency_header = "Content-Type""#, "idempotency_header", "Name another header"),
         ("idempotency_header = false", "idempotency_header", "\"\" for none"),
     ] {
         let line = 5 + more.matches('\n').count();
