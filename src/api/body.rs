@@ -35,6 +35,8 @@ use crate::json::{self, JsonFault};
 pub(super) const MAX_BODY: usize = 2 << 20;
 /// Bytes of a vendor's callback at most.
 pub(super) const MAX_CALLBACK: usize = 8 << 20;
+/// Characters of a vendor's, a tenant's or a tag's name at most.
+const MAX_NAME: usize = 64;
 /// A body has to arrive within this time.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(30);
 
@@ -292,10 +294,13 @@ impl Params {
         Ok(Some(value))
     }
 
-    /// A text that is not empty.
+    /// A name: not empty, and as long as names of vendors, tenants and tags can be.
     pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, ApiError> {
         match self.take(name)? {
             Some(text) if text.is_empty() => Err(invalid_parameter(name, "is empty; leave it out, or give it a value")),
+            Some(text) if text.chars().count() > MAX_NAME => {
+                Err(invalid_parameter(name, "is longer than 64 characters, and no name is"))
+            }
             text => Ok(text),
         }
     }

@@ -104,7 +104,7 @@ impl Budget {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Charges this many bytes; `None` if they do not become free within [`WAIT`]. More than the whole budget counts as all of it.
+    /// Charges this many bytes; `None` if they do not become free within two seconds. More than the whole budget counts as all of it.
     pub async fn take(self: &Arc<Budget>, bytes: usize) -> Option<Charge> {
         let mut charge = Charge { budget: self.clone(), kept: None, bytes: 0 };
         charge.grow(bytes).await.then_some(charge)
