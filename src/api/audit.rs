@@ -17,7 +17,7 @@ use super::{
     dto,
     error::ApiError,
     list::read_time,
-    server::Segments,
+    path::NamedVendor,
 };
 use crate::{
     audit::{
@@ -79,10 +79,9 @@ struct Range {
 /// `GET /vendors/{name}/audit`
 pub(super) async fn audit(
     State(app): State<Arc<App>>,
-    Segments(name): Segments<String>,
+    NamedVendor(vendor): NamedVendor,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
     let mut params = Params::of(request.uri());
     let window = params.take("window")?.map(|text| read_window(&text)).transpose()?;
     let (since, until) = (read_time(&mut params, "since")?, read_time(&mut params, "until")?);
@@ -95,8 +94,8 @@ pub(super) async fn audit(
     // The calls of this process are stored now; other processes store theirs once a second.
     app.audit.write().await?;
     match window {
-        Some(window) => of_window(&app, vendor, window, range).await,
-        None => of_limits(&app, vendor, range).await,
+        Some(window) => of_window(&app, &vendor, window, range).await,
+        None => of_limits(&app, &vendor, range).await,
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     body::{self, MAX_CALLBACK, Whole},
     dto,
     error::ApiError,
-    server::Segments,
+    path::{NamedVendor, Segments},
 };
 use crate::{
     clock::nanos,
@@ -70,25 +70,24 @@ pub(super) async fn for_one_job(
 /// `POST /vendor-webhook/{vendor}`: one URL for all jobs of a vendor; the body says which.
 pub(super) async fn shared(
     State(app): State<Arc<App>>,
-    Segments(name): Segments<String>,
+    NamedVendor(vendor): NamedVendor,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
     if let Verify::Off = vendor.verify() {
-        return Ok(not_believed(&app, vendor, &NotBelieved::SharedUrlOff));
+        return Ok(not_believed(&app, &vendor, &NotBelieved::SharedUrlOff));
     }
-    reread_secrets(&app, vendor).await;
-    if let Some(answer) = answer_to_head(&app, vendor, &request)? {
+    reread_secrets(&app, &vendor).await;
+    if let Some(answer) = answer_to_head(&app, &vendor, &request)? {
         return Ok(answer);
     }
     if let Err(why) = vendor.may_believe(request.method(), request.headers(), app.clock.now()) {
-        return Ok(not_believed(&app, vendor, &why));
+        return Ok(not_believed(&app, &vendor, &why));
     }
     let sent = Sent::read(request).await?;
     if let Err(why) = vendor.verify().whole(&sent.headers, &sent.raw, app.clock.now()) {
-        return Ok(not_believed(&app, vendor, &why));
+        return Ok(not_believed(&app, &vendor, &why));
     }
-    let (sent, values) = match callbacks(&app, vendor, sent)? {
+    let (sent, values) = match callbacks(&app, &vendor, sent)? {
         ControlFlow::Continue(callbacks) => callbacks,
         ControlFlow::Break(answer) => return Ok(answer),
     };
@@ -101,7 +100,7 @@ pub(super) async fn shared(
             None => by_job.push((job, vec![value])),
         }
     }
-    let landing = by_job.into_iter().map(|(job, values)| land(&app, vendor, &sent, job, values));
+    let landing = by_job.into_iter().map(|(job, values)| land(&app, &vendor, &sent, job, values));
     let landed: Vec<Landed> = stream::iter(landing).buffer_unordered(SIDE_BY_SIDE).collect().await;
     landed.into_iter().max_by_key(Landed::weight).map_or(Ok(success()), Landed::into_answer)
 }

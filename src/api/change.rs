@@ -10,9 +10,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{App, access::By, body::NoParams, dto, error::ApiError, server::Segments, standing};
+use super::{App, access::By, body::NoParams, dto, error::ApiError, path::NamedJob, standing};
 use crate::{
-    job::{Job, JobId, lifecycle},
+    job::{Job, lifecycle},
     store::{Amended, Erased, Which},
 };
 
@@ -21,9 +21,8 @@ pub(super) async fn cancel(
     State(app): State<Arc<App>>,
     by: By,
     _: NoParams,
-    Segments(id): Segments<String>,
+    NamedJob(id): NamedJob,
 ) -> Result<Response, ApiError> {
-    let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
     match app.store.amend(by.sees(), Which::Id(id), app.clock.now(), Box::new(lifecycle::cancel)).await? {
         Amended::Changed(job) => {
             if let Some(metrics) = app.metrics.vendor(&job.lane.vendor) {
@@ -44,9 +43,8 @@ pub(super) async fn replay(
     State(app): State<Arc<App>>,
     by: By,
     _: NoParams,
-    Segments(id): Segments<String>,
+    NamedJob(id): NamedJob,
 ) -> Result<Response, ApiError> {
-    let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
     let now = app.clock.now();
     let decide = Box::new(move |job: &Job| lifecycle::replay(job, now));
     match app.store.amend(by.sees(), Which::Id(id), now, decide).await? {
@@ -68,9 +66,8 @@ pub(super) async fn erase(
     State(app): State<Arc<App>>,
     by: By,
     _: NoParams,
-    Segments(id): Segments<String>,
+    NamedJob(id): NamedJob,
 ) -> Result<Response, ApiError> {
-    let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
     match app.store.erase(by.sees(), id).await? {
         Erased::Done => {
             tracing::info!(by = %by.0.by, job = %id, "a job was erased");

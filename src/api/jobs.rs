@@ -21,7 +21,7 @@ use super::{
     dto,
     error::ApiError,
     feasible,
-    server::Segments,
+    path::{NamedJob, Segments},
     standing, submission, wait,
 };
 use crate::{
@@ -134,9 +134,8 @@ pub(super) async fn attempts(
     State(app): State<Arc<App>>,
     by: By,
     _: NoParams,
-    Segments(id): Segments<String>,
+    NamedJob(id): NamedJob,
 ) -> Result<Response, ApiError> {
-    let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
     let attempts = app.store.attempts(by.sees(), id).await?.ok_or_else(ApiError::unknown_job)?;
     Ok(dto::attempts(&attempts))
 }

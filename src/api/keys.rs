@@ -17,7 +17,7 @@ use super::{
     body::{self, NoParams},
     dto,
     error::{ApiError, FieldError},
-    server::Segments,
+    path::Segments,
 };
 use crate::{
     clock::Time,

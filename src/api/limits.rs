@@ -18,7 +18,7 @@ use super::{
     body::{self, NoParams},
     dto,
     error::{ApiError, FieldError},
-    server::Segments,
+    path::NamedVendor,
 };
 use crate::{
     clock::Time,
@@ -50,10 +50,9 @@ struct LimitsBody<'a> {
 pub(super) async fn find(
     State(app): State<Arc<App>>,
     _: NoParams,
-    Segments(name): Segments<String>,
+    NamedVendor(vendor): NamedVendor,
 ) -> Result<Response, ApiError> {
-    let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
-    Ok(view(&app, vendor))
+    Ok(view(&app, &vendor))
 }
 
 /// `PUT /vendors/{name}/limits`, with `If-Match` and `{"limits": ["50/s"]}`.
@@ -61,10 +60,9 @@ pub(super) async fn set(
     State(app): State<Arc<App>>,
     by: By,
     _: NoParams,
-    Segments(name): Segments<String>,
+    NamedVendor(vendor): NamedVendor,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
     body::needs_json(request.headers())?;
     let expected = expected(request.headers());
     let limits = read(&body::read(request, body::MAX_BODY).await?)?;
@@ -72,7 +70,7 @@ pub(super) async fn set(
         let detail = "send If-Match with the ETag of GET, or If-Match: * to replace whatever is in force";
         return Err(ApiError::new(StatusCode::PRECONDITION_REQUIRED, "precondition_required", detail));
     };
-    change(&app, &by, vendor, &expected, Some(&limits)).await
+    change(&app, &by, &vendor, &expected, Some(&limits)).await
 }
 
 /// `DELETE /vendors/{name}/limits`: the limits of the file are in force again.
@@ -80,11 +78,10 @@ pub(super) async fn clear(
     State(app): State<Arc<App>>,
     by: By,
     _: NoParams,
-    Segments(name): Segments<String>,
+    NamedVendor(vendor): NamedVendor,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
-    change(&app, &by, vendor, &expected(&headers).unwrap_or(Expected::Any), None).await
+    change(&app, &by, &vendor, &expected(&headers).unwrap_or(Expected::Any), None).await
 }
 
 async fn change(

@@ -53,6 +53,7 @@ mod keys;
 mod limits;
 mod list;
 pub mod memory;
+mod path;
 mod result_webhooks;
 pub mod server;
 mod standing;

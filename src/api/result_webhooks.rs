@@ -17,11 +17,11 @@ use super::{
     body::{self, NoParams, Params},
     dto,
     error::ApiError,
-    server::Segments,
+    path::NamedJob,
 };
 use crate::{
     clock::Time,
-    job::{Job, JobId, Lane, ResultWebhook},
+    job::{Job, Lane, ResultWebhook},
     store::{StoreError, With, webhooks::WebhookChange},
 };
 
@@ -67,9 +67,8 @@ pub(super) async fn send_again(
     State(app): State<Arc<App>>,
     by: By,
     _: NoParams,
-    Segments(id): Segments<String>,
+    NamedJob(id): NamedJob,
 ) -> Result<Response, ApiError> {
-    let id = JobId::parse(&id).ok_or_else(ApiError::unknown_job)?;
     for _ in 0..TRIES {
         let job = app.store.find(by.sees(), id, With::NEITHER).await?.ok_or_else(ApiError::unknown_job)?;
         let Some(was) = job.webhook.clone() else {

@@ -11,18 +11,13 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    Router,
-    extract::{FromRequestParts, Path},
-    http::{StatusCode, request::Parts},
-};
+use axum::Router;
 use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
     service::TowerToHyperService,
 };
-use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -32,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{Patient, Socket, Waits},
-    error::ApiError,
     memory::{Budget, Memory, PATIENCE},
     tls::Tls,
 };
@@ -225,17 +219,5 @@ impl Talk {
             .serve_connection(wire, service);
         // Errors of a connection are visible to its client; there is nothing to do here.
         let _ = watcher.watch(connection).await;
-    }
-}
-
-/// The parts of a path, with a problem for those that are not text.
-pub(super) struct Segments<T>(pub(super) T);
-
-impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segments<T> {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let unreadable = |_| ApiError::new(StatusCode::NOT_FOUND, "not_found", "the path is not text in UTF-8");
-        Path::<T>::from_request_parts(parts, state).await.map(|Path(parts)| Segments(parts)).map_err(unreadable)
     }
 }

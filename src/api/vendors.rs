@@ -19,7 +19,7 @@ use super::{
     body::{self, NoParams},
     credentials, dto,
     error::ApiError,
-    server::Segments,
+    path::NamedVendor,
     standing,
 };
 use crate::{
@@ -91,10 +91,9 @@ pub(super) async fn find(
     State(app): State<Arc<App>>,
     by: By,
     _: NoParams,
-    Segments(name): Segments<String>,
+    NamedVendor(vendor): NamedVendor,
 ) -> Result<Response, ApiError> {
-    let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
-    Ok(dto::json(StatusCode::OK, &view(&app, by.sees(), vendor).await))
+    Ok(dto::json(StatusCode::OK, &view(&app, by.sees(), &vendor).await))
 }
 
 #[derive(Deserialize, Default)]
@@ -114,10 +113,9 @@ pub(super) async fn pause(
     State(app): State<Arc<App>>,
     By(caller): By,
     _: NoParams,
-    Segments(name): Segments<String>,
+    NamedVendor(vendor): NamedVendor,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
     let is_json = body::needs_json(request.headers());
     let raw = body::read(request, body::MAX_BODY).await?;
     let wanted: PauseBody = if raw.trim_ascii().is_empty() {
@@ -130,10 +128,12 @@ pub(super) async fn pause(
     let time = wanted.r#for.map(|text| parse_duration(&text)).transpose().map_err(wrong)?;
     let (now, by) = (app.clock.now(), &caller.by);
     let until = time.map(|time| now.plus(time));
-    app.pauses.pause(Pause { vendor: name.clone(), until, since: Some(now), by: Some(by.to_string()) }).await?;
-    app.store.signals().ring(&name);
-    tracing::info!(%by, vendor = name, until = until.map(Time::rfc3339), "a vendor was paused");
-    Ok(dto::json(StatusCode::OK, &view(&app, &caller.sees, vendor).await))
+    app.pauses
+        .pause(Pause { vendor: vendor.name().to_string(), until, since: Some(now), by: Some(by.to_string()) })
+        .await?;
+    app.store.signals().ring(vendor.name());
+    tracing::info!(%by, vendor = %vendor.name(), until = until.map(Time::rfc3339), "a vendor was paused");
+    Ok(dto::json(StatusCode::OK, &view(&app, &caller.sees, &vendor).await))
 }
 
 /// `POST /vendors/{name}/resume`: ends a pause, and a silence that the vendor asked for.
@@ -141,10 +141,9 @@ pub(super) async fn resume(
     State(app): State<Arc<App>>,
     By(caller): By,
     _: NoParams,
-    Segments(name): Segments<String>,
+    NamedVendor(vendor): NamedVendor,
 ) -> Result<Response, ApiError> {
-    let vendor = app.vendors.get(&name).ok_or_else(|| ApiError::unknown_vendor(&name))?;
-    app.pauses.resume(&name).await?;
+    app.pauses.resume(vendor.name()).await?;
     for breaker in [vendor.name(), &vendor.login.breaker] {
         app.breakers.hurry(breaker).await?;
     }
@@ -154,8 +153,8 @@ pub(super) async fn resume(
         app.store.wake(of_pool.name()).await?;
         app.store.signals().ring(of_pool.name());
     }
-    tracing::info!(by = %caller.by, vendor = name, "a vendor was resumed");
-    Ok(dto::json(StatusCode::OK, &view(&app, &caller.sees, vendor).await))
+    tracing::info!(by = %caller.by, vendor = %vendor.name(), "a vendor was resumed");
+    Ok(dto::json(StatusCode::OK, &view(&app, &caller.sees, &vendor).await))
 }
 
 /// A vendor as its caller may see it: one that sees one tenant gets that tenant's counts, and not what others got wrong.

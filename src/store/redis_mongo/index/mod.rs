@@ -166,7 +166,7 @@ impl Index {
         }))
     }
 
-    /// Takes entries. `claimed`: how many calls had ever been claimed when `calls` was reckoned, if others may claim meanwhile.
+    /// Takes entries. `claimed`: how many calls had ever been claimed when `calls` was counted, if others may claim meanwhile.
     pub(super) async fn claim(
         &self,
         vendor: &VendorWork,
