@@ -96,6 +96,8 @@ async fn guard(State((app, needs)): State<(Arc<App>, Needs)>, mut request: Reque
 pub struct Access {
     pub keys: Arc<Keys>,
     public_url: Url,
+    /// The `Host` that most callers on this machine send.
+    listen: String,
     /// Origins whose pages may call the API.
     cors: Vec<String>,
     /// Only this machine reaches the API, and needs no key: a page in a browser must not reach it by another name.
@@ -106,7 +108,8 @@ impl Access {
     pub fn new(keys: Arc<Keys>, server: &Server) -> Access {
         let is_loopback = server.listen.ip().to_canonical().is_loopback();
         let is_for_this_machine = is_loopback && !keys.are_needed();
-        Access { keys, public_url: server.public_url.clone(), cors: server.cors.clone(), is_for_this_machine }
+        let (public_url, listen, cors) = (server.public_url.clone(), server.listen.to_string(), server.cors.clone());
+        Access { keys, public_url, listen, cors, is_for_this_machine }
     }
 
     /// Who asks, where that matters.
@@ -142,6 +145,9 @@ impl Access {
         let named = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
         // Of a whole URL in the first line, or else of the header (RFC 9112, 3.2.2). Only old clients send neither, and no browser.
         let Some(host) = uri.authority().map(|authority| authority.as_str()).or(named) else { return true };
+        if host == self.listen {
+            return true;
+        }
         let Ok(url) = Url::parse(&format!("http://{host}")) else { return false };
         let is_loopback = match url.host() {
             Some(Host::Ipv4(address)) => address.is_loopback(),

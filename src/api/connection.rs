@@ -19,7 +19,10 @@ use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
-    net::TcpStream,
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     time::{Instant, Sleep},
 };
 
@@ -46,31 +49,33 @@ const LEFT: Interest = Interest::PRIORITY;
 #[cfg(not(target_os = "linux"))]
 const LEFT: Interest = Interest::READABLE;
 
-/// A TCP socket, read and written through a shared reference, so that handlers can watch it too.
-pub(super) struct Socket(Arc<TcpStream>);
+/// A TCP socket that handlers can watch too. Only tokio's own half knows after a short read that there is no more to read.
+pub(super) struct Socket {
+    read: OwnedReadHalf,
+    write: Arc<OwnedWriteHalf>,
+}
 
 impl Socket {
     pub(super) fn new(stream: TcpStream) -> Socket {
         // Small answers go out at once. If the connection is closed already, reading it will show that.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
-        Socket(Arc::new(stream))
+        let (read, write) = stream.into_split();
+        Socket { read, write: Arc::new(write) }
     }
 
     pub(super) fn peer(&self) -> Peer {
-        Peer(self.0.clone())
+        Peer(self.write.clone())
+    }
+
+    fn stream(&self) -> &TcpStream {
+        (*self.write).as_ref()
     }
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read_buf(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(|_| ())),
-            }
-        }
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.read).poll_read(cx, buf)
     }
 }
 
@@ -81,8 +86,8 @@ impl Socket {
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match write(&self.0) {
+            ready!(self.stream().poll_write_ready(cx))?;
+            match write(self.stream()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
             }
@@ -112,13 +117,13 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&*self.0).shutdown(Shutdown::Write))
+        Poll::Ready(SockRef::from(self.stream()).shutdown(Shutdown::Write))
     }
 }
 
 /// Who sent a request. In every request's extensions.
 #[derive(Clone)]
-pub(super) struct Peer(Arc<TcpStream>);
+pub(super) struct Peer(Arc<OwnedWriteHalf>);
 
 impl Peer {
     pub(super) fn of(request: &Request) -> Peer {

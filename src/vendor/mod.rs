@@ -123,8 +123,12 @@ impl Vendor {
     fn new(config: VendorConfig, callback_base: String, key: CallbackKey) -> Vendor {
         // Those whose files may change are put on each request anew.
         let fixed = config.headers.iter().filter(|(_, value)| !value.is_in_files());
-        let headers = fixed.filter_map(|(name, value)| Some((name.clone(), outgoing::sensitive(&value.reveal())?)));
-        let headers = headers.collect();
+        let mut headers = outgoing::EVERY_CALL.clone();
+        for (name, value) in fixed {
+            if let Some(value) = outgoing::sensitive(&value.reveal()) {
+                headers.insert(name, value);
+            }
+        }
         let origin = Origin::of_template(&config.url);
         let (rules, redacted) = (replies::of(&config), redacted(&config.clean, &config.kind));
         let with_urls = redacted.redact.iter().cloned().chain(config.kind.urls_in_answers()).collect();

@@ -3,6 +3,8 @@
 //! Never sends anything (see `http`). What may know who we are is decided here: headers of the config and credentials go with a request, or
 //! both stay away.
 
+use std::sync::LazyLock;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -16,6 +18,13 @@ use super::{
     http::Origin,
     template::{RenderError, Scope},
 };
+
+/// The headers of every call, unless the config has others of these names.
+pub(super) static EVERY_CALL: LazyLock<HeaderMap> = LazyLock::new(|| {
+    let agent = concat!("fetchgate/", env!("CARGO_PKG_VERSION"));
+    let headers = [(USER_AGENT, agent), (ACCEPT, "application/json"), (ACCEPT_ENCODING, "gzip")];
+    headers.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect()
+});
 
 /// A request, and where it goes.
 pub struct Outgoing {
@@ -67,13 +76,9 @@ impl Vendor {
     ) -> Result<Outgoing, RenderError> {
         let mut headers = match to.credentials {
             Credentials::Sent => self.own_headers(scope)?,
-            Credentials::Withheld => HeaderMap::new(),
+            Credentials::Withheld => EVERY_CALL.clone(),
         };
         set(&mut headers, HOST, &to.origin.authority());
-        let agent = HeaderValue::from_static(concat!("fetchgate/", env!("CARGO_PKG_VERSION")));
-        headers.entry(USER_AGENT).or_insert(agent);
-        headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
-        headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("gzip"));
         if !content.bytes.is_empty() {
             headers.entry(CONTENT_TYPE).or_insert(content.kind);
         }
