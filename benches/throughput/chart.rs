@@ -1,4 +1,4 @@
-//! The chart of docs/benchmarks.md: one panel of bars for each table that has some, as plain SVG.
+//! The chart of docs/lab/benchmarks.md: one panel of bars for each table that has some, as plain SVG.
 //!
 //! Never shows what is not in a table.
 
@@ -22,8 +22,8 @@ pub(crate) fn write(tables: &[Table]) -> anyhow::Result<()> {
     };
     let panels: Vec<(&str, &Vec<(String, f64)>)> = TITLES.into_iter().filter_map(panel).collect();
     if panels.len() == TITLES.len() {
-        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.svg"), draw(&panels))?;
-        println!("docs/benchmarks.svg: drawn");
+        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/lab/benchmarks.svg"), draw(&panels))?;
+        println!("docs/lab/benchmarks.svg: drawn");
     }
     Ok(())
 }

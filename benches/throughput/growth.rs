@@ -23,7 +23,7 @@ pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<Table> {
         "of Redis MiB",
         "ready again after kill -9, ms",
     ];
-    let mut table = Table::new("growth", "benchmarks.md", head);
+    let mut table = Table::new("growth", "lab/benchmarks.md", head);
     for backend in Backend::ALL {
         for waiting in WAITING {
             let waiting = bench.size(waiting);

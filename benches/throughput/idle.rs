@@ -28,7 +28,7 @@ pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<Table> {
         "Redis commands/s when idle",
         "MongoDB statements/s when idle",
     ];
-    let mut table = Table::new("idle", "benchmarks.md", head);
+    let mut table = Table::new("idle", "lab/benchmarks.md", head);
     for backend in Backend::ALL {
         if bench.wants("idle", &backend.to_string()) {
             row(&mut table, bench, backend).await?;

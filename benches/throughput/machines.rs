@@ -44,7 +44,7 @@ pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<Table> {
         "CPU µs in MongoDB",
         "CPU µs in Fetchgate",
     ];
-    let mut table = Table::new("machines", "scale.md", head);
+    let mut table = Table::new("machines", "lab/scale.md", head);
     for row in &ROWS {
         if bench.wants("machines", row.name) {
             measure_row(&mut table, bench, row).await?;

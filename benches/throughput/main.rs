@@ -1,8 +1,8 @@
 //! `make bench`: what Fetchgate costs on this machine, as tables, and with `--write` as pages and a chart.
 //!
 //! Runs `fetchgate serve` as processes of their own (`site`), loads them over HTTP (`load`), and reads what they and their servers used
-//! from the operating system and from Redis (`usage`, `wire`). `rates`, `growth` and `idle` fill docs/benchmarks.md; `machines`, `scripts` and
-//! `vendors` fill docs/scale.md. Judges nothing: absolute numbers drift with the machine, so compare runs made one after the other.
+//! from the operating system and from Redis (`usage`, `wire`). `rates`, `growth` and `idle` fill docs/lab/benchmarks.md; `machines`, `scripts` and
+//! `vendors` fill docs/lab/scale.md. Judges nothing: absolute numbers drift with the machine, so compare runs made one after the other.
 
 mod chart;
 mod growth;
@@ -36,7 +36,7 @@ struct Args {
     /// Only rows whose table and name contain this, such as `rates` or `growth embedded`
     #[arg(long)]
     only: Option<String>,
-    /// Puts tables that ran whole into docs/benchmarks.md and docs/scale.md, and draws docs/benchmarks.svg
+    /// Puts tables that ran whole into docs/lab/benchmarks.md and docs/lab/scale.md, and draws docs/lab/benchmarks.svg
     #[arg(long)]
     write: bool,
     /// What `cargo bench` adds

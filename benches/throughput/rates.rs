@@ -38,7 +38,7 @@ pub(crate) fn unlimited(url: &str) -> String {
 pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<Table> {
     let head =
         &["", "jobs", "accepted/s", "p50 ms", "p99 ms", "ended/s", "CPU µs a job: Fetchgate", "Redis", "MongoDB"];
-    let mut table = Table::new("rates", "benchmarks.md", head);
+    let mut table = Table::new("rates", "lab/benchmarks.md", head);
     for backend in Backend::ALL {
         for (name, what) in ROWS {
             let name = format!("{backend}, {name}");

@@ -40,7 +40,7 @@ pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<Table> {
         "µs for a permit",
         "permits/s of one Redis, at most",
     ];
-    let mut table = Table::new("scripts", "scale.md", head);
+    let mut table = Table::new("scripts", "lab/scale.md", head);
     for (name, limits) in SHAPES {
         for wishes in WISHES {
             if bench.wants("scripts", name) {

@@ -48,7 +48,7 @@ pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<Table> {
         "limiter's scripts/s",
         "MongoDB statements/s",
     ];
-    let mut table = Table::new("vendors", "scale.md", head);
+    let mut table = Table::new("vendors", "lab/scale.md", head);
     for backend in Backend::ALL {
         for count in COUNTS {
             let name = format!("{backend}, {} vendors, idle", thousands(count as f64));

@@ -232,7 +232,7 @@ fn id(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Arc<str>> {
 }
 
 /// 0.5 % of the period, at least 8 ms (5 ms where the period is shorter than a second) and at most 500 ms, in whole milliseconds.
-/// Why so much: docs/decisions/0009.
+/// Why so much: docs/lab/decisions/0009.
 fn default_guard(period: Duration) -> Duration {
     let least = if period < Duration::from_secs(1) { 5 } else { 8 };
     let millis = period.as_millis().div_ceil(200).clamp(least, 500);

@@ -64,10 +64,11 @@ fn every_file_named_in_the_documents_exists() {
         "examples/README.md",
         "docs/mock-vendors.md",
         "docs/recipes/README.md",
-        "docs/operations.md",
+        "docs/operate.md",
         "docs/security.md",
-        "docs/benchmarks.md",
-        "docs/scale.md",
+        "docs/lab/benchmarks.md",
+        "docs/lab/scale.md",
+        "docs/lab/referee.md",
     ] {
         let text = read(page);
         let folder = Path::new(page).parent().expect("a folder");
