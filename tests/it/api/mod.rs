@@ -25,4 +25,5 @@ mod schemes;
 mod sent;
 mod shapes;
 mod time_outs;
+mod upgrades;
 mod vendors;
