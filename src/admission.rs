@@ -14,7 +14,7 @@ use redis::Script;
 
 use crate::{
     clock::{Clock, Nanos, nanos},
-    config::{SubmitRate, Tenants},
+    config::{SubmitRate, Tenant, Tenants},
     redis_link::{Redis, script},
     store_error::StoreError,
 };
@@ -70,9 +70,9 @@ impl Admission {
         Admission { tenants, clock, buckets: Mutex::default(), others }
     }
 
-    /// How many jobs of a tenant may wait.
-    pub fn max_waiting(&self, tenant: &str) -> Option<u64> {
-        self.tenants.get(tenant).max_waiting
+    /// What a tenant may do.
+    pub fn bounds(&self, tenant: &str) -> &Tenant {
+        self.tenants.get(tenant)
     }
 
     /// Whether there are counts to share with other processes.
@@ -103,6 +103,16 @@ impl Admission {
         bucket.full_at = after_one_more(rate, bucket.full_at, now)?;
         bucket.unsent += 1;
         Ok(())
+    }
+
+    /// Takes back the count of one job that is not new.
+    pub fn give_back(&self, tenant: &str) {
+        let Some(rate) = self.tenants.get(tenant).submit else { return };
+        if let Some(bucket) = self.lock().get_mut(tenant) {
+            bucket.full_at = bucket.full_at.saturating_sub(each(rate));
+            // If all processes have it in their count by now, it stays there.
+            bucket.unsent = bucket.unsent.saturating_sub(1);
+        }
     }
 
     /// Adds what this process has counted to the count of all, and takes that over. To be called every [`EXCHANGE_EVERY`].
@@ -172,7 +182,7 @@ fn after_one_more(rate: SubmitRate, full_at: Nanos, now: Nanos) -> Result<Nanos,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::Time, config::Tenant};
+    use crate::clock::Time;
 
     #[test]
     fn a_tenant_submits_its_number_in_a_period_and_goes_on_as_the_period_passes() {

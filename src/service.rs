@@ -329,7 +329,7 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
         .iter()
         .map(|vendor| (of_credentials(&vendor.name), Terms::of_credentials(vendor.lease() + oauth::TIMEOUT)));
     let terms = failing.chain(credentials);
-    let most = config.tenants.most_waiting(config.capacity.max_waiting);
+    let most = config.tenants.most_waiting(&config.capacity);
     match &config.store.at {
         StoreAt::Sqlite(path) => {
             let names = config.vendors.iter().map(|vendor| vendor.name.clone());

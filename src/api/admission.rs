@@ -1,4 +1,4 @@
-//! Storing new jobs, and what a tenant hears that submits too fast, or has too much waiting.
+//! Storing new jobs, and the answers where a tenant submits too fast, or too much is waiting.
 //!
 //! Never counts anything (see `crate::admission` and `store::room`).
 
@@ -9,24 +9,32 @@ use crate::{
     admission::{Admission, TooFast},
     config::{SubmitRate, write_duration},
     job::NewJob,
-    store::{Sees, StoreError, Submitted},
+    store::{
+        Sees, StoreError, Submitted,
+        room::{Bound, NoRoom},
+    },
 };
 
 /// When to try again if too many jobs of a tenant wait: nobody knows when one ends.
 const WAITING_RETRY_SECS: u64 = 5;
 
-/// Stores new jobs; one outcome for each. A job that came before under its key is known, also where there is no room for a new one.
+/// Stores new jobs; one outcome for each. A job that came before under its key is known, also where there is no room for a new one, and does
+/// not count as submitted again.
 pub(super) async fn store(app: &App, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
     let key = |job: &NewJob| Some((job.lane.tenant.clone(), job.idempotency.clone()?));
     let keys: Vec<_> = jobs.iter().map(key).collect();
     let mut outcomes = app.metrics.timed(app.store.submit(jobs)).await?;
     for (outcome, key) in outcomes.iter_mut().zip(keys) {
-        if let (Submitted::TenantOverLimit | Submitted::OverCapacity, Some((tenant, key))) = (*outcome, key) {
+        let Some((tenant, key)) = key else { continue };
+        if matches!(*outcome, Submitted::NoRoom(_)) {
             match app.store.recall(&tenant, &key).await? {
                 // A key whose job was never written stands for no job: whoever wrote it died meanwhile.
                 Some(Submitted::Known(id)) if app.store.find(&Sees::All, id, GLANCE).await?.is_none() => {}
                 known => *outcome = known.unwrap_or(*outcome),
             }
+        }
+        if matches!(*outcome, Submitted::Known(_)) {
+            app.admission.give_back(&tenant);
         }
     }
     Ok(outcomes)
@@ -43,13 +51,26 @@ impl From<TooFast> for ApiError {
     }
 }
 
-/// For a job that does not fit because too many of its tenant wait.
-pub(super) fn too_many_waiting(admission: &Admission, tenant: &str) -> ApiError {
-    let most = admission.max_waiting(tenant).unwrap_or(0);
-    let detail = format!(
-        "{most} jobs of this tenant have not ended, which is max_waiting of the tenant in the config; try again when some have"
-    );
-    over_limit(detail, "waiting", format!("q={most}"), WAITING_RETRY_SECS)
+/// For a job that cannot wait because too much is waiting.
+pub(super) fn no_room(admission: &Admission, tenant: &str, why: NoRoom) -> ApiError {
+    let (policy, quota, detail) = match why {
+        NoRoom::InAll => return ApiError::over_capacity(),
+        NoRoom::OfTenant(Bound::Jobs) => {
+            let most = admission.bounds(tenant).max_waiting.unwrap_or(0);
+            let detail =
+                format!("{most} jobs of this tenant have not ended, which is max_waiting of the tenant in the config");
+            ("waiting", format!("q={most}"), detail)
+        }
+        NoRoom::OfTenant(Bound::Bytes) => {
+            let most = admission.bounds(tenant).max_waiting_bytes.unwrap_or(0);
+            let detail = format!(
+                "with this payload, those of this tenant's jobs that have not ended would have more than {most} bytes, \
+                 which is max_waiting_bytes of the tenant in the config"
+            );
+            ("waiting-bytes", format!("q={most};qu=\"content-bytes\""), detail)
+        }
+    };
+    over_limit(detail + "; try again when some have", policy, quota, WAITING_RETRY_SECS)
 }
 
 /// `RateLimit` and `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-10.

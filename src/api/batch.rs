@@ -15,7 +15,7 @@ use serde::de::IgnoredAny;
 use super::{
     App,
     access::By,
-    admission::{self, too_many_waiting},
+    admission::{self, no_room},
     body::{self, Arriving, MAX_BODY, NoParams},
     dto,
     error::ApiError,
@@ -173,8 +173,7 @@ fn answer(app: &App, lane: &Lane, outcome: Submitted) -> Result<String, ApiError
     match outcome {
         Submitted::New(id) | Submitted::Known(id) => Ok(id.to_string()),
         Submitted::KeyReused => Err(ApiError::key_reused()),
-        Submitted::TenantOverLimit => Err(too_many_waiting(&app.admission, &lane.tenant)),
-        Submitted::OverCapacity => Err(ApiError::over_capacity()),
+        Submitted::NoRoom(why) => Err(no_room(&app.admission, &lane.tenant, why)),
     }
 }
 

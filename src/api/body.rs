@@ -80,6 +80,10 @@ impl Deref for Whole {
 
 /// A whole body of at most `max` bytes.
 pub(super) async fn read(request: Request, max: usize) -> Result<Whole, ApiError> {
+    read_within(MAX_WAIT, request, max).await
+}
+
+async fn read_within(time: Duration, request: Request, max: usize) -> Result<Whole, ApiError> {
     let too_large = || ApiError::body_too_large(format!("the body is larger than {max} bytes"));
     let announced = usize::try_from(request.body().size_hint().lower()).unwrap_or(usize::MAX);
     if announced > max {
@@ -105,7 +109,7 @@ pub(super) async fn read(request: Request, max: usize) -> Result<Whole, ApiError
         }
         Err(too_large())
     };
-    let bytes = tokio::time::timeout(MAX_WAIT, whole).await.map_err(|_| too_slow())??;
+    let bytes = tokio::time::timeout(time, whole).await.map_err(|_| too_slow())??;
     Ok(Whole { bytes, charge: arriving.charge })
 }
 
@@ -175,7 +179,8 @@ pub(super) fn too_slow() -> ApiError {
 }
 
 /// Reads what a handler left of the body before the answer goes out: a caller that is still sending when the connection closes
-/// sees a broken connection instead of the answer. A caller that sent `Expect` waits before it sends, and may be answered at once.
+/// sees a broken connection instead of the answer. A caller that sent `Expect` waits before it sends, and may be answered at once; so is one
+/// that was too slow.
 pub(super) async fn take_rest(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() || request.headers().contains_key(header::EXPECT) {
         return next.run(request).await;
@@ -183,6 +188,9 @@ pub(super) async fn take_rest(request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
     let mut body = SharedBody(Arc::new(Mutex::new(body)));
     let response = next.run(Request::from_parts(head, Body::new(body.clone()))).await;
+    if response.status() == StatusCode::REQUEST_TIMEOUT {
+        return response;
+    }
     let rest = async {
         let mut taken = 0;
         while let Some(Ok(frame)) = body.frame().await {
@@ -321,4 +329,34 @@ impl Params {
 
 pub(super) fn invalid_parameter(name: &str, what: &str) -> ApiError {
     ApiError::unprocessable("invalid_parameter", format!("the parameter {} {what}", quoted(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use axum::{Router, middleware, routing::post};
+    use futures_util::{StreamExt as _, stream};
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+
+    use super::*;
+    use crate::api::memory::Memory;
+
+    async fn handle(request: Request) -> Result<(), ApiError> {
+        read_within(Duration::from_millis(20), request, MAX_BODY).await.map(drop)
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stalls_is_given_up_in_time_and_its_rest_is_not_waited_for() {
+        let routes = Router::new().route("/", post(handle)).layer(middleware::from_fn(take_rest));
+        let piece = async { Ok::<_, Infallible>(Bytes::from_static(b"[")) };
+        let body = Body::from_stream(stream::once(piece).chain(stream::pending()));
+        let mut request = Request::post("/").body(body).expect("a request");
+        request.extensions_mut().insert(ChargedTo(Memory::default().bodies));
+        let began = Instant::now();
+        let answer = TowerToHyperService::new(routes).call(request).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
+        assert!(began.elapsed() < REST_WAIT, "{:?}", began.elapsed());
+    }
 }

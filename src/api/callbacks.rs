@@ -247,7 +247,7 @@ async fn land(app: &App, vendor: &Arc<Vendor>, sent: &Sent, job: Option<Callback
     };
     for value in values {
         match amend(app, vendor, which.clone(), None, sent, value).await {
-            Ok(Amended::Changed(_) | Amended::Left(_)) => {}
+            Ok(Amended::Changed(_) | Amended::Left(_) | Amended::NoRoom(..)) => {}
             Ok(Amended::Unknown) => return no_job(app, vendor, Some(&which), Landed::UnknownJob).await,
             Err(error) => return Landed::NotStored(error),
         }
@@ -307,7 +307,7 @@ async fn amend(
             count(app, vendor, CallbackOutcome::Progress);
             Ok(Amended::Left(job))
         }
-        Amended::Left(job) => {
+        Amended::Left(job) | Amended::NoRoom(job, _) => {
             log_ignored(job.id, vendor.name());
             count(app, vendor, CallbackOutcome::Ignored);
             Ok(Amended::Left(job))

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{App, access::By, body::NoParams, dto, error::ApiError, path::NamedJob, standing};
+use super::{App, access::By, admission::no_room, body::NoParams, dto, error::ApiError, path::NamedJob, standing};
 use crate::{
     job::{Job, lifecycle},
     store::{Amended, Erased, Which},
@@ -30,7 +30,7 @@ pub(super) async fn cancel(
             }
             Ok(dto::job(&job, None))
         }
-        Amended::Left(job) => {
+        Amended::Left(job) | Amended::NoRoom(job, _) => {
             let detail = format!("the job is {}; only a job that has not ended can be cancelled", job.status.as_str());
             Err(ApiError::new(StatusCode::CONFLICT, "already_ended", detail))
         }
@@ -57,6 +57,7 @@ pub(super) async fn replay(
                 format!("the job is {}; only a failed, expired or cancelled job can be replayed", job.status.as_str());
             Err(ApiError::new(StatusCode::CONFLICT, "not_replayable", detail))
         }
+        Amended::NoRoom(job, why) => Err(no_room(&app.admission, &job.lane.tenant, why)),
         Amended::Unknown => Err(ApiError::unknown_job()),
     }
 }

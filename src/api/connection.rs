@@ -36,10 +36,8 @@ use super::{
 /// Heads up to this many bytes are in no budget; few are larger.
 const SMALL_HEAD: usize = 4 << 10;
 
-/// A client has to take this many bytes of its answer, or the rest of it, within [`MAX_STALL`].
+/// A client has to take this many bytes of its answer, or the rest of it, within [`TimeOuts::answer`](super::server::TimeOuts).
 const STEP: usize = 16 << 10;
-/// See [`STEP`]. While other answers wait for memory, the time is [`PATIENCE`].
-const MAX_STALL: Duration = Duration::from_secs(30);
 /// Bytes that the kernel buffers for a client that does not read; by default that would be megabytes.
 const SEND_BUFFER: usize = 256 << 10;
 
@@ -195,6 +193,8 @@ pub(super) struct Patient<S> {
     instead: Option<(Bytes, usize)>,
     answers: Arc<Budget>,
     heads: Arc<Budget>,
+    /// How long it may stall; [`PATIENCE`] while other answers wait for memory.
+    most: Duration,
     /// Bytes of the current head, and its charge if they are many. The buffer is kept until the next head, and so is the charge.
     head: (usize, Option<Charge>),
     /// Whether something was written since that head.
@@ -212,6 +212,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Patient<S> {
             instead: None,
             answers,
             heads,
+            most: door.times.answer,
             head: (0, None),
             has_answered: false,
         }
@@ -252,15 +253,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Patient<S> {
             }
             Poll::Ready(Err(_)) => outcome,
             Poll::Pending => {
+                let look_every = PATIENCE.min(self.most);
                 let (since, look) = self.stall.get_or_insert_with(|| {
                     self.taken = 0;
-                    (Instant::now(), Box::pin(tokio::time::sleep(PATIENCE)))
+                    (Instant::now(), Box::pin(tokio::time::sleep(look_every)))
                 });
                 while look.as_mut().poll(cx).is_ready() {
-                    if since.elapsed() >= MAX_STALL || self.answers.is_wanted() {
+                    if since.elapsed() >= self.most || self.answers.is_wanted() {
                         return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                     }
-                    look.as_mut().reset(Instant::now() + PATIENCE);
+                    look.as_mut().reset(Instant::now() + look_every);
                 }
                 Poll::Pending
             }

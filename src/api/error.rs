@@ -102,7 +102,8 @@ impl ApiError {
     }
 
     pub(crate) fn over_capacity() -> ApiError {
-        let detail = "the number of jobs that have not ended has reached capacity.max_waiting; try again later";
+        let detail = "as many jobs have not ended as capacity.max_waiting says, or their payloads have as many bytes as \
+                      capacity.max_waiting_bytes says; try again later";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "over_capacity", detail).retry_after(5)
     }
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::{
     App,
     access::{By, unauthenticated},
-    admission::{self, too_many_waiting},
+    admission::{self, no_room},
     body::{self, NoParams, Params},
     connection::Peer,
     dto,
@@ -60,8 +60,8 @@ pub(super) async fn submit(
         Some(Submitted::New(id)) => (*id, false),
         Some(Submitted::Known(id)) => (*id, true),
         Some(Submitted::KeyReused) => return Err(ApiError::key_reused()),
-        Some(Submitted::TenantOverLimit) => return Err(too_many_waiting(&app.admission, &lane.tenant)),
-        Some(Submitted::OverCapacity) | None => return Err(ApiError::over_capacity()),
+        Some(Submitted::NoRoom(why)) => return Err(no_room(&app.admission, &lane.tenant, *why)),
+        None => return Err(ApiError::over_capacity()),
     };
     if !replayed && let Some(metrics) = app.metrics.vendor(&lane.vendor) {
         metrics.accepted.inc();

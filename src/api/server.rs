@@ -33,14 +33,28 @@ use super::{
 
 /// Open connections at most; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 10_000;
-/// A request's head has to arrive within this time, and so does the next request on a connection that is kept alive.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a request's head at most: what ten thousand clients can send before anybody knows who they are.
 pub(super) const MAX_HEAD: usize = 16 << 10;
-/// A TLS handshake has to end within this time.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after a connection could not be accepted, for example because there are too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// How long a client may keep its connection waiting. Longer, and it is closed.
+#[derive(Debug, Clone, Copy)]
+pub struct TimeOuts {
+    /// To end a TLS handshake.
+    pub handshake: Duration,
+    /// To send a request's head, and the next request on a connection that is kept alive.
+    pub head: Duration,
+    /// To take 16 KiB of an answer, or the rest of it. A second while other answers wait for memory.
+    pub answer: Duration,
+}
+
+impl Default for TimeOuts {
+    fn default() -> TimeOuts {
+        let secs = Duration::from_secs;
+        TimeOuts { handshake: secs(10), head: secs(30), answer: secs(30) }
+    }
+}
 
 /// What differs from one port to another.
 pub struct Door {
@@ -52,12 +66,14 @@ pub struct Door {
     pub answers: Arc<Budget>,
     /// The memory for large heads.
     pub heads: Arc<Budget>,
+    pub times: TimeOuts,
 }
 
 impl Door {
     /// Plain HTTP, without a bound for each address.
     pub fn plain(memory: &Memory) -> Door {
-        Door { tls: None, max_per_address: None, answers: memory.answers.clone(), heads: memory.heads.clone() }
+        let (answers, heads) = (memory.answers.clone(), memory.heads.clone());
+        Door { tls: None, max_per_address: None, answers, heads, times: TimeOuts::default() }
     }
 }
 
@@ -193,11 +209,13 @@ impl Talk {
         let wire: Box<dyn Wire> = match &door.tls {
             None => Box::new(socket),
             // In a box of its own, so that connections without TLS do not have room for it.
-            Some(tls) => match Box::pin(tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(socket))).await {
-                Ok(Ok(stream)) => Box::new(stream),
-                // It spoke no TLS, or none that we speak, or nothing in time; there is nobody to answer.
-                Ok(Err(_)) | Err(_) => return,
-            },
+            Some(tls) => {
+                match Box::pin(tokio::time::timeout(door.times.handshake, tls.acceptor().accept(socket))).await {
+                    Ok(Ok(stream)) => Box::new(stream),
+                    // It spoke no TLS, or none that we speak, or nothing in time; there is nobody to answer.
+                    Ok(Err(_)) | Err(_) => return,
+                }
+            }
         };
         let wire = TokioIo::new(Patient::new(wire, waits.clone(), &door));
         let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -213,7 +231,7 @@ impl Talk {
         // A client may close its side and still read: `half_close` answers it. Whoever waits on its behalf looks at `Peer::left`.
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
+            .header_read_timeout(door.times.head)
             .max_buf_size(MAX_HEAD)
             .half_close(true)
             .serve_connection(wire, service);

@@ -253,6 +253,7 @@ impl Service {
         let reply = self.exchange(call).await?;
         if !reply.status.is_success() {
             return Err(Failure::No(match serde_json::from_slice::<Problem>(&reply.body) {
+                Ok(problem) if reply.status == StatusCode::UNAUTHORIZED => anyhow!("{problem}\n{}", self.which_key()),
                 Ok(problem) => anyhow!("{problem}"),
                 Err(_) => self.stranger(&format!("answered {}", reply.status)),
             }));
@@ -345,6 +346,16 @@ impl Service {
                 "{url} did not send its whole answer: {other}\nIt may have handled the request, so look before you repeat it."
             ),
         })
+    }
+
+    /// What to do about a key that is missing or not good.
+    fn which_key(&self) -> &'static str {
+        match self.authorization {
+            Some(_) => {
+                "The key from --key or FETCHGATE_KEY is not good: it was deleted, has expired, or belongs to another service."
+            }
+            None => "Give the key with --key, or in FETCHGATE_KEY.",
+        }
     }
 
     pub(super) fn stranger(&self, what: &str) -> anyhow::Error {

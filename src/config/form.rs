@@ -3,7 +3,7 @@
 //! Never checks a value.
 
 /// Examples of values, by the names of keys.
-const FORMS: [(&[&str], &str); 53] = [
+const FORMS: [(&[&str], &str); 54] = [
     (&["listen"], r#""127.0.0.1:8000""#),
     (&["public_url"], r#""http://127.0.0.1:8000""#),
     (&["url"], r#""https://vendor.example/path""#),
@@ -80,6 +80,7 @@ const FORMS: [(&[&str], &str); 53] = [
         ],
         "a whole number such as 10",
     ),
+    (&["max_waiting_bytes"], "a number of bytes such as 10000000000"),
     (&["rate_headers"], r#""off", or { remaining = "X-Calls-Left", reset = "X-Calls-Reset" }"#),
     (&["remaining", "reset"], r#"a header's name such as "X-Calls-Left""#),
     (&["submit"], r#""100/s""#),

@@ -15,7 +15,7 @@ use crate::{
     limit::{PoolLimits, breaker::Terms},
     redis_link::RedisUrl,
     result_webhooks::guard::Guard,
-    store::room::MostWaiting,
+    store::room::{Load, MostWaiting},
     vendor::{
         body::Body,
         clean::Clean,
@@ -137,11 +137,12 @@ impl Tenants {
         self.named.get(name).unwrap_or(&self.others)
     }
 
-    /// What the store has to know: how many jobs may wait, in all and of each tenant.
-    pub fn most_waiting(&self, in_all: u64) -> MostWaiting {
-        let bound = |(name, tenant): (&Arc<str>, &Tenant)| Some((name.clone(), tenant.max_waiting?));
+    /// What the store has to know: how much may wait, in all and of each tenant.
+    pub fn most_waiting(&self, capacity: &Capacity) -> MostWaiting {
+        let bound = |(name, tenant): (&Arc<str>, &Tenant)| Some((name.clone(), tenant.most_waiting()?));
         let by_tenant = self.named.iter().filter_map(bound).collect();
-        MostWaiting { in_all, by_tenant, of_others: self.others.max_waiting }
+        let in_all = Load { jobs: capacity.max_waiting, bytes: capacity.max_waiting_bytes };
+        MostWaiting { in_all, by_tenant, of_others: self.others.most_waiting() }
     }
 }
 
@@ -151,8 +152,18 @@ pub struct Tenant {
     pub submit: Option<SubmitRate>,
     /// Jobs that have not ended.
     pub max_waiting: Option<u64>,
+    /// Bytes of their payloads, without small ones (see [`crate::job::weight`]).
+    pub max_waiting_bytes: Option<u64>,
     /// What signs its announcements of ends; empty: what signs those of all.
     pub webhook_secret: Vec<LiveSecret>,
+}
+
+impl Tenant {
+    fn most_waiting(&self) -> Option<Load> {
+        let (jobs, bytes) = (self.max_waiting, self.max_waiting_bytes);
+        let bound = Load { jobs: jobs.unwrap_or(u64::MAX), bytes: bytes.unwrap_or(u64::MAX) };
+        Some(bound).filter(|bound| *bound != Load::ANY)
+    }
 }
 
 /// So many jobs may be submitted in this time.
@@ -198,6 +209,8 @@ pub enum StoreAt {
 pub struct Capacity {
     /// The number of jobs that have not ended, at most; then submits are answered 503.
     pub max_waiting: u64,
+    /// The bytes of their payloads, at most, without small ones (see [`crate::job::weight`]); then the same.
+    pub max_waiting_bytes: u64,
     /// How long a clean stop may take.
     pub grace: Duration,
 }

@@ -145,7 +145,7 @@ fn mend_unknown(parent: &str, name: &str, known: &[&str]) -> String {
     }
     let home = match name {
         "public_url" | "callback_secret" => "server",
-        "max_waiting" | "grace" => "capacity",
+        "max_waiting" | "max_waiting_bytes" | "grace" => "capacity",
         "retention" => "store",
         "mode" | "admin_key" | "allow_open" => "auth",
         "default_vendor" => "the top of the file, before any table",

@@ -52,6 +52,8 @@ fn config(cx: &mut Check<'_>, root: &raw::Root) -> Option<Config> {
     }
     let store = store::store(cx, &root.store, root.queue.as_ref());
     let max_waiting = cx.number("capacity.max_waiting", &root.capacity.max_waiting, 1..=1_000_000_000);
+    let bytes = &root.capacity.max_waiting_bytes;
+    let max_waiting_bytes = cx.number("capacity.max_waiting_bytes", bytes, 1..=tenants::MOST_BYTES);
     let grace = cx.duration("capacity.grace", &root.capacity.grace, Duration::from_secs(86_400));
     let tenants = tenants::tenants(cx, &root.tenants, &root.tenant_defaults);
     let result_webhooks = result_webhooks::result_webhooks(cx, &root.result_webhooks);
@@ -71,7 +73,7 @@ fn config(cx: &mut Check<'_>, root: &raw::Root) -> Option<Config> {
         ops_listen: ops_listen.flatten(),
         callers: callers?,
         store: store?,
-        capacity: Capacity { max_waiting: max_waiting?, grace: grace? },
+        capacity: Capacity { max_waiting: max_waiting?, max_waiting_bytes: max_waiting_bytes?, grace: grace? },
         tenants: tenants?,
         result_webhooks: result_webhooks?,
         vendors,

@@ -15,6 +15,8 @@ use crate::{job::Lane, limit::Per, vendor::verify::hmac::Key};
 
 const MOST_TENANTS: usize = 100_000;
 const MOST_WAITING: u64 = 1_000_000_000;
+/// The most that bounds of waiting bytes can be.
+pub(super) const MOST_BYTES: u64 = 1_000_000_000_000_000;
 
 /// `None` if any of it is wrong.
 pub(super) fn tenants(
@@ -38,9 +40,10 @@ pub(super) fn tenants(
         if let (Some(own), Some(others)) = (own, &others) {
             let submit = own.submit.or(others.submit);
             let max_waiting = own.max_waiting.or(others.max_waiting);
+            let max_waiting_bytes = own.max_waiting_bytes.or(others.max_waiting_bytes);
             let of_all = || others.webhook_secret.clone();
             let webhook_secret = if own.webhook_secret.is_empty() { of_all() } else { own.webhook_secret };
-            checked.insert(Arc::from(name.as_str()), Tenant { submit, max_waiting, webhook_secret });
+            checked.insert(Arc::from(name.as_str()), Tenant { submit, max_waiting, max_waiting_bytes, webhook_secret });
         }
     }
     (checked.len() == named.len()).then_some(Tenants { named: checked, others: others? })
@@ -56,8 +59,12 @@ fn tenant(cx: &mut Check<'_>, key: &str, raw: &raw::Tenant) -> Option<Tenant> {
     });
     let max_waiting =
         optional(raw.max_waiting.as_ref(), |most| cx.number(&format!("{key}.max_waiting"), most, 1..=MOST_WAITING));
+    let max_waiting_bytes = optional(raw.max_waiting_bytes.as_ref(), |most| {
+        cx.number(&format!("{key}.max_waiting_bytes"), most, 1..=MOST_BYTES)
+    });
     let secret = optional(raw.webhook_secret.as_ref(), |secret| {
         verify::of_key(cx, &format!("{key}.webhook_secret"), secret, Key::Whsec)
     });
-    Some(Tenant { submit: submit?, max_waiting: max_waiting?, webhook_secret: secret?.unwrap_or_default() })
+    let (submit, webhook_secret) = (submit?, secret?.unwrap_or_default());
+    Some(Tenant { submit, max_waiting: max_waiting?, max_waiting_bytes: max_waiting_bytes?, webhook_secret })
 }

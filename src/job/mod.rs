@@ -23,6 +23,14 @@ mod result_webhook;
 pub mod retry;
 pub mod turn;
 
+/// Payloads of up to this many bytes do not count where waiting bytes are bounded: there the number of waiting jobs is bound enough.
+pub const SMALL_PAYLOAD: usize = 4 << 10;
+
+/// The bytes that a payload of this size counts with where waiting bytes are bounded.
+pub fn weight(payload: usize) -> u64 {
+    if payload > SMALL_PAYLOAD { payload as u64 } else { 0 }
+}
+
 /// A job that could not be polled for so long after its vendor's time to answer ends, so that none stays for ever.
 const LONGEST_UNASKED: Duration = Duration::from_secs(30 * 86_400);
 
@@ -201,6 +209,8 @@ pub struct Job {
     pub id: JobId,
     pub lane: Lane,
     pub payload: Bytes,
+    /// See [`weight`]. Known also where the job was read without its payload.
+    pub weight: u64,
     pub status: Status,
     pub stage: Stage,
     /// When the next call or poll may go; for [`Stage::Await`] when it began to wait.
@@ -239,6 +249,7 @@ impl From<NewJob> for Job {
             updated_at: new.id.created_at(),
             id: new.id,
             lane: new.lane,
+            weight: weight(new.payload.len()),
             payload: new.payload,
             status: Status::Pending,
             stage: Stage::Call,

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 
 pub use crate::store_error::StoreError;
 
+use self::room::NoRoom;
 use crate::{
     clock::{Nanos, Time},
     job::{Attempt, Attempts, Idempotency, Job, JobId, Lane, NewJob, Status, lifecycle::Change},
@@ -30,10 +31,8 @@ pub enum Submitted {
     Known(JobId),
     /// The same key was submitted before with another body.
     KeyReused,
-    /// As many jobs are waiting as are allowed.
-    OverCapacity,
-    /// As many jobs of its tenant are waiting as are allowed.
-    TenantOverLimit,
+    /// As much is waiting as may; the job was not stored.
+    NoRoom(NoRoom),
 }
 
 /// A worker's request for jobs of one vendor.
@@ -124,6 +123,8 @@ pub enum Amended {
     Changed(Job),
     /// The decision was not to change the job.
     Left(Job),
+    /// An ended job was to wait again, and there is no room for it: it was not changed.
+    NoRoom(Job, NoRoom),
     Unknown,
 }
 
@@ -243,6 +244,7 @@ pub trait Store: Send + Sync {
     async fn settle(&self, lease: Lease, change: Change, attempt: Attempt) -> Result<Settled, Unsettled>;
 
     /// Changes a job without a lease: callbacks, cancels, replays and alarms. Changes are made one after the other, each sees the one before.
+    /// An ended job that is to wait again needs room, as a new one does.
     async fn amend(&self, sees: &Sees, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError>;
 
     /// Deletes a job that has ended, with its payload, its result and its attempts. Its idempotency key is kept as long as any other.

@@ -483,14 +483,15 @@ fn keys_are_made_listed_and_revoked_and_a_job_is_erased() {
 
 #[test]
 fn a_key_is_sent_and_never_shown() {
-    let (url, asked) = canned(
-        "HTTP/1.1 401 Unauthorized\r\ncontent-type: application/problem+json\r\ncontent-length: 57\r\n\r\n{\"detail\": \"this needs a key\", \"code\": \"unauthenticated\"}",
-    );
+    const UNAUTHORIZED: &str = "HTTP/1.1 401 Unauthorized\r\ncontent-type: application/problem+json\r\ncontent-length: 57\r\n\r\n{\"detail\": \"this needs a key\", \"code\": \"unauthenticated\"}";
+    let (url, asked) = canned(UNAUTHORIZED);
     let refused =
         Run::of(command(&url, &["vendors", "list"]).env("FETCHGATE_KEY", "s3cret").output().expect("it runs"));
-    let refused = refused.fails(1, &["(unauthenticated)"]);
+    let refused = refused.fails(1, &["(unauthenticated)", "The key from --key or FETCHGATE_KEY is not good"]);
     assert!(!refused.stderr.contains("s3cret"), "{}", refused.stderr);
     assert!(asked.join().expect("asked").contains("authorization: Bearer s3cret\r\n"));
+    let (url, _asked) = canned(UNAUTHORIZED);
+    run(&url, &["vendors", "list"]).fails(1, &["Give the key with --key, or in FETCHGATE_KEY"]);
     run(&nowhere(), &["vendors", "list", "--key", "a\nb"]).fails(2, &["--key"]);
 }
 

@@ -87,6 +87,7 @@ pub(super) struct Queue {
 #[serde(deny_unknown_fields)]
 pub(super) struct Capacity {
     pub(super) max_waiting: Number,
+    pub(super) max_waiting_bytes: Number,
     pub(super) grace: Text,
 }
 
@@ -95,6 +96,7 @@ pub(super) struct Capacity {
 pub(super) struct Tenant {
     pub(super) submit: Option<Text>,
     pub(super) max_waiting: Option<Number>,
+    pub(super) max_waiting_bytes: Option<Number>,
     pub(super) webhook_secret: Option<Spanned<Secrets>>,
 }
 

@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use futures_util::TryStreamExt as _;
+use futures_util::{TryStreamExt as _, future::BoxFuture};
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use tokio::sync::oneshot;
 
@@ -69,6 +69,15 @@ impl RedisMongo {
             // A worker that has leased it is fenced off by the attempt number.
             let n = was.attempt + u32::from(self.core.may_be_leased(&was).await);
             let is = change.apply(&was, n, now);
+            // Its place is kept until it is stored.
+            let mut room = None;
+            if was.status.has_ended() && !is.status.has_ended() {
+                let admitting: BoxFuture<'_, _> = Box::pin(self.admit_again(&is));
+                room = Some(admitting.await?);
+            }
+            if let Some(Err(why)) = room {
+                return Ok(Amended::NoRoom(was, why));
+            }
             let by = format!("{}/{:x}", self.core.process, fastrand::u64(..));
             let mut update = updates::update(&was, &is);
             updates::set(&mut update, "by", by.clone());

@@ -26,7 +26,7 @@ use self::{
 use super::{
     Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Store,
     StoreError, Submitted, Unsettled, Which, With,
-    room::{Fitting, MostWaiting},
+    room::{Fitting, Load, MostWaiting, NoRoom},
     signals::Signals,
 };
 use crate::{
@@ -198,17 +198,19 @@ impl RedisMongo {
 #[async_trait]
 impl Store for RedisMongo {
     async fn submit(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
-        if !self.core.has_room(jobs.len() as u64, self.most_waiting.in_all).await {
-            return Ok(vec![Submitted::OverCapacity; jobs.len()]);
+        let all = jobs.iter().map(Load::of_new).fold(Load::default(), Load::plus);
+        if !self.core.has_room(all, self.most_waiting.in_all).await {
+            return Ok(vec![Submitted::NoRoom(NoRoom::InAll); jobs.len()]);
         }
         let bounds = self.most_waiting.bounds(&jobs);
         if bounds.is_empty() {
             return self.store(jobs).await;
         }
-        let (left, _in_flight) = self.core.left_of(bounds, &jobs).await?;
-        let (jobs, fits) = Fitting::of(jobs, left).into_parts();
+        let wanted: Vec<_> = jobs.iter().map(|job| (&job.lane.tenant, Load::of_new(job))).collect();
+        let (left, _in_flight) = self.core.left_of(bounds, &wanted).await?;
+        let (jobs, over) = Fitting::of(jobs, left).into_parts();
         let stored = if jobs.is_empty() { Vec::new() } else { self.store(jobs).await? };
-        Ok(Fitting::outcomes(fits, stored))
+        Ok(Fitting::outcomes(over, stored))
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Vec<Lease>, StoreError> {

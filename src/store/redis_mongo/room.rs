@@ -1,22 +1,19 @@
-//! Room for new jobs: how many have not ended, in all and of each tenant with a bound.
+//! Room for new jobs: how many have not ended, with how many bytes, in all and of each tenant with a bound.
 //!
 //! Never counts at every submit: counts are kept for a while, and what this process accepts meanwhile is added. What other processes accept
 //! meanwhile is not, so several of them together may accept a little too much.
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use futures_util::future::BoxFuture;
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 
 use super::{
-    Core,
+    Core, RedisMongo,
     index::words::{StreamNo, VendorWork},
     lock,
     truth::{
@@ -25,8 +22,11 @@ use super::{
     },
 };
 use crate::{
-    job::NewJob,
-    store::{Backlog, StoreError},
+    job::Job,
+    store::{
+        Backlog, StoreError,
+        room::{Load, NoRoom},
+    },
 };
 
 /// How old a count may be.
@@ -49,29 +49,30 @@ pub(super) struct Live {
 
 #[derive(Default)]
 struct Count {
-    counted: u64,
-    accepted_since: u64,
+    counted: Load,
+    accepted_since: Load,
     /// Jobs that were accepted and are not stored yet, so that a count may miss them.
-    in_flight: Arc<AtomicU64>,
+    in_flight: Arc<Mutex<Load>>,
     /// When it was counted, and what that took.
     at: Option<(Instant, Duration)>,
 }
 
-/// New jobs of tenants with a bound, until they are stored.
+/// Jobs of tenants with a bound that are to wait, until they are stored.
 #[derive(Default)]
-pub(super) struct InFlight(Vec<(Arc<AtomicU64>, u64)>);
+pub(super) struct InFlight(Vec<(Arc<Mutex<Load>>, Load)>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         for (in_flight, jobs) in &self.0 {
-            in_flight.fetch_sub(*jobs, Ordering::Relaxed);
+            let mut in_flight = lock(in_flight);
+            *in_flight = in_flight.minus(*jobs);
         }
     }
 }
 
 impl Count {
-    fn live(&self) -> u64 {
-        self.counted + self.accepted_since
+    fn live(&self) -> Load {
+        self.counted.plus(self.accepted_since)
     }
 
     /// Whether it is good enough for a job that fits by it, or for one that does not.
@@ -84,58 +85,64 @@ impl Count {
 }
 
 impl Core {
-    /// Whether so many more jobs may be accepted, by a count that is at most a second old.
-    pub(super) async fn has_room(&self, more: u64, most: u64) -> bool {
-        let fits = |count: &Count| count.live() + more <= most;
+    /// Whether so much more may be accepted, by a count that is at most a second old.
+    pub(super) async fn has_room(&self, more: Load, most: Load) -> bool {
+        let fits = |count: &Count| more.over(most.minus(count.live())).is_none();
         {
             let count = lock(&self.live.in_all);
             if fits(&count) && count.is_fresh(true) {
                 return true;
             }
         }
-        let mut counted = 0;
+        let mut counted = Load::default();
         for vendor in self.vendors.values() {
             // While Redis is unavailable the count is unknown, and no job is refused.
             let Ok(stats) = self.briefly(self.index.stats(vendor)).await else { return true };
-            counted += stats.live.max(0).unsigned_abs();
+            let of_vendor = |count: i64| count.max(0).unsigned_abs();
+            counted = counted.plus(Load { jobs: of_vendor(stats.live), bytes: of_vendor(stats.bytes) });
         }
         let mut count = lock(&self.live.in_all);
         *count = Count { counted, at: Some((Instant::now(), Duration::ZERO)), ..Count::default() };
         fits(&count)
     }
 
-    pub(super) fn note_accepted(&self, jobs: u64) {
-        lock(&self.live.in_all).accepted_since += jobs;
+    pub(super) fn note_accepted(&self, more: Load) {
+        let mut count = lock(&self.live.in_all);
+        count.accepted_since = count.accepted_since.plus(more);
     }
 
-    /// How many more jobs of each of these tenants may be accepted, given their bounds. Those of `jobs` that fit count from now on, and are
-    /// in flight until they are stored.
+    /// How much more of each of these tenants may be accepted, given their bounds. What fits of `jobs` counts from now on, and is in flight
+    /// until it is stored.
     pub(super) async fn left_of(
         &self,
-        bounds: HashMap<Arc<str>, u64>,
-        jobs: &[NewJob],
-    ) -> Result<(HashMap<Arc<str>, u64>, InFlight), StoreError> {
+        bounds: HashMap<Arc<str>, Load>,
+        jobs: &[(&Arc<str>, Load)],
+    ) -> Result<(HashMap<Arc<str>, Load>, InFlight), StoreError> {
         let mut left = HashMap::with_capacity(bounds.len());
         let mut in_flight = InFlight::default();
         for (tenant, bound) in bounds {
-            let more = jobs.iter().filter(|job| job.lane.tenant == tenant).count() as u64;
+            let own = jobs.iter().filter(|(of, _)| **of == tenant);
+            let more = own.fold(Load::default(), |all, (_, load)| all.plus(*load));
             let count = self.count_of(&tenant);
             // One of those who ask for the same tenant counts, the others wait for that.
             let mut count = count.lock().await;
-            if !count.is_fresh(count.live() + more <= bound) {
+            if !count.is_fresh(more.over(bound.minus(count.live())).is_none()) {
                 let started = Instant::now();
                 // They may be counted or not: until the next count both is assumed.
-                let missed = count.in_flight.load(Ordering::Relaxed);
+                let missed = *lock(&count.in_flight);
                 let counting: BoxFuture<'_, _> = Box::pin(self.count_live(&tenant, bound));
                 let counted = counting.await?;
                 (count.counted, count.accepted_since) = (counted, missed);
                 count.at = Some((Instant::now(), started.elapsed()));
             }
-            let room = bound.saturating_sub(count.live());
-            let jobs = more.min(room);
-            count.accepted_since += jobs;
-            count.in_flight.fetch_add(jobs, Ordering::Relaxed);
-            in_flight.0.push((count.in_flight.clone(), jobs));
+            let room = bound.minus(count.live());
+            let fits = Load { jobs: more.jobs.min(room.jobs), bytes: more.bytes.min(room.bytes) };
+            count.accepted_since = count.accepted_since.plus(fits);
+            {
+                let mut going = lock(&count.in_flight);
+                *going = going.plus(fits);
+            }
+            in_flight.0.push((count.in_flight.clone(), fits));
             left.insert(tenant, room);
         }
         Ok((left, in_flight))
@@ -149,16 +156,23 @@ impl Core {
         tenants.entry(tenant.clone()).or_default().clone()
     }
 
-    /// How many jobs of a tenant have not ended, counted up to `most`.
-    async fn count_live(&self, tenant: &str, most: u64) -> Result<u64, StoreError> {
+    /// The jobs of a tenant that have not ended, counted up to `most`; what has no bound is not counted.
+    async fn count_live(&self, tenant: &str, most: Load) -> Result<Load, StoreError> {
         let vendors = self.vendors.values();
         let lanes: Vec<String> = vendors.flat_map(|vendor| lanes_of(vendor, tenant, 0, StreamNo::AWAITS.0)).collect();
-        self.count_lanes(lanes, most).await
+        let mut live = Load::default();
+        if most.bytes < u64::MAX {
+            live.bytes = self.mongo.bytes_in(in_lanes(&lanes), PATIENCE).await?;
+        }
+        if most.jobs < u64::MAX {
+            live.jobs = self.count_lanes(lanes, most.jobs).await?;
+        }
+        Ok(live)
     }
 
     async fn count_lanes(&self, lanes: Vec<String>, most: u64) -> Result<u64, StoreError> {
         // A server may read a limit of nothing as no limit.
-        let count = self.mongo.jobs.count_documents(doc! { "lane": { "$in": lanes } }).limit(most.max(1));
+        let count = self.mongo.jobs.count_documents(in_lanes(&lanes)).limit(most.max(1));
         within(count.max_time(PATIENCE)).await
     }
 
@@ -168,6 +182,26 @@ impl Core {
         let open = self.count_lanes(lanes_of(vendor, tenant, 3, StreamNo::AWAITS.0).collect(), MOST_SHOWN).await?;
         Ok(Backlog { waiting, open, ..Backlog::default() })
     }
+}
+
+impl RedisMongo {
+    /// Room for a job that has ended and is to wait again, until it is stored.
+    pub(super) async fn admit_again(&self, job: &Job) -> Result<Result<InFlight, NoRoom>, StoreError> {
+        let (tenant, load) = (&job.lane.tenant, Load::of(job));
+        if !self.core.has_room(load, self.most_waiting.in_all).await {
+            return Ok(Err(NoRoom::InAll));
+        }
+        self.core.note_accepted(load);
+        let Some(most) = self.most_waiting.of(tenant) else { return Ok(Ok(InFlight::default())) };
+        let bounds = HashMap::from([(tenant.clone(), most)]);
+        let (left, in_flight) = self.core.left_of(bounds, &[(tenant, load)]).await?;
+        let over = left.get(tenant).and_then(|left| load.over(*left));
+        Ok(over.map_or(Ok(in_flight), |bound| Err(NoRoom::OfTenant(bound))))
+    }
+}
+
+fn in_lanes(lanes: &[String]) -> Document {
+    doc! { "lane": { "$in": lanes.to_vec() } }
 }
 
 /// The names of a tenant's lanes of a vendor, from one stream to another, both included.

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::Time,
     job::{Idempotency, JobId, NewJob, Stage},
-    store::{StoreError, Submitted, With},
+    store::{StoreError, Submitted, With, room::Load},
 };
 
 /// Jobs in one script: Redis does nothing else meanwhile.
@@ -77,10 +77,10 @@ async fn store(core: &Core, mut jobs: Vec<NewJob>) -> Result<Vec<Submitted>, Sto
         });
     }
     let new: Vec<NewJob> = jobs.into_iter().zip(is_new).filter_map(|(job, is_new)| is_new.then_some(job)).collect();
-    let by_vendor = to_enqueue(&new);
+    let (by_vendor, loads) = (to_enqueue(&new), loads(&new));
     insert(core, new).await?;
     core.fault("inserted");
-    update_index(core, by_vendor).await;
+    update_index(core, by_vendor, &loads).await;
     Ok(outcomes)
 }
 
@@ -181,6 +181,16 @@ fn to_enqueue(jobs: &[NewJob]) -> BTreeMap<Arc<str>, Vec<Enqueue>> {
     by_vendor
 }
 
+/// How much the new jobs of each vendor are.
+fn loads(jobs: &[NewJob]) -> HashMap<Arc<str>, Load> {
+    let mut loads: HashMap<Arc<str>, Load> = HashMap::new();
+    for job in jobs {
+        let load = loads.entry(job.lane.vendor.clone()).or_default();
+        *load = load.plus(Load::of_new(job));
+    }
+    loads
+}
+
 async fn insert(core: &Core, jobs: Vec<NewJob>) -> Result<(), StoreError> {
     if jobs.is_empty() {
         return Ok(());
@@ -195,12 +205,14 @@ async fn insert(core: &Core, jobs: Vec<NewJob>) -> Result<(), StoreError> {
 }
 
 /// Adds the jobs to the index. If that fails, their lanes are flagged later; if this process dies, a sweep finds the jobs.
-async fn update_index(core: &Core, by_vendor: BTreeMap<Arc<str>, Vec<Enqueue>>) {
+async fn update_index(core: &Core, by_vendor: BTreeMap<Arc<str>, Vec<Enqueue>>, loads: &HashMap<Arc<str>, Load>) {
     for (name, jobs) in by_vendor {
-        let live = i64::try_from(jobs.len()).unwrap_or(i64::MAX);
-        core.note_accepted(jobs.len() as u64);
+        let load = loads.get(&name).copied().unwrap_or_default();
+        core.note_accepted(load);
         let Some(vendor) = core.vendors.get(&name) else { continue };
-        let mut counts = CountChanges { waiting: live, live, open: 0 };
+        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let (live, bytes) = (count(load.jobs), count(load.bytes));
+        let mut counts = CountChanges { waiting: live, live, open: 0, bytes };
         for slice in jobs.chunks(SLICE) {
             if core.briefly(core.index.enqueue(vendor, std::mem::take(&mut counts), slice)).await.is_err() {
                 core.flag_later(&name, slice.iter().map(|job| (job.stream, job.tenant.clone())));

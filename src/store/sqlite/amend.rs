@@ -9,6 +9,7 @@ use super::{
     index::Row,
     mark,
     queue::{Fence, attempts_so_far, reindex, update, with_attempt},
+    room::Place,
     rows,
     shelf::Entry,
     writer::{After, Tx, Write},
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     clock::{Nanos, Time},
     job::{Job, JobId, Status, lifecycle},
-    store::{Amended, Decide, Erased, Sees, StoreError, Which, With},
+    store::{Amended, Decide, Erased, Sees, StoreError, Which, With, room::NoRoom},
 };
 
 /// Changes one job by a decision about it as it is.
@@ -28,6 +29,8 @@ pub(super) struct Amend {
     found: Option<Found>,
     /// Its key, which this run or one before has taken off its shelf.
     entry: Option<Entry>,
+    /// If it is to wait again: until it is in the index, or why it cannot.
+    room: Option<Result<Place, NoRoom>>,
     reply: oneshot::Sender<Result<Amended, StoreError>>,
 }
 
@@ -47,13 +50,13 @@ impl Amend {
         decide: Decide,
         reply: oneshot::Sender<Result<Amended, StoreError>>,
     ) -> Box<dyn Write> {
-        Box::new(Amend { sees, which, decide, now, found: None, entry: None, reply })
+        Box::new(Amend { sees, which, decide, now, found: None, entry: None, room: None, reply })
     }
 }
 
 impl Write for Amend {
     fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        self.found = None;
+        (self.found, self.room) = (None, None);
         let is_seen = |(_, job): &(Row, Job)| self.sees.includes(&job.lane.tenant);
         let Some((row, was)) = read(tx, &self.which)?.filter(is_seen) else { return Ok(()) };
         // From here on no worker can claim it. A worker that has leased it is fenced off by the attempt number.
@@ -63,7 +66,11 @@ impl Write for Amend {
             self.entry = if attempt.is_none() { index.remove(row, was.stage).or(self.entry) } else { None };
             attempt
         };
-        let is = (self.decide)(&was).map(|change| change.apply(&was, attempt.unwrap_or(0), self.now));
+        let mut is = (self.decide)(&was).map(|change| change.apply(&was, attempt.unwrap_or(0), self.now));
+        if let Some(job) = is.as_ref().filter(|job| was.status.has_ended() && !job.status.has_ended()) {
+            let room = self.room.insert(tx.core.room.admit_again(&tx.core.index(), job));
+            is = is.filter(|_| room.is_ok());
+        }
         if let Some(job) = &is {
             update(tx, job, None, Fence::Any)?;
             if let Some(attempt) = attempt {
@@ -92,7 +99,10 @@ impl Write for Amend {
             }
             (Ok(()), Some(found)) => {
                 put_back(after, &found, self.entry);
-                Ok(Amended::Left(found.was))
+                Ok(match self.room {
+                    Some(Err(why)) => Amended::NoRoom(found.was, why),
+                    _ => Amended::Left(found.was),
+                })
             }
         };
         let _ = self.reply.send(reply);

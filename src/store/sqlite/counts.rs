@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::job::Stage;
+use crate::{job::Stage, store::room::Load};
 
 /// Numbers of jobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -14,18 +14,19 @@ pub(super) struct Counts {
     /// Accepted by the vendor and not answered.
     pub(super) open: u64,
     /// Not ended.
-    pub(super) live: u64,
+    pub(super) live: Load,
 }
 
 impl Counts {
-    /// Moves `jobs` from one stage to another; `None` is before the submit and after the end.
-    pub(super) fn recount(&mut self, from: Option<Stage>, to: Option<Stage>, jobs: u64) {
+    /// Moves jobs from one stage to another; `None` is before the submit and after the end.
+    pub(super) fn recount(&mut self, from: Option<Stage>, to: Option<Stage>, load: Load) {
+        let jobs = load.jobs;
         let waits = |stage: Option<Stage>| jobs * u64::from(matches!(stage, Some(Stage::Call | Stage::Poll)));
         let is_open = |stage: Option<Stage>| jobs * u64::from(matches!(stage, Some(Stage::Await | Stage::Poll)));
-        let lives = |stage: Option<Stage>| jobs * u64::from(stage.is_some());
+        let lives = |stage: Option<Stage>| if stage.is_some() { load } else { Load::default() };
         self.waiting = (self.waiting + waits(to)).saturating_sub(waits(from));
         self.open = (self.open + is_open(to)).saturating_sub(is_open(from));
-        self.live = (self.live + lives(to)).saturating_sub(lives(from));
+        self.live = self.live.plus(lives(to)).minus(lives(from));
     }
 }
 
@@ -43,27 +44,27 @@ impl TenantCounts {
         tenant: &Arc<str>,
         from: Option<Stage>,
         to: Option<Stage>,
-        jobs: u64,
+        load: Load,
     ) {
         if from == to {
             return;
         }
         let of_vendor = (vendor, tenant.clone());
         let counts = self.by_vendor.entry(of_vendor.clone()).or_default();
-        counts.recount(from, to, jobs);
-        if counts.live == 0 {
+        counts.recount(from, to, load);
+        if counts.live == Load::default() {
             self.by_vendor.remove(&of_vendor);
         }
         let counts = self.in_all.entry(tenant.clone()).or_default();
-        counts.recount(from, to, jobs);
-        if counts.live == 0 {
+        counts.recount(from, to, load);
+        if counts.live == Load::default() {
             self.in_all.remove(tenant);
         }
     }
 
-    /// How many jobs of a tenant have not ended.
-    pub(super) fn live(&self, tenant: &str) -> u64 {
-        self.in_all.get(tenant).map_or(0, |counts| counts.live)
+    /// The jobs of a tenant that have not ended.
+    pub(super) fn live(&self, tenant: &str) -> Load {
+        self.in_all.get(tenant).map(|counts| counts.live).unwrap_or_default()
     }
 
     pub(super) fn of_vendor(&self, vendor: usize, tenant: &Arc<str>) -> Counts {
@@ -78,15 +79,16 @@ mod tests {
     #[test]
     fn a_tenant_is_counted_while_it_has_jobs_and_forgotten_after_that() {
         let (mut counts, tenant) = (TenantCounts::default(), Arc::from("t"));
-        counts.recount(0, &tenant, None, Some(Stage::Call), 3);
-        counts.recount(1, &tenant, None, Some(Stage::Call), 1);
-        counts.recount(0, &tenant, Some(Stage::Call), Some(Stage::Poll), 1);
-        assert_eq!(counts.of_vendor(0, &tenant), Counts { waiting: 3, open: 1, live: 3 });
-        assert_eq!((counts.live("t"), counts.live("other")), (4, 0));
-        counts.recount(0, &tenant, Some(Stage::Call), None, 2);
-        counts.recount(0, &tenant, Some(Stage::Poll), None, 1);
-        assert_eq!((counts.live("t"), counts.of_vendor(0, &tenant)), (1, Counts::default()));
-        counts.recount(1, &tenant, Some(Stage::Call), None, 1);
+        let load = |jobs| Load { jobs, bytes: 10 * jobs };
+        counts.recount(0, &tenant, None, Some(Stage::Call), load(3));
+        counts.recount(1, &tenant, None, Some(Stage::Call), load(1));
+        counts.recount(0, &tenant, Some(Stage::Call), Some(Stage::Poll), load(1));
+        assert_eq!(counts.of_vendor(0, &tenant), Counts { waiting: 3, open: 1, live: load(3) });
+        assert_eq!((counts.live("t"), counts.live("other")), (load(4), load(0)));
+        counts.recount(0, &tenant, Some(Stage::Call), None, load(2));
+        counts.recount(0, &tenant, Some(Stage::Poll), None, load(1));
+        assert_eq!((counts.live("t"), counts.of_vendor(0, &tenant)), (load(1), Counts::default()));
+        counts.recount(1, &tenant, Some(Stage::Call), None, load(1));
         assert!(counts.in_all.is_empty() && counts.by_vendor.is_empty());
     }
 }

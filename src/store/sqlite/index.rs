@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock::{Clock, Nanos, Time},
     job::{Job, JobId, Lane, Priority, Stage},
-    store::{Backlog, Claim, Ready},
+    store::{Backlog, Claim, Ready, room::Load},
 };
 
 /// Bytes of payload that one claim reads at most; one job is always taken.
@@ -40,7 +40,7 @@ pub(super) struct Index {
     /// Such lanes whose last refill failed.
     pub(super) unreadable: BTreeSet<LaneId>,
     /// Jobs that have not ended.
-    pub(super) live: u64,
+    pub(super) live: Load,
     pub(super) tenants: TenantCounts,
     /// A lower bound of the earliest alarm.
     pub(super) next_alarm: Option<i64>,
@@ -126,14 +126,14 @@ impl Index {
         removed
     }
 
-    /// Counts `jobs` that moved from one stage to another; `None` is before the submit and after the end.
-    pub(super) fn recount(&mut self, lane: &Lane, from: Option<Stage>, to: Option<Stage>, jobs: u64) {
+    /// Counts jobs that moved from one stage to another; `None` is before the submit and after the end.
+    pub(super) fn recount(&mut self, lane: &Lane, from: Option<Stage>, to: Option<Stage>, load: Load) {
         let id = self.vendor_id(&lane.vendor);
         let vendor = &mut self.vendors[id];
         let mut counts = Counts { waiting: vendor.waiting, open: vendor.open, live: self.live };
-        counts.recount(from, to, jobs);
+        counts.recount(from, to, load);
         (vendor.waiting, vendor.open, self.live) = (counts.waiting, counts.open, counts.live);
-        self.tenants.recount(id, &lane.tenant, from, to, jobs);
+        self.tenants.recount(id, &lane.tenant, from, to, load);
     }
 
     /// Leases due jobs of a vendor. Priorities take turns by their shares, tenants equally; a lane's polls go before its calls.
@@ -305,7 +305,7 @@ mod tests {
         let now = index.now(&clock);
         for n in 0..lanes {
             let id = JobId::from_bytes(u128::try_from(n).unwrap().to_be_bytes());
-            index.recount(&lane(n), None, Some(Stage::Call), 1);
+            index.recount(&lane(n), None, Some(Stage::Call), Load { jobs: 1, bytes: bytes as u64 });
             index.put_new(n, &lane(n), Stage::Call, Entry::new((0, n), id, Time(0), bytes, 0), now);
         }
         (index, now)

@@ -20,7 +20,7 @@ use self::{
     mark::{Mark, Unmark, give_back},
     queue::{Settle, Submit},
     read::Readers,
-    room::{Arriving, Place},
+    room::Place,
     schema::migrate,
     upkeep::{Do, Prune},
     writer::{After, Core, Write, Writer, queue_refills, request},
@@ -28,7 +28,7 @@ use self::{
 use super::{
     Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Store,
     StoreError, Submitted, Unsettled, Which, With,
-    room::{Fitting, MostWaiting},
+    room::{Fitting, MostWaiting, NoRoom},
     signals::Signals,
 };
 use crate::{
@@ -76,15 +76,13 @@ pub struct Sqlite {
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// The reason, once nothing more can be stored.
     failed: watch::Sender<Option<String>>,
-    most_waiting: MostWaiting,
-    arriving: Arc<Arriving>,
     /// Where the next slice of pruning begins.
     prune_from: Mutex<i64>,
     file: OurFile,
 }
 
 impl Sqlite {
-    /// Opens the file, or makes it. `vendors` are those that have a dispatcher; `most_waiting` bounds the jobs that have not ended.
+    /// Opens the file, or makes it. `vendors` are those that have a dispatcher; `most_waiting` bounds what has not ended.
     pub fn open(
         path: &Path,
         clock: Clock,
@@ -105,7 +103,7 @@ impl Sqlite {
         for (vendor, jobs) in index.jobs_by_vendor().filter(|(vendor, _)| signals.bell(vendor).is_none()) {
             tracing::warn!(%vendor, jobs, "jobs wait for a vendor that is not in the config; they stay until it is back, or are cancelled");
         }
-        let core = Arc::new(Core::new(index, clock, signals));
+        let core = Arc::new(Core::new(index, clock, signals, most_waiting.into()));
         let (requests, queue) = mpsc::channel(writer::MOST_QUEUED);
         let failed = watch::Sender::new(None);
         let writer = Writer { conn, core: Arc::clone(&core), requests: queue, next_n, failed: failed.clone() };
@@ -127,8 +125,6 @@ impl Sqlite {
             requests: Mutex::new(Some(requests)),
             writer: Mutex::new(Some(thread)),
             failed,
-            most_waiting: most_waiting.into(),
-            arriving: Arc::default(),
             prune_from: Mutex::new(0),
             file,
         })
@@ -174,12 +170,12 @@ impl Sqlite {
 impl Store for Sqlite {
     async fn submit(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
         let wanted = jobs.len();
-        let Some((fitting, place)) = self.arriving.admit(&self.core.index(), &self.most_waiting, jobs) else {
-            return Ok(vec![Submitted::OverCapacity; wanted]);
+        let Some((fitting, place)) = self.core.room.admit(&self.core.index(), jobs) else {
+            return Ok(vec![Submitted::NoRoom(NoRoom::InAll); wanted]);
         };
-        let (jobs, fits) = fitting.into_parts();
+        let (jobs, over) = fitting.into_parts();
         let stored = if jobs.is_empty() { Vec::new() } else { self.store(jobs, place).await? };
-        Ok(Fitting::outcomes(fits, stored))
+        Ok(Fitting::outcomes(over, stored))
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Vec<Lease>, StoreError> {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock::Time,
     job::{Attempt, Attempts, Fetch, Idempotency, Job, JobId, NewJob, Stage, Status, lifecycle::Change},
-    store::{Lease, Settled, StoreError, Submitted, Unsettled, Which},
+    store::{Lease, Settled, StoreError, Submitted, Unsettled, Which, room::Load},
 };
 
 /// Stores new jobs.
@@ -70,7 +70,7 @@ impl Write for Submit {
             if let Some(deadline) = job.deadline {
                 after.alarm(deadline.at);
             }
-            after.index.recount(&job.lane, None, Some(Stage::Call), 1);
+            after.index.recount(&job.lane, None, Some(Stage::Call), Load::of_new(&job));
             let entry = Entry::new((job.due_at.0, row.n), job.id, self.now, job.payload.len(), 0);
             let now = after.now;
             after.index.put_new(row.lane, &job.lane, Stage::Call, entry, now);
@@ -212,7 +212,7 @@ impl Write for Settle {
             Took::StaleData(row, was) => {
                 after.index.unlease(id, None);
                 after.index.remove(row, was.stage);
-                after.index.recount(&lease.job.lane, Some(was.stage), None, 1);
+                after.index.recount(&lease.job.lane, Some(was.stage), None, Load::of(&was));
                 after.ring(&lease.job.lane.vendor);
                 after.has_ended(id, was.webhook.is_some());
                 Settled::Stored
@@ -303,7 +303,7 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
 
 /// Updates the index after a job that was not on a shelf was changed.
 pub(super) fn reindex(after: &mut After<'_>, row: Row, was: &Job, job: &Job) {
-    after.index.recount(&job.lane, was.live_stage(), job.live_stage(), 1);
+    after.index.recount(&job.lane, was.live_stage(), job.live_stage(), Load::of(job));
     if let Some(at) = job.alarm_at() {
         after.alarm(at);
     }

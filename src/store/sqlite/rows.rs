@@ -10,7 +10,7 @@ use rusqlite::{Row as SqlRow, types::Type};
 use super::{index::Row, webhooks};
 use crate::{
     clock::Time,
-    job::{Attempts, Deadline, Failure, FailureCode, Fetch, Job, JobId, Lane, Priority, Stage, Status},
+    job::{Attempts, Deadline, Failure, FailureCode, Fetch, Job, JobId, Lane, Priority, Stage, Status, weight},
     store::With,
 };
 
@@ -18,7 +18,7 @@ use crate::{
 pub(super) fn columns(with: With) -> String {
     format!(
         "j.n, j.lane, j.id, j.status, j.stage, j.due_at, j.answer_by, j.deadline_at, j.deadline_within, j.run, j.tries, j.attempt, \
-         j.updated_at, j.finished_at, j.failure_code, j.failure, j.ticket, j.tags, {}, {}, j.said, j.slowed, {}",
+         j.updated_at, j.finished_at, j.failure_code, j.failure, j.ticket, j.tags, {}, {}, j.said, j.slowed, length(j.payload), {}",
         // What is stored behind the payload costs as much to read as the payload.
         if with.payload { "j.payload, j.unanswered, j.fetch" } else { "NULL, 0, NULL" },
         if with.result { "j.result" } else { "NULL" },
@@ -29,7 +29,7 @@ pub(super) fn columns(with: With) -> String {
 /// Jobs, each with where its end is announced.
 pub(super) const TABLES: &str = "jobs j LEFT JOIN result_webhooks w ON w.id = j.id";
 /// The first column of that.
-const WEBHOOK: usize = 24;
+const WEBHOOK: usize = 25;
 
 /// A statement, without its condition, that reads jobs with their lanes for [`with_lane`].
 pub(super) fn select(with: With) -> String {
@@ -67,6 +67,7 @@ pub(super) fn job(row: &SqlRow<'_>, lane: Lane) -> rusqlite::Result<(Row, Job)> 
         id: JobId::from_bytes(row.get(2)?),
         lane,
         payload: blob(18)?.unwrap_or_default(),
+        weight: weight(row.get(24)?),
         status: one_of(row, 3, &Status::ALL)?,
         stage: stage(row.get(4)?)?,
         due_at: Time(row.get(5)?),

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     clock::Time,
-    job::{JobId, Lane, Priority, Stage, turn},
-    store::{Ahead, EXACT_PLACES},
+    job::{JobId, Lane, Priority, SMALL_PAYLOAD, Stage, turn},
+    store::{Ahead, EXACT_PLACES, room::Load},
 };
 
 /// The other lanes of a vendor that have something due, as seen from one lane.
@@ -165,7 +165,18 @@ pub(super) fn read_index(conn: &Connection) -> rusqlite::Result<(Index, i64)> {
         if stage != Stage::Await {
             index.add_unread(row.get(0)?, &lane, stage);
         }
-        index.recount(&lane, None, Some(stage), row.get(5)?);
+        index.recount(&lane, None, Some(stage), Load { jobs: row.get(5)?, bytes: 0 });
+    }
+    drop(found);
+    let mut heavy = conn.prepare(&format!(
+        "SELECT l.vendor, l.tenant, sum(length(j.payload)) FROM jobs j JOIN lanes l ON l.lane = j.lane
+         WHERE j.stage < 3 AND length(j.payload) > {SMALL_PAYLOAD} GROUP BY j.lane"
+    ))?;
+    let mut found = heavy.query([])?;
+    while let Some(row) = found.next()? {
+        let (vendor, tenant): (String, String) = (row.get(0)?, row.get(1)?);
+        let lane = Lane { vendor: vendor.into(), priority: Priority::default(), tenant: tenant.into() };
+        index.recount(&lane, None, Some(Stage::Call), Load { jobs: 0, bytes: row.get(2)? });
     }
     index.next_alarm = conn.query_row("SELECT min(alarm_at) FROM jobs", [], |row| row.get(0))?;
     let next_n: Option<i64> = conn.query_row("SELECT max(n) FROM jobs", [], |row| row.get(0))?;

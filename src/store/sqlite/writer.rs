@@ -15,12 +15,13 @@ use super::{
     index::{Index, LaneId},
     read,
     refill::{ReadLane, Refill},
+    room::Room,
     steady::Now,
 };
 use crate::{
     clock::Clock,
     job::{JobId, Lane},
-    store::{StoreError, signals::Signals},
+    store::{StoreError, room::MostWaiting, signals::Signals},
 };
 
 /// Requests that share a transaction at most.
@@ -74,13 +75,15 @@ pub(super) struct Core {
     index: Mutex<Index>,
     pub(super) clock: Clock,
     pub(super) signals: Signals,
+    pub(super) room: Arc<Room>,
     /// Why the last write failed, if it did: the next one is likely to fail too.
     refusing: Mutex<Option<String>>,
 }
 
 impl Core {
-    pub(super) fn new(index: Index, clock: Clock, signals: Signals) -> Core {
-        Core { index: Mutex::new(index), clock, signals, refusing: Mutex::default() }
+    pub(super) fn new(index: Index, clock: Clock, signals: Signals, most: MostWaiting) -> Core {
+        let room = Arc::new(Room::new(most));
+        Core { index: Mutex::new(index), clock, signals, room, refusing: Mutex::default() }
     }
 
     /// The index, and the time.

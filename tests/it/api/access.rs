@@ -410,10 +410,10 @@ async fn a_name_that_is_not_this_machines_is_refused_where_no_key_is_needed(back
         let request = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
         app.send_bytes(request.as_bytes()).await[9..12].to_owned()
     };
-    for host in ["localhost", "127.0.0.1", "[::1]", "api.localhost", "127.0.0.2"] {
+    for host in ["localhost", "127.0.0.1", "[::1]", "api.localhost", "127.0.0.2", "localhost.", "api.localhost."] {
         assert_eq!(status(&app, "/jobs", &format!("{host}:{port}")).await, "200", "{host}");
     }
-    for host in ["evil.example", "localhost.evil.example", "10.0.0.1", "169.254.169.254", "0.0.0.0"] {
+    for host in ["evil.example", "localhost.evil.example", "evil.example.", "10.0.0.1", "169.254.169.254", "0.0.0.0"] {
         for path in ["/jobs", "/livez", "/docs"] {
             assert_eq!(status(&app, path, host).await, "421", "{host} {path}");
         }

@@ -17,6 +17,10 @@ on_every_backend!(
     jobs_that_arrive_together_find_no_more_room_than_one_after_the_other,
     a_job_that_came_before_is_known_where_there_is_no_room_for_a_new_one,
     a_batch_stores_what_fits_and_says_so_of_the_rest,
+    a_tenant_has_no_more_bytes_waiting_than_it_may,
+    all_tenants_together_have_no_more_bytes_waiting_than_they_may,
+    a_replay_takes_room_as_a_submit_does,
+    a_job_that_came_before_does_not_count_against_the_rate,
 );
 
 fn config(tenants: &str) -> String {
@@ -117,5 +121,83 @@ async fn a_batch_stores_what_fits_and_says_so_of_the_rest(backend: Backend) {
     assert_eq!((&answer["accepted"], &answer["rejected"]), (&json!(5), &json!(2)));
     let tenants = app.get("/jobs").await.json();
     assert_eq!(tenants["jobs"].as_array().expect("jobs").len(), 5);
+    app.stop().await;
+}
+
+/// A job of this tenant with a payload of so many bytes.
+async fn submit_bytes(app: &TestApp, tenant: &str, bytes: usize) -> Answer {
+    app.post("/jobs", job(tenant).replace("\"payload\": 1", &format!("\"payload\": \"{}\"", "x".repeat(bytes - 2))))
+        .await
+}
+
+fn id(answer: &Answer) -> String {
+    answer.json()["request_id"].as_str().unwrap_or_else(|| panic!("no id: {}", answer.text)).to_owned()
+}
+
+async fn a_tenant_has_no_more_bytes_waiting_than_it_may(backend: Backend) {
+    let app = TestApp::with(backend, &config("[tenants.acme]\nmax_waiting_bytes = 30000")).await;
+    let first = id(&submit_bytes(&app, "acme", 20_000).await);
+    let over = submit_bytes(&app, "acme", 10_001).await;
+    let policy = (over.header("ratelimit-policy"), over.header("retry-after"));
+    assert_eq!((&*over.code(), policy), ("tenant_over_limit", (r#""waiting-bytes";q=30000;qu="content-bytes""#, "5")));
+    assert!(over.text.contains("max_waiting_bytes"), "{}", over.text);
+    assert_eq!(submit_bytes(&app, "acme", 10_000).await.status, 202, "it is full to the last byte");
+    assert_eq!(submit_bytes(&app, "acme", 5000).await.status, 429);
+    assert_eq!(statuses(&app, "acme", 3).await, [202; 3], "small payloads do not count");
+    assert_eq!(submit_bytes(&app, "other", 50_000).await.status, 202, "others are not touched by it");
+    // What has ended waits no more, also after a restart.
+    app.post(&format!("/jobs/{first}/cancel"), "").await;
+    let app = app.crash_and_restart().await;
+    assert_eq!(submit_bytes(&app, "acme", 20_001).await.status, 429);
+    assert_eq!(submit_bytes(&app, "acme", 20_000).await.status, 202);
+    app.stop().await;
+}
+
+async fn all_tenants_together_have_no_more_bytes_waiting_than_they_may(backend: Backend) {
+    let app = TestApp::with(backend, &config("[capacity]\nmax_waiting_bytes = 30000")).await;
+    let first = id(&submit_bytes(&app, "a", 20_000).await);
+    let over = submit_bytes(&app, "b", 10_001).await;
+    assert_eq!((over.status.as_u16(), &*over.code()), (503, "over_capacity"));
+    assert_eq!(submit_bytes(&app, "b", 10_000).await.status, 202);
+    assert_eq!(statuses(&app, "c", 2).await, [202; 2], "small payloads do not count");
+    app.post(&format!("/jobs/{first}/cancel"), "").await;
+    let app = app.crash_and_restart().await;
+    assert_eq!(submit_bytes(&app, "c", 20_001).await.status, 503);
+    assert_eq!(submit_bytes(&app, "c", 20_000).await.status, 202);
+    app.stop().await;
+}
+
+async fn a_replay_takes_room_as_a_submit_does(backend: Backend) {
+    let bounds = [
+        ("[tenants.acme]\nmax_waiting = 1", 429, "tenant_over_limit"),
+        ("[tenants.acme]\nmax_waiting_bytes = 9000", 429, "tenant_over_limit"),
+        ("[capacity]\nmax_waiting = 1", 503, "over_capacity"),
+        ("[capacity]\nmax_waiting_bytes = 9000", 503, "over_capacity"),
+    ];
+    for (bound, status, code) in bounds {
+        let app = TestApp::with(backend, &config(bound)).await;
+        let post = async |id: &str, what: &str| app.post(&format!("/jobs/{id}/{what}"), "").await;
+        let first = id(&submit_bytes(&app, "acme", 5000).await);
+        assert_eq!(post(&first, "cancel").await.status, 200);
+        let second = id(&submit_bytes(&app, "acme", 5000).await);
+        let refused = post(&first, "replay").await;
+        assert_eq!((refused.status.as_u16(), &*refused.code()), (status, code), "{bound}");
+        assert!(!refused.header("retry-after").is_empty());
+        assert_eq!(app.status(&first).await, "cancelled", "{bound}: nothing has changed");
+        assert_eq!(post(&second, "cancel").await.status, 200);
+        assert_eq!(post(&first, "replay").await.status, 202, "{bound}");
+        assert_eq!(submit_bytes(&app, "acme", 5000).await.status, status, "{bound}: it has taken the room");
+        app.stop().await;
+    }
+}
+
+async fn a_job_that_came_before_does_not_count_against_the_rate(backend: Backend) {
+    let app = TestApp::with(backend, &config("[tenants.acme]\nsubmit = \"3/m\"")).await;
+    for _ in 0..5 {
+        let headers = [("content-type", "application/json"), ("idempotency-key", "k")];
+        let answer = app.send(Method::POST, "/jobs", &headers, job("acme")).await;
+        assert_eq!(answer.status, 202, "{}", answer.text);
+    }
+    assert_eq!(statuses(&app, "acme", 3).await, [202, 202, 429], "it counts once");
     app.stop().await;
 }

@@ -24,4 +24,6 @@ mod retries;
 mod schemes;
 mod sent;
 mod shapes;
+mod time_outs;
+mod upgrades;
 mod vendors;

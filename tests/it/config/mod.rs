@@ -70,6 +70,7 @@ fn the_example_is_valid_and_says_the_defaults_of_the_contract() {
     assert!(matches!(&config.store.at, StoreAt::Sqlite(path) if path == Path::new("data/fetchgate.db")));
     assert_eq!(config.store.retention, Duration::from_secs(7 * 86_400));
     assert_eq!(config.capacity.max_waiting, 5_000_000);
+    assert_eq!(config.capacity.max_waiting_bytes, 100_000_000_000);
     assert_eq!(config.capacity.grace, Duration::from_secs(30));
 
     let names: Vec<&str> = config.vendors.iter().map(|vendor| &*vendor.name).collect();

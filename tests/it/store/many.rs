@@ -300,7 +300,7 @@ impl World {
                 self.become_(id, &Next::Cancelled);
             }
             Amended::Left(_) => assert!(was_ended || which == 2, "{:?}", self.jobs[&id]),
-            Amended::Unknown => panic!("{id} is lost"),
+            Amended::Unknown | Amended::NoRoom(..) => panic!("{id} is lost"),
         }
     }
 

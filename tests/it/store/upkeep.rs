@@ -5,7 +5,7 @@ use std::time::Duration;
 use fetchgate::{
     clock::Time,
     job::{Idempotency, JobId, NewJob, Priority, lifecycle::Next},
-    store::{Sees, Submitted, With, signals::Signals},
+    store::{Sees, Submitted, With, room::NoRoom, signals::Signals},
 };
 
 use super::{TestStore, complete, open_for};
@@ -152,9 +152,9 @@ async fn more_than_the_most_that_may_wait_is_refused(backend: Backend) {
     let small = open_for(backend, &folder, &t.clock, 3).await;
     let jobs = |n: usize| (0..n).map(|_| t.job("v", Priority::Normal, "t")).collect::<Vec<_>>();
     assert!(matches!(small.submit(jobs(2)).await.unwrap()[..], [Submitted::New(_), Submitted::New(_)]));
-    assert_eq!(small.submit(jobs(2)).await.unwrap(), [Submitted::OverCapacity; 2]);
+    assert_eq!(small.submit(jobs(2)).await.unwrap(), [Submitted::NoRoom(NoRoom::InAll); 2]);
     assert!(matches!(small.submit(jobs(1)).await.unwrap()[..], [Submitted::New(_)]));
-    assert_eq!(small.submit(jobs(1)).await.unwrap(), [Submitted::OverCapacity]);
+    assert_eq!(small.submit(jobs(1)).await.unwrap(), [Submitted::NoRoom(NoRoom::InAll)]);
     small.close().await;
 }
 

@@ -193,6 +193,11 @@ impl TestApp {
 
     /// A service with this config, in which `VENDORS` stands for the mock vendors' URL.
     pub(crate) async fn with(backend: Backend, text: &str) -> TestApp {
+        Self::on_filled(backend, text, async |_| {}).await
+    }
+
+    /// The same on a store that was there before: `fill` puts it where this folder's store is.
+    pub(crate) async fn on_filled(backend: Backend, text: &str, fill: impl AsyncFnOnce(&TempDir)) -> TestApp {
         let parse = |address: &str, vendors: &str, folder: &TempDir| {
             let (general, tables) = text.split_at(text.find("[vendors").unwrap_or(text.len()));
             // A test's own `[server]` is the last table before the vendors.
@@ -203,7 +208,7 @@ impl TestApp {
             );
             config::parse(&text.replace("VENDORS", vendors), "test", std::iter::empty())
         };
-        Self::configured(backend, parse).await
+        Self::configured(backend, parse, fill).await
     }
 
     /// A service with a config as it is printed in a document. Where it listens and stores, and its secrets, come from the environment; in
@@ -222,16 +227,18 @@ impl TestApp {
             let text = text.replace("url = \"https://", &format!("url = \"{vendors}/at/"));
             config::parse(&text, "the document", ours.chain(secrets))
         };
-        Self::configured(backend, parse).await
+        Self::configured(backend, parse, async |_| {}).await
     }
 
     /// `config` makes the config from the address to listen on, the mock vendors' URL and a folder.
     async fn configured(
         backend: Backend,
         config: impl FnOnce(&str, &str, &TempDir) -> Result<Config, ConfigError>,
+        fill: impl AsyncFnOnce(&TempDir),
     ) -> TestApp {
         let vendors = Arc::new(MockVendors::start("127.0.0.1:0").await.expect("a port for the mock vendors"));
         let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
+        fill(&folder).await;
         // Limits that are kept in Redis begin cold. Every test starts when that is over.
         let cold = Duration::from_secs(if backend == Backend::Sqlite { 0 } else { 10 });
         let clock = Clock::manual(Time(START.0 - cold.as_millis() as i64));

@@ -121,7 +121,7 @@ impl Index {
         jobs: &[Enqueue],
     ) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.enqueue, vendor);
-        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live);
+        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(counts.bytes);
         for job in jobs {
             call.arg(job.stream.0).arg(&*job.tenant).arg(job.due_at.0).arg(job.id.as_bytes());
         }
@@ -137,7 +137,7 @@ impl Index {
         amended: &[Amendment],
     ) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.amend, vendor);
-        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live);
+        call.arg(vendor.depth).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(counts.bytes);
         call.arg(u8::from(ring));
         for Amendment { id, next } in amended {
             call.arg(id.as_bytes());
@@ -236,7 +236,7 @@ impl Index {
         removals: &[Removal],
     ) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.done, vendor);
-        call.arg(&self.consumer).arg(counts.waiting).arg(counts.open).arg(counts.live);
+        call.arg(&self.consumer).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(counts.bytes);
         call.arg(u8::from(ring));
         for Removal { entry, which, next } in removals {
             let which = match which {
@@ -313,16 +313,18 @@ impl Index {
         let call = self.on(&self.scripts.stats, vendor);
         let found: Vec<Vec<u8>> = self.run(&call).await?.unwrap_or_default();
         let number = |i: usize| text(found.get(i).cloned()).parse::<i64>().unwrap_or(0);
-        let heads = found.iter().skip(5).filter_map(|id| JobId::from_slice(id)).collect();
+        let heads = found.iter().skip(6).filter_map(|id| JobId::from_slice(id)).collect();
         let leased = number(3).max(0).unsigned_abs();
         let settled_at = Some(number(4)).filter(|at| *at > 0).map(Time);
-        Ok(Stats { waiting: number(0), open: number(1), live: number(2), leased, settled_at, heads })
+        let (waiting, open, live, bytes) = (number(0), number(1), number(2), number(5));
+        Ok(Stats { waiting, open, live, bytes, leased, settled_at, heads })
     }
 
     /// Corrects the counts by so much.
     pub(super) async fn mend_counts(&self, vendor: &VendorWork, off: &CountChanges) -> Result<(), StoreError> {
         let key = format!("{}:counts", key_of(&self.database, &vendor.name));
-        for (count, by) in [("waiting", off.waiting), ("open", off.open), ("live", off.live)] {
+        let CountChanges { waiting, open, live, bytes } = *off;
+        for (count, by) in [("waiting", waiting), ("open", open), ("live", live), ("bytes", bytes)] {
             if by != 0 {
                 self.redis.command::<i64>(redis::cmd("HINCRBY").arg(&key).arg(count).arg(by)).await?;
             }

@@ -64,6 +64,8 @@ pub(crate) struct CountChanges {
     pub(crate) waiting: i64,
     pub(crate) open: i64,
     pub(crate) live: i64,
+    /// What their payloads count with.
+    pub(crate) bytes: i64,
 }
 
 impl CountChanges {
@@ -74,7 +76,8 @@ impl CountChanges {
     }
 
     fn count(&mut self, job: Option<&Job>, by: i64) {
-        let Some(stage) = job.and_then(Job::live_stage) else { return };
+        let Some((job, stage)) = job.and_then(|job| Some((job, job.live_stage()?))) else { return };
+        self.bytes += by * i64::try_from(job.weight).unwrap_or(i64::MAX);
         self.live += by;
         self.open += by * i64::from(matches!(stage, Stage::Await | Stage::Poll));
         self.waiting += by * i64::from(matches!(stage, Stage::Call | Stage::Poll));
@@ -180,6 +183,7 @@ pub(crate) struct Stats {
     pub(crate) waiting: i64,
     pub(crate) open: i64,
     pub(crate) live: i64,
+    pub(crate) bytes: i64,
     pub(crate) leased: u64,
     /// When an outcome was last stored.
     pub(crate) settled_at: Option<Time>,

@@ -13,6 +13,7 @@ use crate::{
     clock::Time,
     job::{
         Attempts, Deadline, Failure, FailureCode, Fetch, Job, JobId, Lane, NewJob, Priority, Stage, Status, VendorSaid,
+        weight,
     },
     store::StoreError,
 };
@@ -80,6 +81,9 @@ pub(crate) struct JobDoc {
     finished_at: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     payload: Option<Blob>,
+    /// What its payload counts with where waiting bytes are bounded; only if that is anything.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    weight: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     result: Option<Blob>,
     /// As JSON: nobody asks for anything in it, and to take a document apart costs a server more than what is in it.
@@ -184,6 +188,7 @@ impl JobDoc {
             failure: None,
             updated_at: None,
             finished_at: None,
+            weight: i64::try_from(weight(job.payload.len())).ok().filter(|weight| *weight > 0),
             payload: Some(Blob(job.payload)),
             result: None,
             attempts: None,
@@ -209,6 +214,7 @@ impl JobDoc {
             id,
             lane: Lane { vendor: self.vendor, priority: self.priority, tenant: self.tenant },
             payload: self.payload.map(|blob| blob.0).unwrap_or_default(),
+            weight: self.weight.unwrap_or(0).unsigned_abs(),
             status: self.status,
             stage: self.stage,
             due_at: Time(self.due_at),

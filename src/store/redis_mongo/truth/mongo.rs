@@ -137,20 +137,20 @@ impl Mongo {
     }
 
     async fn make_indexes(&self) -> Result<(), StoreError> {
-        // Each has only the documents that have its first field, so an ended job costs nothing.
-        let index = |keys: Document| {
-            let first = keys.keys().next().cloned().unwrap_or_default();
-            let only = doc! { first: { "$exists": true } };
+        // Each has only the documents that have one of its fields, usually the first, so an ended job costs nothing.
+        let index = |(field, keys): (&str, Document)| {
+            let only = doc! { field: { "$exists": true } };
             IndexModel::builder()
                 .keys(keys)
                 .options(IndexOptions::builder().partial_filter_expression(only).build())
                 .build()
         };
         let indexes = [
-            doc! { "lane": 1, "due_at": 1, "_id": 1 },
-            doc! { "alarm_at": 1 },
-            doc! { "ticket": 1, "vendor": 1 },
-            doc! { "webhook_to": 1, "webhook_at": 1 },
+            ("lane", doc! { "lane": 1, "due_at": 1, "_id": 1 }),
+            ("weight", doc! { "lane": 1, "weight": 1 }),
+            ("alarm_at", doc! { "alarm_at": 1 }),
+            ("ticket", doc! { "ticket": 1, "vendor": 1 }),
+            ("webhook_to", doc! { "webhook_to": 1, "webhook_at": 1 }),
         ];
         let made = async { self.jobs.create_indexes(indexes.map(index)).await };
         tokio::time::timeout(PATIENCE * 12, made).await.map_err(|_| no_answer())?.map_err(explain)?;
@@ -255,6 +255,18 @@ impl Mongo {
     /// How many jobs are in the lanes of a vendor, from one stream up to another.
     pub(crate) fn count_lanes(&self, vendor: &VendorWork, from: usize, to: usize) -> CountDocuments<'_> {
         self.jobs.count_documents(docs::lanes_between(&vendor.name, from, to))
+    }
+
+    /// The bytes that the payloads of the jobs in these lanes count with. It reads an index entry for each of those that count.
+    pub(crate) async fn bytes_in(&self, lanes: Document, time: Duration) -> Result<u64, StoreError> {
+        let mut heavy = lanes;
+        heavy.insert("weight", doc! { "$gt": 0 });
+        let sum = doc! { "_id": Bson::Null, "bytes": { "$sum": "$weight" } };
+        let stages = [doc! { "$match": heavy }, doc! { "$group": sum }];
+        let sum =
+            within_time(time, async { self.jobs.aggregate(stages).max_time(time).await?.try_next().await }).await?;
+        let bytes = sum.and_then(|sum| sum.get_i64("bytes").or_else(|_| sum.get_i32("bytes").map(i64::from)).ok());
+        Ok(bytes.unwrap_or(0).unsigned_abs())
     }
 
     /// Deletes those of a slice of jobs that ended before `before`; says where the next slice begins, if there is one.

@@ -106,11 +106,16 @@ impl Core {
         }
         let (calls, polls) =
             if some_wait { (self.count(vendor, 0, 3).await?, self.count(vendor, 3, 6).await?) } else { (0, 0) };
+        let mut bytes = 0;
+        if some_wait || awaits > 0 {
+            bytes = self.mongo.bytes_in(docs::lanes_between(&vendor.name, 0, 7), COUNT_WITHIN).await?;
+        }
         let after = self.index.stats(vendor).await?;
         let off = CountChanges {
             waiting: drift(before.waiting, after.waiting, calls + polls),
             open: drift(before.open, after.open, polls + awaits),
             live: drift(before.live, after.live, calls + polls + awaits),
+            bytes: drift(before.bytes, after.bytes, bytes),
         };
         self.index.mend_counts(vendor, &off).await?;
         if off != CountChanges::default() {
@@ -136,7 +141,7 @@ async fn next_lanes(found: &mut Cursor<Document>) -> Result<Vec<(StreamNo, Arc<s
     Ok(lanes)
 }
 
-/// How far a count is off: Redis had `before`, then `found` jobs were counted in MongoDB, then Redis had `after`. If the count changed
+/// How far a count is off: Redis had `before`, then `found` jobs (or bytes) were counted in MongoDB, then Redis had `after`. If the count changed
 /// meanwhile, a difference that those changes and writes on their way to Redis can explain is none.
 fn drift(before: i64, after: i64, found: u64) -> i64 {
     let found = i64::try_from(found).unwrap_or(i64::MAX);

@@ -1,14 +1,14 @@
 -- Jobs were changed by callbacks, alarms, cancels or replays. Removes each from its stream, leased or not, and queues it again if it waits for a
 -- call or a poll.
--- ARGV: now, streams, depth, counts by (waiting, open, live), ring (1: others may have room now), then for each job: id, stream, tenant,
+-- ARGV: now, streams, depth, counts by (waiting, open, live, bytes), ring (1: others may have room now), then for each job: id, stream, tenant,
 -- due_at (ms; -1: it waits for neither).
 even_when_full()
 local now, depth = tonumber(ARGV[1]), tonumber(ARGV[3])
-count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]))
+count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7])
 local name, is_open = epoch()
 if not name then return 0 end
-local rung = ARGV[7] == '1'
-for i = 8, #ARGV, 4 do
+local rung = ARGV[8] == '1'
+for i = 9, #ARGV, 4 do
   local id, next_stream, due_at = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 3])
   local stream, entry = place(id)
   if entry then remove(stream, {{entry, id}}) end

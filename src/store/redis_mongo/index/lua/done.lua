@@ -1,14 +1,14 @@
 -- Leased jobs were settled in MongoDB: removes them from the index, and notes what they wait for next.
--- ARGV: now, streams, consumer, counts by (waiting, open, live), ring (1: others may have room now), then for each job: stream, entry, id,
+-- ARGV: now, streams, consumer, counts by (waiting, open, live, bytes), ring (1: others may have room now), then for each job: stream, entry, id,
 -- which (leased: only if it is still leased to this worker; any: wherever it is by now), next stream, tenant,
 -- next due_at (ms; -1: none).
 even_when_full()
 local now, consumer = tonumber(ARGV[1]), ARGV[3]
-count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]))
+count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7])
 redis.call('HSET', counts, 'settled_at', ARGV[1])
 if not epoch() then return 0 end
-local rung, removals = ARGV[7] == '1', {}
-for i = 8, #ARGV, 7 do
+local rung, removals = ARGV[8] == '1', {}
+for i = 9, #ARGV, 7 do
   local stream, entry, id, due_at = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 6])
   if ARGV[i + 3] == 'any' then
     local where, name = place(id)

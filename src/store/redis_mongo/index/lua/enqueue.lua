@@ -1,11 +1,11 @@
 -- Queues jobs that MongoDB has and that wait for a call or a poll.
--- ARGV: now, streams, depth, counts by (waiting, open, live), then for each job: stream, tenant, due_at, id.
+-- ARGV: now, streams, depth, counts by (waiting, open, live, bytes), then for each job: stream, tenant, due_at, id.
 local now, depth = tonumber(ARGV[1]), tonumber(ARGV[3])
-count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]))
+count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7])
 local name, is_open = epoch()
 if not name then return 0 end
 local room, straight, rung = {}, {}, false
-for i = 7, #ARGV, 4 do
+for i = 8, #ARGV, 4 do
   local stream = ARGV[i]
   if not room[stream] then room[stream], straight[stream] = depth - waiting(stream), {} end
   local goes, rings = enqueue(stream, ARGV[i + 1], tonumber(ARGV[i + 2]), now, is_open, room[stream])

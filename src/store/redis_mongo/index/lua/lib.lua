@@ -11,7 +11,7 @@
 --   :index   where each id is: '-<stream> <entry>' if it is free, '+<stream> <entry> <worker>' if it is leased
 --   :state   epoch (the name of this index), run (the run of Redis in which it began), is_open (until it is 1, nothing is added or claimed),
 --            looks (how often lapsed leases were looked for), sweep_at, turn, spent, claimed
---   :counts  how many jobs are waiting, open and live
+--   :counts  how many jobs are waiting, open and live, and the bytes that the live ones count with
 local base = KEYS[1]
 local GROUP, FREE = 'workers', 'free'
 local index, state, counts = base .. ':index', base .. ':state', base .. ':counts'
@@ -236,8 +236,9 @@ local function enqueue(stream, tenant, due_at, now, is_open, room)
 end
 
 -- By how much the counts of the vendor change.
-local function count(waiting_by, open_by, live_by)
+local function count(waiting_by, open_by, live_by, bytes_by)
   if waiting_by ~= 0 then redis.call('HINCRBY', counts, 'waiting', waiting_by) end
   if open_by ~= 0 then redis.call('HINCRBY', counts, 'open', open_by) end
   if live_by ~= 0 then redis.call('HINCRBY', counts, 'live', live_by) end
+  if bytes_by ~= '0' then redis.call('HINCRBY', counts, 'bytes', bytes_by) end
 end
