@@ -297,6 +297,15 @@ fn the_config_page_has_the_defaults_of_the_example() {
 }
 
 #[test]
+fn the_vendors_that_are_printed_in_full_can_be_used() {
+    let page = read("docs/vendors.md");
+    let config = page.split("\n```toml\n").nth(1).and_then(|rest| rest.split("\n```").next()).expect("a config");
+    let secrets = [("PEOPLE_KEY".to_owned(), "secret".to_owned())];
+    let config = fetchgate::config::parse(config, "docs/vendors.md", secrets).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.vendors.len(), 3, "one of each kind");
+}
+
+#[test]
 fn the_api_page_has_every_status_and_every_code() {
     let page = read("docs/api.md");
     let text = read("docs/api/openapi.json");
