@@ -27,7 +27,7 @@ pub(super) struct DevArgs {
 
 pub(super) async fn run(args: DevArgs) -> Result<(), Failure> {
     telemetry::start_logs();
-    let vendors = MockVendors::start("127.0.0.1:0").await.context("the mock vendors cannot start")?;
+    let vendors = start_vendors().await.context("the mock vendors cannot start")?;
     let temporary = std::env::temp_dir().join(format!("fetchgate-dev-{}", std::process::id()));
     let folder = args.persist.clone().unwrap_or_else(|| temporary.clone());
     let api = serve::listen(args.listen)?;
@@ -47,7 +47,15 @@ pub(super) async fn run(args: DevArgs) -> Result<(), Failure> {
     Ok(outcome?)
 }
 
-/// The config of `dev`: one mock vendor of each kind.
+/// The mock vendors, at the port that the documents name, or at any other if it is in use.
+async fn start_vendors() -> anyhow::Result<MockVendors> {
+    match MockVendors::start("127.0.0.1:9000").await {
+        Ok(vendors) => Ok(vendors),
+        Err(_) => Ok(MockVendors::start("127.0.0.1:0").await?),
+    }
+}
+
+/// The config of `dev`: one mock vendor of each kind, and one that answers with the status that the payload names.
 fn world(listen: SocketAddr, store: &std::path::Path, vendors: &str) -> String {
     let reachable = SocketAddr::from(([127, 0, 0, 1], listen.port()));
     let public = if listen.ip().is_unspecified() { reachable } else { listen };
@@ -72,6 +80,10 @@ kind = "webhook"
 url = "{vendors}/async"
 limits = ["20/s"]
 webhook = {{ verify = "none" }}
+[vendors.faulty]
+kind = "sync"
+url = "{vendors}/sync/faulty?status={{{{ payload.status | query }}}}"
+limits = ["10/s"]
 [vendors.polling]
 kind = "polling"
 url = "{vendors}/polling"
@@ -90,7 +102,8 @@ fn greet(listen: SocketAddr, vendors: &str) {
     --data '{{"payload": {{"customer_id": 12345, "options": {{"priority": "high", "verify_address": true}}}}, "vendor": "sync"}}'
   curl http://{listen}/jobs/REQUEST_ID
 
-  Vendors: sync answers in the reply, async calls back, polling answers when polled.
+  Vendors: sync answers in the reply, async calls back, polling answers when polled, and faulty answers with the
+  status in its payload: fetchgate jobs submit --vendor faulty --payload '{{"status": 503}}'
   They are mocks at {vendors}. Query parameters of a vendor's URL bring every fault (docs/mock-vendors.md), such as
   curl -i -X POST '{vendors}/sync/shaky?status=429&retry_after=5', and this takes them down for a minute:
   curl -X POST '{vendors}/refuse?for_ms=60000'

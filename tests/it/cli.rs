@@ -412,10 +412,10 @@ fn vendors_are_listed_shown_paused_and_resumed() {
     let dev = Dev::start();
     let list = dev.run(&["vendors", "list"]).succeeds().stdout;
     let rows: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), ["NAME", "async", "polling", "sync"]);
-    assert_eq!(rows[3], ["sync", "sync", "running", "0", "-", "0", "0", "0", "0", "0", "50/s"]);
+    assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), ["NAME", "async", "faulty", "polling", "sync"]);
+    assert_eq!(rows[4], ["sync", "sync", "running", "0", "-", "0", "0", "0", "0", "0", "50/s"]);
     let vendors = dev.run(&["vendors", "list", "-o", "json"]).succeeds().json();
-    assert_eq!(vendors["vendors"].as_array().map(Vec::len), Some(3));
+    assert_eq!(vendors["vendors"].as_array().map(Vec::len), Some(4));
 
     let shown = dev.run(&["vendors", "show", "sync"]).succeeds().stdout;
     assert!(

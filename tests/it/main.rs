@@ -14,6 +14,8 @@ mod check;
 mod cli;
 /// The config: every mistake is named with its key, its line and the mend.
 mod config;
+/// The documents: their commands run, their links lead somewhere, their tables have everything.
+mod docs;
 /// What must hold when things break: processes, vendors, callbacks.
 mod failure;
 /// What people see of vendors whose calls fail.
