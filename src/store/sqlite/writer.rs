@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicI64},
     time::Duration,
 };
 
@@ -74,13 +74,21 @@ pub(super) struct Core {
     index: Mutex<Index>,
     pub(super) clock: Clock,
     pub(super) signals: Signals,
+    /// The highest number of an event so far.
+    pub(super) last_event: AtomicI64,
     /// Why the last write failed, if it did: the next one is likely to fail too.
     refusing: Mutex<Option<String>>,
 }
 
 impl Core {
-    pub(super) fn new(index: Index, clock: Clock, signals: Signals) -> Core {
-        Core { index: Mutex::new(index), clock, signals, refusing: Mutex::default() }
+    pub(super) fn new(index: Index, clock: Clock, signals: Signals, last_event: i64) -> Core {
+        Core {
+            index: Mutex::new(index),
+            clock,
+            signals,
+            last_event: AtomicI64::new(last_event),
+            refusing: Mutex::default(),
+        }
     }
 
     /// The index, and the time.
