@@ -8,7 +8,6 @@ use axum::{
     Router,
     http::{Method, StatusCode},
     middleware,
-    response::Redirect,
     routing::get,
 };
 
@@ -44,6 +43,7 @@ mod callbacks;
 mod change;
 mod connection;
 mod credentials;
+mod dashboard;
 mod dto;
 pub mod edge;
 mod error;
@@ -153,9 +153,10 @@ pub fn router(app: Arc<App>) -> Router {
         .at(METRICS, Method::GET, "/metrics", health::metrics)
         .at(OPEN, Method::GET, "/openapi.json", health::openapi)
         .at(OPEN, Method::GET, "/docs", health::docs)
-        .at(OPEN, Method::GET, "/", || async { Redirect::to("/docs") })
+        .at(OPEN, Method::GET, "/", dashboard::page)
         .guarded(&app, unknown_path, wrong_method)
         .merge(health::docs_files().method_not_allowed_fallback(wrong_method))
+        .merge(dashboard::files().method_not_allowed_fallback(wrong_method))
         .layer(middleware::from_fn_with_state(app.clone(), edge::around))
         .with_state(app)
 }

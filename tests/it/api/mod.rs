@@ -8,6 +8,7 @@ mod breaker;
 mod callbacks;
 mod connecting;
 mod credentials;
+mod dashboard;
 mod description;
 mod edge;
 mod elsewhere;

@@ -1,0 +1,56 @@
+// Jobs as the rows of a table: of the list, and of a vendor's newest.
+
+import { el, link } from "./dom.js";
+import { count, duration, NONE, status, when } from "./words.js";
+
+export function jobTable(jobs) {
+  const head = ["Job", "Vendor", "Status", "Attempts", "Tenant", "Tags", "Submitted", "Took"];
+  const classes = ["", "", "", "num wide", "wide", "wide", "wide", "num wide"];
+  const row = (job) => {
+    const cells = [
+      link(["jobs", job.request_id], {}, el("code", null, short(job.request_id))),
+      el("span", { class: "data" }, job.vendor),
+      [
+        status(job.status),
+        job.error
+          ? el("small", null, " ", el("code", null, job.error.code))
+          : job.last_error
+            ? el("small", null, " last ", el("code", null, job.last_error.code))
+            : null,
+      ],
+      count(job.attempts),
+      el("span", { class: "data" }, job.tenant),
+      job.tags.map((tag) => el("span", { class: "tag data" }, tag)),
+      when(job.created_at),
+      job.finished_at ? duration(Date.parse(job.finished_at) - Date.parse(job.created_at)) : NONE,
+    ];
+    return el(
+      "tr",
+      { key: job.request_id },
+      cells.map((cell, i) => (i ? el("td", { class: classes[i] }, cell) : el("th", { scope: "row" }, cell))),
+    );
+  };
+  return el(
+    "div",
+    { class: "scroll" },
+    el(
+      "table",
+      { class: "jobs" },
+      el(
+        "thead",
+        null,
+        el(
+          "tr",
+          null,
+          head.map((text, i) => el("th", { scope: "col", class: classes[i] }, text)),
+        ),
+      ),
+      el("tbody", null, jobs.map(row)),
+    ),
+  );
+}
+
+/** An id's end is what differs between jobs of the same moment. */
+export function short(id) {
+  return `${id.slice(0, 8)}…${id.slice(-6)}`;
+}
