@@ -1,11 +1,14 @@
 # What a contributor does, and what CI does: the same.
-.PHONY: run test failover servers check fuzz fuzz-plain fuzz-api deny sbom bench load edge referee compose-test
+.PHONY: run test test-browser failover servers check fuzz fuzz-plain fuzz-api deny sbom bench load edge referee compose-test
 
 run: ## the whole world: API, worker, embedded store, mock vendors; nothing else needed
 	cargo run --release --locked -- dev
 
 test: ## every test; nothing has to be installed or started before
 	scripts/with-servers cargo test --workspace --locked
+
+test-browser: ## the dashboard in a real browser; installs Chromium where it is missing, needs Node.js 20
+	scripts/with-servers scripts/test-browser $(ARGS)
 
 failover: ## the tests with a Sentinel failover and a Redis Cluster, two minutes that `make test` leaves out
 	scripts/with-servers cargo test --locked --test it -- --ignored scaled::failover

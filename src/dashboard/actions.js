@@ -63,7 +63,7 @@ export async function changeLimits(name) {
     return false;
   }
   const { limits, source, by, since } = JSON.parse(now.text);
-  const lines = limits.map((limit) => "  " + JSON.stringify(limit)).join(",\n");
+  const lines = limits.map((limit) => "  " + written(limit)).join(",\n");
   const area = el("textarea", { name: "limits", rows: 8, required: true, spellcheck: "false", class: "code" }, `[\n${lines}\n]`);
   const origin =
     source === "live"
@@ -96,6 +96,13 @@ export async function changeLimits(name) {
       say(`The limits of ${name} are in force.`);
     },
   });
+}
+
+/** A limit on a line, without what it has by itself: an id that only repeats its numbers would be wrong after a change. */
+function written({ id, key, ...limit }) {
+  const given = { ...(/^\d+\/\w+$/.test(id) ? {} : { id }), ...limit, ...(key === "vendor" ? {} : { key }) };
+  const members = Object.entries(given).map(([name, value]) => `"${name}": ${JSON.stringify(value)}`);
+  return `{${members.join(", ")}}`;
 }
 
 async function restoreLimits(name, box) {
@@ -191,15 +198,13 @@ export async function changeMany(action, filter) {
     el("li", null, el("b", null, name.replace("_", " ")), " ", el("span", { class: "data" }, value)),
   );
   const what = words.length ? el("ul", { class: "filter" }, words) : el("p", null, el("strong", null, "Every job there is."));
-  const counting = new AbortController();
   let total;
   await ask({
     title,
     content: [el("p", null, "First they are counted; nothing is changed by that."), what],
     button: "Count them",
     work: async (_, progress, signal) => {
-      signal.addEventListener("abort", () => counting.abort());
-      total = await walk(action, filter, { dry_run: true }, counting.signal, (n) => progress(`${count(n)} so far …`));
+      total = await walk(action, filter, { dry_run: true }, signal, (n) => progress(`${count(n)} so far …`));
     },
   });
   if (total == null) return false;

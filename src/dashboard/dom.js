@@ -97,6 +97,11 @@ function morph(have, want) {
   morphChildren(have, [...want.childNodes]);
 }
 
+/** A part of a page with a heading. */
+export function section(id, heading, ...children) {
+  return el("section", { key: id, class: id, "aria-labelledby": id }, el("h2", { id }, heading), ...children);
+}
+
 /** A link within the dashboard: `#/jobs?vendor=x`. The parts are escaped. */
 export function link(parts, query, ...children) {
   return el("a", { href: address(parts, query) }, ...children);

@@ -36,7 +36,7 @@ export function failureTable(failures, most = Infinity) {
     { class: "scroll" },
     el(
       "table",
-      { class: "failures" },
+      { class: "groups" },
       el(
         "thead",
         null,

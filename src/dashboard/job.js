@@ -3,7 +3,7 @@
 
 import { send, stream } from "./api.js";
 import { asCurl, cancelJob, eraseJob, jobPath, replayJob, resendWebhook, resumeVendor } from "./actions.js";
-import { copy, el, link, say } from "./dom.js";
+import { copy, el, link, say, section } from "./dom.js";
 import { split, tree } from "./json.js";
 import { timeline } from "./timeline.js";
 import { said } from "./vendor-data.js";
@@ -92,7 +92,7 @@ function page({ job, payload, result, attempts }, act) {
     job.error ? said(job.error) : null,
     waiting(job, act),
     facts(job),
-    el("section", { "aria-labelledby": "timeline" }, el("h2", { id: "timeline" }, "What happened"), timeline(job, attempts)),
+    section("happened", "What happened", timeline(job, attempts)),
     job.result_webhook ? webhook(job, act) : null,
     el(
       "div",
@@ -178,10 +178,9 @@ function facts(job) {
 
 function webhook(job, act) {
   const { url, status: state, attempts, last_status, last_error, next_at } = job.result_webhook;
-  return el(
-    "section",
-    { "aria-labelledby": "webhook" },
-    el("h2", { id: "webhook" }, "Result webhook"),
+  return section(
+    "webhook",
+    ["Result webhook"],
     el(
       "p",
       null,

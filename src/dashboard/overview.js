@@ -4,7 +4,7 @@
 import { read } from "./api.js";
 import { asCurl, sendTestJob } from "./actions.js";
 import { History, lines } from "./chart.js";
-import { copy, el, link, say } from "./dom.js";
+import { copy, el, link, say, section } from "./dom.js";
 import { failureTable } from "./failure-table.js";
 import { need, readVendors, vendorTable } from "./vendor-data.js";
 import { count, counted, duration, NONE, rate } from "./words.js";
@@ -24,7 +24,7 @@ export function open(view) {
   const draw = () =>
     view.show(
       el("h1", { class: "hidden" }, "Overview"),
-      vendors && stats ? page(stats, vendors, failures, again) : el("p", { class: "loading" }, "Reading …"),
+      vendors ? page(stats, vendors, failures, again) : el("p", { class: "loading" }, "Reading …"),
     );
   draw();
   view.every(1000, async (signal) => {
@@ -47,46 +47,28 @@ export function open(view) {
 }
 
 function page(stats, vendors, failures, again) {
-  const isUnused = !stats.waiting && !stats.open && !stats.accepted_per_s && !sum(vendors, "calls_total");
+  const isUnused = stats && !stats.waiting && !stats.open && !stats.accepted_per_s && !sum(vendors, "calls_total");
   const needs = vendors.map((vendor) => need(vendor, again)).filter(Boolean);
   const busiest = [...vendors].sort(
     (a, b) => !!b.blocked_on - !!a.blocked_on || b.waiting - a.waiting || a.name.localeCompare(b.name),
   );
   return [
-    tiles(stats, vendors),
+    stats && tiles(stats, vendors),
     needs.length
-      ? el(
-          "section",
-          { class: "needs", "aria-labelledby": "needs" },
-          el("h2", { id: "needs" }, "Needs somebody"),
-          el("ul", null, needs.slice(0, MOST)),
-          more(needs.length, ["vendors"]),
-        )
+      ? section("needs", "Needs somebody", el("ul", null, needs.slice(0, MOST)), more(needs.length, ["vendors"]))
       : null,
     isUnused ? first(vendors) : null,
-    stats.window_s == null ? null : chart(),
-    el(
-      "section",
-      { "aria-labelledby": "vendors" },
-      el(
-        "h2",
-        { id: "vendors" },
-        link(["vendors"], {}, "Vendors"),
-        needs.length ? null : el("small", null, " all are being called"),
-      ),
+    stats?.window_s == null ? null : chart(),
+    section(
+      "vendors",
+      [link(["vendors"], {}, "Vendors"), needs.length ? null : el("small", null, " all are being called")],
       vendorTable(busiest.slice(0, MOST), stats, again),
       more(vendors.length, ["vendors"]),
     ),
     failures?.failures.length
-      ? el(
-          "section",
-          { "aria-labelledby": "failures" },
-          el(
-            "h2",
-            { id: "failures" },
-            link(["failures"], {}, "Failed in the last hour"),
-            el("small", null, ` ${counted(failures.count, "job")}`),
-          ),
+      ? section(
+          "failures",
+          [link(["failures"], {}, "Failed in the last hour"), el("small", null, ` ${counted(failures.count, "job")}`)],
           failureTable(failures.failures, 5),
         )
       : null,
@@ -139,10 +121,9 @@ function chart() {
     { name: "done", label: "done", kind: "done" },
     { name: "failed", label: "failed", kind: "failed" },
   ];
-  return el(
-    "section",
-    { "aria-labelledby": "flow" },
-    el("h2", { id: "flow" }, "Jobs"),
+  return section(
+    "flow",
+    ["Jobs"],
     lines({ history, series, label: "Jobs accepted, done and failed a second, over the last three minutes" }),
   );
 }
@@ -151,10 +132,9 @@ function chart() {
 function first(vendors) {
   const name = vendors[0]?.name ?? "sync";
   const command = asCurl({ vendor: name, priority: "normal", tags: [] }, '{"customer_id": 12345}');
-  return el(
-    "section",
-    { class: "first", "aria-labelledby": "first" },
-    el("h2", { id: "first" }, "No job yet"),
+  return section(
+    "first",
+    ["No job yet"],
     el("p", null, "Send the first one, and watch it here. From a terminal:"),
     el("pre", { tabindex: 0 }, command),
     el(

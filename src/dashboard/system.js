@@ -1,7 +1,7 @@
 // The processes, what they stand on, and the config that is in force; secrets come masked.
 
 import { read } from "./api.js";
-import { el } from "./dom.js";
+import { el, section } from "./dom.js";
 import { duration, NONE, when } from "./words.js";
 
 export const title = () => "System";
@@ -28,10 +28,9 @@ function page({ process, uptime_s, processes, store, redis, config }) {
       fact("Config", el("code", null, config.hash)),
     ),
     config.warnings.length
-      ? el(
-          "section",
-          { "aria-labelledby": "warnings" },
-          el("h2", { id: "warnings" }, "Warnings"),
+      ? section(
+          "warnings",
+          ["Warnings"],
           el(
             "ul",
             null,
@@ -39,16 +38,10 @@ function page({ process, uptime_s, processes, store, redis, config }) {
           ),
         )
       : null,
-    el(
-      "section",
-      { "aria-labelledby": "processes" },
-      el("h2", { id: "processes" }, "Processes"),
-      table(processes, process, config),
-    ),
-    el(
-      "section",
-      { "aria-labelledby": "settings" },
-      el("h2", { id: "settings" }, "Config in force"),
+    section("processes", "Processes", table(processes, process, config)),
+    section(
+      "settings",
+      ["Config in force"],
       Object.entries(config.vendors).map(([name, lines]) =>
         el(
           "details",

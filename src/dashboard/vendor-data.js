@@ -125,14 +125,7 @@ export function said(error) {
   return el(
     "div",
     { class: "error" },
-    el(
-      "p",
-      null,
-      el("code", null, error.code),
-      " ",
-      el("span", { class: "data" }, error.message),
-      error.at ? [" ", when(error.at)] : null,
-    ),
+    el("p", null, el("span", { class: "data" }, error.message), error.at ? [" ", when(error.at)] : null),
     error.vendor
       ? el("p", { class: "quote" }, `The vendor said ${error.vendor.status}: `, el("q", { class: "data" }, error.vendor.body))
       : null,

@@ -3,7 +3,7 @@
 import { now, read } from "./api.js";
 import { changeLimits, changeMany, sendTestJob, vendorPath } from "./actions.js";
 import { gauge, lines } from "./chart.js";
-import { el, link } from "./dom.js";
+import { el, link, section } from "./dom.js";
 import { failureTable } from "./failure-table.js";
 import { jobTable } from "./job-table.js";
 import { historyOf, need, perSecond, readVendor, said, vendorButtons } from "./vendor-data.js";
@@ -11,17 +11,25 @@ import { count, duration, NONE, vendorState, when } from "./words.js";
 
 /** How far the audit looks back: over a longer time a busy vendor has too many calls to look at while somebody waits. */
 const AUDITED_MS = 5 * 60_000;
+const AUDIT_EVERY_MS = 30_000;
 
 export const title = (view) => `Vendor ${view.rest[0]}`;
 
 export function open(view) {
   const [name] = view.rest;
   const found = {};
+  let auditAt = 0;
   const draw = () =>
     view.show(el("h1", { class: "data" }, name), found.vendor ? page(found, again) : el("p", { class: "loading" }, "Reading …"));
   draw();
   const again = view.every(1000, async (signal) => {
     found.vendor = await readVendor(name, signal);
+    draw();
+    // A tenant's key may not look at what others sent.
+    if (found.vendor.calls_total == null || now() < auditAt) return;
+    auditAt = now() + AUDIT_EVERY_MS;
+    const from = new Date(now() - AUDITED_MS).toISOString();
+    found.audit = await read(vendorPath(name, `/audit?since=${from}`), { signal });
     draw();
   });
   const part = (key, ms, path) =>
@@ -32,13 +40,6 @@ export function open(view) {
   const encoded = encodeURIComponent(name);
   part("recent", 3000, () => `/jobs?vendor=${encoded}&limit=10`);
   part("failures", 15000, () => `/failures?since=1d&vendor=${encoded}`);
-  view.every(30000, async (signal) => {
-    // A tenant's key may not look at what others sent.
-    if (found.vendor && found.vendor.calls_total == null) return;
-    const from = new Date(now() - AUDITED_MS).toISOString();
-    found.audit = await read(vendorPath(name, `/audit?since=${from}`), { signal });
-    draw();
-  });
 }
 
 function page({ vendor, recent, failures, audit }, again) {
@@ -56,26 +57,14 @@ function page({ vendor, recent, failures, audit }, again) {
     ),
     needed ? el("ul", { class: "needs" }, needed) : null,
     facts(vendor),
-    vendor.calls_total == null
-      ? null
-      : el("section", { "aria-labelledby": "sent" }, el("h2", { id: "sent" }, "Calls"), calls(vendor)),
-    el("section", { "aria-labelledby": "limits" }, el("h2", { id: "limits" }, "Limits"), limits(vendor, audit)),
-    !needed && vendor.last_error
-      ? el("section", { "aria-labelledby": "last" }, el("h2", { id: "last" }, "Last failed call"), said(vendor.last_error))
-      : null,
-    failures?.failures.length
-      ? el(
-          "section",
-          { "aria-labelledby": "failures" },
-          el("h2", { id: "failures" }, "Failed in the last day"),
-          failureTable(failures.failures, 5),
-        )
-      : null,
+    vendor.calls_total == null ? null : section("sent", "Calls", calls(vendor)),
+    section("limits", "Limits", limits(vendor, audit)),
+    !needed && vendor.last_error ? section("last", "Last failed call", said(vendor.last_error)) : null,
+    failures?.failures.length ? section("failures", "Failed in the last day", failureTable(failures.failures, 5)) : null,
     recent
-      ? el(
-          "section",
-          { "aria-labelledby": "recent" },
-          el("h2", { id: "recent" }, link(["jobs"], filter, "Newest jobs")),
+      ? section(
+          "recent",
+          [link(["jobs"], filter, "Newest jobs")],
           recent.jobs.length ? jobTable(recent.jobs) : el("p", null, "None yet."),
         )
       : null,

@@ -41,7 +41,11 @@ export function open(view) {
   input.addEventListener("input", draw);
   view.show(el("h1", null, "Vendors"), el("p", { class: "filters" }, input), table);
   const again = view.every(2000, async (signal) => {
-    [stats, vendors] = await Promise.all([read("/stats", { signal }), readVendors(signal)]);
+    vendors = await readVendors(signal);
+    draw();
+  });
+  view.every(2000, async (signal) => {
+    stats = await read("/stats", { signal });
     draw();
   });
   draw();
