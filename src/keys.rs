@@ -87,6 +87,11 @@ impl Caller {
         Arc::new(Caller { by: by.into(), sees: Sees::All, scopes: Scope::ALL.to_vec(), key: None })
     }
 
+    /// The id of its key, if that can end.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
     pub fn may(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)
     }

@@ -12,7 +12,7 @@
 //! - [`result_webhooks`]: the ends of jobs, announced to those who asked for it.
 //!
 //! Below them: [`book`] (what is durable besides jobs), [`store_error`], [`redis_link`], [`json`] and [`clock`].
-//! Around them: [`config`], [`in_force`] (which limits are in force), [`pauses`], [`keys`] (who asks, and what they may do), [`admission`] (how fast tenants submit), [`service`] (the wiring), [`roles`], [`kernel`], [`telemetry`],
+//! Around them: [`config`], [`in_force`] (which limits are in force), [`pauses`], [`keys`] (who asks, and what they may do), [`events`] (for those who listen), [`admission`] (how fast tenants submit), [`service`] (the wiring), [`roles`], [`kernel`], [`telemetry`],
 //! [`shutdown`] and [`cli`]. `ARCHITECTURE.md` follows one job through the code.
 
 pub mod admission;
@@ -22,6 +22,7 @@ pub mod book;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod events;
 pub mod in_force;
 pub mod job;
 pub mod json;

@@ -20,6 +20,7 @@ use crate::{
     book::Book,
     clock::Clock,
     config::{self, Config, StoreAt},
+    events::Events,
     in_force::{FOLLOW_EVERY, FOLLOW_WITHOUT_MESSAGES, InForce},
     job::JobIds,
     keys::{self, Keys},
@@ -38,6 +39,7 @@ use crate::{
     store::{
         Store, StoreError,
         calls::CallLog,
+        events::EventLog,
         keys::KeyStore,
         redis_mongo::{RedisMongo, VendorWork},
         sqlite::Sqlite,
@@ -76,7 +78,7 @@ pub struct Listeners {
 impl Service {
     /// Opens the store and builds everything on it.
     pub async fn build(config: &Config, roles: Roles, clock: Clock) -> anyhow::Result<Service> {
-        let Backend { store, book, calls, keys, outbox, limits, limiter, breakers, queue } =
+        let Backend { store, book, calls, keys, outbox, events, limits, limiter, breakers, queue } =
             open(config, &clock).await?;
         let others = match &config.store.at {
             StoreAt::RedisMongo { database, .. } => queue.clone().map(|redis| (redis, database.clone())),
@@ -126,6 +128,7 @@ impl Service {
             limits,
             audit,
             metrics: cx.metrics.clone(),
+            events: Arc::new(Events::new(events, clock.clone())),
             clock,
             ids: JobIds::new(),
             default_vendor: config.default_vendor.clone(),
@@ -150,7 +153,7 @@ impl Service {
     /// Runs the roles of this process until it is stopped; returns when everything has ended and is on disk.
     pub async fn run(self, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
         let Service { app, cx, pool, store, limiter, breakers, deliverer } = self;
-        let (roles, limits) = (app.roles, app.limits.clone());
+        let (roles, limits, events) = (app.roles, app.limits.clone(), app.events.clone());
         let mut tasks = JoinSet::new();
         // The API stops after the workers, so that callbacks and waiting callers are served while calls finish.
         let api_stop = CancellationToken::new();
@@ -166,6 +169,9 @@ impl Service {
         tasks.spawn(follow_hangups(cx, shutdown.reread.clone(), api_stop.clone()));
         if roles.has_worker() {
             tasks.spawn(deliverer.run(shutdown.stop.clone()));
+        }
+        if roles.has_api() {
+            tasks.spawn(events.clone().run());
         }
         if roles.has_api() && app.access.keys.are_needed() {
             tasks.spawn(attend_keys(app.clone(), api_stop.clone()));
@@ -191,6 +197,7 @@ impl Service {
         };
         shutdown.stop.cancel();
         store.signals().dismiss_waiters();
+        events.close();
         api_stop.cancel();
         let drained = async { while tasks.join_next().await.is_some() {} };
         tokio::select! {
@@ -317,6 +324,7 @@ struct Backend {
     calls: Arc<dyn CallLog>,
     keys: Arc<dyn KeyStore>,
     outbox: Arc<dyn Outbox>,
+    events: Arc<dyn EventLog>,
     limiter: Arc<dyn Limiter>,
     breakers: Arc<dyn Breakers>,
     queue: Option<Redis>,
@@ -338,7 +346,8 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
             let limiter = Arc::new(Local::open(limits.pools(), clock.clone(), store.clone()).await?);
             let breakers = Arc::new(LocalBreakers::new(terms, clock.clone()));
             let (book, calls, keys, outbox) = (store.clone(), store.clone(), store.clone(), store.clone());
-            Ok(Backend { store, book, calls, keys, outbox, limits, limiter, breakers, queue: None })
+            let events = store.clone();
+            Ok(Backend { store, book, calls, keys, outbox, events, limits, limiter, breakers, queue: None })
         }
         StoreAt::RedisMongo { mongo, database, redis } => {
             let queue = Redis::new(redis.clone());
@@ -355,7 +364,8 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
             let breakers = Arc::new(RedisBreakers::open(queue.clone(), database, terms, clock.clone(), wake));
             let limiter = Arc::new(limiter);
             let (book, calls, keys, outbox) = (store.clone(), store.clone(), store.clone(), store.clone());
-            Ok(Backend { store, book, calls, keys, outbox, limits, limiter, breakers, queue: Some(queue) })
+            let events = store.clone();
+            Ok(Backend { store, book, calls, keys, outbox, events, limits, limiter, breakers, queue: Some(queue) })
         }
     }
 }

@@ -204,6 +204,15 @@ async fn charged(memory: &Memory, mut response: Response, id: &HeaderValue) -> R
     }
 }
 
+/// A piece of an answer that is made while it is sent, with its memory charged until it has been sent; `None` if there is no memory for it.
+pub(super) async fn charged_piece(memory: &Memory, piece: Bytes) -> Option<Bytes> {
+    if piece.len() as u64 <= SMALL_ANSWER {
+        return Some(piece);
+    }
+    let charge = memory.answers.take_for_answer(piece.len(), None).await?;
+    Some(Bytes::from_owner(Charged { bytes: piece, _charge: charge }))
+}
+
 /// Bytes whose memory is charged until the last of them has been sent.
 struct Charged {
     bytes: Bytes,

@@ -21,6 +21,7 @@ use crate::{
     admission::Admission,
     audit::Audit,
     clock::Clock,
+    events::Events,
     in_force::InForce,
     job::JobIds,
     keys::Scope,
@@ -46,6 +47,7 @@ mod credentials;
 mod dto;
 pub mod edge;
 mod error;
+mod events;
 mod feasible;
 mod health;
 mod jobs;
@@ -89,6 +91,7 @@ pub struct App {
     pub access: Arc<Access>,
     pub admission: Arc<Admission>,
     pub webhooks: Arc<crate::result_webhooks::Context>,
+    pub events: Arc<Events>,
     /// Redis, if the store needs it: `readyz` checks whether it can be reached.
     pub queue: Option<Redis>,
 }
@@ -123,10 +126,12 @@ pub fn router(app: Arc<App>) -> Router {
         .at(READ, Method::GET, "/jobs/{id}", jobs::find)
         .at(SUBMIT, Method::DELETE, "/jobs/{id}", change::erase)
         .at(READ, Method::GET, "/jobs/{id}/attempts", jobs::attempts)
+        .at(READ, Method::GET, "/jobs/{id}/events", events::of_job)
         .at(SUBMIT, Method::POST, "/jobs/{id}/cancel", change::cancel)
         .at(SUBMIT, Method::POST, "/jobs/{id}/replay", change::replay)
         .at(SUBMIT, Method::POST, "/jobs/{id}/result-webhook", result_webhooks::send_again)
         .at(SUBMIT, Method::GET, "/result-webhooks/secret", result_webhooks::secret)
+        .at(READ, Method::GET, "/events", events::all)
         .at(OPEN, Method::GET, "/vendor-webhook/{vendor}", callbacks::shared)
         .at(OPEN, Method::POST, "/vendor-webhook/{vendor}", callbacks::shared)
         .at(OPEN, Method::GET, "/vendor-webhook/{vendor}/{token}", callbacks::for_one_job)

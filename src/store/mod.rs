@@ -15,6 +15,7 @@ use crate::{
 };
 
 pub mod calls;
+pub mod events;
 pub mod keys;
 pub mod redis_mongo;
 pub mod room;

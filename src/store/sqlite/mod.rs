@@ -41,6 +41,7 @@ mod amend;
 mod book;
 mod calls;
 mod counts;
+mod events;
 mod file;
 mod index;
 mod keys;
@@ -103,7 +104,8 @@ impl Sqlite {
         for (vendor, jobs) in index.jobs_by_vendor().filter(|(vendor, _)| signals.bell(vendor).is_none()) {
             tracing::warn!(%vendor, jobs, "jobs wait for a vendor that is not in the config; they stay until it is back, or are cancelled");
         }
-        let core = Arc::new(Core::new(index, clock, signals, most_waiting.into()));
+        let last_event = events::last(&conn).map_err(explain)?;
+        let core = Arc::new(Core::new(index, clock, signals, most_waiting.into(), last_event));
         let (requests, queue) = mpsc::channel(writer::MOST_QUEUED);
         let failed = watch::Sender::new(None);
         let writer = Writer { conn, core: Arc::clone(&core), requests: queue, next_n, failed: failed.clone() };

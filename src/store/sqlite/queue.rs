@@ -262,7 +262,7 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
     // By place: to look all these up by name costs nearly as much as the rest of the statement.
     const SQL: &str = "UPDATE jobs SET status = ?, stage = ?, due_at = ?, alarm_at = ?, answer_by = ?, deadline_at = ?, run = ?, tries = ?, \
            unanswered = ?, attempt = max(attempt, ?), updated_at = ?, finished_at = ?, failure_code = ?, failure = ?, ticket = ?, \
-           fetch = ?, result = ?, attempts = coalesce(?, attempts), said = ?, slowed = ? \
+           fetch = ?, result = ?, attempts = coalesce(?, attempts), said = ?, slowed = ?, event = iif(status = ?, event, ?) \
          WHERE id = ? AND status < ? AND attempt < ?";
     let (below, fence) = match fence {
         Fence::NotEndedBefore(attempt) => (2, i64::from(attempt)),
@@ -270,6 +270,7 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
         Fence::Any => (Status::ALL.len(), i64::MAX),
     };
     let said = job.failure.as_ref().and_then(|failure| failure.vendor.as_ref());
+    let event = (job.status != Status::Pending).then(|| tx.core.next_event());
     let changed = tx.conn.prepare_cached(SQL)?.execute(params![
         job.status as u8,
         if job.status.has_ended() { rows::ENDED } else { job.stage as u8 },
@@ -291,6 +292,8 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
         history,
         said.map(|said| serde_json::json!(said).to_string()),
         job.slowed,
+        job.status as u8,
+        event,
         job.id.as_bytes(),
         below,
         fence,

@@ -123,7 +123,7 @@ pub(super) fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("our own plain structs always serialize")
 }
 
-fn from_json<T: serde::de::DeserializeOwned>(json: &[u8], column: usize) -> rusqlite::Result<T> {
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(json: &[u8], column: usize) -> rusqlite::Result<T> {
     serde_json::from_slice(json)
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Blob, Box::new(error)))
 }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, config::DbConfig};
 use super::writer::BUSY;
 
 /// The schema in steps: `PRAGMA user_version` says how many have been made.
-const MIGRATIONS: [&str; 12] = [
+const MIGRATIONS: [&str; 13] = [
     include_str!("../../../migrations/0001_jobs.sql"),
     include_str!("../../../migrations/0002_live_limits.sql"),
     include_str!("../../../migrations/0003_calls.sql"),
@@ -22,6 +22,7 @@ const MIGRATIONS: [&str; 12] = [
     include_str!("../../../migrations/0010_keys.sql"),
     include_str!("../../../migrations/0011_result_webhooks.sql"),
     include_str!("../../../migrations/0012_heavy_jobs.sql"),
+    include_str!("../../../migrations/0013_events.sql"),
 ];
 
 /// Why the store could not be opened: a sentence for the operator.

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicI64},
     time::Duration,
 };
 
@@ -76,14 +76,16 @@ pub(super) struct Core {
     pub(super) clock: Clock,
     pub(super) signals: Signals,
     pub(super) room: Arc<Room>,
+    /// The highest number of an event so far.
+    pub(super) last_event: AtomicI64,
     /// Why the last write failed, if it did: the next one is likely to fail too.
     refusing: Mutex<Option<String>>,
 }
 
 impl Core {
-    pub(super) fn new(index: Index, clock: Clock, signals: Signals, most: MostWaiting) -> Core {
-        let room = Arc::new(Room::new(most));
-        Core { index: Mutex::new(index), clock, signals, room, refusing: Mutex::default() }
+    pub(super) fn new(index: Index, clock: Clock, signals: Signals, most: MostWaiting, last_event: i64) -> Core {
+        let (room, last_event) = (Arc::new(Room::new(most)), AtomicI64::new(last_event));
+        Core { index: Mutex::new(index), clock, signals, room, last_event, refusing: Mutex::default() }
     }
 
     /// The index, and the time.

@@ -49,6 +49,8 @@ async fn every_described_operation_exists_and_no_other(backend: Backend) {
     for (path, methods) in by_path {
         let real = path.replace("{id}", "01a203e8-3838-7a3c-9f21-5b7e0c4d8a16").replace("{name}", "sync");
         let real = real.replace("{vendor}", "async").replace("{token}", "x");
+        // Otherwise it would not end.
+        let real = if real == "/events" { "/events?status=x".to_owned() } else { real };
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
             let answer = app.send(method.parse().unwrap(), &real, &[("content-type", "application/json")], "{}").await;
             let exists = !(answer.status == 405 || answer.status == 404 && answer.code() == "not_found");

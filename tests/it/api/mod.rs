@@ -12,6 +12,7 @@ mod description;
 mod edge;
 mod elsewhere;
 mod erase;
+mod events;
 mod jobs;
 mod letters;
 mod limits;

@@ -30,6 +30,8 @@ use crate::{
 mod concurrency;
 /// What was wrong with a vendor's calls.
 mod errors;
+/// A reader of events while processes die.
+mod events;
 /// Redis behind Sentinels, and as a Cluster.
 mod failover;
 /// Processes that die at the worst moment.

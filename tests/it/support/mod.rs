@@ -42,6 +42,7 @@ pub(crate) mod raw;
 pub(crate) mod servers;
 pub(crate) mod sign;
 pub(crate) mod slow;
+pub(crate) mod stream;
 pub(crate) mod ways;
 
 /// Runs a test of the API or the store on every backend; the failing test's name says which.
@@ -274,6 +275,7 @@ impl TestApp {
         let (mut server, stop) = (JoinSet::new(), CancellationToken::new());
         let door = Door { max_per_address: config.server.max_connections_per_address, ..Door::plain(&app.edge.memory) };
         server.spawn(api::server::serve(listener, api::router(app.clone()), door, stop.clone()));
+        server.spawn(app.events.clone().run());
         let origin = Origin::of(&url.parse().expect("a URL")).expect("http");
         let client = Client::new();
         let redis = app.queue.is_some().then(|| servers::redis().link());
@@ -565,6 +567,7 @@ impl TestApp {
 
     /// Ends in good order.
     pub(crate) async fn stop(mut self) {
+        self.app.events.close();
         self.stop.cancel();
         while self.server.join_next().await.is_some() {}
         self.app.limiter.stop().await.expect("handed back");

@@ -5,6 +5,7 @@
 mod book;
 mod calls;
 pub(super) mod docs;
+mod events;
 mod keys;
 pub(super) mod mongo;
 mod schema;

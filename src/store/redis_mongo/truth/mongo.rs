@@ -16,6 +16,7 @@ use mongodb::{
 use super::{
     super::index::words::VendorWork,
     docs::{self, JobDoc, StoredJob, id_bson, id_in},
+    events::EVENT_AT,
     unreadable::Unreadable,
     updates,
 };
@@ -137,7 +138,7 @@ impl Mongo {
     }
 
     async fn make_indexes(&self) -> Result<(), StoreError> {
-        // Each has only the documents that have one of its fields, usually the first, so an ended job costs nothing.
+        // Each has only the documents that have one of its fields, usually the first, so of an ended job there is only its event.
         let index = |(field, keys): (&str, Document)| {
             let only = doc! { field: { "$exists": true } };
             IndexModel::builder()
@@ -151,6 +152,7 @@ impl Mongo {
             ("alarm_at", doc! { "alarm_at": 1 }),
             ("ticket", doc! { "ticket": 1, "vendor": 1 }),
             ("webhook_to", doc! { "webhook_to": 1, "webhook_at": 1 }),
+            (EVENT_AT, doc! { EVENT_AT: 1, "_id": 1 }),
         ];
         let made = async { self.jobs.create_indexes(indexes.map(index)).await };
         tokio::time::timeout(PATIENCE * 12, made).await.map_err(|_| no_answer())?.map_err(explain)?;

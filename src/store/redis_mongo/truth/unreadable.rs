@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{super::lock, docs::StoredJob};
+use super::super::lock;
 use crate::{job::JobId, store::StoreError};
 
 /// After this long they are read, and logged, again.
@@ -19,8 +19,8 @@ const MOST: usize = 1000;
 pub(crate) struct Unreadable(Mutex<HashMap<JobId, Instant>>);
 
 impl Unreadable {
-    /// The job; `None`, and a line in the log, if it cannot be read.
-    pub(crate) fn skip(&self, id: JobId, found: Result<StoredJob, StoreError>) -> Option<StoredJob> {
+    /// What was read of a job; `None`, and a line in the log, if it cannot be read.
+    pub(crate) fn skip<T>(&self, id: JobId, found: Result<T, StoreError>) -> Option<T> {
         let error = match found {
             Ok(found) => return Some(found),
             Err(error) => error,

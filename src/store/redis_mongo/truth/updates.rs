@@ -7,7 +7,7 @@ use mongodb::bson::{Bson, Document, doc};
 use super::{
     super::index::words::StreamNo,
     docs::{binary, id_bson, lane_name},
-    webhooks,
+    events, webhooks,
 };
 use crate::{
     clock::Time,
@@ -57,7 +57,9 @@ pub(crate) fn update(was: &Job, job: &Job) -> Document {
     // Lapsed leases are counted for one step, and the call on record is over.
     unset.insert("lapses", "");
     unset.insert("called_at", "");
-    doc! { "$inc": { "version": 1_i64 }, "$set": set, "$unset": unset }
+    let mut update = doc! { "$inc": { "version": 1_i64 }, "$set": set, "$unset": unset };
+    events::note(was, job, &mut update);
+    update
 }
 
 fn failure(why: &Failure) -> Bson {

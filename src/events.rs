@@ -1,0 +1,239 @@
+//! Events for all who listen: one reader of the store for the whole process, and the bounds on streams.
+//!
+//! Never reads the store while nobody listens, and knows nothing of HTTP (see `api::events`).
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+use crate::{
+    clock::Clock,
+    job::JobId,
+    store::{
+        StoreError,
+        events::{Event, EventId, EventLog, EventPage},
+    },
+};
+
+/// How often the store is read while somebody listens.
+pub const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Events that are read at a time.
+const BATCH: usize = 500;
+/// Batches that are kept for listeners who have not taken them yet. Whoever is slower reads the store.
+const MOST_KEPT: usize = 64;
+/// Streams in all, and of one key.
+const MOST_STREAMS: usize = 1000;
+const MOST_OF_A_KEY: usize = 100;
+/// Streams that read the store at the same time; others wait.
+const MOST_READING: usize = 8;
+
+/// Events that came together, and the place up to which a listener has seen all of them then.
+#[derive(Debug)]
+pub struct Batch {
+    pub events: Vec<Event>,
+    pub reached: EventId,
+}
+
+/// What the listeners of one process share.
+pub struct Events {
+    log: Arc<dyn EventLog>,
+    clock: Clock,
+    live: broadcast::Sender<Arc<Batch>>,
+    /// Nothing while nobody listens.
+    reader: tokio::sync::Mutex<Option<Reader>>,
+    /// Rung when the first listener comes.
+    wanted: Notify,
+    closed: CancellationToken,
+    /// Places for streams.
+    pub places: Arc<Semaphore>,
+    of_keys: Mutex<HashMap<String, usize>>,
+    reading: Semaphore,
+}
+
+/// How far the store has been read.
+struct Reader {
+    reached: EventId,
+    /// Events before `reached` that will be read again.
+    recent: BTreeSet<EventId>,
+}
+
+/// Why there is no place for one more stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    InAll,
+    OfKey,
+}
+
+/// A stream's place, until it is dropped.
+pub struct Place {
+    events: Arc<Events>,
+    key: Option<String>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Events {
+    pub fn new(log: Arc<dyn EventLog>, clock: Clock) -> Events {
+        Events {
+            log,
+            clock,
+            live: broadcast::Sender::new(MOST_KEPT),
+            reader: tokio::sync::Mutex::default(),
+            wanted: Notify::new(),
+            closed: CancellationToken::new(),
+            places: Arc::new(Semaphore::new(MOST_STREAMS)),
+            of_keys: Mutex::default(),
+            reading: Semaphore::new(MOST_READING),
+        }
+    }
+
+    /// Reads the store for all listeners, while there are any, until [`Events::close`].
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.wanted.notified() => {}
+                () = self.closed() => return,
+            }
+            let mut somebody_listens = true;
+            while somebody_listens {
+                tokio::select! {
+                    () = self.clock.sleep_until(self.clock.next_beat(LOOK_EVERY)) => {}
+                    () = self.closed() => return,
+                }
+                match self.look().await {
+                    Ok(listens) => somebody_listens = listens,
+                    Err(error) => tracing::debug!(%error, "events could not be read; they are read again soon"),
+                }
+            }
+        }
+    }
+
+    /// Sends the listeners what is new; says whether there are any.
+    async fn look(&self) -> Result<bool, StoreError> {
+        let mut kept = self.reader.lock().await;
+        if self.live.receiver_count() == 0 {
+            *kept = None;
+        }
+        let Some(reader) = &mut *kept else { return Ok(false) };
+        let send = |events, reached| {
+            // An error means that the last listener has just gone.
+            let _ = self.live.send(Arc::new(Batch { events, reached }));
+        };
+        reader.read(&*self.log, send).await?;
+        Ok(true)
+    }
+
+    /// Begins to listen: everything that is stored from now on will come. Gives the place where that begins.
+    pub async fn listen(&self) -> Result<(broadcast::Receiver<Arc<Batch>>, EventId), StoreError> {
+        let mut kept = self.reader.lock().await;
+        if kept.is_none() {
+            *kept = Some(Reader::at_the_end(&*self.log).await?);
+            self.wanted.notify_one();
+        }
+        // While the reader is locked: what it reads next is sent to this listener too.
+        Ok((self.live.subscribe(), kept.as_ref().map_or(EventId::FIRST, |reader| reader.reached)))
+    }
+
+    /// Ends all streams: the service is stopping.
+    pub fn close(&self) {
+        self.closed.cancel();
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+
+    /// Returns when the streams are to end.
+    pub fn closed(&self) -> WaitForCancellationFuture<'_> {
+        self.closed.cancelled()
+    }
+
+    /// Events of the past, for a stream that was away or is slow.
+    pub async fn after(&self, place: EventId, most: usize) -> Result<EventPage, StoreError> {
+        let _turn = self.reading.acquire().await;
+        self.log.after(place, most).await
+    }
+
+    /// Where to begin for all events after this place: see [`EventLog::overlap`].
+    pub fn before(&self, place: EventId) -> EventId {
+        place.earlier_by(self.log.overlap())
+    }
+
+    /// How many events are after this place, counted up to `most`.
+    pub async fn count_after(&self, place: EventId, most: u64) -> Result<u64, StoreError> {
+        let _turn = self.reading.acquire().await;
+        self.log.count_after(place, most).await
+    }
+
+    pub async fn of_job(&self, id: JobId) -> Result<Option<Event>, StoreError> {
+        self.log.of_job(id).await
+    }
+
+    /// A place for a stream with this key.
+    pub fn place(self: &Arc<Self>, key: Option<&str>) -> Result<Place, Full> {
+        let permit = self.places.clone().try_acquire_owned().map_err(|_| Full::InAll)?;
+        if let Some(key) = key {
+            let mut of_keys = self.of_keys();
+            let open = of_keys.entry(key.to_owned()).or_default();
+            if *open >= MOST_OF_A_KEY {
+                return Err(Full::OfKey);
+            }
+            *open += 1;
+        }
+        Ok(Place { events: self.clone(), key: key.map(str::to_owned), _permit: permit })
+    }
+
+    /// A panic elsewhere does not make the counts wrong.
+    fn of_keys(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.of_keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reader {
+    /// A reader that has read everything.
+    async fn at_the_end(log: &dyn EventLog) -> Result<Reader, StoreError> {
+        let mut reader = Reader { reached: log.end().await?, recent: BTreeSet::new() };
+        reader.read(log, |_, _| {}).await?;
+        Ok(reader)
+    }
+
+    /// Gives what it has not given before, with the place that is reached by that.
+    async fn read(
+        &mut self,
+        log: &dyn EventLog,
+        mut give: impl FnMut(Vec<Event>, EventId) + Send,
+    ) -> Result<(), StoreError> {
+        let mut from = self.reached.earlier_by(log.overlap());
+        loop {
+            let page = log.after(from, BATCH).await?;
+            self.reached = self.reached.max(page.reached);
+            let new: Vec<Event> = page.events.into_iter().filter(|event| self.recent.insert(event.id)).collect();
+            if !new.is_empty() {
+                give(new, self.reached);
+            }
+            if !page.more {
+                break;
+            }
+            from = page.reached;
+        }
+        self.recent = self.recent.split_off(&self.reached.earlier_by(log.overlap()));
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(key) = &self.key else { return };
+        let mut of_keys = self.events.of_keys();
+        if let Some(open) = of_keys.get_mut(key) {
+            *open -= 1;
+            if *open == 0 {
+                of_keys.remove(key);
+            }
+        }
+    }
+}
