@@ -25,7 +25,7 @@ pub const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Events that are read at a time.
 const BATCH: usize = 500;
 /// Batches that are kept for listeners who have not taken them yet. Whoever is slower reads the store.
-const MOST_KEPT: usize = 64;
+const MOST_KEPT: usize = 16;
 /// Streams in all, and of one key.
 const MOST_STREAMS: usize = 1000;
 const MOST_OF_A_KEY: usize = 100;

@@ -102,12 +102,14 @@ impl EventStream {
                 }
                 return Some(told);
             }
-            if !self.unpack() {
+            let goes_on = self.unpack();
+            if self.text.contains("\n\n") {
+                continue;
+            }
+            if !goes_on {
                 return None;
             }
-            if !self.text.contains("\n\n") {
-                self.take().await?;
-            }
+            self.take().await?;
         }
     }
 
