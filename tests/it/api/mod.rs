@@ -24,4 +24,5 @@ mod retries;
 mod schemes;
 mod sent;
 mod shapes;
+mod stats;
 mod vendors;

@@ -11,3 +11,5 @@ mod schema;
 mod unreadable;
 pub(super) mod updates;
 mod webhooks;
+
+pub use self::schema::SCHEMA;
