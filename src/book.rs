@@ -73,6 +73,10 @@ pub struct Filed {
     pub beat: u64,
     /// JSON: each pool's limits, as the API writes them.
     pub limits: String,
+    /// What the process says of itself (see `processes`); empty if an older version wrote it.
+    pub about: String,
+    /// When it reported, by its own clock; unknown if an older version wrote it.
+    pub seen_at: Option<Time>,
 }
 
 /// What is durable besides jobs.
@@ -106,7 +110,8 @@ pub trait Book: Send + Sync {
     /// Reports that this process runs, and the limits of its file.
     async fn report(&self, me: &Filed) -> Result<(), StoreError>;
 
-    /// The processes that reported other limits than these, including those that have crashed. If one process owns the book there are none.
+    /// The processes that reported other limits than these, including those that have crashed; with an empty text all processes. If one process
+    /// owns the book there are none.
     async fn others(&self, limits: &str) -> Result<Vec<Filed>, StoreError>;
 
     /// Deletes the report of a process that stops or has crashed, unless it has reported again since.

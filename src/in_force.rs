@@ -36,6 +36,8 @@ pub struct InForce {
     process: String,
     /// The file's limits in the form in which the book has them.
     filed: String,
+    /// What the heartbeats say of this process.
+    about: String,
     known: Mutex<Known>,
     /// Locked from reading the book until the limiter has its contents, so that an older state never replaces a newer one.
     applying: tokio::sync::Mutex<()>,
@@ -106,12 +108,17 @@ pub enum Expected {
 }
 
 impl InForce {
-    /// Reads the live limits and what the other processes have, before the first permit is given.
-    pub async fn open(book: Arc<dyn Book>, clock: Clock, pools: Vec<PoolLimits>) -> Result<InForce, StoreError> {
+    /// Reads the live limits and what the other processes have, before the first permit is given. The heartbeats of this process say `about`.
+    pub async fn open(
+        book: Arc<dyn Book>,
+        clock: Clock,
+        pools: Vec<PoolLimits>,
+        about: String,
+    ) -> Result<InForce, StoreError> {
         let file: BTreeMap<Arc<str>, Vec<Limit>> = pools.into_iter().map(|pool| (pool.pool, pool.limits)).collect();
         let (filed, process) = (write_pools(file.iter()), format!("{}-{:016x}", std::process::id(), fastrand::u64(..)));
         let (known, applying) = (Mutex::default(), tokio::sync::Mutex::default());
-        let in_force = InForce { book, clock, file, process, filed, known, applying };
+        let in_force = InForce { book, clock, file, process, filed, about, known, applying };
         in_force.beat().await?;
         let live = in_force.look().await?;
         let on_record = in_force.book.limits_on_record().await?;
@@ -267,8 +274,14 @@ impl InForce {
         self.book.delete_report(&self.me(beat)).await
     }
 
+    /// The name under which this process reports.
+    pub fn process(&self) -> &str {
+        &self.process
+    }
+
     fn me(&self, beat: u64) -> Filed {
-        Filed { process: self.process.clone(), beat, limits: self.filed.clone() }
+        let (limits, about) = (self.filed.clone(), self.about.clone());
+        Filed { process: self.process.clone(), beat, limits, about, seen_at: Some(self.clock.now()) }
     }
 
     /// Writes the heartbeat, if it is due.

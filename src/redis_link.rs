@@ -206,6 +206,13 @@ impl Redis {
         })
     }
 
+    /// The version of one of its nodes.
+    pub async fn version(&self) -> Result<String, StoreError> {
+        let info = self.info().await?;
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+        Ok(version.unwrap_or("unknown").trim().to_owned())
+    }
+
     /// INFO of one node: through a Cluster connection all nodes would answer.
     async fn info(&self) -> Result<String, StoreError> {
         let asked = async {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admission::{self, Admission},
     api::{
-        self, Access, App, Feasibility,
+        self, Access, Answers, App, Feasibility, Overview,
         edge::Edge,
         server::{self, Door},
         tls::Tls,
@@ -32,17 +32,20 @@ use crate::{
         redis::{RedisBreakers, RedisLimiter},
     },
     pauses::Pauses,
+    processes::{About, Processes},
     redis_link::Redis,
     result_webhooks::{self, Deliverer, Parts, secrets::Secrets, send::system_lookup},
     roles::Roles,
+    shown::Shown,
     shutdown::Shutdown,
+    stats::{self, Stats},
     store::{
         Store, StoreError,
         calls::CallLog,
         events::EventLog,
         keys::KeyStore,
-        redis_mongo::{RedisMongo, VendorWork},
-        sqlite::Sqlite,
+        redis_mongo::{self, RedisMongo, VendorWork},
+        sqlite::{self, Sqlite},
         webhooks::Outbox,
     },
     telemetry::Metrics,
@@ -78,21 +81,26 @@ pub struct Listeners {
 impl Service {
     /// Opens the store and builds everything on it.
     pub async fn build(config: &Config, roles: Roles, clock: Clock) -> anyhow::Result<Service> {
-        let Backend { store, book, calls, keys, outbox, events, limits, limiter, breakers, queue } =
-            open(config, &clock).await?;
-        let others = match &config.store.at {
-            StoreAt::RedisMongo { database, .. } => queue.clone().map(|redis| (redis, database.clone())),
-            StoreAt::Sqlite(_) => None,
-        };
-        let admission = Admission::new(config.tenants.clone(), clock.clone(), others);
+        let shown = Shown::of(config);
+        let about = About::new(roles, clock.now(), &shown.hash);
+        let Backend { store, schema, book, calls, keys, outbox, events, limits, limiter, breakers, queue } =
+            open(config, &clock, &about).await?;
+        let others = counting_place(config, queue.clone());
+        let admission = Admission::new(config.tenants.clone(), clock.clone(), others.clone());
         let keys = Arc::new(Keys::open(keys, clock.clone(), &config.callers).await?);
-        let secret = match &config.server.callback_secret {
-            Some(secret) => secret.reveal().as_bytes().to_vec(),
-            None => own_secret(&*book, "callback_secret").await?.to_vec(),
-        };
+        let secret = callback_secret(config, &*book).await?;
         let (hooks, master) = (&config.result_webhooks, own_secret(&*book, "webhook_secret").await?);
         let pools = config.vendors.iter().map(|vendor| (vendor.name.clone(), vendor.pool.clone()));
         let audit = Arc::new(Audit::new(calls, clock.clone(), pools));
+        let metrics = Arc::new(Metrics::new(config.vendors.iter().map(|vendor| vendor.name.clone()), &about));
+        let overview = Arc::new(Overview {
+            stats: Stats::new(metrics.clone(), clock.clone(), others, limits.process()),
+            processes: Processes::new(book.clone(), clock.clone(), limits.process(), about),
+            config: shown.json,
+            store: schema,
+            retention: config.store.retention,
+            answers: Answers::default(),
+        });
         let cx = Arc::new(Context {
             store: store.clone(),
             limiter: limiter.clone(),
@@ -103,7 +111,7 @@ impl Service {
             audit: audit.clone(),
             failures: Failures::default(),
             slow_downs: SlowDowns::default(),
-            metrics: Arc::new(Metrics::new(config.vendors.iter().map(|vendor| vendor.name.clone()))),
+            metrics,
             client: Client::new(),
             clock: clock.clone(),
             retention: config.store.retention,
@@ -139,6 +147,7 @@ impl Service {
             access: Arc::new(Access::new(keys, &config.server)),
             admission: Arc::new(admission),
             webhooks: webhooks.clone(),
+            overview,
             queue,
         });
         let deliverer = Deliverer::new(webhooks);
@@ -179,6 +188,9 @@ impl Service {
         if roles.has_api() && app.admission.is_shared() {
             tasks.spawn(share_admission(app.clone(), api_stop.clone()));
         }
+        if app.overview.stats.is_shared() {
+            tasks.spawn(share_stats(app.clone(), api_stop.clone()));
+        }
         if app.queue.is_some() {
             tasks.spawn(follow_book(app, api_stop.clone()));
         }
@@ -216,6 +228,22 @@ impl Service {
         }
         returned
             .context("the limiter could not return the permits that it had charged ahead; a little capacity is lost")
+    }
+}
+
+/// Where all processes count together, and the name under which they do; `None` if there is only one.
+fn counting_place(config: &Config, queue: Option<Redis>) -> Option<(Redis, String)> {
+    match &config.store.at {
+        StoreAt::RedisMongo { database, .. } => queue.map(|redis| (redis, database.clone())),
+        StoreAt::Sqlite(_) => None,
+    }
+}
+
+/// What signs the tokens of callbacks.
+async fn callback_secret(config: &Config, book: &dyn Book) -> anyhow::Result<Vec<u8>> {
+    match &config.server.callback_secret {
+        Some(secret) => Ok(secret.reveal().as_bytes().to_vec()),
+        None => Ok(own_secret(book, "callback_secret").await?.to_vec()),
     }
 }
 
@@ -316,9 +344,30 @@ async fn share_admission(app: Arc<App>, stop: CancellationToken) {
     }
 }
 
+/// Shows the other processes what this one has counted: while there is something, once a second, and once more at the end.
+async fn share_stats(app: Arc<App>, stop: CancellationToken) {
+    let stats = &app.overview.stats;
+    let mut is_stopping = false;
+    while !is_stopping {
+        let due = async {
+            stats.changed().await;
+            app.clock.sleep_until(app.clock.next_beat(stats::SHARE_EVERY)).await;
+        };
+        is_stopping = tokio::select! {
+            () = due => false,
+            () = stop.cancelled() => true,
+        };
+        if let Err(error) = stats.share().await {
+            tracing::debug!(%error, "what was counted could not be shared; trying again in a second");
+        }
+    }
+}
+
 /// The parts that differ between one machine and many. Everything else sees only the traits.
 struct Backend {
     store: Arc<dyn Store>,
+    /// What it is, and the version of its schema.
+    schema: (&'static str, u64),
     book: Arc<dyn Book>,
     limits: Arc<InForce>,
     calls: Arc<dyn CallLog>,
@@ -330,7 +379,7 @@ struct Backend {
     queue: Option<Redis>,
 }
 
-async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
+async fn open(config: &Config, clock: &Clock, about: &About) -> anyhow::Result<Backend> {
     let failing = config.vendors.iter().filter_map(|vendor| Some((vendor.name.clone(), vendor.breaker?)));
     let credentials = config
         .vendors
@@ -342,12 +391,14 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
         StoreAt::Sqlite(path) => {
             let names = config.vendors.iter().map(|vendor| vendor.name.clone());
             let store = Arc::new(Sqlite::open(path, clock.clone(), names, most)?);
-            let limits = Arc::new(InForce::open(store.clone(), clock.clone(), config.pools.clone()).await?);
+            let opening = InForce::open(store.clone(), clock.clone(), config.pools.clone(), about.write());
+            let limits = Arc::new(opening.await?);
             let limiter = Arc::new(Local::open(limits.pools(), clock.clone(), store.clone()).await?);
             let breakers = Arc::new(LocalBreakers::new(terms, clock.clone()));
             let (book, calls, keys, outbox) = (store.clone(), store.clone(), store.clone(), store.clone());
             let events = store.clone();
-            Ok(Backend { store, book, calls, keys, outbox, events, limits, limiter, breakers, queue: None })
+            let schema = ("sqlite", sqlite::SCHEMA as u64);
+            Ok(Backend { store, schema, book, calls, keys, outbox, events, limits, limiter, breakers, queue: None })
         }
         StoreAt::RedisMongo { mongo, database, redis } => {
             let queue = Redis::new(redis.clone());
@@ -356,7 +407,8 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
                 RedisMongo::open(mongo.reveal(), database, queue.clone(), work.collect(), clock.clone(), most);
             let store = Arc::new(opening.await?);
             let timeouts = config.vendors.iter().map(|vendor| (vendor.name.clone(), vendor.timeout)).collect();
-            let limits = Arc::new(InForce::open(store.clone(), clock.clone(), config.pools.clone()).await?);
+            let opening = InForce::open(store.clone(), clock.clone(), config.pools.clone(), about.write());
+            let limits = Arc::new(opening.await?);
             let (pools, book) = (limits.pools(), store.clone());
             let limiter = RedisLimiter::open(queue.clone(), database, pools, timeouts, clock.clone(), book);
             let bells = store.clone();
@@ -365,7 +417,8 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<Backend> {
             let limiter = Arc::new(limiter);
             let (book, calls, keys, outbox) = (store.clone(), store.clone(), store.clone(), store.clone());
             let events = store.clone();
-            Ok(Backend { store, book, calls, keys, outbox, events, limits, limiter, breakers, queue: Some(queue) })
+            let schema = ("mongodb", redis_mongo::SCHEMA.unsigned_abs());
+            Ok(Backend { store, schema, book, calls, keys, outbox, events, limits, limiter, breakers, queue: Some(queue) })
         }
     }
 }

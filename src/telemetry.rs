@@ -18,9 +18,17 @@ use prometheus_client::{
     metrics::{TypedMetric, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
+use tokio::sync::Notify;
 use tracing_subscriber::EnvFilter;
 
-use crate::job::{AttemptOutcome, DeliveryStatus, Status};
+use crate::{
+    clock::Time,
+    exposition::OfProcess,
+    job::{AttemptOutcome, DeliveryStatus, End},
+    outcomes::{Blocks, Ends},
+    processes::About,
+    stats::Recent,
+};
 
 /// Sends logs to standard error: `RUST_LOG` says how much (default `info`), JSON when standard error is no terminal.
 pub fn start_logs() {
@@ -40,15 +48,15 @@ struct ByVendor {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByVendorAndStatus {
-    vendor: String,
-    status: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByVendorAndOutcome {
     vendor: String,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPoolAndLimit {
+    pool: String,
+    limit: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -117,8 +125,9 @@ impl CallbackOutcome {
 /// The metrics of one vendor: handles that are resolved once.
 #[derive(Clone)]
 pub struct VendorMetrics {
-    /// Jobs accepted.
-    pub accepted: Counter,
+    accepted: Counter,
+    /// The same jobs, for the last minute.
+    pub recent: Arc<Recent>,
     /// Calls and polls sent. Not exported: `outcomes` say more.
     pub calls: Counter,
     /// What came of calls and polls, connections that failed included.
@@ -144,18 +153,29 @@ pub struct VendorMetrics {
     pub breaker_state: Gauge,
     /// 0 taken, 1 being tried, 2 refused.
     pub credentials_state: Gauge,
+    /// What keeps all of its calls back.
+    pub blocks: Blocks,
     pub waiting: Gauge,
+    /// Accepted by the vendor and not answered.
+    pub open: Gauge,
     pub oldest_waiting_seconds: Gauge<f64, AtomicU64>,
     latency: Histogram,
     /// A moving average in microseconds; 0 before the first call.
     recent_latency: Arc<AtomicU64>,
-    ended: [Counter; 4],
+    ends: Ends,
 }
 
 impl VendorMetrics {
-    pub fn count_ended(&self, status: Status) {
-        if let Some(at) = ENDS.iter().position(|end| *end == status) {
-            self.ended[at].inc();
+    pub fn count_accepted(&self, now: Time) {
+        self.accepted.inc();
+        self.recent.accepted(now);
+    }
+
+    /// Counts the end of a job; nothing for a job that goes on.
+    pub fn count_ended(&self, end: Option<End>) {
+        if let Some(end) = end {
+            self.ends.count(&end);
+            self.recent.ended(&end);
         }
     }
 
@@ -186,8 +206,6 @@ impl VendorMetrics {
     }
 }
 
-const ENDS: [Status; 4] = [Status::Complete, Status::Failed, Status::Cancelled, Status::Expired];
-
 /// All metrics of one process.
 pub struct Metrics {
     registry: Registry,
@@ -195,14 +213,22 @@ pub struct Metrics {
     http_requests: Family<ByRoute, Counter>,
     http_latency: Histogram,
     webhooks: Family<ByOutcome, Counter>,
+    limit_used: Family<ByPoolAndLimit, Gauge>,
+    limit_calls: Family<ByPoolAndLimit, Gauge>,
     store_latency: Histogram,
     pub store_errors: Counter,
+    /// Rung whenever a vendor's [`VendorMetrics::recent`] has counted something.
+    pub changed: Arc<Notify>,
 }
 
 impl Metrics {
-    pub fn new(vendors: impl IntoIterator<Item = Arc<str>>) -> Metrics {
-        let mut registry = Registry::with_prefix("fetchgate");
-        let vendors = register_vendors(&mut registry, vendors);
+    pub fn new(vendors: impl IntoIterator<Item = Arc<str>>, about: &About) -> Metrics {
+        let (mut all, changed) = (Registry::default(), Arc::default());
+        all.register_collector(Box::new(OfProcess::new(about.started_at)));
+        let registry = all.sub_registry_with_prefix("fetchgate");
+        let vendors = register_vendors(registry, vendors, &changed);
+        let limit_used = family(registry, "limit_used", "Calls that count against a limit now, read with each scrape");
+        let limit_calls = family(registry, "limit_calls", "Calls that a limit allows in its period");
         let http_requests = Family::default();
         registry.register("http_requests", "HTTP requests answered, by route and status", http_requests.clone());
         let http_latency = latency();
@@ -215,7 +241,32 @@ impl Metrics {
         registry.register("store_errors", "Store operations that failed", store_errors.clone());
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What is running", build);
-        Metrics { registry, vendors, http_requests, http_latency, webhooks, store_latency, store_errors }
+        let process = Info::new(vec![("role", about.roles.join(",")), ("config", about.config.clone())]);
+        registry.register("process", "What this process does, and the hash of its config", process);
+        Metrics {
+            registry: all,
+            vendors,
+            http_requests,
+            http_latency,
+            webhooks,
+            limit_used,
+            limit_calls,
+            store_latency,
+            store_errors,
+            changed,
+        }
+    }
+
+    /// Forgets what was known of limits, and notes these: a pool, a limit, how much of it is used, and how much there is.
+    pub fn note_limits<'a>(&self, limits: impl IntoIterator<Item = (&'a str, &'a str, u64, u64)>) {
+        self.limit_used.clear();
+        self.limit_calls.clear();
+        let number = |calls| i64::try_from(calls).unwrap_or(i64::MAX);
+        for (pool, limit, used, calls) in limits {
+            let labels = ByPoolAndLimit { pool: pool.to_owned(), limit: limit.to_owned() };
+            self.limit_used.get_or_create_owned(&labels).set(number(used));
+            self.limit_calls.get_or_create_owned(&labels).set(number(calls));
+        }
     }
 
     /// The handles of a vendor; nothing if it is not in the config.
@@ -270,7 +321,7 @@ fn latency() -> Histogram {
 }
 
 /// A metric with labels, registered.
-fn family<L, M>(registry: &mut Registry, name: &str, help: &str) -> Family<L, M>
+pub(crate) fn family<L, M>(registry: &mut Registry, name: &str, help: &str) -> Family<L, M>
 where
     L: Clone + Hash + Eq + EncodeLabelSet + Debug + Send + Sync + 'static,
     M: Default + EncodeMetric + TypedMetric + Debug + Send + Sync + 'static,
@@ -284,6 +335,7 @@ where
 fn register_vendors(
     registry: &mut Registry,
     names: impl IntoIterator<Item = Arc<str>>,
+    changed: &Arc<Notify>,
 ) -> BTreeMap<Arc<str>, VendorMetrics> {
     let mut counter = |name, help| family::<ByVendor, Counter>(registry, name, help);
     let accepted = counter("jobs_accepted", "Jobs accepted");
@@ -301,6 +353,7 @@ fn register_vendors(
     let help = "Our credentials at the vendor: 0 taken, 1 refused and being tried, 2 refused";
     let credentials = gauge("credentials_state", help);
     let waiting = gauge("jobs_waiting", "Jobs that wait for a call or a poll");
+    let open = gauge("jobs_open", "Jobs that the vendor has accepted and not answered");
     let oldest: Family<ByVendor, Gauge<f64, AtomicU64>> =
         family(registry, "oldest_waiting_seconds", "How long the oldest due job has waited");
     let latencies = Family::<ByVendor, Histogram>::new_with_constructor(latency);
@@ -308,18 +361,16 @@ fn register_vendors(
     let mut outcomes = |name, help| family::<ByVendorAndOutcome, Counter>(registry, name, help);
     let calls = outcomes("vendor_calls", "Calls and polls, by what came of them");
     let callbacks = outcomes("callbacks", "Callbacks of vendors, by what came of them");
-    let ended: Family<ByVendorAndStatus, Counter> = family(registry, "jobs_ended", "Jobs ended, by how");
+    let (ends, blocks) = (Ends::register(registry), Blocks::register(registry));
     let resolve = |name: Arc<str>| {
         let by = ByVendor { vendor: name.to_string() };
-        let ended = ENDS.map(|status| {
-            ended.get_or_create_owned(&ByVendorAndStatus { vendor: name.to_string(), status: status.as_str().into() })
-        });
         let by_outcome = |outcome| ByVendorAndOutcome { vendor: name.to_string(), outcome };
         let outcomes = AttemptOutcome::ALL.map(|outcome| calls.get_or_create_owned(&by_outcome(outcome.as_str())));
         let callbacks =
             CallbackOutcome::ALL.map(|outcome| callbacks.get_or_create_owned(&by_outcome(outcome.as_str())));
         let metrics = VendorMetrics {
             accepted: accepted.get_or_create_owned(&by),
+            recent: Arc::new(Recent::new(changed.clone())),
             calls: Counter::default(),
             outcomes,
             throttled: throttled.get_or_create_owned(&by),
@@ -334,11 +385,13 @@ fn register_vendors(
             in_flight: in_flight.get_or_create_owned(&by),
             breaker_state: breaker_state.get_or_create_owned(&by),
             credentials_state: credentials.get_or_create_owned(&by),
+            blocks: blocks(&name),
             waiting: waiting.get_or_create_owned(&by),
+            open: open.get_or_create_owned(&by),
             oldest_waiting_seconds: oldest.get_or_create_owned(&by),
             latency: latencies.get_or_create_owned(&by),
             recent_latency: Arc::default(),
-            ended,
+            ends: ends(&name),
         };
         (name, metrics)
     };

@@ -151,7 +151,7 @@ async fn store(app: &App, items: Vec<Item>) -> Result<Response, ApiError> {
             Ok(outcomes) => {
                 for ((place, lane), outcome) in places.into_iter().zip(lanes).zip(outcomes) {
                     if let (Submitted::New(_), Some(metrics)) = (outcome, app.metrics.vendor(&lane.vendor)) {
-                        metrics.accepted.inc();
+                        metrics.count_accepted(app.clock.now());
                     }
                     let answer = answer(app, &lane, outcome);
                     accepted += usize::from(answer.is_ok());

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock::nanos,
-    job::{Job, JobId, lifecycle, lifecycle::Step},
+    job::{End, Job, JobId, lifecycle, lifecycle::Step},
     store::{Amended, Sees, Which},
     telemetry::CallbackOutcome,
     vendor::{
@@ -298,7 +298,7 @@ async fn amend(
             }
             count(app, vendor, CallbackOutcome::Accepted);
             if let Some(metrics) = app.metrics.vendor(vendor.name()) {
-                metrics.count_ended(job.status);
+                metrics.count_ended(End::of(&job));
             }
             Ok(Amended::Changed(job))
         }

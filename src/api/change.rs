@@ -12,7 +12,7 @@ use axum::{
 
 use super::{App, access::By, admission::no_room, body::NoParams, dto, error::ApiError, path::NamedJob, standing};
 use crate::{
-    job::{Job, lifecycle},
+    job::{End, Job, lifecycle},
     store::{Amended, Erased, Which},
 };
 
@@ -26,7 +26,7 @@ pub(super) async fn cancel(
     match app.store.amend(by.sees(), Which::Id(id), app.clock.now(), Box::new(lifecycle::cancel)).await? {
         Amended::Changed(job) => {
             if let Some(metrics) = app.metrics.vendor(&job.lane.vendor) {
-                metrics.count_ended(job.status);
+                metrics.count_ended(End::of(&job));
             }
             Ok(dto::job(&job, None))
         }

@@ -1,14 +1,14 @@
-//! Probes, metrics and the API's documentation.
+//! Probes and the API's documentation.
 //!
-//! Never about single jobs: but for the metrics, none of it needs a key.
+//! Never about single jobs: none of it needs a key.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
-    response::{Html, IntoResponse, Response},
+    http::StatusCode,
+    response::{Html, Response},
 };
 use serde::Serialize;
 use swagger_ui_dist::{ApiDefinition, OpenApiSource};
@@ -73,12 +73,12 @@ struct Checks {
 }
 
 /// What is wrong with the store, if anything is.
-async fn store(app: &App) -> Option<String> {
+pub(super) async fn store(app: &App) -> Option<String> {
     wrong(tokio::time::timeout(MAX_WAIT, app.store.check()).await)
 }
 
 /// What is wrong with Redis, if this process needs one.
-async fn queue(app: &App) -> Option<Option<String>> {
+pub(super) async fn queue(app: &App) -> Option<Option<String>> {
     let queue = app.queue.as_ref()?;
     Some(wrong(tokio::time::timeout(MAX_WAIT, queue.ping()).await))
 }
@@ -89,12 +89,6 @@ fn wrong<T>(outcome: Result<Result<T, StoreError>, Elapsed>) -> Option<String> {
         Ok(Err(StoreError::Unavailable(why) | StoreError::Corrupt(why))) => Some(why),
         Err(_) => Some("does not answer".to_owned()),
     }
-}
-
-/// `GET /metrics`
-pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, media_type)], app.metrics.render()).into_response()
 }
 
 /// `GET /openapi.json`

@@ -64,7 +64,7 @@ pub(super) async fn submit(
         None => return Err(ApiError::over_capacity()),
     };
     if !replayed && let Some(metrics) = app.metrics.vendor(&lane.vendor) {
-        metrics.accepted.inc();
+        metrics.count_accepted(app.clock.now());
     }
     let mut response = match wait::preferred(&headers) {
         None => dto::accepted(id),

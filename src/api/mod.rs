@@ -48,6 +48,7 @@ mod dto;
 pub mod edge;
 mod error;
 mod events;
+mod failures;
 mod feasible;
 mod health;
 mod jobs;
@@ -55,17 +56,25 @@ mod keys;
 mod limits;
 mod list;
 pub mod memory;
+mod metrics;
+mod overview;
 mod path;
 mod result_webhooks;
 pub mod server;
 mod standing;
+mod stats;
 mod submission;
+mod system;
 pub mod tls;
 mod vendors;
 mod wait;
 
 pub(crate) use self::result_webhooks::announced;
-pub use self::{access::Access, feasible::Feasibility};
+pub use self::{
+    access::Access,
+    feasible::Feasibility,
+    overview::{Answers, Overview},
+};
 
 /// The API's description, OpenAPI 3.1. Tests compare the routes and every answer with it.
 pub const OPENAPI: &str = include_str!("../../docs/api/openapi.json");
@@ -92,6 +101,7 @@ pub struct App {
     pub admission: Arc<Admission>,
     pub webhooks: Arc<crate::result_webhooks::Context>,
     pub events: Arc<Events>,
+    pub overview: Arc<Overview>,
     /// Redis, if the store needs it: `readyz` checks whether it can be reached.
     pub queue: Option<Redis>,
 }
@@ -147,10 +157,13 @@ pub fn router(app: Arc<App>) -> Router {
         .at(ADMIN, Method::POST, "/keys", keys::create)
         .at(ADMIN, Method::GET, "/keys", keys::list)
         .at(ADMIN, Method::DELETE, "/keys/{id}", keys::delete)
+        .at(READ, Method::GET, "/stats", stats::stats)
+        .at(READ, Method::GET, "/failures", failures::failures)
+        .at(OPERATE, Method::GET, "/system", system::system)
         .at(OPEN, Method::GET, "/livez", health::live)
         .at(OPEN, Method::GET, "/readyz", health::ready)
         .at(OPEN, Method::GET, "/health", health::ready)
-        .at(METRICS, Method::GET, "/metrics", health::metrics)
+        .at(METRICS, Method::GET, "/metrics", metrics::metrics)
         .at(OPEN, Method::GET, "/openapi.json", health::openapi)
         .at(OPEN, Method::GET, "/docs", health::docs)
         .at(OPEN, Method::GET, "/", dashboard::page)
@@ -167,7 +180,7 @@ pub fn operations_router(app: Arc<App>) -> Router {
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/health", get(health::ready))
-        .route("/metrics", get(health::metrics))
+        .route("/metrics", get(metrics::metrics))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(app.clone(), edge::around))

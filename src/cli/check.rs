@@ -2,7 +2,7 @@
 //!
 //! Never shows a secret: of vendors it prints what `config::Vendor::shown` gives. Never calls a vendor (see `connect` for its port).
 
-use std::{iter, path::Path, time::Duration};
+use std::{collections::BTreeMap, iter, path::Path, sync::Arc, time::Duration};
 
 use anyhow::anyhow;
 use bytes::Bytes;
@@ -144,17 +144,25 @@ async fn written(vendor: &Vendor, outgoing: Outgoing) -> String {
 fn in_words(config: &Config) -> String {
     let vendors = if config.vendors.len() == 1 { "vendor" } else { "vendors" };
     let mut text = format!("The config is good. {} {vendors}:", config.vendors.len());
-    for vendor in &config.vendors {
-        let pool = config.pools.iter().find(|pool| pool.pool == vendor.pool);
-        let limits = pool.map(|pool| &*pool.limits).unwrap_or_default();
+    for lines in vendors_in_words(config).values() {
         text.push_str("\n\n");
-        text.push_str(&vendor_in_words(&vendor.shown(), limits).join("\n  "));
+        text.push_str(&lines.join("\n  "));
     }
     for warning in &config.warnings {
         text.push_str("\n\nwarning: ");
         text.push_str(warning);
     }
     text
+}
+
+/// Each vendor by its name, in lines that show no secret.
+pub(crate) fn vendors_in_words(config: &Config) -> BTreeMap<Arc<str>, Vec<String>> {
+    let in_words = |vendor: &Vendor| {
+        let pool = config.pools.iter().find(|pool| pool.pool == vendor.pool);
+        let limits = pool.map(|pool| &*pool.limits).unwrap_or_default();
+        (vendor.name.clone(), vendor_in_words(&vendor.shown(), limits))
+    };
+    config.vendors.iter().map(in_words).collect()
 }
 
 fn vendor_in_words(vendor: &Vendor, limits: &[Limit]) -> Vec<String> {

@@ -23,6 +23,8 @@ mod vendors;
 mod watch;
 mod webhooks;
 
+pub(crate) use self::check::vendors_in_words;
+
 /// Calls outside vendors as fast as their limits allow, and never faster.
 #[derive(Debug, Parser)]
 #[command(name = "fetchgate", version, about, arg_required_else_help = true)]

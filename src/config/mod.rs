@@ -50,6 +50,7 @@ mod result_webhooks;
 mod root;
 mod secret;
 mod server;
+mod settings;
 mod source;
 mod store;
 mod templates;

@@ -18,6 +18,30 @@ impl Failure {
         Failure { code, message: message.into(), vendor: None }
     }
 
+    /// The message without what differs from job to job: a word with a digit in it becomes `#` if it is a number of four digits or more, or has
+    /// eight characters or more, as ids have. Statuses and counts stay. At most 200 characters.
+    pub fn stable_part(message: &str) -> String {
+        let is_in_word = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
+        let mut stable = String::with_capacity(message.len());
+        let mut rest = message;
+        while let Some(first) = rest.chars().next() {
+            let end = if is_in_word(first) {
+                rest.find(|c| !is_in_word(c)).unwrap_or(rest.len())
+            } else {
+                rest.find(is_in_word).unwrap_or(rest.len())
+            };
+            let (word, after) = rest.split_at(end);
+            let is_number = word.len() >= 4 && word.bytes().all(|c| c.is_ascii_digit());
+            let is_id = word.chars().count() >= 8 && word.contains(|c: char| c.is_ascii_digit());
+            stable.push_str(if is_in_word(first) && (is_number || is_id) { "#" } else { word });
+            rest = after;
+        }
+        match stable.char_indices().nth(200) {
+            Some((end, _)) => stable[..end].to_owned(),
+            None => stable,
+        }
+    }
+
     /// The same, with the vendor's own words.
     pub fn with_words(self, vendor: Option<VendorSaid>) -> Failure {
         Failure { vendor, ..self }
@@ -89,5 +113,29 @@ impl FailureCode {
 
     pub fn from_text(text: &str) -> Option<FailureCode> {
         FailureCode::ALL.into_iter().find(|code| code.as_str() == text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stable_part_of_a_message_keeps_statuses_and_drops_ids() {
+        let table = [
+            ("the vendor answered 422", "the vendor answered 422"),
+            ("16 attempts; the last: the vendor answered 503", "16 attempts; the last: the vendor answered 503"),
+            ("has nothing at /reports/01a203e8-3838-7a3c-9f21-5b7e0c4d8a16/x", "has nothing at /reports/#/x"),
+            ("expected value at line 1 column 5012", "expected value at line 1 column #"),
+            ("larger than 2097152 bytes", "larger than # bytes"),
+            ("Connection refused (os error 111)", "Connection refused (os error 111)"),
+            ("10.0.0.1:8080: UTF-8, order_20261127", "10.0.0.1:#: UTF-8, #"),
+            ("größer: 12345", "größer: #"),
+            ("", ""),
+        ];
+        for (message, stable) in table {
+            assert_eq!(Failure::stable_part(message), stable, "{message}");
+        }
+        assert_eq!(Failure::stable_part(&"é ".repeat(300)).chars().count(), 200);
     }
 }

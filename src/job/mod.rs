@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     attempts::{Attempt, AttemptKind, AttemptOutcome, Attempts},
+    end::End,
     failure::{Failure, FailureCode, VendorSaid},
     id::{JobId, JobIds},
     result_webhook::{DeliveryStatus, ResultWebhook, Tried},
@@ -16,6 +17,7 @@ pub use self::{
 use crate::clock::Time;
 
 mod attempts;
+mod end;
 mod failure;
 mod id;
 pub mod lifecycle;

@@ -253,11 +253,14 @@ impl Limiter for Local {
         }
     }
 
-    async fn gate(&self, pool: &str) -> Result<Option<Gate>, StoreError> {
-        let Some(pool) = self.pools.get(pool) else { return Ok(None) };
+    fn is_gated(&self, pool: &str) -> bool {
+        self.pools.get(pool).is_some_and(|pool| pool.gate() > self.clock.nanos().max(pool.cold))
+    }
+
+    async fn gate(&self, name: &str) -> Result<Option<Gate>, StoreError> {
+        let Some(pool) = self.pools.get(name) else { return Ok(None) };
         let (until, since) = (pool.gate(), pool.closed_at.load(Ordering::Acquire));
-        let is_closed = until > self.clock.nanos().max(pool.cold);
-        Ok(is_closed.then_some(Gate { since: (since != i64::MIN).then_some(Time(since)), until }))
+        Ok(self.is_gated(name).then_some(Gate { since: (since != i64::MIN).then_some(Time(since)), until }))
     }
 
     async fn open_gate(&self, pool: &str) -> Result<(), StoreError> {

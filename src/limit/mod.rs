@@ -242,6 +242,9 @@ pub trait Limiter: Send + Sync {
     /// The pool's gate, if a vendor keeps it closed now. That a limiter starts cold is no vendor's wish.
     async fn gate(&self, pool: &str) -> Result<Option<Gate>, StoreError>;
 
+    /// Whether a vendor keeps the pool's gate closed now, as far as this process knows: for metrics.
+    fn is_gated(&self, pool: &str) -> bool;
+
     /// Opens a gate that a vendor has closed, in every process.
     async fn open_gate(&self, pool: &str) -> Result<(), StoreError>;
 

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 pub use crate::store_error::StoreError;
 
-use self::room::NoRoom;
+use self::{failures::Failures, room::NoRoom};
 use crate::{
     clock::{Nanos, Time},
     job::{Attempt, Attempts, Idempotency, Job, JobId, Lane, NewJob, Status, lifecycle::Change},
@@ -16,6 +16,7 @@ use crate::{
 
 pub mod calls;
 pub mod events;
+pub mod failures;
 pub mod keys;
 pub mod redis_mongo;
 pub mod room;
@@ -266,6 +267,9 @@ pub trait Store: Send + Sync {
     async fn recall(&self, tenant: &str, key: &Idempotency) -> Result<Option<Submitted>, StoreError>;
 
     async fn list(&self, sees: &Sees, filter: Filter) -> Result<Page, StoreError>;
+
+    /// Counts the jobs that ended without a result after `since`, of one vendor or of all, by what was wrong. Looks at a bounded number.
+    async fn failures(&self, sees: &Sees, vendor: Option<&str>, since: Time) -> Result<Failures, StoreError>;
 
     /// Deletes some jobs that ended before `before`; says whether there may be more.
     async fn prune(&self, before: Time) -> Result<bool, StoreError>;

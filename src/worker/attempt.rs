@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::{Nanos, Time, nanos},
     job::{
-        Attempt, Status,
+        Attempt, End,
         lifecycle::{self, Change},
     },
     limit::Permit,
@@ -187,14 +187,14 @@ fn report(cx: &Context, lease: &Lease, attempt: &Attempt, metrics: &VendorMetric
 
 /// Stores a change and retries for as long as the store is unavailable: an outcome is never dropped. The dispatcher bounds how many wait here.
 async fn settle(cx: &Context, lease: Lease, change: Change, attempt: Attempt, in_flight: &InFlightCall) {
-    let (id, end) = (lease.job.id, change.next.end());
+    let (id, end) = (lease.job.id, End::by(&change, &lease.job, cx.clock.now()));
     let mut settling = cx.metrics.timed(cx.store.settle(lease, change, attempt)).await;
     let mut wait = FIRST_SETTLE_WAIT;
     loop {
         match settling {
-            Ok(Settled::Stored) => return end.map_or((), |status| in_flight.metrics().count_ended(status)),
+            Ok(Settled::Stored) => return in_flight.metrics().count_ended(end),
             Ok(Settled::TooLate) => {
-                let end = end.map(Status::as_str);
+                let end = end.map(|end| end.status.as_str());
                 tracing::info!(request_id = %id, end, "the outcome came too late: the job had ended, or another worker has it");
                 return;
             }

@@ -151,6 +151,7 @@ impl Janitor {
         let update = async |(name, metrics): (&Arc<str>, &VendorMetrics)| {
             let backlog = self.cx.store.backlog(name).await;
             metrics.waiting.set(i64::try_from(backlog.waiting).unwrap_or(i64::MAX));
+            metrics.open.set(i64::try_from(backlog.open).unwrap_or(i64::MAX));
             metrics.oldest_waiting_seconds.set(backlog.oldest_due.map_or(0.0, |due| now.since(due).as_secs_f64()));
         };
         // Some at once, so that those to the same server share round trips.

@@ -291,6 +291,7 @@ async fn meet_every_error(canaries: &Canaries, caller: &Caller, key: &str, answe
         answers.push_str(&caller.send(request, r#"{"request_id":"00000000-0000-7000-8000-000000000000"}"#).await.text);
     }
     let mut paths = vec!["/jobs".to_owned(), "/keys".into(), "/metrics".into(), "/readyz".into(), "/vendors".into()];
+    paths.extend(["/stats", "/failures", "/system"].map(str::to_owned));
     paths.extend(ids.iter().flat_map(|id| [format!("/jobs/{id}"), format!("/jobs/{id}/attempts")]));
     paths
         .extend(vendors.iter().flat_map(|name| ["", "/limits", "/audit"].map(|what| format!("/vendors/{name}{what}"))));

@@ -59,6 +59,10 @@ struct Slow {
 
 #[async_trait]
 impl Limiter for Slow {
+    fn is_gated(&self, pool: &str) -> bool {
+        self.limiter.is_gated(pool)
+    }
+
     async fn places(&self, vendor: &str, most: usize, busy: usize) -> Result<usize, StoreError> {
         self.leave.acquire().await.expect("it is never closed").forget();
         self.limiter.places(vendor, most, busy).await

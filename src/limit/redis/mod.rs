@@ -201,6 +201,10 @@ impl Limiter for RedisLimiter {
         }
     }
 
+    fn is_gated(&self, pool: &str) -> bool {
+        self.runner.pools.get(pool).is_some_and(|pool| pool.gate() > self.runner.clock.nanos())
+    }
+
     async fn open_gate(&self, pool: &str) -> Result<(), StoreError> {
         match self.runner.pools.get(pool) {
             Some(pool) => self.runner.open_gate(pool).await,

@@ -16,16 +16,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::index::{key_of, words::VendorWork};
 use self::{
     group::Group,
     index::{Index, leases::Leases, words::Channel},
     truth::{docs::StoredJob, mongo::Mongo},
     upkeep::{sweep, unsent::Unsent},
 };
+pub use self::{
+    index::{key_of, words::VendorWork},
+    truth::SCHEMA,
+};
 use super::{
     Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Store,
     StoreError, Submitted, Unsettled, Which, With,
+    failures::Failures,
     room::{Fitting, Load, MostWaiting, NoRoom},
     signals::Signals,
 };
@@ -282,6 +286,10 @@ impl Store for RedisMongo {
 
     async fn list(&self, sees: &Sees, filter: Filter) -> Result<Page, StoreError> {
         self.core.list(sees, &filter).await
+    }
+
+    async fn failures(&self, sees: &Sees, vendor: Option<&str>, since: Time) -> Result<Failures, StoreError> {
+        self.core.failures(sees, vendor, since).await
     }
 
     async fn prune(&self, before: Time) -> Result<bool, StoreError> {

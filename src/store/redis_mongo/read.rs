@@ -2,7 +2,11 @@
 //!
 //! Never decides what is shown of a job, and never reads more than its bounds say.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::TryStreamExt as _;
 use mongodb::bson::{RawDocumentBuf, doc};
@@ -16,12 +20,18 @@ use super::{
     },
 };
 use crate::{
-    job::{Job, JobId, Status},
-    store::{Backlog, Filter, Page, Sees, StoreError, With},
+    clock::Time,
+    job::{FailureCode, Job, JobId, Status},
+    store::{
+        Backlog, Filter, Page, Sees, StoreError, With,
+        failures::{Counting, Failures, MOST_EXAMINED},
+    },
 };
 
 /// Rows that one page of a list looks at, at most.
 const EXAMINED: i64 = 5000;
+/// After this time failures are counted no further.
+const COUNTING: Duration = Duration::from_secs(2);
 
 /// A job that somebody wants to see.
 pub(super) struct Lookup {
@@ -113,6 +123,43 @@ impl Core {
             page.next = last_read;
         }
         Ok(page)
+    }
+
+    /// Counts jobs that ended without a result, newest first.
+    pub(super) async fn failures(
+        &self,
+        sees: &Sees,
+        vendor: Option<&str>,
+        since: Time,
+    ) -> Result<Failures, StoreError> {
+        // Both conditions as the index has them: `failure` alone is also what was wrong with the last call of a job that goes on.
+        let ended = doc! { "finished_at": { "$gte": since.0 }, "failure": { "$exists": true } };
+        let fields = doc! { "vendor": 1, "tenant": 1, "finished_at": 1, "failure.code": 1, "failure.message": 1 };
+        let jobs = self.mongo.jobs.clone_with_type::<RawDocumentBuf>();
+        let find = jobs.find(ended).sort(doc! { "finished_at": -1 }).projection(fields).max_time(PATIENCE);
+        let find = find.limit(i64::try_from(MOST_EXAMINED).unwrap_or(i64::MAX)).batch_size(5_000);
+        let (mut found, until) = (within(async { find.await }).await?, Instant::now() + COUNTING);
+        let mut counting = Counting::new(since);
+        while Instant::now() < until {
+            let Some(job) = within(found.try_next()).await? else {
+                let is_all = !counting.is_over();
+                return Ok(counting.finish(is_all));
+            };
+            let Ok(ended_at) = job.get_i64("finished_at").map(Time) else { continue };
+            counting.examined(ended_at);
+            // A job that no version wrote is skipped elsewhere too.
+            let (Ok(of_vendor), Ok(tenant), Ok(why), Some(id)) =
+                (job.get_str("vendor"), job.get_str("tenant"), job.get_document("failure"), mongo::id_of(&job))
+            else {
+                continue;
+            };
+            let (Ok(code), Ok(message)) = (why.get_str("code"), why.get_str("message")) else { continue };
+            let Some(code) = FailureCode::from_text(code) else { continue };
+            if sees.includes(tenant) && vendor.is_none_or(|vendor| vendor == of_vendor) {
+                counting.add(of_vendor, code, message, ended_at, id);
+            }
+        }
+        Ok(counting.finish(false))
     }
 
     pub(super) async fn backlog(&self, name: &str) -> Result<Backlog, StoreError> {

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::schema::OpenError;
+pub use self::schema::{OpenError, SCHEMA};
 use self::{
     amend::{Amend, Reclaim},
     file::OurFile,
@@ -28,6 +28,7 @@ use self::{
 use super::{
     Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Store,
     StoreError, Submitted, Unsettled, Which, With,
+    failures::Failures,
     room::{Fitting, MostWaiting, NoRoom},
     signals::Signals,
 };
@@ -289,6 +290,11 @@ impl Store for Sqlite {
     async fn list(&self, sees: &Sees, filter: Filter) -> Result<Page, StoreError> {
         let (core, sees) = (Arc::clone(&self.core), sees.clone());
         self.readers.read(move |conn| read::list(conn, &sees, &filter, &core)).await
+    }
+
+    async fn failures(&self, sees: &Sees, vendor: Option<&str>, since: Time) -> Result<Failures, StoreError> {
+        let (sees, vendor) = (sees.clone(), vendor.map(str::to_owned));
+        self.readers.read(move |conn| read::failures(conn, &sees, vendor.as_deref(), since)).await
     }
 
     async fn prune(&self, before: Time) -> Result<bool, StoreError> {

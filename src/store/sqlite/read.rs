@@ -12,9 +12,12 @@ use tokio::sync::Semaphore;
 
 use super::{index::Claimed, rows, writer::Core};
 use crate::{
-    clock::Nanos,
-    job::{Attempts, Job, JobId, Status},
-    store::{Filter, Lease, Page, Sees, StoreError, With},
+    clock::{Nanos, Time},
+    job::{Attempts, FailureCode, Job, JobId, Status},
+    store::{
+        Filter, Lease, Page, Sees, StoreError, With,
+        failures::{Counting, Failures, Group, MOST_EXAMINED},
+    },
 };
 
 /// Rows that one page of a list looks at, at most.
@@ -162,6 +165,41 @@ pub(super) fn list(conn: &Connection, sees: &Sees, filter: &Filter, core: &Core)
         page.next = last_id;
     }
     Ok(page)
+}
+
+/// Counts jobs that ended without a result, newest first. But for the one example of each group, it reads nothing but their index.
+pub(super) fn failures(
+    conn: &Connection,
+    sees: &Sees,
+    vendor: Option<&str>,
+    since: Time,
+) -> rusqlite::Result<Failures> {
+    const SQL: &str = "SELECT j.finished_at, j.failure_code, j.failure, l.vendor, l.tenant, j.n
+         FROM jobs AS j INDEXED BY jobs_failed CROSS JOIN lanes l ON l.lane = j.lane
+         WHERE j.finished_at >= ?1 AND j.failure_code IS NOT NULL ORDER BY j.finished_at DESC LIMIT ?2";
+    let mut counting: Counting<i64> = Counting::new(since);
+    let mut statement = conn.prepare_cached(SQL)?;
+    let mut found = statement.query((since.0, MOST_EXAMINED))?;
+    while let Some(row) = found.next()? {
+        let ended_at = Time(row.get(0)?);
+        counting.examined(ended_at);
+        let (of_vendor, tenant) = (row.get_ref(3)?.as_str()?, row.get_ref(4)?.as_str()?);
+        // A code that no version wrote: its job is skipped elsewhere too.
+        let Some(code) = FailureCode::from_text(row.get_ref(1)?.as_str()?) else { continue };
+        if sees.includes(tenant) && vendor.is_none_or(|vendor| vendor == of_vendor) {
+            counting.add(of_vendor, code, row.get_ref(2)?.as_str()?, ended_at, row.get(5)?);
+        }
+    }
+    let is_all = !counting.is_over();
+    let Failures { since, more, count, groups, omitted } = counting.finish(is_all);
+    let mut id = conn.prepare_cached("SELECT id FROM jobs WHERE n = ?1")?;
+    let with_id = |group: Group<i64>| -> rusqlite::Result<Group> {
+        let newest = JobId::from_bytes(id.query_row([group.newest], |row| row.get(0))?);
+        let Group { vendor, code, message, count, first_at, last_at, .. } = group;
+        Ok(Group { vendor, code, message, count, first_at, last_at, newest })
+    };
+    let groups = groups.into_iter().map(with_id).collect::<rusqlite::Result<_>>()?;
+    Ok(Failures { since, more, count, groups, omitted })
 }
 
 /// A leased job is being processed, which only the index knows.

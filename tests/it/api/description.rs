@@ -182,6 +182,12 @@ async fn metrics_are_openmetrics_and_complete(backend: Backend) {
         "http_requests_total",
         "http_request_seconds_count",
         "build_info",
+        "process_info",
+        "jobs_failed_total",
+        "jobs_open",
+        "vendor_blocked",
+        "limit_used",
+        "limit_calls",
     ];
     for name in wanted {
         assert!(samples.keys().any(|sample| sample.split('{').next() == Some(&*format!("fetchgate_{name}"))), "{name}");
@@ -218,7 +224,8 @@ fn read_openmetrics(text: &str) -> BTreeMap<String, f64> {
             continue;
         }
         let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("not a sample: {line:?}"));
-        assert!(name.starts_with("fetchgate_") && name.starts_with(family), "{line} is not of {family}");
+        let is_named_well = name.starts_with("fetchgate_") || name.starts_with("process_");
+        assert!(is_named_well && name.starts_with(family), "{line} is not of {family}");
         assert!(!name.contains("request_id"), "{line}");
         let value: f64 = value.parse().unwrap_or_else(|_| panic!("not a number: {line}"));
         assert!(samples.insert(name.to_owned(), value).is_none(), "{name} comes twice");

@@ -28,4 +28,5 @@ mod sent;
 mod shapes;
 mod time_outs;
 mod upgrades;
+mod stats;
 mod vendors;

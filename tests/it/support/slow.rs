@@ -8,7 +8,7 @@ use fetchgate::{
     job::{Attempt, Attempts, Idempotency, Job, JobId, Lane, NewJob, lifecycle::Change},
     store::{
         Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Store,
-        StoreError, Submitted, Unsettled, Which, With, signals::Signals,
+        StoreError, Submitted, Unsettled, Which, With, failures::Failures, signals::Signals,
     },
 };
 
@@ -83,6 +83,10 @@ impl Store for SlowStore {
 
     async fn list(&self, sees: &Sees, filter: Filter) -> Result<Page, StoreError> {
         self.takes(self.store.list(sees, filter)).await
+    }
+
+    async fn failures(&self, sees: &Sees, vendor: Option<&str>, since: Time) -> Result<Failures, StoreError> {
+        self.takes(self.store.failures(sees, vendor, since)).await
     }
 
     async fn prune(&self, before: Time) -> Result<bool, StoreError> {

@@ -158,7 +158,9 @@ impl Book for RedisMongo {
     }
 
     async fn report(&self, me: &Filed) -> Result<(), StoreError> {
-        let beat = doc! { "$set": { "beat": me.beat.cast_signed(), "limits": &me.limits } };
+        let mut report = doc! { "beat": me.beat.cast_signed(), "limits": &me.limits, "about": &me.about };
+        report.extend(me.seen_at.map(|at| ("seen_at".to_owned(), at.0.into())));
+        let beat = doc! { "$set": report };
         let processes = &self.core.mongo.processes;
         let report = processes.update_one(doc! { "_id": &me.process }, beat).upsert(true);
         if within(report).await?.upserted_id.is_some() {
@@ -175,6 +177,8 @@ impl Book for RedisMongo {
                 process: filed.get_str("_id").ok()?.to_owned(),
                 beat: filed.get_i64("beat").ok()?.cast_unsigned(),
                 limits: filed.get_str("limits").ok()?.to_owned(),
+                about: filed.get_str("about").unwrap_or_default().to_owned(),
+                seen_at: filed.get_i64("seen_at").ok().map(Time),
             })
         };
         let unreadable = || StoreError::Corrupt("a process in the book is not ours".into());

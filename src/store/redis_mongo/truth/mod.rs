@@ -12,3 +12,5 @@ mod schema;
 mod unreadable;
 pub(super) mod updates;
 mod webhooks;
+
+pub use self::schema::SCHEMA;

@@ -154,7 +154,12 @@ impl Mongo {
             ("webhook_to", doc! { "webhook_to": 1, "webhook_at": 1 }),
             (EVENT_AT, doc! { EVENT_AT: 1, "_id": 1 }),
         ];
-        let made = async { self.jobs.create_indexes(indexes.map(index)).await };
+        // Jobs that ended without a result: a job that goes on has no end, and one with a result no failure.
+        let failed = doc! { "finished_at": { "$exists": true }, "failure": { "$exists": true } };
+        let failed = IndexOptions::builder().partial_filter_expression(failed).build();
+        let failed = IndexModel::builder().keys(doc! { "finished_at": 1 }).options(failed).build();
+        let indexes = indexes.map(index).into_iter().chain([failed]);
+        let made = async { self.jobs.create_indexes(indexes).await };
         tokio::time::timeout(PATIENCE * 12, made).await.map_err(|_| no_answer())?.map_err(explain)?;
         let old = IndexModel::builder().keys(doc! { "at": 1 }).build();
         within(async { self.keys.create_index(old.clone()).await }).await?;

@@ -9,7 +9,7 @@ use crate::store::StoreError;
 
 /// The newest version that is known here. Every field that came since version 1 is read where it is missing, so there is nothing to migrate.
 /// One that older versions would misread needs the next number.
-const SCHEMA: i64 = 1;
+pub const SCHEMA: i64 = 1;
 /// The setting with the version.
 const NAME: &str = "schema";
 
