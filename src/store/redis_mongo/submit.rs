@@ -200,6 +200,7 @@ async fn update_index(core: &Core, by_vendor: BTreeMap<Arc<str>, Vec<Enqueue>>) 
         let live = i64::try_from(jobs.len()).unwrap_or(i64::MAX);
         core.note_accepted(jobs.len() as u64);
         let Some(vendor) = core.vendors.get(&name) else { continue };
+        core.homes.note_change(&name);
         let mut counts = CountChanges { waiting: live, live, open: 0 };
         for slice in jobs.chunks(SLICE) {
             if core.briefly(core.index.enqueue(vendor, std::mem::take(&mut counts), slice)).await.is_err() {
