@@ -418,7 +418,19 @@ async fn open(config: &Config, clock: &Clock, about: &About) -> anyhow::Result<B
             let (book, calls, keys, outbox) = (store.clone(), store.clone(), store.clone(), store.clone());
             let events = store.clone();
             let schema = ("mongodb", redis_mongo::SCHEMA.unsigned_abs());
-            Ok(Backend { store, schema, book, calls, keys, outbox, events, limits, limiter, breakers, queue: Some(queue) })
+            Ok(Backend {
+                store,
+                schema,
+                book,
+                calls,
+                keys,
+                outbox,
+                events,
+                limits,
+                limiter,
+                breakers,
+                queue: Some(queue),
+            })
         }
     }
 }

@@ -259,6 +259,20 @@ pub trait Store: Send + Sync {
     /// that never steps. With many processes, each measures a lease from the first call of this method that saw it.
     async fn reclaim(&self) -> Result<usize, StoreError>;
 
+    /// To be called by a worker once a second: it is there, and learns which others are. With many processes each vendor has a home among the
+    /// workers; the home wakes up for its jobs. False: there can be no others.
+    async fn roll_call(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    /// Wakes the other workers for a vendor with more due jobs than this one can claim at once.
+    async fn call_helpers(&self, _vendor: &str) {}
+
+    /// Whether this worker is to say how much waits at the vendor: it is home to it, and something is going on there.
+    fn looks_after(&self, _vendor: &str) -> bool {
+        true
+    }
+
     async fn find(&self, sees: &Sees, id: JobId, with: With) -> Result<Option<Job>, StoreError>;
 
     async fn attempts(&self, sees: &Sees, id: JobId) -> Result<Option<Attempts>, StoreError>;

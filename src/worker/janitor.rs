@@ -12,7 +12,7 @@ use crate::{
     audit::watch::Watch,
     clock::{Nanos, Time, nanos},
     job::JobId,
-    store::StoreError,
+    store::{Backlog, StoreError},
     telemetry::VendorMetrics,
 };
 
@@ -22,6 +22,8 @@ const MOST_ALARMS: usize = 256;
 const MOST_SKIPPED: usize = 1024;
 /// Lapsed leases are looked for this often.
 const RECLAIM_EVERY: Duration = Duration::from_secs(5);
+/// How often a worker says that it is there.
+const ROLL_CALL_EVERY: Duration = Duration::from_secs(1);
 /// Vendors whose backlogs are read at once.
 const SIDE_BY_SIDE: usize = 4;
 /// Calls are judged this often.
@@ -34,6 +36,7 @@ const PRUNE_PAUSE: Duration = Duration::from_millis(50);
 
 pub struct Janitor {
     cx: Arc<Context>,
+    roll_call_at: Nanos,
     reclaim_at: Nanos,
     prune_at: Nanos,
     watch: Watch,
@@ -51,7 +54,17 @@ impl Janitor {
         let is_in_files = cx.vendors.iter().any(|vendor| vendor.is_in_files());
         let secrets_at = if is_in_files { now } else { Nanos::MAX };
         let skipped = HashSet::new();
-        Janitor { cx, reclaim_at: now, prune_at: now, watch, judge_at: now, secrets_at, skipped, skip_until: now }
+        Janitor {
+            cx,
+            roll_call_at: now,
+            reclaim_at: now,
+            prune_at: now,
+            watch,
+            judge_at: now,
+            secrets_at,
+            skipped,
+            skip_until: now,
+        }
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
@@ -75,18 +88,30 @@ impl Janitor {
             self.secrets_at = self.cx.clock.next_beat(SECRETS_EVERY);
             login::reread(&self.cx).await;
         }
+        let called = self.roll_call(now).await;
         let reclaimed = self.reclaim(wall, now).await;
         let pruned = self.prune(wall, now).await;
         let judged = self.judge(now).await;
         let alarms = self.ring_alarms(wall, now).await;
-        reclaimed.and(pruned).and(judged)?;
+        called.and(reclaimed).and(pruned).and(judged)?;
         match alarms? {
             Tick::WaitUntil(at) => {
-                let others = [self.reclaim_at, self.prune_at, self.judge_at, self.secrets_at];
+                let others = [self.roll_call_at, self.reclaim_at, self.prune_at, self.judge_at, self.secrets_at];
                 Ok(Tick::WaitUntil(others.into_iter().fold(at, Nanos::min)))
             }
             tick => Ok(tick),
         }
+    }
+
+    async fn roll_call(&mut self, now: Nanos) -> Result<(), StoreError> {
+        if self.roll_call_at > now {
+            return Ok(());
+        }
+        self.roll_call_at = self.cx.clock.next_beat(ROLL_CALL_EVERY);
+        if !self.cx.store.roll_call().await? {
+            self.roll_call_at = Nanos::MAX;
+        }
+        Ok(())
     }
 
     async fn reclaim(&mut self, wall: Time, now: Nanos) -> Result<(), StoreError> {
@@ -149,7 +174,8 @@ impl Janitor {
 
     async fn update_gauges(&self, now: Time) {
         let update = async |(name, metrics): (&Arc<str>, &VendorMetrics)| {
-            let backlog = self.cx.store.backlog(name).await;
+            let is_ours = self.cx.store.looks_after(name);
+            let backlog = if is_ours { self.cx.store.backlog(name).await } else { Backlog::default() };
             metrics.waiting.set(i64::try_from(backlog.waiting).unwrap_or(i64::MAX));
             metrics.open.set(i64::try_from(backlog.open).unwrap_or(i64::MAX));
             metrics.oldest_waiting_seconds.set(backlog.oldest_due.map_or(0.0, |due| now.since(due).as_secs_f64()));

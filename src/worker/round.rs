@@ -113,14 +113,19 @@ impl Rounds {
         let most = self.allowed_here(in_hand)?;
         let ready = self.ready().await?;
         let most = self.allowed_in_flight(most, in_hand.busy, &ready, now).await?;
-        let most = self.permits(most, now).await?;
+        let (wanted, most) = (most, self.permits(most, now).await?);
         let (most, probes) = self.allowed_by_breakers(most, in_hand, now).await?;
         if let Err(verdict) = login::ready(&self.cx, &self.vendor, &mut self.renewing).await {
             breaker::report(&self.cx, &self.vendor, probes, None, verdict).await;
             return come_back(now, LOGIN_WAIT);
         }
         let round = self.claim_and_reserve(most, self.submitting_calls(most, ready.open, in_hand)).await;
-        self.hints.claimed(round.as_ref().is_ok_and(|round| round.is_full));
+        let is_full = round.as_ref().is_ok_and(|round| round.is_full);
+        self.hints.claimed(is_full);
+        if is_full && most == wanted {
+            // Permits and jobs are left: other workers can help.
+            self.cx.store.call_helpers(self.vendor.name()).await;
+        }
         match round {
             Ok(round) if !round.reserved.is_empty() => Ok(Round { probes, ..round }),
             nothing => {

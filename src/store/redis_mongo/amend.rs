@@ -171,6 +171,7 @@ impl Core {
         for (name, (counts, ring, amended)) in by_vendor {
             let Some(vendor) = self.vendors.get(name) else { continue };
             let ring = ring && vendor.open.is_some();
+            self.homes.note_change(name);
             if self.briefly(self.index.amend(vendor, counts, ring, &amended)).await.is_err() {
                 self.flag_later(name, amended.iter().filter_map(|one| Some(one.next.as_ref()?.lane())));
             }

@@ -57,6 +57,12 @@ pub(super) async fn release(core: Arc<Core>, releases: Vec<Release>) {
 impl Core {
     pub(super) async fn ready(&self, name: &str) -> Result<Ready, StoreError> {
         let Some(vendor) = self.vendors.get(name) else { return Ok(Ready::default()) };
+        // What is due later is the business of its home.
+        let is_ours = |due: &Time| *due <= self.clock.now() || self.homes.is_home_to(name);
+        let changes = match self.homes.found(&vendor.name, self.clock.nanos()) {
+            Ok(found) => return Ok(Ready { next_due: found.next_due.filter(is_ours), ..found }),
+            Err(changes) => changes,
+        };
         for _ in 0..LOOKS {
             let Some(look) = self.index.look(vendor).await? else {
                 self.open_index(vendor).await?;
@@ -69,13 +75,16 @@ impl Core {
             }
             let next_due = [look.next_call, look.next_poll].into_iter().flatten().min();
             // `open` is not counted here: a claim counts it itself (see `calls`).
-            return Ok(Ready { next_due, next_poll: look.next_poll, open: 0 });
+            let found = Ready { next_due, next_poll: look.next_poll, open: 0 };
+            self.homes.note_found(&vendor.name, changes, found, self.clock.nanos());
+            return Ok(Ready { next_due: next_due.filter(is_ours), ..found });
         }
         Err(StoreError::Unavailable("the index in Redis is lost again and again".into()))
     }
 
     pub(super) async fn claim(&self, claim: &Claim) -> Result<Vec<Lease>, StoreError> {
         let Some(vendor) = self.vendors.get(&claim.vendor) else { return Ok(Vec::new()) };
+        self.homes.note_change(&vendor.name);
         if self.take_low(vendor) {
             self.refill(vendor, claim.now).await?;
         }
@@ -218,6 +227,7 @@ impl Core {
 
     /// If this fails, upkeep tries again. No caller of the API waits for it.
     async fn hand_back(&self, vendor: &VendorWork, back: Vec<GivenBack>) {
+        self.homes.note_change(&vendor.name);
         if let Err(error) = self.index.release(vendor, &back).await {
             tracing::warn!(%error, jobs = back.len(), "jobs could not be given back; they are free when their leases lapse or this process stops");
             self.give_back_later(&vendor.name, back);
@@ -254,7 +264,10 @@ impl Core {
 
     /// Takes over jobs whose leases have lapsed.
     pub(super) async fn reclaim(&self) -> Result<usize, StoreError> {
-        let vendors: Vec<&VendorWork> = self.vendors.values().collect();
+        self.wake_quiet().await?;
+        let now = self.clock.nanos();
+        let is_mine = |name: &str| self.homes.is_home_to(name) && !self.homes.is_quiet(name, now);
+        let vendors: Vec<&VendorWork> = self.vendors.values().filter(|vendor| is_mine(&vendor.name)).collect();
         let mut freed = 0;
         for some in vendors.chunks(SIDE_BY_SIDE) {
             // Several at the same time share round trips. All are finished, even if one fails.

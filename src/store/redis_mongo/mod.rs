@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     group::Group,
+    homes::Homes,
     index::{Index, leases::Leases, words::Channel},
     truth::{docs::StoredJob, mongo::Mongo},
     upkeep::{sweep, unsent::Unsent},
@@ -42,6 +43,7 @@ use crate::{
 mod amend;
 mod dispatch;
 mod group;
+mod homes;
 mod index;
 mod mark;
 mod read;
@@ -94,6 +96,7 @@ struct Core {
     /// Vendors whose streams are low: the next claim refills them first.
     low: Mutex<BTreeSet<Arc<str>>>,
     live: room::Live,
+    homes: Homes,
     /// The queue of sweeps.
     sweeps: mpsc::Sender<sweep::Request>,
     /// Wakes `feed::run_upkeep`: it has something to do.
@@ -120,6 +123,7 @@ impl RedisMongo {
         let core = Arc::new(Core {
             mongo: connecting.await?,
             index: Index::new(redis, database, &process, clock.clone()),
+            homes: Homes::new(&process, vendors.iter().map(|vendor| &vendor.name)),
             signals: Signals::new(vendors.iter().map(|vendor| vendor.name.clone())),
             vendors: vendors.into_iter().map(|vendor| (vendor.name.clone(), vendor)).collect(),
             clock,
@@ -270,6 +274,18 @@ impl Store for RedisMongo {
         self.core.reclaim().await
     }
 
+    async fn roll_call(&self) -> Result<bool, StoreError> {
+        self.core.roll_call().await.map(|()| true)
+    }
+
+    async fn call_helpers(&self, vendor: &str) {
+        self.core.call_helpers(vendor).await;
+    }
+
+    fn looks_after(&self, vendor: &str) -> bool {
+        self.core.homes.is_home_to(vendor) && !self.core.homes.is_quiet(vendor, self.core.clock.nanos())
+    }
+
     async fn find(&self, sees: &Sees, id: JobId, with: With) -> Result<Option<Job>, StoreError> {
         let Some(mut found) = self.read(sees, id, with).await? else { return Ok(None) };
         self.core.show_leased(std::slice::from_mut(&mut found.job)).await;
@@ -341,6 +357,7 @@ impl Store for RedisMongo {
         let mut tasks = self.tasks.lock().await;
         while tasks.join_next().await.is_some() {}
         self.core.give_all_back().await;
+        self.core.leave().await;
         self.core.mongo.close().await;
     }
 }

@@ -31,6 +31,8 @@ use crate::{
 
 /// How old a count may be.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// The same for a count of all jobs that is no more than a tenth of the bound: ten processes cannot exceed it meanwhile.
+const COUNT_SELDOM: Duration = Duration::from_secs(10);
 /// Counting takes no more than one part in so many of the time.
 const SHARE: u32 = 20;
 /// A count that takes no longer than this is made again whenever a job does not fit.
@@ -75,6 +77,13 @@ impl Count {
         self.counted.plus(self.accepted_since)
     }
 
+    /// Whether it is so small that it need not be new.
+    fn is_far_below(&self, most: Load) -> bool {
+        let live = self.live();
+        let is_small = live.jobs <= most.jobs / 10 && live.bytes <= most.bytes / 10;
+        is_small && self.at.is_some_and(|(at, _)| at.elapsed() < COUNT_SELDOM)
+    }
+
     /// Whether it is good enough for a job that fits by it, or for one that does not.
     fn is_fresh(&self, fits: bool) -> bool {
         self.at.is_some_and(|(at, took)| {
@@ -85,12 +94,12 @@ impl Count {
 }
 
 impl Core {
-    /// Whether so much more may be accepted, by a count that is at most a second old.
+    /// Whether so much more may be accepted, by a count that is at most a second old, or ten if it is small.
     pub(super) async fn has_room(&self, more: Load, most: Load) -> bool {
         let fits = |count: &Count| more.over(most.minus(count.live())).is_none();
         {
             let count = lock(&self.live.in_all);
-            if fits(&count) && count.is_fresh(true) {
+            if fits(&count) && (count.is_fresh(true) || count.is_far_below(most)) {
                 return true;
             }
         }

@@ -233,6 +233,9 @@ async fn update_index(core: &Core, requests: &[Outcome], all_leased: &[Option<Le
     for (name, (counts, ring, removals)) in by_vendor {
         let Some(vendor) = core.vendors.get(name) else { continue };
         let ring = ring && vendor.open.is_some();
+        if ring || removals.iter().any(|removal| removal.next.is_some()) {
+            core.homes.note_change(name);
+        }
         if core.briefly(core.index.remove(vendor, counts, ring, &removals)).await.is_err() {
             core.remove_later(name, removals);
         }

@@ -210,6 +210,7 @@ async fn update_index(core: &Core, by_vendor: BTreeMap<Arc<str>, Vec<Enqueue>>, 
         let load = loads.get(&name).copied().unwrap_or_default();
         core.note_accepted(load);
         let Some(vendor) = core.vendors.get(&name) else { continue };
+        core.homes.note_change(&name);
         let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let (live, bytes) = (count(load.jobs), count(load.bytes));
         let mut counts = CountChanges { waiting: live, live, open: 0, bytes };

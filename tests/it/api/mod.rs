@@ -26,7 +26,7 @@ mod retries;
 mod schemes;
 mod sent;
 mod shapes;
+mod stats;
 mod time_outs;
 mod upgrades;
-mod stats;
 mod vendors;

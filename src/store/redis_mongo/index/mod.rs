@@ -93,6 +93,10 @@ impl Index {
         format!("{}:work:{name}", self.database)
     }
 
+    pub(super) fn database(&self) -> &str {
+        &self.database
+    }
+
     pub(super) fn redis(&self) -> &Redis {
         &self.redis
     }

@@ -141,6 +141,13 @@ pub(crate) struct Look {
     pub(crate) next_poll: Option<Time>,
 }
 
+impl Stats {
+    /// Whether the index has no job, and counts none.
+    pub(crate) fn is_empty(&self) -> bool {
+        (self.waiting, self.open, self.live, self.bytes, self.leased, self.heads.len()) == (0, 0, 0, 0, 0, 0)
+    }
+}
+
 /// A tenant whose turn it is to be read from MongoDB.
 #[derive(Debug)]
 pub(crate) struct Turn {

@@ -2,7 +2,11 @@
 //!
 //! Never trusts a write that is not on a majority's disks, and never waits without a bound.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{TryStreamExt as _, future::BoxFuture};
 use mongodb::{
@@ -274,6 +278,23 @@ impl Mongo {
             within_time(time, async { self.jobs.aggregate(stages).max_time(time).await?.try_next().await }).await?;
         let bytes = sum.and_then(|sum| sum.get_i64("bytes").or_else(|_| sum.get_i32("bytes").map(i64::from)).ok());
         Ok(bytes.unwrap_or(0).unsigned_abs())
+    }
+
+    /// The vendors that have jobs to be called. MongoDB reads one index entry for each lane.
+    pub(crate) async fn vendors_with_jobs(&self) -> Result<BTreeSet<Arc<str>>, StoreError> {
+        let lanes =
+            self.jobs.aggregate([doc! { "$match": { "lane": { "$gte": "" } } }, doc! { "$group": { "_id": "$lane" } }]);
+        let mut found = within(lanes.max_time(PATIENCE)).await?;
+        let mut vendors = BTreeSet::new();
+        while let Some(lane) = within(found.try_next()).await? {
+            let lane = lane.get_str("_id").unwrap_or_default();
+            if docs::stream_and_tenant(lane).is_some()
+                && let Some((vendor, _)) = lane.split_once('/')
+            {
+                vendors.insert(vendor.into());
+            }
+        }
+        Ok(vendors)
     }
 
     /// Deletes those of a slice of jobs that ended before `before`; says where the next slice begins, if there is one.

@@ -41,7 +41,14 @@ impl Core {
                 self.signals.webhooks().notify_one();
             }
             PubSubEvent::Message { channel, body } if channel == bells => {
-                self.signals.ring(&String::from_utf8_lossy(body))
+                let name = String::from_utf8_lossy(body);
+                let (name, is_for_all) = name.strip_prefix('+').map_or((&*name, false), |name| (name, true));
+                if self.vendors.contains_key(name) {
+                    self.homes.note_change(name);
+                }
+                if is_for_all || self.homes.is_home_to(name) {
+                    self.signals.ring(name);
+                }
             }
             PubSubEvent::Message { channel, body } if channel == ended => {
                 let ids: Vec<JobId> = body.chunks(16).filter_map(JobId::from_slice).collect();

@@ -75,6 +75,7 @@ impl Core {
     /// Flags every tenant that has a job in MongoDB, also those that the index knows. The refill then reads each in its turn, and usually
     /// finds nothing new.
     async fn sweep(&self, vendor: &VendorWork) -> Result<(), StoreError> {
+        let changes = self.homes.changes(&vendor.name);
         let before = self.index.stats(vendor).await?;
         // Not `distinct`, whose answer is one document: the names of all lanes may not fit. MongoDB reads one index entry for each lane.
         let of_vendor = doc! { "$match": docs::lanes_between(&vendor.name, 0, 6) };
@@ -85,6 +86,9 @@ impl Core {
         let awaits = self.count(vendor, 6, 7).await?;
         // `look` does not notice every part that is missing: if one is, this opens a new index.
         self.open_index_of(vendor, some_wait || awaits > 0).await?;
+        if !some_wait && awaits == 0 && before.is_empty() {
+            self.homes.note_quiet(&vendor.name, changes, self.clock.nanos());
+        }
         while !slice.is_empty() {
             self.index.flag(vendor, &slice).await?;
             slice = next_lanes(&mut lanes).await?;
