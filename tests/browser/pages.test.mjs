@@ -142,7 +142,7 @@ describe("what a page costs", () => {
 
   test("a tab that cannot be seen gives its stream of events up, and takes it again", async () => {
     const page = await site.open("#/");
-    await page.locator(".tile").first().waitFor();
+    await page.locator("main h1").waitFor({ state: "attached" });
     const streams = [];
     let ended = 0;
     page.on("request", (request) => request.url().endsWith("/events") && streams.push(request));
