@@ -104,7 +104,7 @@ function problem(response, text) {
  * `isOnce`: a stream that the service ends is not opened again. Resolves when there is nothing more to come, as where this
  * service has no events for us: then the caller polls.
  */
-export async function stream(path, { signal, onEvent, onOpen = () => {}, isOnce = false }) {
+export async function stream(path, { signal, onEvent, isOnce = false }) {
   let last = null;
   let wait = 1000;
   while (!signal.aborted) {
@@ -112,7 +112,6 @@ export async function stream(path, { signal, onEvent, onOpen = () => {}, isOnce 
       const headers = { accept: "text/event-stream", ...(last ? { "last-event-id": last } : {}) };
       const response = await open("GET", path, { headers, signal });
       if (response.ok) {
-        onOpen();
         wait = 1000;
         await events(response.body, (event) => {
           last = event.id ?? last;

@@ -1,7 +1,7 @@
 // One job: what happened to it and when, why it waits, its payload and its result, and what can be done with it.
 // Never turns payload or result into values: they are shown as they were stored.
 
-import { send, stream } from "./api.js";
+import { send } from "./api.js";
 import { asCurl, cancelJob, eraseJob, jobPath, replayJob, resendWebhook, resumeVendor } from "./actions.js";
 import { copy, el, link, say, section } from "./dom.js";
 import { split, tree } from "./json.js";
@@ -53,7 +53,7 @@ export function open(view) {
     again();
   };
   const act = async (doing) => (await doing) && hurry();
-  follow(view, id, hurry);
+  view.follow(jobPath(id, "/events"), hurry, true);
 }
 
 const isSending = (job) => job.result_webhook?.next_at != null;
@@ -71,11 +71,6 @@ async function readAll(found, signal) {
   found.result = raw.result ?? null;
   found.attempts = JSON.parse(attempts.text);
   if (before && before !== values.status) say(`The job is ${values.status}.`);
-}
-
-async function follow(view, id, hurry) {
-  await stream(jobPath(id, "/events"), { signal: view.signal, onEvent: hurry, isOnce: true });
-  hurry();
 }
 
 function page({ job, payload, result, attempts }, act) {

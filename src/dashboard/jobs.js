@@ -1,7 +1,7 @@
 // The list of jobs: found by what they have in common, changed together with the count first.
 // Never more rows than somebody asked for: a page at a time, however many jobs there are.
 
-import { read, stream } from "./api.js";
+import { read } from "./api.js";
 import { changeMany } from "./actions.js";
 import { field, select } from "./ask.js";
 import { address, el, show } from "./dom.js";
@@ -11,6 +11,7 @@ import { counted } from "./words.js";
 const PAGE = 50;
 /** A page of the API may be short, because it looks at a bounded number of rows: so many are read until one page here is full. */
 const MOST_READS = 20;
+const POLL_MS = 5000;
 
 const STATUSES = ["pending", "processing", "complete", "failed", "cancelled", "expired"];
 const CODES = [
@@ -92,30 +93,18 @@ export function open(view) {
     ),
     list,
   );
-  const change = async (action) => (await changeMany(action, filter)) && again();
-  // Events say when something may have changed; without them the list is read again now and then.
+  const change = async (action) => (await changeMany(action, filter)) && ((isDue = true), again());
+  // Events say when something has changed; jobs that are only submitted announce nothing, so the list is also read now and then.
   let isDue = true;
-  let hasEvents = false;
   let last = 0;
   const again = view.every(2000, async (signal) => {
-    if (last && (!live.checked || (hasEvents ? !isDue : Date.now() - last < 5000))) return;
+    if (last && (!live.checked || (!isDue && Date.now() - last < POLL_MS))) return;
     [isDue, last] = [false, Date.now()];
     await newest(signal);
   });
   const of = new URLSearchParams(Object.entries(filter).filter(([name]) => ["vendor", "status", "tag"].includes(name)));
-  follow(
-    view,
-    `/events?${of}`,
-    (is) => (hasEvents = is),
-    () => (isDue = true),
-  );
+  view.follow(of.size ? `/events?${of}` : "/events", () => (isDue = true));
   draw("Reading …");
-}
-
-async function follow(view, path, has, hint) {
-  // Jobs that wait announce nothing, so a list of these is polled.
-  await stream(path, { signal: view.signal, onOpen: () => has(true), onEvent: hint });
-  has(false);
 }
 
 function form(filter) {

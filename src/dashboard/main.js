@@ -1,7 +1,7 @@
 // Where everything starts: which page is shown, logging in, the theme, the search.
 // Never asks the API for data: the pages do.
 
-import { key, pause, Problem, read, refused } from "./api.js";
+import { key, pause, Problem, read, refused, stream } from "./api.js";
 import { address, el, say, show } from "./dom.js";
 
 const main = document.getElementById("main");
@@ -52,6 +52,23 @@ class View {
     };
     loop();
     return () => hurry();
+  }
+
+  /**
+   * Calls `onEvent` when an event has come, or may have been missed. Only while the page can be seen, because a browser has few
+   * connections to a service for all of its tabs. `isOnce`: a stream that the service ends is not opened again.
+   */
+  async follow(path, onEvent, isOnce = false) {
+    while (!this.signal.aborted) {
+      const hidden = new AbortController();
+      const look = () => document.hidden && hidden.abort();
+      document.addEventListener("visibilitychange", look);
+      await stream(path, { signal: AbortSignal.any([this.signal, hidden.signal]), onEvent, isOnce });
+      document.removeEventListener("visibilitychange", look);
+      onEvent();
+      if (!hidden.signal.aborted) return;
+      await seen(this.signal);
+    }
   }
 
   async #attempt(work) {

@@ -127,6 +127,43 @@ describe("what a page costs", () => {
     await page.context().close();
   });
 
+  test("what is read again leaves the focus, and what was opened, where it is", async () => {
+    const id = await site.submit("good", { deep: { er: 1 } }, { not_before: "1h" });
+    const page = await site.open(`#/jobs/${id}`);
+    await page.locator(".json summary").first().click();
+    await page.getByRole("button", { name: "Copy the id" }).focus();
+    await page.evaluate(() => (window.focused = document.activeElement));
+    for (let i = 0; i < 2; i++) await page.waitForResponse((answer) => answer.url().endsWith(`/jobs/${id}`));
+    assert.ok(await page.evaluate(() => document.activeElement === window.focused && window.focused.isConnected));
+    assert.equal(await page.locator(".json details").first().getAttribute("open"), null, "it stays closed");
+    assertNoFaults(page);
+    await page.context().close();
+  });
+
+  test("a tab that cannot be seen gives its stream of events up, and takes it again", async () => {
+    const page = await site.open("#/");
+    await page.locator("main h1").waitFor({ state: "attached" });
+    const streams = [];
+    let ended = 0;
+    page.on("request", (request) => request.url().endsWith("/events") && streams.push(request));
+    page.on("requestfailed", (request) => (ended += streams.includes(request)));
+    await page.evaluate(() => (location.hash = "#/jobs"));
+    await eventually("a stream is opened", () => streams.length === 1);
+    await page.evaluate(() => {
+      Object.defineProperty(document, "hidden", { configurable: true, get: () => window.isHidden });
+      window.isHidden = true;
+      document.dispatchEvent(new Event("visibilitychange"));
+    });
+    await eventually("it is given up", () => ended === 1);
+    await page.evaluate(() => {
+      window.isHidden = false;
+      document.dispatchEvent(new Event("visibilitychange"));
+    });
+    await eventually("another is opened", () => streams.length === 2);
+    assertNoFaults(page);
+    await page.context().close();
+  });
+
   test("a service that goes away and comes back is said so, and the page goes on", async () => {
     const page = await site.open("#/");
     await page.locator(".tile").first().waitFor();

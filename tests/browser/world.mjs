@@ -139,14 +139,14 @@ export async function assertAccessible(page, what) {
   await page.evaluate(axe.source);
   const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
   const serious = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
-  const told = serious.map(
+  const findings = serious.map(
     ({ id, nodes }) =>
       `${id}: ${nodes
         .slice(0, 3)
         .map(({ html, failureSummary }) => `${html}\n  ${failureSummary}`)
         .join("\n")}`,
   );
-  assert.deepEqual(told, [], what);
+  assert.deepEqual(findings, [], what);
   const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
   assert.ok(over <= 0, `${what} is ${over} pixels too wide`);
 }

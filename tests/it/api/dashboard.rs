@@ -1,4 +1,4 @@
-//! The dashboard's files: what a browser is told about them, and what is not in them.
+//! The dashboard's files: what their headers say to a browser, and what is not in them.
 
 use std::{collections::BTreeSet, fs, io::Write as _, path::Path};
 
