@@ -38,6 +38,8 @@ mod faults;
 mod memory;
 /// MongoDB or Redis is away.
 mod outages;
+/// What is owed to receivers of result webhooks.
+mod owed;
 /// Processes that are told to stop.
 mod stopping;
 /// All of it at once, under load.
