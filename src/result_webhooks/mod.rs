@@ -35,8 +35,9 @@ mod turn;
 const PLACES: usize = 32;
 /// Receivers that one look sees.
 const PAGE: usize = 1000;
-/// Looks are at least this far apart, so that ends that come together share them.
+/// Looks are at least this far apart, so that ends that come together share them, and so far that they take a fifth of the time at most.
 const GAP: Duration = Duration::from_millis(20);
+const LONGEST_GAP: Duration = Duration::from_secs(1);
 /// How often to look for what was left by others, and for wake-ups that were missed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long a receiver rests that did not answer: twice as long each time.
@@ -143,6 +144,7 @@ impl Deliverer {
                 tracing::debug!(%error, "what is to be announced could not be read; trying again in a second");
                 clock.nanos() + nanos(Duration::from_secs(1))
             });
+            let a_fifth = (clock.nanos() - looked_at).saturating_mul(5);
             tokio::select! {
                 () = clock.sleep_until_or_set(next) => {}
                 () = signals.webhooks().notified() => self.has_news = !self.after.is_empty(),
@@ -150,7 +152,7 @@ impl Deliverer {
                 () = stop.cancelled() => {}
             }
             tokio::select! {
-                () = clock.sleep_until(looked_at + nanos(GAP)) => {}
+                () = clock.sleep_until(looked_at + a_fifth.clamp(nanos(GAP), nanos(LONGEST_GAP))) => {}
                 () = stop.cancelled() => {}
             }
         }

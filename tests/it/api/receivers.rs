@@ -38,6 +38,7 @@ on_every_backend!(
     a_receiver_that_is_down_for_an_hour_gets_everything_afterwards,
     an_answer_is_its_head_whatever_comes_after_it,
     a_redirect_is_not_followed,
+    a_url_of_two_kibibytes_is_sent_to_as_it_is,
     a_clock_that_is_set_keeps_nothing_back_and_sends_nothing_twice,
     each_tenant_has_its_own_secret_and_sends_only_its_own_again,
     a_name_that_leads_to_a_private_address_is_never_connected_to,
@@ -178,6 +179,19 @@ async fn a_redirect_is_not_followed(backend: Backend) {
         assert_eq!((&told["status"], &told["last_status"]), (&json!("pending"), &json!(status)));
     }
     assert_eq!((app.calls("hook"), app.calls("elsewhere")), (4, 0));
+    app.stop().await;
+}
+
+async fn a_url_of_two_kibibytes_is_sent_to_as_it_is(backend: Backend) {
+    let mut app = TestApp::with(backend, ONE).await;
+    let mut url = format!("{}/sync/hook?body={}", app.vendors.url(), "%20".repeat(500));
+    url += &"y".repeat(2048 - url.len());
+    let id = submit_to(&app, "sync", &url).await;
+    app.run_until_idle().await;
+    app.announce().await;
+    let told = webhook(&app, &id).await;
+    assert_eq!((&told["status"], &told["url"]), (&json!("delivered"), &json!(url)));
+    assert!(url.ends_with(&app.vendors.arrivals("hook")[0].path_and_query));
     app.stop().await;
 }
 
