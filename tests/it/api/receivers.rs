@@ -41,6 +41,7 @@ on_every_backend!(
     a_url_of_two_kibibytes_is_sent_to_as_it_is,
     a_clock_that_is_set_keeps_nothing_back_and_sends_nothing_twice,
     each_tenant_has_its_own_secret_and_sends_only_its_own_again,
+    a_tenant_holds_up_no_other_at_the_same_host,
     a_name_that_leads_to_a_private_address_is_never_connected_to,
     a_name_that_changes_its_address_is_looked_at_again,
 );
@@ -265,6 +266,23 @@ async fn each_tenant_has_its_own_secret_and_sends_only_its_own_again(backend: Ba
     for (tenant, ..) in &tenants {
         assert_eq!(ids(&app, tenant).len(), 2, "sent again by itself alone");
     }
+    app.stop().await;
+}
+
+async fn a_tenant_holds_up_no_other_at_the_same_host(backend: Backend) {
+    let mut app = TestApp::with(backend, ONE).await;
+    for (tenant, path) in [("acme", "sync/busy?status=503&retry_after=3600"), ("rival", "sync/hook")] {
+        let url = format!("{}/{path}", app.vendors.url());
+        let job = json!({"vendor": "sync", "payload": 1, "tenant": tenant, "callback_url": url});
+        app.submit_with(&job.to_string()).await;
+        app.run_until_idle().await;
+        app.announce().await;
+    }
+    assert_eq!((app.calls("busy"), app.calls("hook")), (1, 1));
+    submit_to(&app, "sync", &format!("{}/sync/hook", app.vendors.url())).await;
+    app.run_until_idle().await;
+    app.announce().await;
+    assert_eq!(app.calls("hook"), 2);
     app.stop().await;
 }
 

@@ -206,7 +206,8 @@ async fn what_a_dead_process_had_claimed_is_sent_when_the_claim_lapses(backend: 
     submit(&app, "sync", "/sync/hook").await;
     app.run_until_idle().await;
     let (outbox, now) = (app.app.webhooks.outbox.clone(), app.clock.now());
-    let (id, was) = outbox.due(&app.vendors.url().into(), now, 9).await.expect("the store works").remove(0);
+    let (id, was) =
+        outbox.due(&format!("{} default", app.vendors.url()).into(), now, 9).await.expect("the store works").remove(0);
     let claim = |secs| {
         let is = ResultWebhook { next_at: Some(now.plus(Duration::from_secs(secs))), ..was.clone() };
         vec![WebhookChange { id, was: was.clone(), is }]
