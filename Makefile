@@ -1,5 +1,5 @@
 # What a contributor does, and what CI does: the same.
-.PHONY: run test test-browser failover servers check fuzz fuzz-plain fuzz-api deny sbom bench load edge million referee compose-test
+.PHONY: run test test-browser failover servers check fuzz fuzz-plain fuzz-api deny sbom bench load edge million webhooks referee compose-test
 
 run: ## the whole world: API, worker, embedded store, mock vendors; nothing else needed
 	cargo run --release --locked -- dev
@@ -53,6 +53,9 @@ edge: ## what hostile clients cost everybody else: memory, probes, and the p99 o
 
 million: ## what GET /stats and /failures cost with a million ended jobs in the embedded store; two minutes, against target/release or target/debug
 	load/million $(SHARE)
+
+webhooks: ## result webhooks with real processes: kills, silent receivers, what they cost, names that lie; ARGS=once, silent, cost or names
+	scripts/with-servers load/webhooks $(ARGS)
 
 referee: ## real time: are limits kept at the vendor's side, whatever breaks? a quarter of an hour; half of that with ARGS=--quick
 	scripts/with-servers cargo bench --locked --bench referee -- $(ARGS)

@@ -88,13 +88,13 @@ pub(super) fn parse(app: &App, by: &By, body: &RawValue) -> Result<NewJob, ApiEr
     }
     Ok(NewJob {
         id,
+        webhook: fields.webhook.map(|webhook| webhook.of(&tenant)),
         lane: Lane { vendor: vendor.name().clone(), priority: fields.priority, tenant },
         payload: Bytes::copy_from_slice(payload.get().as_bytes()),
         due_at,
         deadline,
         tags: fields.tags,
         idempotency: None,
-        webhook: fields.webhook,
     })
 }
 

@@ -18,7 +18,7 @@ const LEAST_WAIT: Duration = Duration::from_secs(1);
 pub struct ResultWebhook {
     /// At most [`ResultWebhook::MAX_URL`] bytes.
     pub url: Arc<str>,
-    /// The origin of `url`.
+    /// The origin of `url`, with the job's tenant: what one tenant's URLs do holds up no other tenant, at the same host either.
     pub receiver: Arc<str>,
     pub status: DeliveryStatus,
     /// When it is sent next; while it is being sent, when somebody else may. `None` before the job's end, and when it is settled.
@@ -91,6 +91,12 @@ impl ResultWebhook {
             last_error: None,
             omits_result: false,
         }
+    }
+
+    /// The same for a job of this tenant.
+    #[must_use]
+    pub fn of(self, tenant: &str) -> ResultWebhook {
+        ResultWebhook { receiver: format!("{} {tenant}", self.receiver).into(), ..self }
     }
 
     /// The same before anything was sent: the job runs, or runs again.

@@ -16,6 +16,9 @@ use crate::vendor::http::Origin;
 /// The port of https, and those that every program may open.
 const PORTS: [std::ops::RangeInclusive<u16>; 2] = [443..=443, 1024..=65_535];
 
+/// No name in the DNS is longer, without the dot at its end (RFC 1035, 2.3.4).
+const LONGEST_NAME: usize = 253;
+
 /// Blocks that are for no public host, of IPv4 and inside of [`GLOBAL_V6`]. From the IANA registries of special-purpose addresses (RFC 6890).
 const SPECIAL: [&str; 21] = [
     "0.0.0.0/8",         // this network (RFC 791, 3.2)
@@ -82,6 +85,9 @@ impl Guard {
             Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
             Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
             Some(Host::Domain(name)) if is_localhost(name) => Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
+            Some(Host::Domain(name)) if name.trim_end_matches('.').len() > LONGEST_NAME => {
+                return Err(format!("has a name of more than {LONGEST_NAME} letters, which nobody can have"));
+            }
             _ => None,
         };
         match address {
@@ -134,7 +140,13 @@ mod tests {
             [::ffff:127.0.0.1] [::ffff:7f00:1] [::ffff:10.0.0.1] [::ffff:169.254.169.254] [::127.0.0.1]
             [64:ff9b::7f00:1] [64:ff9b::8.8.8.8] [64:ff9b:1::1] [100::1] [2001::1] [2001:2::1] [2001:20::1]
             [2001:db8::1] [2002:7f00:1::] [2002:a00:1::1] [2620:4f:8000::1] [3fff::1] [4000::1] [5f00::1]
-            [fc00::1] [fd00:ec2::254] [fe80::1] [fec0::1] [ff02::1]
+            [fc00::1] [fd00:ec2::254] [fe80::1] [fec0::1] [ff02::1] 127.0.0.1. 0x7f.0.0.1. 127.0.1 0x7F.0X0.0.0x1
+            0000000177.0.0.1 ①②⑦.0.0.1 ⓛⓞⓒⓐⓛⓗⓞⓢⓣ loc\u{ad}alhost %6c%6f%63alhost localhost%2e a.b.LocalHost. 0.1.2.3
+            0251.0376.0251.0376 169.254.43518 169.16689662 192.168.257 172.16.1 192.0.0.8 192.0.0.170 233.252.0.1 254.1.1.1
+            [::ffff:0:127.0.0.1] [::ffff:100.64.0.1] [::ffff:0.0.0.0] [0:0:0:0:0:ffff:c0a8:101] [64:ff9b::a9fe:a9fe]
+            [64:ff9b:0:0:0:0:0a00:1] [64:ff9b:1:ffff:ffff:ffff:a00:1] [64:ff9b:1::169.254.169.254] [100:0:0:1::1]
+            [2001:0:4136:e378:8000:63bf:3fff:fdd2] [2001:1::1] [2001:1ff::1] [2002:a9fe:a9fe::] [2002::1] [fe80::5efe:7f00:1]
+            [febf::1] [fdff:ffff::1] [ff0e::1] [fe80::a9fe:a9fe] [3fff:fff::1] [1fff::1]
         "
         .split_whitespace()
         {
@@ -163,6 +175,40 @@ mod tests {
         {
             assert!(Guard::default().target(url).is_err(), "{url}");
         }
+    }
+
+    #[test]
+    fn nothing_in_a_url_hides_where_it_goes() {
+        for url in [
+            "https://hooks.example@127.0.0.1/",
+            "https://hooks.example:443@127.0.0.1/",
+            "https://127.0.0.1\\@hooks.example/",
+            "https://127.0.0.1#@hooks.example/",
+            "https://127.0.0.1?@hooks.example/",
+            "https:127.0.0.1/",
+            "https:/127.0.0.1/",
+            "https:///127.0.0.1/",
+            "https:\\\\127.0.0.1\\",
+            " https://127.0.0.1/",
+            "ht\ntps://127.0.\t0.1/",
+            "https://127.0.0.1:8443/",
+            "https://[::1]:443/",
+            "https://[fe80::1%eth0]/",
+            "https://[::1%2525lo]/",
+            "https://[::ffff:127.0.0.1.]/",
+            "https://127.0.0.1%00.hooks.example/",
+            "https://127.0.0.1%2f.hooks.example/",
+            "https://1.1.1.1:99999/",
+            "https://hooks.example:022/",
+            "https://:443/",
+        ] {
+            assert!(Guard::default().target(url).is_err(), "{url}");
+        }
+        let elsewhere = Guard::default().target("https://hooks.example#@127.0.0.1/").map(|target| target.origin.host);
+        assert_eq!(elsewhere, Ok("hooks.example".to_owned()), "what is after the name is no name");
+        let name = |letters: usize| format!("https://{}.example/", vec!["a"; (letters - 7) / 2].join("."));
+        assert!(Guard::default().target(&name(252)).is_ok());
+        assert!(Guard::default().target(&name(255)).is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Announcing the ends of jobs that have a `callback_url`: which receiver has its turn, and what an announcement may cost.
 //!
-//! Never holds up a call of a vendor, and never lets one receiver take what is for others: each has a turn of its own, and those that do
-//! not answer share half of the places.
+//! Never holds up a call of a vendor, and never lets one receiver take what is for others: each has a turn of its own, and those that
+//! answered promptly the last time have places that no other receiver can take.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use self::{
     turn::Ended,
 };
 use crate::{
-    clock::{Clock, Nanos, nanos},
+    clock::{Clock, Nanos, Time, nanos},
     job::{Job, ResultWebhook},
     store::{
         Store, StoreError,
@@ -30,20 +30,25 @@ pub mod secrets;
 pub mod send;
 mod turn;
 
-/// Receivers that have their turn at once, and how many of them may be such as did not answer.
+/// Receivers that have their turn at once: so many of those that answered promptly the last time, and as many of all others. These failed,
+/// were slow, or are not known yet: each of them may take all the time that a receiver has to answer.
 const PLACES: usize = 32;
-const PLACES_OF_FAILING: usize = PLACES / 2;
 /// Receivers that one look sees.
 const PAGE: usize = 1000;
-/// Looks are at least this far apart, so that ends that come together share them.
+/// Looks are at least this far apart, so that ends that come together share them, and so far that they take a fifth of the time at most.
 const GAP: Duration = Duration::from_millis(20);
+const LONGEST_GAP: Duration = Duration::from_secs(1);
 /// How often to look for what was left by others, and for wake-ups that were missed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long a receiver rests that did not answer: twice as long each time.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(60);
-/// Receivers that are remembered as such.
-const MOST_FAILING: usize = 10_000;
+/// How long a receiver rests whose turn came to nothing: another process was faster.
+const SHORT_REST: Duration = Duration::from_millis(100);
+/// Nothing waits for longer than this; what seems to was stored before the wall clock was set back.
+const LONGEST_WAIT: Duration = Duration::from_secs(2 * 3600);
+/// Receivers that are remembered.
+const MOST_KNOWN: usize = 10_000;
 
 /// What announcing needs; the API uses it to check URLs and to show secrets.
 pub struct Context {
@@ -96,24 +101,37 @@ impl Context {
 /// Gives receivers their turns.
 pub struct Deliverer {
     cx: Arc<Context>,
-    /// Those that did not answer, or asked us to wait.
-    failing: HashMap<Arc<str>, Failing>,
+    known: HashMap<Arc<str>, Known>,
     turns: JoinSet<Ended>,
-    /// Whose turn it is, and whether it is one of the failing.
-    taking: HashMap<Id, (Arc<str>, bool)>,
-    /// The next look begins after this name.
+    taking: HashMap<Id, Taking>,
+    /// All receivers are looked at page by page: the next page begins after this name.
     after: Arc<str>,
+    /// When to look again, by the pages before.
+    next: Nanos,
+    /// More came while some pages had been looked at.
+    has_news: bool,
 }
 
-struct Failing {
-    in_a_row: u32,
+/// What the last turn of a receiver has shown.
+#[derive(Default)]
+struct Known {
+    is_prompt: bool,
+    /// Turns without an answer, one after the other.
+    silent: u32,
+    /// It has no turn before this; if that is past, this is when its last turn ended.
     rests_until: Nanos,
+}
+
+/// A turn that has begun.
+struct Taking {
+    name: Arc<str>,
+    is_prompt: bool,
 }
 
 impl Deliverer {
     pub fn new(cx: Arc<Context>) -> Deliverer {
-        let (failing, turns, taking) = (HashMap::new(), JoinSet::new(), HashMap::new());
-        Deliverer { cx, failing, turns, taking, after: "".into() }
+        let (known, turns, taking) = (HashMap::new(), JoinSet::new(), HashMap::new());
+        Deliverer { cx, known, turns, taking, after: "".into(), next: 0, has_news: false }
     }
 
     /// Runs until `stop`, then finishes what is being sent.
@@ -126,14 +144,15 @@ impl Deliverer {
                 tracing::debug!(%error, "what is to be announced could not be read; trying again in a second");
                 clock.nanos() + nanos(Duration::from_secs(1))
             });
+            let a_fifth = (clock.nanos() - looked_at).saturating_mul(5);
             tokio::select! {
                 () = clock.sleep_until_or_set(next) => {}
-                () = signals.webhooks().notified() => {}
+                () = signals.webhooks().notified() => self.has_news = !self.after.is_empty(),
                 Some(ended) = self.turns.join_next_with_id() => self.note(ended),
                 () = stop.cancelled() => {}
             }
             tokio::select! {
-                () = clock.sleep_until(looked_at + nanos(GAP)) => {}
+                () = clock.sleep_until(looked_at + a_fifth.clamp(nanos(GAP), nanos(LONGEST_GAP))) => {}
                 () = stop.cancelled() => {}
             }
         }
@@ -141,41 +160,43 @@ impl Deliverer {
         self.finish_turns().await;
     }
 
-    /// Begins the turns of receivers that something is due for. Says when to look again, unless woken or a turn ends.
+    /// Looks at a page of receivers and begins the turns of those that something is due for, as far as there are places: whoever has waited
+    /// longest comes first. Says when to look again, unless woken or a turn ends.
     pub async fn tick(&mut self) -> Result<Nanos, StoreError> {
         while let Some(ended) = self.turns.try_join_next_with_id() {
             self.note(ended);
         }
-        let (cx, began_at) = (self.cx.clone(), self.after.clone());
-        let clock = &cx.clock;
-        let page = cx.outbox.receivers(&began_at, PAGE).await?;
-        let (now, is_full) = (clock.nanos(), page.len() == PAGE);
-        let mut next = clock.next_beat(LOOK_EVERY);
+        let page = self.cx.outbox.receivers(&self.after, PAGE).await?;
+        let now = self.cx.clock.nanos();
+        if self.after.is_empty() {
+            self.next = self.cx.clock.next_beat(LOOK_EVERY);
+        }
+        let last = page.get(PAGE - 1).map(|last| last.name.clone());
+        let mut due = Vec::new();
         for Receiver { name, next_at } in page {
-            let due = clock.nanos_at(next_at);
-            let failing = self.failing.get(&name);
-            let (at, is_failing) = (failing.map_or(due, |failing| failing.rests_until.max(due)), failing.is_some());
-            let has_its_turn = self.taking.values().any(|(taking, _)| *taking == name);
+            let at = self.waits_since(&name, next_at);
             if at > now {
-                next = next.min(at);
-            } else if !has_its_turn {
-                if self.taking.len() >= PLACES {
-                    // The end of a turn wakes us, and the next look begins with this one.
-                    return Ok(next);
-                }
-                let failing = self.taking.values().filter(|(_, is_failing)| *is_failing).count();
-                if !is_failing || failing < PLACES_OF_FAILING {
-                    self.begin(name.clone(), is_failing);
-                }
+                self.next = self.next.min(at);
+            } else if !self.taking.values().any(|taking| taking.name == name) {
+                due.push((at, name));
             }
-            self.after = name;
         }
-        if !is_full {
-            self.after = "".into();
+        due.sort_unstable();
+        for (_, name) in due {
+            self.begin(name);
         }
-        // There are names after these, or before them.
-        let sees_part = is_full || !began_at.is_empty();
-        Ok(if sees_part { next.min(now + nanos(GAP)) } else { next })
+        let is_whole = last.is_none() && !std::mem::take(&mut self.has_news);
+        self.after = last.unwrap_or_default();
+        // Where there was no place, the end of a turn wakes us.
+        Ok(if is_whole { self.next } else { now + nanos(GAP) })
+    }
+
+    /// When a receiver's next turn is due, if its first announcement is due at `next_at`.
+    fn waits_since(&self, name: &Arc<str>, next_at: Time) -> Nanos {
+        let clock = &self.cx.clock;
+        let is_of_another_clock = next_at > clock.now().plus(LONGEST_WAIT);
+        let due = if is_of_another_clock { clock.nanos() } else { clock.nanos_at(next_at) };
+        self.known.get(name).map_or(due, |known| known.rests_until.max(due))
     }
 
     /// Waits for the turns that have begun; says whether there were any.
@@ -188,9 +209,15 @@ impl Deliverer {
         any
     }
 
-    fn begin(&mut self, name: Arc<str>, is_failing: bool) {
-        let turn = self.turns.spawn(turn::take(self.cx.clone(), name.clone(), is_failing));
-        self.taking.insert(turn.id(), (name, is_failing));
+    /// Begins a receiver's turn, if it has a place.
+    fn begin(&mut self, name: Arc<str>) {
+        let known = self.known.get(&name);
+        let is_prompt = known.is_some_and(|known| known.is_prompt);
+        if self.taking.values().filter(|taking| taking.is_prompt == is_prompt).count() < PLACES {
+            let answers = known.is_some_and(|known| known.silent == 0);
+            let turn = self.turns.spawn(turn::take(self.cx.clone(), name.clone(), answers));
+            self.taking.insert(turn.id(), Taking { name, is_prompt });
+        }
     }
 
     /// Remembers how a turn ended.
@@ -199,20 +226,24 @@ impl Deliverer {
             tracing::error!(%error, "announcing ends to a receiver panicked, which is a bug; it is tried again");
             (error.id(), Ended::NoAnswer)
         });
-        let Some((name, _)) = self.taking.remove(&id) else { return };
-        let in_a_row = self.failing.remove(&name).map_or(0, |failing| failing.in_a_row);
-        let (in_a_row, rest) = match ended {
-            Ended::Well => return,
-            Ended::Idle | Ended::NoStore => (in_a_row, FIRST_REST),
-            Ended::Asked(wait) => (in_a_row, wait),
-            Ended::NoAnswer => (in_a_row.saturating_add(1), (FIRST_REST * (1 << in_a_row.min(6))).min(LONGEST_REST)),
+        let Some(Taking { name, .. }) = self.taking.remove(&id) else { return };
+        let Known { is_prompt, silent, .. } = self.known.remove(&name).unwrap_or_default();
+        let (is_prompt, silent, rest) = match ended {
+            Ended::Well => (true, 0, Duration::ZERO),
+            Ended::Slowly => (false, 0, Duration::ZERO),
+            Ended::Asked(wait) => (is_prompt, 0, wait),
+            Ended::NoAnswer => (false, silent.saturating_add(1), (FIRST_REST * (1 << silent.min(6))).min(LONGEST_REST)),
+            // These say nothing of the receiver.
+            Ended::Idle => (is_prompt, silent, SHORT_REST),
+            Ended::NoStore => (is_prompt, silent, FIRST_REST),
         };
-        let now = self.cx.clock.nanos();
-        if self.failing.len() >= MOST_FAILING {
-            self.failing.retain(|_, failing| failing.rests_until > now);
+        if self.known.len() >= MOST_KNOWN {
+            let oldest = self.known.iter().min_by_key(|(_, known)| known.rests_until);
+            if let Some(name) = oldest.map(|(name, _)| name.clone()) {
+                self.known.remove(&name);
+            }
         }
-        if self.failing.len() < MOST_FAILING {
-            self.failing.insert(name, Failing { in_a_row, rests_until: now.saturating_add(nanos(rest)) });
-        }
+        let rests_until = self.cx.clock.nanos().saturating_add(nanos(rest));
+        self.known.insert(name, Known { is_prompt, silent, rests_until });
     }
 }

@@ -33,6 +33,8 @@ use crate::{
 pub(super) const TIMEOUT: Duration = Duration::from_secs(15);
 /// Addresses of a name that are looked at.
 const MOST_ADDRESSES: usize = 64;
+/// Bytes of words that are kept of a failure.
+const MOST_WORDS: usize = 500;
 const USER_AGENT: &str = concat!("fetchgate/", env!("CARGO_PKG_VERSION"));
 
 /// Finds the addresses of a host and port.
@@ -72,7 +74,11 @@ impl Sender {
 
     /// Sends a message once, over a connection that `client` has left, or a new one. `now` is for the receiver's `Retry-After`.
     pub(super) async fn send(&self, client: &Client, url: &str, message: Message, now: Time) -> Tried {
-        let failed = |why: String| Tried::Failed { status: None, why, wait: None };
+        let failed = |mut why: String| {
+            // The names in a receiver's certificate are among the words.
+            why.truncate(why.floor_char_boundary(MOST_WORDS));
+            Tried::Failed { status: None, why, wait: None }
+        };
         // The config may have changed since the job was submitted.
         let target = match self.guard.target(url) {
             Ok(target) => target,

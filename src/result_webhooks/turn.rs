@@ -10,25 +10,26 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::{Context, send::Message};
+use super::{Context, LONGEST_WAIT, send::Message};
 use crate::{
-    clock::nanos,
+    clock::{Time, nanos},
     job::{DeliveryStatus, Job, JobId, ResultWebhook, Tried},
     store::{Sees, StoreError, With, webhooks::WebhookChange},
     vendor::http::Client,
 };
 
-/// Sent to one receiver at once. One that did not answer gets one at a time.
+/// Sent to one receiver at once, once it has answered.
 const LANES: usize = 8;
 /// Claimed for each of them at once.
 const EACH: usize = 4;
-/// After so many claims others have their turn.
-const ROUNDS: usize = 32;
+/// After this nothing more is claimed: others have their turn. Nor is anything begun that was claimed longer ago, so what was claimed is
+/// settled in time.
+const BEGIN_WITHIN: Duration = Duration::from_secs(2);
+/// A receiver that takes longer than this for an answer is slow.
+const SLOW: Duration = Duration::from_secs(2);
 /// What was claimed is somebody else's after this, and up to [`SPREAD`] more: so that two claims hardly have the same end.
 const CLAIM: Duration = Duration::from_secs(60);
 const SPREAD: Duration = Duration::from_secs(10);
-/// Nothing is begun later than this after it was claimed: it would not be settled in time.
-const BEGIN_WITHIN: Duration = Duration::from_secs(30);
 /// How often it is tried to store what came of a message, a second apart.
 const SETTLE_TRIES: usize = 5;
 
@@ -37,6 +38,8 @@ const SETTLE_TRIES: usize = 5;
 pub(super) enum Ended {
     /// The receiver answered, whatever it said.
     Well,
+    /// It answered, but took long for it.
+    Slowly,
     /// There was nothing to send after all.
     Idle,
     NoAnswer,
@@ -46,38 +49,37 @@ pub(super) enum Ended {
     NoStore,
 }
 
-/// Gives a receiver its turn.
-pub(super) async fn take(cx: Arc<Context>, receiver: Arc<str>, is_failing: bool) -> Ended {
-    let lanes = if is_failing { 1 } else { LANES };
+/// Gives a receiver its turn. One that is not known to answer is sent one message at a time until it has.
+pub(super) async fn take(cx: Arc<Context>, receiver: Arc<str>, answers: bool) -> Ended {
+    let (began, mut lanes) = (Instant::now(), if answers { LANES } else { 1 });
     // The connections of this turn, and of no other: so there are never many.
     let client = cx.sender.client();
-    let mut ended = Ended::Idle;
-    for _ in 0..ROUNDS {
+    let slowest = Mutex::default();
+    while began.elapsed() < BEGIN_WITHIN && !cx.stop.is_cancelled() {
         let claimed = match claim(&cx, &receiver, lanes * EACH).await {
+            Ok(claimed) if claimed.is_empty() => break,
             Ok(claimed) => claimed,
             Err(error) => return no_store(&error),
         };
-        if claimed.is_empty() {
-            break;
-        }
-        ended = Ended::Well;
         let round = Round {
             cx: &cx,
             client: &client,
             claimed: Mutex::new(claimed.into()),
             since: Instant::now(),
+            slowest: &slowest,
             ended: Mutex::default(),
         };
         join_all((0..lanes).map(|_| round.lane())).await;
-        let is_over = cx.stop.is_cancelled();
         if let Some(why) = round.give_back().await {
             return why;
         }
-        if is_over {
-            break;
-        }
+        lanes = LANES;
     }
-    ended
+    match *lock(&slowest) {
+        None => Ended::Idle,
+        Some(took) if took > SLOW => Ended::Slowly,
+        Some(_) => Ended::Well,
+    }
 }
 
 fn no_store(error: &StoreError) -> Ended {
@@ -93,9 +95,26 @@ async fn claim(cx: &Context, receiver: &Arc<str>, most: usize) -> Result<Vec<Web
         let is = ResultWebhook { next_at: Some(until), ..was.clone() };
         WebhookChange { id, was, is }
     };
-    let claims: Vec<WebhookChange> = cx.outbox.due(receiver, now, most).await?.into_iter().map(claimed).collect();
+    let claims: Vec<WebhookChange> = due(cx, receiver, now, most).await?.into_iter().map(claimed).collect();
     let is_ours = cx.outbox.change(claims.clone()).await?;
     Ok(claims.into_iter().zip(is_ours).filter(|(_, is_ours)| *is_ours).map(|(claim, _)| claim).collect())
+}
+
+/// What is due for a receiver; if nothing is, what was stored before the wall clock was set back, which would wait for far too long.
+async fn due(
+    cx: &Context,
+    receiver: &Arc<str>,
+    now: Time,
+    most: usize,
+) -> Result<Vec<(JobId, ResultWebhook)>, StoreError> {
+    let due = cx.outbox.due(receiver, now, most).await?;
+    if !due.is_empty() {
+        return Ok(due);
+    }
+    let longest = now.plus(LONGEST_WAIT);
+    let mut later = cx.outbox.due(receiver, Time(i64::MAX), most).await?;
+    later.retain(|(_, webhook)| webhook.next_at.is_some_and(|at| at > longest));
+    Ok(later)
 }
 
 /// What was claimed together.
@@ -104,6 +123,8 @@ struct Round<'a> {
     client: &'a Client,
     claimed: Mutex<VecDeque<WebhookChange>>,
     since: Instant,
+    /// The longest that an answer took in this turn, if any came.
+    slowest: &'a Mutex<Option<Duration>>,
     /// Why the rest is not sent now.
     ended: Mutex<Option<Ended>>,
 }
@@ -132,12 +153,9 @@ impl Round<'_> {
         };
         let is = if job.status.has_ended() {
             let message = self.message(job, claimed.omits_result);
+            let began = Instant::now();
             let tried = self.cx.sender.send(self.client, &claimed.url, message, clock.now()).await;
-            match &tried {
-                Tried::Failed { status: None, .. } => self.end(Ended::NoAnswer),
-                Tried::Failed { wait: Some(wait), .. } => self.end(Ended::Asked(*wait)),
-                _ => {}
-            }
+            self.note(&tried, began.elapsed());
             let is = claimed.after(tried, *give_up_after, fastrand::f64(), clock.now());
             self.cx.metrics.count_webhook(is.status);
             is
@@ -146,6 +164,18 @@ impl Round<'_> {
             claimed.unsent()
         };
         self.settle(WebhookChange { id, was: claimed.clone(), is }).await;
+    }
+
+    /// What a try says of the receiver.
+    fn note(&self, tried: &Tried, took: Duration) {
+        if let Tried::Failed { status: None, .. } = tried {
+            return self.end(Ended::NoAnswer);
+        }
+        if let Tried::Failed { wait: Some(wait), .. } = tried {
+            self.end(Ended::Asked(*wait));
+        }
+        let mut slowest = lock(self.slowest);
+        *slowest = (*slowest).max(Some(took));
     }
 
     /// The job as it is sent.

@@ -15,7 +15,7 @@ use crate::{
 /// Whoever something is to be sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receiver {
-    /// An origin.
+    /// An origin and a tenant.
     pub name: Arc<str>,
     /// When the first of it is to be sent.
     pub next_at: Time,

@@ -28,6 +28,8 @@ mod hangup;
 mod house;
 /// The limiter: the arithmetic, and the limiter of one process, in virtual time.
 mod limit;
+/// What is owed to receivers of result webhooks while processes are killed.
+mod owed;
 /// What answers mean, whatever they are.
 mod readings;
 /// The recipes for real vendors, word for word.

@@ -19,6 +19,7 @@ mod letters;
 mod limits;
 mod once;
 mod position;
+mod receivers;
 mod refusals;
 mod replies;
 mod result_webhooks;

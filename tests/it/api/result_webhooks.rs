@@ -1,26 +1,11 @@
 //! Ends of jobs, announced to those who asked for it.
 
-use std::{
-    collections::BTreeSet,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use fetchgate::{
-    config::Tenants,
-    job::ResultWebhook,
-    result_webhooks::{Context, Deliverer, Parts, guard::Guard, secrets::Secrets},
-    store::webhooks::WebhookChange,
-};
-use futures_util::FutureExt as _;
+use fetchgate::{job::ResultWebhook, store::webhooks::WebhookChange};
 use hyper::Method;
 use mock_vendors::Arrival;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 use crate::{
     on_every_backend,
@@ -41,12 +26,11 @@ on_every_backend!(
     a_receiver_that_never_answers_delays_no_other,
     a_large_result_is_left_out,
     every_configured_secret_signs,
-    a_name_that_leads_to_a_private_address_is_never_connected_to,
     an_erased_job_is_not_announced,
     a_url_that_can_never_be_allowed_is_refused,
 );
 
-const ONE: &str = r#"
+pub(super) const ONE: &str = r#"
 [result_webhooks]
 allow = ["VENDORS"]
 [vendors.sync]
@@ -64,15 +48,15 @@ limits = ["1000/s"]
 "#;
 
 /// A job for `vendor` whose end is announced at this path of the mock vendors.
-async fn submit(app: &TestApp, vendor: &str, path: &str) -> String {
+pub(super) async fn submit(app: &TestApp, vendor: &str, path: &str) -> String {
     submit_to(app, vendor, &format!("{}{path}", app.vendors.url())).await
 }
 
-async fn submit_to(app: &TestApp, vendor: &str, url: &str) -> String {
+pub(super) async fn submit_to(app: &TestApp, vendor: &str, url: &str) -> String {
     app.submit_with(&json!({ "vendor": vendor, "payload": {"a": 1}, "callback_url": url }).to_string()).await
 }
 
-async fn webhook(app: &TestApp, id: &str) -> Value {
+pub(super) async fn webhook(app: &TestApp, id: &str) -> Value {
     app.find(id).await["result_webhook"].clone()
 }
 
@@ -82,11 +66,11 @@ async fn secrets(app: &TestApp, query: &str) -> Vec<String> {
     serde_json::from_value(answer.json()["secrets"].clone()).expect("texts")
 }
 
-fn header<'a>(arrival: &'a Arrival, name: &str) -> &'a str {
+pub(super) fn header<'a>(arrival: &'a Arrival, name: &str) -> &'a str {
     arrival.header(name).unwrap_or_else(|| panic!("no {name}"))
 }
 
-fn ids(app: &TestApp, name: &str) -> Vec<String> {
+pub(super) fn ids(app: &TestApp, name: &str) -> Vec<String> {
     app.vendors.arrivals(name).iter().map(|arrival| header(arrival, "webhook-id").to_owned()).collect()
 }
 
@@ -222,7 +206,8 @@ async fn what_a_dead_process_had_claimed_is_sent_when_the_claim_lapses(backend: 
     submit(&app, "sync", "/sync/hook").await;
     app.run_until_idle().await;
     let (outbox, now) = (app.app.webhooks.outbox.clone(), app.clock.now());
-    let (id, was) = outbox.due(&app.vendors.url().into(), now, 9).await.expect("the store works").remove(0);
+    let (id, was) =
+        outbox.due(&format!("{} default", app.vendors.url()).into(), now, 9).await.expect("the store works").remove(0);
     let claim = |secs| {
         let is = ResultWebhook { next_at: Some(now.plus(Duration::from_secs(secs))), ..was.clone() };
         vec![WebhookChange { id, was: was.clone(), is }]
@@ -297,49 +282,6 @@ async fn every_configured_secret_signs(backend: Backend) {
         let signed: Vec<String> = secrets.iter().map(|secret| standard_v1(secret, id, at, &one.body)).collect();
         assert_eq!(header(one, "webhook-signature"), signed.join(" "), "{name}");
     }
-    app.stop().await;
-}
-
-async fn a_name_that_leads_to_a_private_address_is_never_connected_to(backend: Backend) {
-    let mut app = TestApp::with(backend, ONE).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let here = listener.local_addr().expect("the port");
-    let id = submit_to(&app, "sync", &format!("https://hooks.example:{}/x", here.port())).await;
-    app.run_until_idle().await;
-    let mapped = SocketAddr::from(([0, 0, 0, 0, 0, 0xffff, 0x7f00, 1], here.port()));
-    let public = SocketAddr::from(([1, 1, 1, 1], here.port()));
-    let answers = [vec![here], vec![mapped], vec![public, here], vec![here, public]];
-    let asked = Arc::new(AtomicUsize::new(0));
-    let (all, count) = (answers.clone(), asked.clone());
-    let parts = Parts {
-        store: app.app.store.clone(),
-        outbox: app.app.webhooks.outbox.clone(),
-        guard: Guard::default(),
-        lookup: Arc::new(move |host, _| {
-            assert_eq!(host, "hooks.example");
-            let addresses = all[count.fetch_add(1, Ordering::Relaxed)].clone();
-            Box::pin(async move { Ok(addresses) })
-        }),
-        secrets: Secrets::new(&Tenants::default(), &[], [1; 32]),
-        metrics: app.app.metrics.clone(),
-        clock: app.clock.clone(),
-        give_up_after: Duration::from_secs(86_400),
-        show: |_, _| b"{}".to_vec(),
-    };
-    let mut deliverer = Deliverer::new(Arc::new(Context::new(parts)));
-    for tries in 1..=answers.len() {
-        deliverer.tick().await.expect("the store works");
-        assert!(deliverer.finish_turns().await);
-        assert_eq!(asked.load(Ordering::Relaxed), tries, "once for each try");
-        let told = webhook(&app, &id).await;
-        assert_eq!(
-            (&told["status"], &told["attempts"], &told["last_status"]),
-            (&json!("pending"), &json!(tries), &json!(null))
-        );
-        assert!(told["last_error"].as_str().expect("a reason").contains("not public"), "{told}");
-        app.advance(Duration::from_secs(3600)).await;
-    }
-    assert!(listener.accept().now_or_never().is_none(), "nobody came");
     app.stop().await;
 }
 

@@ -42,6 +42,8 @@ mod memory;
 mod outages;
 /// What any API process knows of all others.
 mod stats;
+/// What is owed to receivers of result webhooks.
+mod owed;
 /// Processes that are told to stop.
 mod stopping;
 /// All of it at once, under load.

@@ -514,12 +514,13 @@ impl TestApp {
 
     /// Announces all ends that are due now.
     pub(crate) async fn announce(&mut self) {
-        loop {
-            self.deliverer.tick().await.expect("the store works");
-            if !self.deliverer.finish_turns().await {
-                return;
-            }
-        }
+        while self.announce_once().await {}
+    }
+
+    /// Looks once for what is due, and announces that; says whether it was anything.
+    pub(crate) async fn announce_once(&mut self) -> bool {
+        self.deliverer.tick().await.expect("the store works");
+        self.deliverer.finish_turns().await
     }
 
     /// Begins to announce the ends that are due now.
