@@ -139,6 +139,7 @@ impl Service {
             access: Arc::new(Access::new(keys, &config.server)),
             admission: Arc::new(admission),
             webhooks: webhooks.clone(),
+            bulk: tokio::sync::Mutex::default(),
             queue,
         });
         let deliverer = Deliverer::new(webhooks);

@@ -40,6 +40,7 @@ mod admission;
 mod audit;
 mod batch;
 mod body;
+mod bulk;
 mod callbacks;
 mod change;
 mod connection;
@@ -49,6 +50,7 @@ pub mod edge;
 mod error;
 mod events;
 mod feasible;
+mod filters;
 mod health;
 mod jobs;
 mod keys;
@@ -92,6 +94,8 @@ pub struct App {
     pub admission: Arc<Admission>,
     pub webhooks: Arc<crate::result_webhooks::Context>,
     pub events: Arc<Events>,
+    /// Whose turn it is to change many jobs.
+    pub bulk: tokio::sync::Mutex<()>,
     /// Redis, if the store needs it: `readyz` checks whether it can be reached.
     pub queue: Option<Redis>,
 }
@@ -123,6 +127,8 @@ pub fn router(app: Arc<App>) -> Router {
         .at(SUBMIT, Method::POST, "/jobs", jobs::submit)
         .at(READ, Method::GET, "/jobs", list::list)
         .at(SUBMIT, Method::POST, "/jobs/batch", batch::submit)
+        .at(SUBMIT, Method::POST, "/jobs/cancel", bulk::cancel)
+        .at(SUBMIT, Method::POST, "/jobs/replay", bulk::replay)
         .at(READ, Method::GET, "/jobs/{id}", jobs::find)
         .at(SUBMIT, Method::DELETE, "/jobs/{id}", change::erase)
         .at(READ, Method::GET, "/jobs/{id}/attempts", jobs::attempts)

@@ -24,7 +24,7 @@ use self::{
     upkeep::{sweep, unsent::Unsent},
 };
 use super::{
-    Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Store,
+    Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Slice, Store,
     StoreError, Submitted, Unsettled, Which, With,
     room::{Fitting, Load, MostWaiting, NoRoom},
     signals::Signals,
@@ -251,7 +251,17 @@ impl Store for RedisMongo {
     }
 
     async fn amend(&self, sees: &Sees, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
-        self.decide_on(sees, &which, now, decide).await
+        self.decide_on(sees, &which, now, &decide).await
+    }
+
+    async fn amend_all(
+        &self,
+        sees: &Sees,
+        jobs: &[JobId],
+        now: Time,
+        decide: Decide,
+    ) -> Result<Vec<Amended>, StoreError> {
+        self.decide_on_all(sees, jobs, now, &decide).await
     }
 
     async fn erase(&self, sees: &Sees, id: JobId) -> Result<Erased, StoreError> {
@@ -280,8 +290,8 @@ impl Store for RedisMongo {
         submit::recall(&self.core, tenant, key).await
     }
 
-    async fn list(&self, sees: &Sees, filter: Filter) -> Result<Page, StoreError> {
-        self.core.list(sees, &filter).await
+    async fn list(&self, sees: &Sees, filter: &Filter, slice: Slice) -> Result<Page, StoreError> {
+        self.core.list(sees, filter, slice).await
     }
 
     async fn prune(&self, before: Time) -> Result<bool, StoreError> {

@@ -9,7 +9,7 @@ use rusqlite::{Connection, config::DbConfig};
 use super::writer::BUSY;
 
 /// The schema in steps: `PRAGMA user_version` says how many have been made.
-const MIGRATIONS: [&str; 13] = [
+const MIGRATIONS: [&str; 14] = [
     include_str!("../../../migrations/0001_jobs.sql"),
     include_str!("../../../migrations/0002_live_limits.sql"),
     include_str!("../../../migrations/0003_calls.sql"),
@@ -23,6 +23,7 @@ const MIGRATIONS: [&str; 13] = [
     include_str!("../../../migrations/0011_result_webhooks.sql"),
     include_str!("../../../migrations/0012_heavy_jobs.sql"),
     include_str!("../../../migrations/0013_events.sql"),
+    include_str!("../../../migrations/0014_lists.sql"),
 ];
 
 /// Why the store could not be opened: a sentence for the operator.

@@ -183,6 +183,7 @@ async fn readiness(app: &App, roles: Roles, queue: &Redis) -> (u16, Value, Strin
         admission: app.admission.clone(),
         webhooks: app.webhooks.clone(),
         events: app.events.clone(),
+        bulk: tokio::sync::Mutex::default(),
         queue: Some(queue.clone()),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
