@@ -1,5 +1,5 @@
 # What a contributor does, and what CI does: the same.
-.PHONY: run test test-browser failover servers check fuzz fuzz-plain fuzz-api deny sbom bench load edge million webhooks referee compose-test
+.PHONY: run test test-browser failover servers check fuzz fuzz-plain fuzz-api deny sbom bench load edge bulk million webhooks referee compose-test
 
 run: ## the whole world: API, worker, embedded store, mock vendors; nothing else needed
 	cargo run --release --locked -- dev
@@ -50,6 +50,9 @@ load: ## k6 against both backends: latency, and whether anything was lost or any
 
 edge: ## what hostile clients cost everybody else: memory, probes, and the p99 of others; five minutes, against target/release or target/debug
 	load/edge
+
+bulk: ## 100,000 failed jobs replayed by a filter: the p99 of others' submits meanwhile, and that each is replayed once; two minutes, against target/release or target/debug
+	load/bulk $(ARGS)
 
 million: ## what GET /stats and /failures cost with a million ended jobs in the embedded store; two minutes, against target/release or target/debug
 	load/million $(SHARE)

@@ -148,6 +148,7 @@ impl Service {
             admission: Arc::new(admission),
             webhooks: webhooks.clone(),
             overview,
+            bulk: tokio::sync::Mutex::default(),
             queue,
         });
         let deliverer = Deliverer::new(webhooks);

@@ -304,13 +304,9 @@ impl Params {
 
     /// A name: not empty, and as long as names of vendors, tenants and tags can be.
     pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, ApiError> {
-        match self.take(name)? {
-            Some(text) if text.is_empty() => Err(invalid_parameter(name, "is empty; leave it out, or give it a value")),
-            Some(text) if text.chars().count() > MAX_NAME => {
-                Err(invalid_parameter(name, "is longer than 64 characters, and no name is"))
-            }
-            text => Ok(text),
-        }
+        let text = self.take(name)?;
+        text.as_deref().map_or(Ok(()), check_name).map_err(|what| invalid_parameter(name, what))?;
+        Ok(text)
     }
 
     pub(super) fn parse<T: FromStr>(&mut self, name: &str, expected: &str) -> Result<Option<T>, ApiError> {
@@ -324,6 +320,15 @@ impl Params {
             Some((name, _)) => Err(invalid_parameter(name, "is not a parameter of this path")),
             None => Ok(()),
         }
+    }
+}
+
+/// What is wrong with the name of a vendor, a tenant or a tag, if no such thing can have it.
+pub(super) fn check_name(name: &str) -> Result<(), &'static str> {
+    match name.chars().count() {
+        0 => Err("is empty; leave it out, or give it a value"),
+        length if length > MAX_NAME => Err("is longer than 64 characters, and no name is"),
+        _ => Ok(()),
     }
 }
 

@@ -39,6 +39,7 @@ mod admission;
 mod audit;
 mod batch;
 mod body;
+mod bulk;
 mod callbacks;
 mod change;
 mod connection;
@@ -50,6 +51,7 @@ mod error;
 mod events;
 mod failures;
 mod feasible;
+mod filters;
 mod health;
 mod jobs;
 mod keys;
@@ -102,6 +104,8 @@ pub struct App {
     pub webhooks: Arc<crate::result_webhooks::Context>,
     pub events: Arc<Events>,
     pub overview: Arc<Overview>,
+    /// Whose turn it is to change many jobs.
+    pub bulk: tokio::sync::Mutex<()>,
     /// Redis, if the store needs it: `readyz` checks whether it can be reached.
     pub queue: Option<Redis>,
 }
@@ -133,6 +137,8 @@ pub fn router(app: Arc<App>) -> Router {
         .at(SUBMIT, Method::POST, "/jobs", jobs::submit)
         .at(READ, Method::GET, "/jobs", list::list)
         .at(SUBMIT, Method::POST, "/jobs/batch", batch::submit)
+        .at(SUBMIT, Method::POST, "/jobs/cancel", bulk::cancel)
+        .at(SUBMIT, Method::POST, "/jobs/replay", bulk::replay)
         .at(READ, Method::GET, "/jobs/{id}", jobs::find)
         .at(SUBMIT, Method::DELETE, "/jobs/{id}", change::erase)
         .at(READ, Method::GET, "/jobs/{id}/attempts", jobs::attempts)

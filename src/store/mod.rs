@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+pub use self::filter::{Filter, Page, Slice};
 pub use crate::store_error::StoreError;
 
 use self::{failures::Failures, room::NoRoom};
@@ -17,6 +18,7 @@ use crate::{
 pub mod calls;
 pub mod events;
 pub mod failures;
+mod filter;
 pub mod keys;
 pub mod redis_mongo;
 pub mod room;
@@ -149,38 +151,6 @@ impl With {
     pub const NEITHER: With = With { payload: false, result: false };
 }
 
-/// Which jobs to list. Empty fields match all.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    pub status: Option<Status>,
-    pub vendor: Option<String>,
-    pub tenant: Option<String>,
-    pub tag: Option<String>,
-    pub created_after: Option<Time>,
-    pub created_before: Option<Time>,
-    /// Only jobs with a smaller id.
-    pub before: Option<JobId>,
-    pub limit: usize,
-}
-
-impl Filter {
-    /// Whether a job in the range matches the other fields.
-    pub fn matches(&self, job: &Job) -> bool {
-        self.status.is_none_or(|status| job.status == status)
-            && self.vendor.as_ref().is_none_or(|vendor| **vendor == *job.lane.vendor)
-            && self.tenant.as_ref().is_none_or(|tenant| **tenant == *job.lane.tenant)
-            && self.tag.as_ref().is_none_or(|tag| job.tags.contains(tag))
-    }
-}
-
-/// Some jobs, newest first, without payload and result.
-#[derive(Debug, Clone, Default)]
-pub struct Page {
-    pub jobs: Vec<Job>,
-    /// Where the next page begins; `None` at the end. A short page may have a next one.
-    pub next: Option<JobId>,
-}
-
 /// Whether a vendor has something to do. Cheap enough for every turn of its dispatcher.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ready {
@@ -249,6 +219,16 @@ pub trait Store: Send + Sync {
     /// An ended job that is to wait again needs room, as a new one does.
     async fn amend(&self, sees: &Sees, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError>;
 
+    /// The same for many jobs with one commit, for cancels and replays. Gives what became of the first of them, in their order: at least of one,
+    /// and of all unless they are too large for one commit. A job that cannot be read is [`Amended::Unknown`].
+    async fn amend_all(
+        &self,
+        sees: &Sees,
+        jobs: &[JobId],
+        now: Time,
+        decide: Decide,
+    ) -> Result<Vec<Amended>, StoreError>;
+
     /// Deletes a job that has ended, with its payload, its result and its attempts. Its idempotency key is kept as long as any other.
     async fn erase(&self, sees: &Sees, id: JobId) -> Result<Erased, StoreError>;
 
@@ -280,7 +260,7 @@ pub trait Store: Send + Sync {
     /// What was submitted under this tenant's key before, if anything was.
     async fn recall(&self, tenant: &str, key: &Idempotency) -> Result<Option<Submitted>, StoreError>;
 
-    async fn list(&self, sees: &Sees, filter: Filter) -> Result<Page, StoreError>;
+    async fn list(&self, sees: &Sees, filter: &Filter, slice: Slice) -> Result<Page, StoreError>;
 
     /// Counts the jobs that ended without a result after `since`, of one vendor or of all, by what was wrong. Looks at a bounded number.
     async fn failures(&self, sees: &Sees, vendor: Option<&str>, since: Time) -> Result<Failures, StoreError>;

@@ -4,7 +4,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use futures_util::{TryStreamExt as _, future::BoxFuture};
+use futures_util::{
+    TryStreamExt as _,
+    future::{BoxFuture, join_all},
+};
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use tokio::sync::oneshot;
 
@@ -25,6 +28,8 @@ use crate::{
     store::{Amended, Decide, Erased, Overdue, Sees, StoreError, Which, With},
 };
 
+/// Jobs of one request that are read, and then written, with one statement.
+const TOGETHER: usize = 100;
 /// How often a decision is retried because the job was changed meanwhile.
 const TRIES: usize = 10;
 
@@ -52,7 +57,7 @@ impl RedisMongo {
         sees: &Sees,
         which: &Which,
         now: Time,
-        decide: Decide,
+        decide: &Decide,
     ) -> Result<Amended, StoreError> {
         let mut is_too_large = false;
         for _ in 0..TRIES {
@@ -92,6 +97,45 @@ impl RedisMongo {
             }
         }
         Err(StoreError::Unavailable("too many others change the same job".into()))
+    }
+
+    /// The same for many jobs. Reads and writes that are made at the same time share statements. Gives what became of those before the first
+    /// error.
+    pub(super) async fn decide_on_all(
+        &self,
+        sees: &Sees,
+        jobs: &[JobId],
+        now: Time,
+        decide: &Decide,
+    ) -> Result<Vec<Amended>, StoreError> {
+        let one = |id: &JobId| {
+            let (which, id) = (Which::Id(*id), *id);
+            async move {
+                match self.decide_on(sees, &which, now, decide).await {
+                    // It does not keep the others from being changed.
+                    Err(StoreError::Corrupt(why)) => {
+                        tracing::error!(job = %id, why, "a job cannot be read, and is left as it is");
+                        Ok(Amended::Unknown)
+                    }
+                    amended => amended,
+                }
+            }
+        };
+        let mut amended = Vec::with_capacity(jobs.len());
+        for some in jobs.chunks(TOGETHER) {
+            for outcome in join_all(some.iter().map(one)).await {
+                match outcome {
+                    Ok(outcome) => amended.push(outcome),
+                    Err(error) if amended.is_empty() => return Err(error),
+                    Err(_) => return Ok(amended),
+                }
+            }
+            // Where there is no room, each of the others would count once more what waits.
+            if amended.iter().any(|outcome| matches!(outcome, Amended::NoRoom(..))) {
+                break;
+            }
+        }
+        Ok(amended)
     }
 }
 

@@ -28,7 +28,7 @@ pub use self::{
     truth::SCHEMA,
 };
 use super::{
-    Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Store,
+    Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Slice, Store,
     StoreError, Submitted, Unsettled, Which, With,
     failures::Failures,
     room::{Fitting, Load, MostWaiting, NoRoom},
@@ -259,7 +259,17 @@ impl Store for RedisMongo {
     }
 
     async fn amend(&self, sees: &Sees, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
-        self.decide_on(sees, &which, now, decide).await
+        self.decide_on(sees, &which, now, &decide).await
+    }
+
+    async fn amend_all(
+        &self,
+        sees: &Sees,
+        jobs: &[JobId],
+        now: Time,
+        decide: Decide,
+    ) -> Result<Vec<Amended>, StoreError> {
+        self.decide_on_all(sees, jobs, now, &decide).await
     }
 
     async fn erase(&self, sees: &Sees, id: JobId) -> Result<Erased, StoreError> {
@@ -300,8 +310,8 @@ impl Store for RedisMongo {
         submit::recall(&self.core, tenant, key).await
     }
 
-    async fn list(&self, sees: &Sees, filter: Filter) -> Result<Page, StoreError> {
-        self.core.list(sees, &filter).await
+    async fn list(&self, sees: &Sees, filter: &Filter, slice: Slice) -> Result<Page, StoreError> {
+        self.core.list(sees, filter, slice).await
     }
 
     async fn failures(&self, sees: &Sees, vendor: Option<&str>, since: Time) -> Result<Failures, StoreError> {

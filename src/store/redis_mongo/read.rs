@@ -9,7 +9,10 @@ use std::{
 };
 
 use futures_util::TryStreamExt as _;
-use mongodb::bson::{RawDocumentBuf, doc};
+use mongodb::{
+    bson::{RawDocumentBuf, doc},
+    options::Hint,
+};
 use tokio::sync::oneshot;
 
 use super::{
@@ -23,13 +26,11 @@ use crate::{
     clock::Time,
     job::{FailureCode, Job, JobId, Status},
     store::{
-        Backlog, Filter, Page, Sees, StoreError, With,
+        Backlog, Filter, Page, Sees, Slice, StoreError, With,
         failures::{Counting, Failures, MOST_EXAMINED},
     },
 };
 
-/// Rows that one page of a list looks at, at most.
-const EXAMINED: i64 = 5000;
 /// After this time failures are counted no further.
 const COUNTING: Duration = Duration::from_secs(2);
 
@@ -86,41 +87,53 @@ impl Core {
         }
     }
 
-    /// Looks at a bounded number of jobs from the newest on, and keeps those that match.
-    pub(super) async fn list(&self, sees: &Sees, filter: &Filter) -> Result<Page, StoreError> {
-        let last = JobId::from_bytes([0xff; 16]);
-        let before = filter.created_before.map(JobId::first_at);
-        let below = [filter.before, before].into_iter().flatten().min().unwrap_or(last);
-        let from = filter.created_after.map_or(JobId::from_bytes([0; 16]), JobId::first_at);
-        let range = doc! { "_id": { "$lt": docs::id_bson(below), "$gte": docs::id_bson(from) } };
+    /// Looks at a bounded number of jobs from the newest on, and keeps those that match. The index is named: with another one, the server would
+    /// pass by the jobs of all other tenants, or all jobs that have a result.
+    pub(super) async fn list(&self, sees: &Sees, filter: &Filter, slice: Slice) -> Result<Page, StoreError> {
+        let (from, below) = filter.ids(slice.before);
+        let mut range = doc! { "_id": { "$lt": docs::id_bson(below), "$gte": docs::id_bson(from) } };
+        let codes: Vec<&str> = filter.codes().into_iter().map(FailureCode::as_str).collect();
+        let first = if let Some(tenant) = filter.only_tenant(sees) {
+            range.insert("tenant", tenant);
+            Some("tenant")
+        } else if !codes.is_empty() {
+            range.insert("failure.code", doc! { "$in": codes });
+            Some("failure.code")
+        } else {
+            None
+        };
         let without = doc! { "payload": 0, "result": 0, "attempts": 0 };
         let jobs = self.mongo.jobs.clone_with_type::<RawDocumentBuf>();
-        let find = jobs.find(range).sort(doc! { "_id": -1 }).limit(EXAMINED).projection(without).max_time(PATIENCE);
-        let mut found = within(async { find.batch_size(500).await }).await?;
-        let (mut page, mut examined, mut last_read) = (Page::default(), 0, None);
-        while page.jobs.len() < filter.limit {
-            let (mut slice, mut read) = (Vec::with_capacity(500), 0);
+        let find = jobs.find(range).sort(doc! { "_id": -1 }).limit(i64::try_from(slice.examine).unwrap_or(i64::MAX));
+        let mut find = find.projection(without).max_time(PATIENCE).batch_size(500);
+        if let Some(field) = first {
+            find = find.hint(Hint::Keys(mongo::by_id_in(field)));
+        }
+        let mut found = within(async { find.await }).await?;
+        let (mut page, mut last) = (Page::default(), None);
+        while page.jobs.len() < slice.most {
+            let (mut some, mut read) = (Vec::with_capacity(500), 0);
             while read < 500 {
                 let Some(job) = within(found.try_next()).await? else { break };
                 read += 1;
                 let Some(id) = mongo::id_of(&job) else { continue };
-                last_read = Some(id);
-                slice.extend(self.mongo.unreadable.skip(id, mongo::read(&job)).map(|found| found.job));
+                last = Some(id);
+                some.extend(self.mongo.unreadable.skip(id, mongo::read(&job)).map(|found| found.job));
             }
-            self.show_leased(&mut slice).await;
-            examined += read;
+            self.show_leased(&mut some).await;
+            page.examined += read;
             let fits = |job: &Job| sees.includes(&job.lane.tenant) && filter.matches(job);
-            page.jobs.extend(slice.into_iter().filter(fits));
+            page.jobs.extend(some.into_iter().filter(fits));
             if read < 500 {
                 break;
             }
         }
-        // Having stopped early, whether by the limit or by the bound, there may be more.
-        if page.jobs.len() >= filter.limit {
-            page.jobs.truncate(filter.limit);
+        // If one of the bounds ended the walk, there may be more.
+        if page.jobs.len() >= slice.most {
+            page.jobs.truncate(slice.most);
             page.next = page.jobs.last().map(|job| job.id);
-        } else if examined == EXAMINED {
-            page.next = last_read;
+        } else if page.examined == slice.examine {
+            page.next = last;
         }
         Ok(page)
     }

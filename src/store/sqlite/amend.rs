@@ -17,102 +17,125 @@ use super::{
 use crate::{
     clock::{Nanos, Time},
     job::{Job, JobId, Status, lifecycle},
-    store::{Amended, Decide, Erased, Sees, StoreError, Which, With, room::NoRoom},
+    store::{Amended, Decide, Erased, Sees, StoreError, Which, room::NoRoom},
 };
 
-/// Changes one job by a decision about it as it is.
+/// Bytes of payload of the jobs that one request changes, about: each row is written again as a whole.
+const MOST_BYTES: u64 = 8 << 20;
+
+/// Changes jobs by a decision about each as it is.
 pub(super) struct Amend {
     sees: Sees,
-    which: Which,
+    jobs: Vec<Which>,
     decide: Decide,
     now: Time,
-    found: Option<Found>,
-    /// Its key, which this run or one before has taken off its shelf.
-    entry: Option<Entry>,
-    /// If it is to wait again: until it is in the index, or why it cannot.
-    room: Option<Result<Place, NoRoom>>,
-    reply: oneshot::Sender<Result<Amended, StoreError>>,
+    /// What became of the first of them.
+    found: Vec<Option<Found>>,
+    /// Their keys, which this run or one before has taken off their shelves.
+    entries: Vec<Option<Entry>>,
+    reply: oneshot::Sender<Result<Vec<Amended>, StoreError>>,
 }
 
 struct Found {
     row: Row,
     was: Job,
-    /// What it has become, if the decision was to change it.
+    /// What it becomes, if the decision was to change it.
     is: Option<Job>,
-    leased: bool,
+    /// The attempt that it is leased for.
+    attempt: Option<u32>,
+    /// If it is to wait again: its place until it is in the index, or why it has none.
+    room: Option<Result<Place, NoRoom>>,
 }
 
 impl Amend {
     pub(super) fn boxed(
         sees: Sees,
-        which: Which,
+        jobs: Vec<Which>,
         now: Time,
         decide: Decide,
-        reply: oneshot::Sender<Result<Amended, StoreError>>,
+        reply: oneshot::Sender<Result<Vec<Amended>, StoreError>>,
     ) -> Box<dyn Write> {
-        Box::new(Amend { sees, which, decide, now, found: None, entry: None, room: None, reply })
+        let (found, entries) = (Vec::with_capacity(jobs.len()), vec![None; jobs.len()]);
+        Box::new(Amend { sees, jobs, decide, now, found, entries, reply })
+    }
+
+    /// Takes the i-th job, if there is one to see, and decides. No worker can claim it from here on. One that has leased it is fenced off by the
+    /// attempt number.
+    fn take(&mut self, tx: &Tx<'_>, i: usize) -> rusqlite::Result<Option<Found>> {
+        let found = match read(tx, &self.jobs[i]) {
+            // It does not keep the others from being changed.
+            Err(error) if self.jobs.len() > 1 && rows::is_unreadable(&error) => {
+                tracing::error!(job = ?self.jobs[i], %error, "a job cannot be read, and is left as it is");
+                None
+            }
+            found => found?,
+        };
+        let Some((row, was)) = found.filter(|(_, job)| self.sees.includes(&job.lane.tenant)) else { return Ok(None) };
+        let attempt = {
+            let mut index = tx.core.index();
+            let attempt = index.leased_for(was.id);
+            let entry = &mut self.entries[i];
+            *entry = if attempt.is_none() { index.remove(row, was.stage).or(*entry) } else { None };
+            attempt
+        };
+        let is = (self.decide)(&was).map(|change| change.apply(&was, attempt.unwrap_or(0), self.now));
+        let waits_again = is.as_ref().filter(|job| was.status.has_ended() && !job.status.has_ended());
+        let room = waits_again.map(|job| tx.core.room.admit_again(&tx.core.index(), job));
+        let is = is.filter(|_| !matches!(room, Some(Err(_))));
+        Ok(Some(Found { row, was, is, attempt, room }))
     }
 }
 
 impl Write for Amend {
     fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        (self.found, self.room) = (None, None);
-        let is_seen = |(_, job): &(Row, Job)| self.sees.includes(&job.lane.tenant);
-        let Some((row, was)) = read(tx, &self.which)?.filter(is_seen) else { return Ok(()) };
-        // From here on no worker can claim it. A worker that has leased it is fenced off by the attempt number.
-        let attempt = {
-            let mut index = tx.core.index();
-            let attempt = index.leased_for(was.id);
-            self.entry = if attempt.is_none() { index.remove(row, was.stage).or(self.entry) } else { None };
-            attempt
-        };
-        let mut is = (self.decide)(&was).map(|change| change.apply(&was, attempt.unwrap_or(0), self.now));
-        if let Some(job) = is.as_ref().filter(|job| was.status.has_ended() && !job.status.has_ended()) {
-            let room = self.room.insert(tx.core.room.admit_again(&tx.core.index(), job));
-            is = is.filter(|_| room.is_ok());
+        self.found.clear();
+        let mut bytes = 0;
+        // All are taken before the first one is written: if that fails, all of them are put back.
+        while self.found.len() < self.jobs.len() && bytes < MOST_BYTES {
+            let found = self.take(tx, self.found.len())?;
+            bytes += found.as_ref().filter(|found| found.is.is_some()).map_or(0, |found| found.was.weight);
+            self.found.push(found);
         }
-        if let Some(job) = &is {
+        for found in self.found.iter().flatten() {
+            let Some(job) = &found.is else { continue };
             update(tx, job, None, Fence::Any)?;
-            if let Some(attempt) = attempt {
+            if let Some(attempt) = found.attempt {
                 mark::remove(tx, job.id, attempt)?;
             }
         }
-        self.found = Some(Found { row, was, is, leased: attempt.is_some() });
         Ok(())
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>, after: &mut After<'_>) {
-        let reply = match (outcome, self.found) {
-            (Err(error), found) => {
-                if let Some(found) = found {
-                    put_back(after, &found, self.entry);
+        let mut amended = Vec::with_capacity(self.found.len());
+        for (found, entry) in self.found.into_iter().zip(self.entries) {
+            amended.push(match found {
+                None => Amended::Unknown,
+                Some(Found { row, was, is: Some(job), room, .. }) if outcome.is_ok() => {
+                    // A refill in the same batch may have put it on its shelf again.
+                    after.index.remove(row, was.stage);
+                    after.index.unlease(job.id, None);
+                    reindex(after, row, &was, &job);
+                    drop(room);
+                    Amended::Changed(job)
                 }
-                Err(error)
-            }
-            (Ok(()), None) => Ok(Amended::Unknown),
-            (Ok(()), Some(Found { row, was, is: Some(job), .. })) => {
-                // A refill in the same batch may have put it on its shelf again.
-                after.index.remove(row, was.stage);
-                after.index.unlease(job.id, None);
-                reindex(after, row, &was, &job);
-                Ok(Amended::Changed(job))
-            }
-            (Ok(()), Some(found)) => {
-                put_back(after, &found, self.entry);
-                Ok(match self.room {
-                    Some(Err(why)) => Amended::NoRoom(found.was, why),
-                    _ => Amended::Left(found.was),
-                })
-            }
-        };
-        let _ = self.reply.send(reply);
+                Some(found) => {
+                    put_back(after, &found, entry);
+                    match found.room {
+                        Some(Err(why)) => Amended::NoRoom(found.was, why),
+                        _ => Amended::Left(found.was),
+                    }
+                }
+            });
+        }
+        let _ = self.reply.send(outcome.map(|()| amended));
     }
 }
 
 /// Puts a job that was not changed back on its shelf.
 fn put_back(after: &mut After<'_>, found: &Found, entry: Option<Entry>) {
-    let Found { row, was, leased, .. } = found;
-    if *leased || !was.needs_call() {
+    let Found { row, was, attempt, .. } = found;
+    if attempt.is_some() || !was.needs_call() {
         return;
     }
     // A refill in the same batch may have put it there already.
@@ -125,9 +148,9 @@ fn put_back(after: &mut After<'_>, found: &Found, entry: Option<Entry>) {
     after.ring(&was.lane.vendor);
 }
 
-/// A job as it is now, with its payload: the index needs its size.
+/// A job as it is now, with all that a decision about it needs.
 pub(super) fn read(tx: &Tx<'_>, which: &Which) -> rusqlite::Result<Option<(Row, Job)>> {
-    let select = rows::select(With { payload: true, result: false });
+    let select = rows::select_to_decide();
     match which {
         Which::Id(id) => {
             let sql = format!("{select} WHERE j.id = ?1");

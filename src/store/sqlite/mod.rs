@@ -26,7 +26,7 @@ use self::{
     writer::{After, Core, Write, Writer, queue_refills, request},
 };
 use super::{
-    Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Store,
+    Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Slice, Store,
     StoreError, Submitted, Unsettled, Which, With,
     failures::Failures,
     room::{Fitting, MostWaiting, NoRoom},
@@ -47,6 +47,7 @@ mod file;
 mod index;
 mod keys;
 mod leases;
+mod list;
 mod mark;
 mod queue;
 mod read;
@@ -160,6 +161,17 @@ impl Sqlite {
         request(&self.requests()?, |reply| Submit::boxed(jobs, now, place, reply)).await?
     }
 
+    async fn change(
+        &self,
+        sees: &Sees,
+        jobs: Vec<Which>,
+        now: Time,
+        decide: Decide,
+    ) -> Result<Vec<Amended>, StoreError> {
+        let sees = sees.clone();
+        request(&self.requests()?, |reply| Amend::boxed(sees, jobs, now, decide, reply)).await?
+    }
+
     fn requests(&self) -> Result<mpsc::Sender<Box<dyn Write>>, StoreError> {
         if let Some(why) = &*self.failed.borrow() {
             return Err(StoreError::Unavailable(why.clone()));
@@ -235,8 +247,18 @@ impl Store for Sqlite {
     }
 
     async fn amend(&self, sees: &Sees, which: Which, now: Time, decide: Decide) -> Result<Amended, StoreError> {
-        let sees = sees.clone();
-        request(&self.requests()?, |reply| Amend::boxed(sees, which, now, decide, reply)).await?
+        let amended = self.change(sees, vec![which], now, decide).await?.pop();
+        amended.ok_or_else(|| StoreError::Unavailable("the change was not made".into()))
+    }
+
+    async fn amend_all(
+        &self,
+        sees: &Sees,
+        jobs: &[JobId],
+        now: Time,
+        decide: Decide,
+    ) -> Result<Vec<Amended>, StoreError> {
+        self.change(sees, jobs.iter().copied().map(Which::Id).collect(), now, decide).await
     }
 
     async fn erase(&self, sees: &Sees, id: JobId) -> Result<Erased, StoreError> {
@@ -287,9 +309,9 @@ impl Store for Sqlite {
         self.readers.read(move |conn| queue::recall(conn, &tenant, &key)).await
     }
 
-    async fn list(&self, sees: &Sees, filter: Filter) -> Result<Page, StoreError> {
-        let (core, sees) = (Arc::clone(&self.core), sees.clone());
-        self.readers.read(move |conn| read::list(conn, &sees, &filter, &core)).await
+    async fn list(&self, sees: &Sees, filter: &Filter, slice: Slice) -> Result<Page, StoreError> {
+        let (core, sees, filter) = (Arc::clone(&self.core), sees.clone(), filter.clone());
+        self.readers.read(move |conn| list::list(conn, &sees, &filter, slice, &core)).await
     }
 
     async fn failures(&self, sees: &Sees, vendor: Option<&str>, since: Time) -> Result<Failures, StoreError> {

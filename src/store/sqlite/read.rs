@@ -1,4 +1,4 @@
-//! Reading jobs for people: one by its id, its attempts, lists. On connections of their own, beside the writer.
+//! Reading jobs: one by its id, its attempts, those that were just leased. On connections of their own, beside the writer.
 //!
 //! Never keeps a connection busy for longer than one bounded statement, so that the write-ahead log can be emptied.
 
@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, named_params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use tokio::sync::Semaphore;
 
 use super::{index::Claimed, rows, writer::Core};
@@ -15,13 +15,11 @@ use crate::{
     clock::{Nanos, Time},
     job::{Attempts, FailureCode, Job, JobId, Status},
     store::{
-        Filter, Lease, Page, Sees, StoreError, With,
+        Lease, Sees, StoreError, With,
         failures::{Counting, Failures, Group, MOST_EXAMINED},
     },
 };
 
-/// Rows that one page of a list looks at, at most.
-const EXAMINED: usize = 5000;
 /// Longer reads at once; others wait. Reads of one row are bounded by the runtime's threads.
 const CONNECTIONS: usize = 4;
 
@@ -108,7 +106,7 @@ pub(super) fn leased(conn: &Connection, claimed: Vec<Claimed>, until: Nanos) -> 
     let mut leases = Vec::with_capacity(claimed.len());
     {
         let columns = rows::columns(With { payload: true, result: false });
-        let sql = format!("SELECT {columns} FROM {} WHERE j.n = ?1", rows::TABLES);
+        let sql = format!("SELECT {columns} FROM jobs j {} WHERE j.n = ?1", rows::WEBHOOKS);
         let mut statement = tx.prepare_cached(&sql)?;
         for Claimed { entry, stage, lane } in claimed {
             let n = entry.place.1;
@@ -128,43 +126,6 @@ pub(super) fn attempts(conn: &Connection, sees: &Sees, id: JobId) -> rusqlite::R
         .query_row([id.as_bytes()], |row| Ok((row.get::<_, Option<Vec<u8>>>(0)?, row.get::<_, String>(1)?)))
         .optional()?;
     found.filter(|(_, tenant)| sees.includes(tenant)).map(|(json, _)| rows::attempts(json)).transpose()
-}
-
-/// Reads a bounded number of jobs, newest first, and keeps those that match.
-/// The row of a leased job still says `pending`, so the status is compared here and not in SQL.
-pub(super) fn list(conn: &Connection, sees: &Sees, filter: &Filter, core: &Core) -> rusqlite::Result<Page> {
-    let select = rows::select(With::NEITHER);
-    let sql = format!("{select} WHERE j.id < :below AND j.id >= :from ORDER BY j.id DESC LIMIT :most");
-    let last = JobId::from_bytes([0xff; 16]);
-    let created_before = filter.created_before.map(JobId::first_at);
-    let below = [filter.before, created_before].into_iter().flatten().min().unwrap_or(last);
-
-    let from = filter.created_after.map_or(JobId::from_bytes([0; 16]), JobId::first_at);
-    let mut statement = conn.prepare_cached(&sql)?;
-    let mut found = statement.query(named_params! {
-        ":below": below.as_bytes(),
-        ":from": from.as_bytes(),
-        ":most": EXAMINED,
-    })?;
-    let mut page = Page::default();
-    let (mut examined, mut last_id) = (0, None);
-    while let Some(row) = found.next()? {
-        examined += 1;
-        let Some((_, job)) = rows::skip_unreadable(row.get(0)?, rows::with_lane(row))? else { continue };
-        last_id = Some(job.id);
-        let job = overlay(job, core);
-        if sees.includes(&job.lane.tenant) && filter.matches(&job) {
-            page.jobs.push(job);
-        }
-        if page.jobs.len() == filter.limit {
-            break;
-        }
-    }
-    // If the limit or the bound ended the read, there may be more.
-    if page.jobs.len() == filter.limit || examined == EXAMINED {
-        page.next = last_id;
-    }
-    Ok(page)
 }
 
 /// Counts jobs that ended without a result, newest first. But for the one example of each group, it reads nothing but their index.

@@ -14,26 +14,40 @@ use crate::{
     store::With,
 };
 
-/// The columns that [`job`] reads, from [`TABLES`]. Payload and result are empty unless they are wanted.
+/// The columns that [`job`] reads, from jobs `j` and [`WEBHOOKS`]. Payload and result are empty unless they are wanted.
 pub(super) fn columns(with: With) -> String {
+    // What is stored behind the payload costs as much to read as the payload.
+    let payload = if with.payload { "j.payload, j.unanswered, j.fetch" } else { "NULL, 0, NULL" };
+    all_columns(payload, if with.result { "j.result" } else { "NULL" })
+}
+
+fn all_columns(payload: &str, result: &str) -> String {
     format!(
         "j.n, j.lane, j.id, j.status, j.stage, j.due_at, j.answer_by, j.deadline_at, j.deadline_within, j.run, j.tries, j.attempt, \
-         j.updated_at, j.finished_at, j.failure_code, j.failure, j.ticket, j.tags, {}, {}, j.said, j.slowed, length(j.payload), {}",
-        // What is stored behind the payload costs as much to read as the payload.
-        if with.payload { "j.payload, j.unanswered, j.fetch" } else { "NULL, 0, NULL" },
-        if with.result { "j.result" } else { "NULL" },
+         j.updated_at, j.finished_at, j.failure_code, j.failure, j.ticket, j.tags, {payload}, {result}, j.said, j.slowed, \
+         length(j.payload), {}",
         webhooks::COLUMNS
     )
 }
 
-/// Jobs, each with where its end is announced.
-pub(super) const TABLES: &str = "jobs j LEFT JOIN result_webhooks w ON w.id = j.id";
+/// Where the ends of jobs are announced.
+pub(super) const WEBHOOKS: &str = "LEFT JOIN result_webhooks w ON w.id = j.id";
 /// The first column of that.
 const WEBHOOK: usize = 25;
 
 /// A statement, without its condition, that reads jobs with their lanes for [`with_lane`].
 pub(super) fn select(with: With) -> String {
-    format!("SELECT {}, l.vendor, l.priority, l.tenant FROM {TABLES} JOIN lanes l ON l.lane = j.lane", columns(with))
+    select_from("jobs j", &columns(with))
+}
+
+/// The same without payload and result, but with all that a decision about a job needs.
+pub(super) fn select_to_decide() -> String {
+    select_from("jobs j", &all_columns("NULL, j.unanswered, j.fetch", "NULL"))
+}
+
+/// The same for some columns of jobs `j`, with an index, or a join before them.
+pub(super) fn select_from(jobs: &str, columns: &str) -> String {
+    format!("SELECT {columns}, l.vendor, l.priority, l.tenant FROM {jobs} {WEBHOOKS} JOIN lanes l ON l.lane = j.lane")
 }
 
 /// Reads a job and its lane.

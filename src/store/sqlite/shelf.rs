@@ -26,7 +26,7 @@ pub(super) struct Entry {
     pub(super) id: JobId,
     /// When its row was last written.
     pub(super) set_at: Time,
-    /// The size of its payload.
+    /// The size of its payload; a small one may count as nothing.
     pub(super) bytes: u32,
     /// All attempts so far: the fence.
     pub(super) attempt: u32,
@@ -40,7 +40,13 @@ impl Entry {
     }
 
     pub(super) fn of(n: i64, job: &Job) -> Entry {
-        Entry::new((job.due_at.0, n), job.id, job.updated_at, job.payload.len(), job.attempt)
+        Entry::new(
+            (job.due_at.0, n),
+            job.id,
+            job.updated_at,
+            usize::try_from(job.weight).unwrap_or(usize::MAX),
+            job.attempt,
+        )
     }
 
     /// Whether it waits for a wall-clock time that the caller named (`not_before`). All others wait for a duration, or not at all.

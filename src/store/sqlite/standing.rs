@@ -148,12 +148,15 @@ pub(super) fn due_in_lane(conn: &Connection, lane: &Lane, most: u64, core: &Core
 /// The index at start: the lanes with work, the counts by vendor, the earliest alarm. And the number of the newest job.
 pub(super) fn read_index(conn: &Connection) -> rusqlite::Result<(Index, i64)> {
     let mut index = Index::default();
-    // Each half uses an index of the table: jobs that wait for a call or a poll, and jobs with an alarm (one that awaits a callback has one).
+    // Each half uses an index of the jobs that are alive: those that wait for a call or a poll, and those with an alarm (one that awaits a
+    // callback has one).
     let mut counts = conn.prepare(
         "SELECT l.lane, l.vendor, l.priority, l.tenant, c.stage, c.jobs
-         FROM (SELECT lane, stage, count(*) AS jobs FROM jobs WHERE stage < 2 GROUP BY lane, stage
+         FROM (SELECT lane, stage, count(*) AS jobs FROM jobs INDEXED BY jobs_waiting
+                 WHERE stage < 2 GROUP BY lane, stage
                UNION ALL
-               SELECT lane, stage, count(*) FROM jobs WHERE alarm_at IS NOT NULL AND stage = 2 GROUP BY lane) c
+               SELECT lane, stage, count(*) FROM jobs INDEXED BY jobs_alarm
+                 WHERE alarm_at IS NOT NULL AND stage = 2 GROUP BY lane) c
          JOIN lanes l ON l.lane = c.lane",
     )?;
     let mut found = counts.query([])?;
@@ -169,7 +172,7 @@ pub(super) fn read_index(conn: &Connection) -> rusqlite::Result<(Index, i64)> {
     }
     drop(found);
     let mut heavy = conn.prepare(&format!(
-        "SELECT l.vendor, l.tenant, sum(length(j.payload)) FROM jobs j JOIN lanes l ON l.lane = j.lane
+        "SELECT l.vendor, l.tenant, sum(length(j.payload)) FROM jobs j INDEXED BY jobs_heavy JOIN lanes l ON l.lane = j.lane
          WHERE j.stage < 3 AND length(j.payload) > {SMALL_PAYLOAD} GROUP BY j.lane"
     ))?;
     let mut found = heavy.query([])?;

@@ -90,8 +90,8 @@ impl Write for Prune {
     }
 }
 
-/// Deletes some lanes without jobs; says how many. To look for the jobs of each lane would need one more index of all jobs. Instead: a lane
-/// whose last number is below that of the oldest job has no jobs. The first `OLDEST` jobs are looked at one by one, so that a few jobs that
+/// Deletes some lanes without jobs; says how many. The jobs of each lane are not looked for: a lane whose last number is below that of the
+/// oldest job has none. The first `OLDEST` jobs are looked at one by one, so that a few jobs that
 /// stay for long do not keep all lanes.
 fn drop_idle_lanes(tx: &mut Tx<'_>) -> rusqlite::Result<usize> {
     const OLDEST: usize = 1000;

@@ -5,6 +5,7 @@ mod admission;
 mod answers;
 mod asks;
 mod breaker;
+mod bulk;
 mod callbacks;
 mod connecting;
 mod credentials;

@@ -184,6 +184,7 @@ async fn readiness(app: &App, roles: Roles, queue: &Redis) -> (u16, Value, Strin
         webhooks: app.webhooks.clone(),
         events: app.events.clone(),
         overview: app.overview.clone(),
+        bulk: tokio::sync::Mutex::default(),
         queue: Some(queue.clone()),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -40,10 +40,10 @@ mod faults;
 mod memory;
 /// MongoDB or Redis is away.
 mod outages;
-/// What any API process knows of all others.
-mod stats;
 /// What is owed to receivers of result webhooks.
 mod owed;
+/// What any API process knows of all others.
+mod stats;
 /// Processes that are told to stop.
 mod stopping;
 /// All of it at once, under load.

@@ -9,7 +9,7 @@ use std::{
 use fetchgate::{
     job::{Deadline, JobId, Priority, Status},
     store::{
-        Filter, Sees, StoreError,
+        Filter, Sees, Slice, StoreError,
         sqlite::{OpenError, Sqlite},
     },
 };
@@ -97,7 +97,7 @@ async fn a_row_that_cannot_be_read_hides_no_other() {
     let (bad, good) = ([ids[0], ids[2], ids[3]], [ids[1], ids[4], ids[5]]);
     // As they are found by a claim that knew them before, and after a restart.
     for _ in 0..2 {
-        let page = t.store.list(&Sees::All, Filter { limit: 10, ..Filter::default() }).await.expect("a page");
+        let page = t.store.list(&Sees::All, &Filter::default(), Slice::page(None, 10)).await.expect("a page");
         assert_eq!(page.jobs.iter().rev().map(|job| job.id).collect::<Vec<_>>(), good);
         let leases = t.claim_all("v").await;
         assert_eq!(leases.iter().map(|lease| lease.job.id).collect::<Vec<_>>(), good);

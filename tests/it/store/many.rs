@@ -10,7 +10,7 @@ use fastrand::Rng;
 use fetchgate::{
     clock::Time,
     job::{FailureCode, Job, JobId, Priority, Stage, Status, lifecycle, lifecycle::Next},
-    store::{Amended, Filter, Lease, Sees, Settled, Which, redis_mongo::VendorWork},
+    store::{Amended, Filter, Lease, Sees, Settled, Slice, Which, redis_mongo::VendorWork},
 };
 use tokio::task::JoinSet;
 
@@ -309,8 +309,9 @@ impl World {
         self.doubt(|_, until| until <= now);
         self.processes[process].store.reclaim().await.expect("the store works");
         // Those that were lost too often have been given up.
-        let all = Filter { limit: 100_000, ..Filter::default() };
-        for job in self.processes[process].store.list(&Sees::All, all).await.expect("the store works").jobs {
+        let (store, all) = (&self.processes[process].store, Filter::default());
+        let page = store.list(&Sees::All, &all, Slice::page(None, 100_000)).await.expect("the store works");
+        for job in page.jobs {
             if job.status.has_ended() && !self.jobs[&job.id].ended {
                 let called = self.jobs[&job.id].called;
                 let code = if called { FailureCode::UnknownOutcome } else { FailureCode::Crashed };

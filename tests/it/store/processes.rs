@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use fetchgate::{
     clock::Clock,
     job::{FailureCode, Idempotency, JobId, NewJob, Priority, Status, lifecycle, lifecycle::Next},
-    store::{Ahead, Claim, Sees, Settled, Submitted, Which, redis_mongo::VendorWork},
+    store::{Ahead, Claim, Filter, Sees, Settled, Slice, Submitted, Which, redis_mongo::VendorWork},
 };
 use tokio::task::JoinSet;
 
@@ -103,8 +103,9 @@ async fn no_more_calls_are_open_than_may_be_however_many_processes_claim() {
             processes[2].store.amend(&Sees::All, Which::Id(id), site.now(), decide).await.unwrap();
             ended += 1;
         }
-        let page = fetchgate::store::Filter { status: Some(Status::Processing), limit: 99, ..Default::default() };
-        open = processes[1].store.list(&Sees::All, page).await.unwrap().jobs.into_iter().map(|job| job.id).collect();
+        let processing = Filter { statuses: vec![Status::Processing], ..Filter::default() };
+        let page = processes[1].store.list(&Sees::All, &processing, Slice::page(None, 99)).await.unwrap();
+        open = page.jobs.into_iter().map(|job| job.id).collect();
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use fetchgate::{
     job::{FailureCode, JobId, Priority, Status, lifecycle},
-    store::{Sees, Settled, Which, With, redis_mongo::VendorWork},
+    store::{Filter, Sees, Settled, Slice, Which, With, redis_mongo::VendorWork},
 };
 use futures_util::future::join_all;
 use mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
@@ -199,7 +199,7 @@ async fn rule_8_neither_a_bad_entry_nor_an_unreadable_job_stops_its_neighbours()
     assert_eq!(claimed, [before[0], before[2]].into_iter().chain(after).collect());
     site.clock.advance(LEASE);
     assert_eq!(b.store.reclaim().await.unwrap(), 0, "nothing is held");
-    let page = b.store.list(&Sees::All, fetchgate::store::Filter { limit: 10, ..Default::default() }).await.unwrap();
+    let page = b.store.list(&Sees::All, &Filter::default(), Slice::page(None, 10)).await.unwrap();
     assert_eq!(page.jobs.len(), 5, "and the others can be listed");
     let asked: Vec<JobId> = before.iter().copied().cycle().take(30).collect();
     let found = join_all(asked.iter().map(|id| b.store.find(&Sees::All, *id, With::NEITHER))).await;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use fetchgate::{
     job::{Deadline, JobId, NewJob, Priority},
-    store::{Filter, Sees},
+    store::{Filter, Sees, Slice},
 };
 use mongodb::bson::{Binary, Bson, Document, doc, spec::BinarySubtype};
 
@@ -81,10 +81,9 @@ async fn a_list_goes_on_behind_them() {
         others.extend(submit(&t, 500).await);
     }
     make_unreadable(&site, &others[..1000]).await;
-    let mut filter = Filter { tag: Some("x".into()), limit: 10, ..Filter::default() };
-    let first = t.store.list(&Sees::All, filter.clone()).await.unwrap();
+    let filter = Filter { tag: Some("x".into()), ..Filter::default() };
+    let first = t.store.list(&Sees::All, &filter, Slice::page(None, 10)).await.unwrap();
     assert!(first.jobs.is_empty() && first.next.is_some(), "so many are looked at for one page");
-    filter.before = first.next;
-    let second = t.store.list(&Sees::All, filter).await.unwrap();
+    let second = t.store.list(&Sees::All, &filter, Slice::page(first.next, 10)).await.unwrap();
     assert_eq!(second.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), wanted);
 }

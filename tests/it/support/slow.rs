@@ -7,8 +7,8 @@ use fetchgate::{
     clock::{Clock, Time},
     job::{Attempt, Attempts, Idempotency, Job, JobId, Lane, NewJob, lifecycle::Change},
     store::{
-        Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Store,
-        StoreError, Submitted, Unsettled, Which, With, failures::Failures, signals::Signals,
+        Ahead, Amended, Backlog, Claim, Decide, Erased, Filter, Lease, Overdue, Page, Ready, Sees, Settled, Slice,
+        Store, StoreError, Submitted, Unsettled, Which, With, failures::Failures, signals::Signals,
     },
 };
 
@@ -57,6 +57,16 @@ impl Store for SlowStore {
         self.takes(self.store.amend(sees, which, now, decide)).await
     }
 
+    async fn amend_all(
+        &self,
+        sees: &Sees,
+        jobs: &[JobId],
+        now: Time,
+        decide: Decide,
+    ) -> Result<Vec<Amended>, StoreError> {
+        self.takes(self.store.amend_all(sees, jobs, now, decide)).await
+    }
+
     async fn erase(&self, sees: &Sees, id: JobId) -> Result<Erased, StoreError> {
         self.takes(self.store.erase(sees, id)).await
     }
@@ -81,8 +91,8 @@ impl Store for SlowStore {
         self.takes(self.store.recall(tenant, key)).await
     }
 
-    async fn list(&self, sees: &Sees, filter: Filter) -> Result<Page, StoreError> {
-        self.takes(self.store.list(sees, filter)).await
+    async fn list(&self, sees: &Sees, filter: &Filter, slice: Slice) -> Result<Page, StoreError> {
+        self.takes(self.store.list(sees, filter, slice)).await
     }
 
     async fn failures(&self, sees: &Sees, vendor: Option<&str>, since: Time) -> Result<Failures, StoreError> {

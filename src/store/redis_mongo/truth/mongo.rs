@@ -142,7 +142,7 @@ impl Mongo {
     }
 
     async fn make_indexes(&self) -> Result<(), StoreError> {
-        // Each has only the documents that have one of its fields, usually the first, and of an ended job only its event.
+        // Each has only the documents that have one of its fields, usually the first; of a job with a result only its event and its tenant.
         let index = |(field, keys): (&str, Document)| {
             let only = doc! { field: { "$exists": true } };
             IndexModel::builder()
@@ -157,6 +157,8 @@ impl Mongo {
             ("ticket", doc! { "ticket": 1, "vendor": 1 }),
             ("webhook_to", doc! { "webhook_to": 1, "webhook_at": 1 }),
             (EVENT_AT, doc! { EVENT_AT: 1, "_id": 1 }),
+            ("tenant", by_id_in("tenant")),
+            ("failure.code", by_id_in("failure.code")),
         ];
         // Jobs that ended without a result: a job that goes on has no end, and one with a result no failure.
         let failed = doc! { "finished_at": { "$exists": true }, "failure": { "$exists": true } };
@@ -368,6 +370,11 @@ impl Mongo {
         // What is still under way is cut off: whoever closes has waited for what matters.
         let _ = tokio::time::timeout(PATIENCE, self.client.clone().shutdown().immediate(true)).await;
     }
+}
+
+/// The index for lists of the jobs that have the same in this field.
+pub(crate) fn by_id_in(field: &str) -> Document {
+    doc! { field: 1, "_id": 1 }
 }
 
 /// A job from its document.
