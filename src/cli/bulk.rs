@@ -161,9 +161,8 @@ impl Jobs<'_> {
             let mut cursor = None;
             loop {
                 let body = json!({ "filter": fields, "dry_run": dry_run, "cursor": cursor, "all": fields.is_empty() });
-                let body = without_nulls(body);
-                let call = Call::post(format!("/jobs/{}", self.change.verb()));
-                let call = Call { body: Some((JSON, body.into())), wait: PATIENCE, ..call };
+                let body = Some((JSON, body.to_string().into()));
+                let call = Call { body, wait: PATIENCE, ..Call::post(format!("/jobs/{}", self.change.verb())) };
                 let counts: Counts = self.service.call(call).await?.read()?;
                 matched += counts.matched;
                 bar.inc(counts.done);
@@ -202,14 +201,6 @@ impl Jobs<'_> {
         }
         Ok(matched)
     }
-}
-
-/// A body without the members that are null.
-fn without_nulls(mut body: serde_json::Value) -> String {
-    if let Some(members) = body.as_object_mut() {
-        members.retain(|_, value| !value.is_null());
-    }
-    body.to_string()
 }
 
 /// On stderr, and hidden when that is no terminal.

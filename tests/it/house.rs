@@ -61,6 +61,7 @@ fn every_file_named_in_the_documents_exists() {
         "CONTRIBUTING.md",
         "docs/vendors.md",
         "docs/callers.md",
+        "docs/cli.md",
         "examples/README.md",
         "docs/mock-vendors.md",
         "docs/recipes/README.md",
