@@ -79,11 +79,15 @@ struct LimitView {
 
 /// `GET /vendors`
 pub(super) async fn list(State(app): State<Arc<App>>, by: By, _: NoParams) -> Result<Response, ApiError> {
+    #[derive(Serialize)]
+    struct List {
+        vendors: Vec<VendorView>,
+    }
     let mut vendors = Vec::new();
     for vendor in app.vendors.iter() {
         vendors.push(view(&app, by.sees(), vendor).await);
     }
-    Ok(dto::json(StatusCode::OK, &serde_json::json!({ "vendors": vendors })))
+    Ok(dto::json(StatusCode::OK, &List { vendors }))
 }
 
 /// `GET /vendors/{name}`

@@ -18,13 +18,17 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep_until, timeout};
 use url::Url;
 
-use super::{Failure, Output, print};
+use super::{
+    Failure, Output, print,
+    problem::Problem,
+    times::{Times, ZoneArgs},
+    why::JobState,
+};
 use crate::{
     config::{Secret, parse_duration, write_duration},
-    job::Status,
     vendor::{
         error::CallError,
-        http::{Client, Origin, Reply},
+        http::{Client, Connection, Origin, Reply},
     },
 };
 
@@ -32,6 +36,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The time of one long poll: shorter than the time-outs of usual proxies.
 const LONG_POLL: Duration = Duration::from_secs(30);
+/// A stream that is silent for longer is taken for dead: the service sends a comment every 15 seconds.
+const SILENCE: Duration = Duration::from_secs(45);
 /// The least time between two requests for a job, in case the service answers a long poll at once.
 const REST: Duration = Duration::from_millis(250);
 /// The longest that `--wait` takes: a hundred days.
@@ -42,25 +48,28 @@ const SEGMENT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 pub(super) const JSON: &str = "application/json";
 pub(super) const NDJSON: &str = "application/x-ndjson";
 
-/// Where a running service is.
+/// Where a running service is. The variables are read here and not by clap, whose usage lines would show the flags as required if they are set.
 #[derive(Debug, Args)]
 pub(super) struct Target {
-    /// Where the service is
-    #[arg(long, value_name = "URL", env = "FETCHGATE_URL", hide_env_values = true)]
-    #[arg(default_value = Target::DEFAULT)]
-    pub(super) url: String,
-    /// The key, if the service wants one; in FETCHGATE_KEY other users of this machine do not see it
-    #[arg(long, value_name = "KEY", env = "FETCHGATE_KEY", hide_env_values = true, value_parser = secret)]
-    pub(super) key: Option<Secret>,
+    /// Where the service is [env: FETCHGATE_URL] [default: http://127.0.0.1:8000]
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// The key, if the service wants one; in FETCHGATE_KEY other users of this machine do not see it [env: FETCHGATE_KEY]
+    #[arg(long, value_name = "KEY", value_parser = secret)]
+    key: Option<Secret>,
 }
 
 fn secret(text: &str) -> Result<Secret, Infallible> {
     Ok(Secret::new(text.to_owned()))
 }
 
-impl Target {
-    pub(super) const DEFAULT: &str = "http://127.0.0.1:8000";
+/// A variable of the environment; an empty one counts as unset.
+pub(super) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
+
+/// Where a service is if nothing says so.
+pub(super) const DEFAULT_URL: &str = "http://127.0.0.1:8000";
 
 /// Arguments of all commands that use a running service.
 #[derive(Debug, Args)]
@@ -70,9 +79,16 @@ pub(super) struct Talk {
     /// How the answer is printed
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     pub(super) output: Output,
+    #[command(flatten)]
+    zone: ZoneArgs,
 }
 
 impl Talk {
+    /// How times are shown, as of now.
+    pub(super) fn times(&self) -> Times {
+        self.zone.times()
+    }
+
     /// Makes one request and prints its answer: for people as `view` has it.
     pub(super) async fn ask<F>(&self, call: Call<'_>, view: F) -> Result<(), Failure>
     where
@@ -102,6 +118,8 @@ pub(super) struct Call<'a> {
     pub(super) idempotency_key: Option<&'a str>,
     /// Only if this is still the version.
     pub(super) if_match: Option<String>,
+    /// For a stream: only what came after this event.
+    pub(super) last_event_id: Option<&'a str>,
     /// How long the service may wait before it answers (a long poll).
     pub(super) wait: Duration,
 }
@@ -114,6 +132,7 @@ impl Call<'_> {
             body: None,
             idempotency_key: None,
             if_match: None,
+            last_event_id: None,
             wait: Duration::ZERO,
         }
     }
@@ -147,85 +166,20 @@ pub(super) fn read<'a, T: Deserialize<'a>>(json: &'a RawValue) -> Result<T, Fail
     Ok(serde_json::from_str(json.get()).map_err(strange)?)
 }
 
-/// What commands need to know about a job.
-#[derive(Debug, Deserialize)]
-pub(super) struct JobState {
-    pub(super) request_id: String,
-    pub(super) status: Status,
-    pub(super) error: Option<JobError>,
-    pub(super) blocked_on: Option<String>,
-    pub(super) eligible_at: Option<String>,
-    pub(super) position: Option<u64>,
-    pub(super) position_at_least: Option<u64>,
-    pub(super) eta: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct JobError {
-    pub(super) code: String,
-    message: String,
-}
-
-impl JobState {
-    /// The outcome for the exit code, for commands that wait for the end of a job.
-    pub(super) fn verdict(&self) -> Result<(), Failure> {
-        let JobState { request_id, status, .. } = self;
-        let why = match (&self.error, &self.blocked_on) {
-            (Some(JobError { code, message }), _) => format!(": {message} ({code})"),
-            (None, Some(blocked_on)) => format!(", blocked on {blocked_on}"),
-            (None, None) => String::new(),
-        };
-        let sentence = match status {
-            Status::Complete => return Ok(()),
-            Status::Pending | Status::Processing => {
-                format!(
-                    "the job has not ended yet: it is {}{why}; `fetchgate jobs watch {request_id}` follows it",
-                    status.as_str()
-                )
-            }
-            Status::Failed | Status::Cancelled | Status::Expired => format!("the job is {}{why}", status.as_str()),
-        };
-        Err(Failure::No(anyhow!(print::shown(&sentence))))
-    }
-}
-
-/// An error of the service (RFC 9457), or of one job of a batch.
-#[derive(Debug, Deserialize)]
-pub(super) struct Problem {
-    detail: String,
-    code: String,
-    #[serde(default)]
-    errors: Vec<FieldError>,
-}
-
-#[derive(Debug, Deserialize)]
-struct FieldError {
-    pointer: String,
-    detail: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", print::shown(&self.detail), print::shown(&self.code))?;
-        for FieldError { pointer, detail } in &self.errors {
-            // If one field is wrong, the detail often says the same.
-            let said = self.errors.len() == 1 && self.detail.contains(pointer) && self.detail.contains(detail);
-            if !said {
-                write!(f, "\n  {}: {}", print::shown(pointer), print::shown(detail))?;
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Service {
     pub(super) fn at(target: &Target) -> Result<Service, Failure> {
+        let url = target.url.clone().or_else(|| variable("FETCHGATE_URL"));
+        let key = target.key.clone().or_else(|| variable("FETCHGATE_KEY").map(Secret::new));
+        Service::new(&url.unwrap_or_else(|| DEFAULT_URL.to_owned()), key.as_ref())
+    }
+
+    pub(super) fn new(url: &str, key: Option<&Secret>) -> Result<Service, Failure> {
         // The text itself is not repeated: there may be a password in it.
         let wrong = |what: &str| {
             let sentence = format!("--url (or FETCHGATE_URL) {what}; write it like http://127.0.0.1:8000");
             Err(Failure::Usage(anyhow!(sentence)))
         };
-        let url = match Url::parse(&target.url) {
+        let url = match Url::parse(url) {
             Ok(url) => url,
             Err(error) => return wrong(&format!("is not a URL: {error}")),
         };
@@ -244,7 +198,7 @@ impl Service {
         let unsendable = |_: InvalidHeaderValue| {
             Failure::Usage(anyhow!("--key (or FETCHGATE_KEY) has characters that no key has; is a line break in it?"))
         };
-        let authorization = target.key.as_ref().map(bearer).transpose().map_err(unsendable)?;
+        let authorization = key.map(bearer).transpose().map_err(unsendable)?;
         Ok(Service { client: Client::new(), origin, url, authorization })
     }
 
@@ -252,15 +206,35 @@ impl Service {
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Answer, Failure> {
         let reply = self.exchange(call).await?;
         if !reply.status.is_success() {
-            return Err(Failure::No(match serde_json::from_slice::<Problem>(&reply.body) {
-                Ok(problem) if reply.status == StatusCode::UNAUTHORIZED => anyhow!("{problem}\n{}", self.which_key()),
-                Ok(problem) => anyhow!("{problem}"),
-                Err(_) => self.stranger(&format!("answered {}", reply.status)),
-            }));
+            return Err(Failure::No(self.refusal(&reply)));
         }
         let body = if reply.status == StatusCode::NO_CONTENT { &b"null"[..] } else { &reply.body };
         let json = serde_json::from_slice(body);
         Ok(Answer(json.map_err(|_| self.stranger("answered with something that is not JSON"))?))
+    }
+
+    /// The error in an answer that is no success.
+    pub(super) fn refusal(&self, reply: &Reply) -> anyhow::Error {
+        match serde_json::from_slice::<Problem>(&reply.body) {
+            Ok(problem) if reply.status == StatusCode::UNAUTHORIZED => anyhow!("{problem}\n{}", self.which_key()),
+            Ok(problem) => anyhow!("{}", problem.of_flags()),
+            Err(_) => self.stranger(&format!("answered {}", reply.status)),
+        }
+    }
+
+    /// Gives each piece of a stream to `take` as it arrives, until the service ends the stream or `take` wants no more.
+    /// An answer that means "later" counts as unreachable.
+    pub(super) async fn stream(&self, call: Call<'_>, take: impl FnMut(&[u8]) -> bool) -> Result<(), Failure> {
+        let request = self.request(call)?;
+        let mut connection = self.connect().await?;
+        let reply = connection.follow(request, SILENCE, take).await.map_err(|error| self.silent(&error, SILENCE))?;
+        match reply.status {
+            status if status.is_success() => Ok(()),
+            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                Err(Failure::Unreachable(self.refusal(&reply)))
+            }
+            _ => Err(Failure::No(self.refusal(&reply))),
+        }
     }
 
     /// The job, once it has ended or the time is up.
@@ -289,15 +263,18 @@ impl Service {
     pub(super) async fn exchange(&self, call: Call<'_>) -> Result<Reply, Failure> {
         let patience = PATIENCE + call.wait;
         let request = self.request(call)?;
-        let connecting = timeout(PATIENCE, self.client.connection(&self.origin)).await;
-        let no_answer = || CallError::Unreachable(format!("no connection within {}", write_duration(PATIENCE)));
-        let mut connection =
-            connecting.unwrap_or_else(|_| Err(no_answer())).map_err(|error| self.silent(&error, patience))?;
+        let mut connection = self.connect().await?;
         let reply = timeout(patience, connection.send(request)).await.unwrap_or(Err(CallError::TimedOut));
         if reply.is_ok() {
             self.client.keep(connection);
         }
         reply.map_err(|error| self.silent(&error, patience))
+    }
+
+    async fn connect(&self) -> Result<Connection, Failure> {
+        let connecting = timeout(PATIENCE, self.client.connection(&self.origin)).await;
+        let no_answer = || CallError::Unreachable(format!("no connection within {}", write_duration(PATIENCE)));
+        connecting.unwrap_or_else(|_| Err(no_answer())).map_err(|error| self.silent(&error, PATIENCE))
     }
 
     fn request(&self, call: Call<'_>) -> Result<Request<Full<Bytes>>, Failure> {
@@ -311,7 +288,7 @@ impl Service {
         let host = HeaderValue::from_str(&self.origin.authority());
         headers.insert(HOST, host.map_err(|_| Failure::Usage(anyhow!("--url has a host that HTTP cannot carry")))?);
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("fetchgate-cli/", env!("CARGO_PKG_VERSION"))));
-        headers.insert(ACCEPT, HeaderValue::from_static(JSON));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         headers.extend(self.authorization.clone().map(|value| (AUTHORIZATION, value)));
         if !media_type.is_empty() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
@@ -322,6 +299,10 @@ impl Service {
         }
         if let Some(version) = call.if_match.as_deref().and_then(|version| HeaderValue::from_str(version).ok()) {
             headers.insert(IF_MATCH, version);
+        }
+        if let Some(id) = call.last_event_id {
+            let wrong = |_| Failure::Usage(anyhow!("--after must be the id of an event"));
+            headers.insert("last-event-id", HeaderValue::from_str(id).map_err(wrong)?);
         }
         Ok(request)
     }

@@ -14,7 +14,7 @@ use mongodb::{
 };
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Failure, check};
+use super::{Failure, check, print};
 use crate::{
     config::{Config, StoreAt},
     job::retry::Retry,
@@ -37,25 +37,29 @@ const AT_ONCE: usize = 32;
 /// Connects to each dependency and prints the outcome. A vendor that cannot be reached is no failure: jobs for it would be tried again.
 pub(super) async fn check(config: &Config) -> Result<(), Failure> {
     let mut broken = Vec::new();
-    println!();
+    print::line("")?;
     let mut report = |name: &str, outcome: Result<String, String>| match outcome {
-        Ok(how) => println!("{name}: ok, {how}"),
-        Err(why) => broken.push(format!("{name}: {why}")),
+        Ok(how) => print::line(&format!("{name}: ok, {how}")),
+        Err(why) => {
+            broken.push(format!("{name}: {why}"));
+            Ok(())
+        }
     };
     match &config.store.at {
-        StoreAt::Sqlite(path) => report("store", sqlite(path).map_err(|error| error.to_string())),
+        StoreAt::Sqlite(path) => report("store", sqlite(path).map_err(|error| error.to_string()))?,
         StoreAt::RedisMongo { mongo: uri, database, redis } => {
             let (store, queue) = tokio::join!(mongo(uri.reveal(), database), queue(redis));
-            report("store", store);
-            report("queue", queue);
+            report("store", store)?;
+            report("queue", queue)?;
         }
     }
     for (origin, retry, outcome) in vendors(config).await {
         match outcome {
-            Ok(()) => println!("vendor {origin}: ok, it accepts connections"),
+            Ok(()) => print::line(&format!("vendor {origin}: ok, it accepts connections"))?,
             Err(why) => {
                 let tries = check::tries(&retry);
-                println!("vendor {origin}: cannot be reached now ({why}); jobs would be tried {tries}, and then fail");
+                let told = format!("cannot be reached now ({why}); jobs would be tried {tries}, and then fail");
+                print::line(&format!("vendor {origin}: {told}"))?;
             }
         }
     }

@@ -14,15 +14,16 @@ use serde_json::value::RawValue;
 
 use super::{
     Failure,
-    client::{Call, Service, Target},
+    client::{self, Call, Service},
     print,
+    times::ZoneArgs,
 };
 use crate::config::{self, Config};
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
-    /// Where the service is; by default where its config says: ops.listen, or server.listen if that is not set
-    #[arg(long, value_name = "URL", env = "FETCHGATE_URL", hide_env_values = true)]
+    /// Where the service is; by default where its config says: ops.listen, or server.listen if that is not set [env: FETCHGATE_URL]
+    #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// The config file of the service; else FETCHGATE_CONFIG, else ./fetchgate.toml; with none of them http://127.0.0.1:8000 is used
     #[arg(long, value_name = "FILE")]
@@ -37,17 +38,17 @@ struct Readiness<'a> {
 
 /// Whether the service is ready; says what is not.
 pub(super) async fn run(args: &HealthcheckArgs) -> Result<(), Failure> {
-    let url = match &args.url {
-        Some(url) => url.clone(),
+    let url = match args.url.clone().or_else(|| client::variable("FETCHGATE_URL")) {
+        Some(url) => url,
         None => url_of(args.config.as_deref())?,
     };
-    let service = Service::at(&Target { url, key: None })?;
+    let service = Service::new(&url, None)?;
     let reply = service.exchange(Call::get("/readyz")).await?;
     if reply.status.is_success() {
         return print::line("ready");
     }
     let why = match serde_json::from_slice::<Readiness<'_>>(&reply.body) {
-        Ok(readiness) => anyhow!("not ready\n{}", print::fields(readiness.checks, &[])),
+        Ok(readiness) => anyhow!("not ready\n{}", print::fields(readiness.checks, &[], &ZoneArgs::default().times())),
         Err(_) => service.stranger(&format!("answered {}", reply.status)),
     };
     Err(Failure::No(why))
@@ -57,7 +58,7 @@ pub(super) async fn run(args: &HealthcheckArgs) -> Result<(), Failure> {
 fn url_of(path: Option<&Path>) -> Result<String, Failure> {
     let is_named = path.is_some() || std::env::var_os("FETCHGATE_CONFIG").is_some_and(|path| !path.is_empty());
     if !is_named && !Path::new(config::HERE).exists() {
-        return Ok(Target::DEFAULT.to_owned());
+        return Ok(client::DEFAULT_URL.to_owned());
     }
     let config = config::load(path, config::environment()).map_err(|error| Failure::Usage(error.into()))?;
     if config.server.tls.is_some() && config.ops_listen.is_none() {

@@ -15,6 +15,7 @@ use super::{
     Failure,
     client::{self, Call, JSON, Talk, segment},
     print,
+    times::Times,
 };
 use crate::{
     config::{parse_duration, write_duration},
@@ -84,7 +85,10 @@ struct Row {
 pub(super) async fn run(command: KeysCommand) -> Result<(), Failure> {
     match command {
         KeysCommand::Create(args) => create(&args).await,
-        KeysCommand::List(talk) => talk.ask(Call::get("/keys"), list).await,
+        KeysCommand::List(talk) => {
+            let times = talk.times();
+            talk.ask(Call::get("/keys"), |answer| list(answer, &times)).await
+        }
         KeysCommand::Revoke(RevokeArgs { id, talk }) => {
             let call = Call::delete(format!("/keys/{}", segment(&id)));
             talk.ask(call, |_| Ok(print::shown(&format!("{id} is revoked")))).await
@@ -100,13 +104,15 @@ async fn create(args: &CreateArgs) -> Result<(), Failure> {
     talk.ask(call, |made| Ok(client::read::<Made>(made)?.key)).await
 }
 
-fn list(answer: &RawValue) -> Result<String, Failure> {
+fn list(answer: &RawValue, times: &Times) -> Result<String, Failure> {
     let List { keys } = client::read(answer)?;
     let head = ["ID", "NAME", "TENANT", "SCOPES", "CREATED", "BY", "EXPIRES", "LAST USED"];
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let or_never = |at: Option<String>| at.map_or_else(|| "never".to_owned(), |at| times.short(&at));
     let rows = keys.into_iter().map(|row| {
-        let (tenant, expires, used) = (or_dash(row.tenant), or_dash(row.expires_at), or_dash(row.last_used_at));
-        [row.id, row.name, tenant, row.scopes.join(","), row.created_at, row.created_by, expires, used]
+        let tenant = row.tenant.unwrap_or_else(|| "all".to_owned());
+        let (created, expires, used) =
+            (times.short(&row.created_at), or_never(row.expires_at), or_never(row.last_used_at));
+        [row.id, row.name, tenant, row.scopes.join(","), created, row.created_by, expires, used]
     });
-    Ok(print::table(head, rows))
+    Ok(print::table(head, &["BY", "CREATED", "EXPIRES", "TENANT", "LAST USED"], rows))
 }

@@ -12,6 +12,7 @@ use super::{
     Failure,
     client::{self, Call, JSON, Service, Talk, segment},
     print,
+    times::Times,
 };
 
 #[derive(Debug, Args)]
@@ -19,7 +20,7 @@ pub(super) struct LimitsArgs {
     /// The vendor's name
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// Replaces the limits of the file by this one; can be given more than once: 50/s, or { calls = 600, per = "1m", shape = "window" }
+    /// Replaces the limits of the file by this one; can be given more than once: 50/s, or as in the config or in JSON: {"calls": 600, "per": "1m"}
     #[arg(long, value_name = "LIMIT", value_parser = limit)]
     set: Vec<Value>,
     /// Removes live limits: those of the file are in force again
@@ -54,8 +55,9 @@ pub(super) async fn run(args: LimitsArgs) -> Result<(), Failure> {
     let service = Service::at(&args.talk.target)?;
     let path = format!("/vendors/{}/limits", segment(&args.name));
     let shown = service.call(Call::get(&path)).await?;
+    let times = args.talk.times();
     if args.set.is_empty() && !args.clear {
-        return print::answer(shown.json(), args.talk.output, view);
+        return print::answer(shown.json(), args.talk.output, |answer| view(answer, &times));
     }
     // A change that somebody else makes at the same time is not overwritten.
     let seen: InForce = shown.read()?;
@@ -66,23 +68,26 @@ pub(super) async fn run(args: LimitsArgs) -> Result<(), Failure> {
         (Method::PUT, Some((JSON, json!({ "limits": args.set }).to_string().into())))
     };
     let answer = service.call(Call { method, body, if_match, ..Call::get(path) }).await?;
-    print::answer(answer.json(), args.talk.output, view)
+    print::answer(answer.json(), args.talk.output, |answer| view(answer, &times))
 }
 
-/// Reads the value of `--set`: a text, or a table as in the config.
+/// Reads the value of `--set`: a text, or an object as in the API, or a table as in the config.
 fn limit(text: &str) -> Result<Value, String> {
     if !text.trim_start().starts_with('{') {
         return Ok(Value::from(text));
+    }
+    if let Ok(object) = serde_json::from_str(text) {
+        return Ok(object);
     }
     let table: toml::Table = toml::from_str(&format!("limit = {text}")).map_err(|error| error.message().to_owned())?;
     serde_json::to_value(&table["limit"]).map_err(|error| error.to_string())
 }
 
-fn view(answer: &RawValue) -> Result<String, Failure> {
+fn view(answer: &RawValue, times: &Times) -> Result<String, Failure> {
     let InForce { source, since, by, limits, version } = client::read(answer)?;
     let by = by.map(|by| format!(", set by {by}")).unwrap_or_default();
     let said = match (&*source, since) {
-        ("live", Some(since)) => format!("live since {since}{by}, version {version}"),
+        ("live", Some(since)) => format!("live since {}{by}, version {version}", times.long(&since).unwrap_or(since)),
         ("file", _) => format!("from the config file, version {version}"),
         _ => return Err(anyhow!("the answer is not what this version of fetchgate expects").into()),
     };
@@ -95,5 +100,5 @@ fn view(answer: &RawValue) -> Result<String, Failure> {
         let shape = row.burst.map_or_else(|| row.shape.clone(), |burst| format!("{}, burst {burst}", row.shape));
         [row.id, row.calls.to_string(), per, shape, row.guard, row.key]
     });
-    Ok(format!("{}\n\n{}", print::shown(&said), print::table(head, rows)))
+    Ok(format!("{}\n\n{}", print::shown(&said), print::table(head, &["GUARD", "KEY", "CALLS", "PER"], rows)))
 }

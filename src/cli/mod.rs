@@ -4,30 +4,56 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod attempts;
 mod batch;
+mod bulk;
 mod check;
 mod client;
 mod connect;
 mod dev;
+mod events;
+mod failures;
 mod healthcheck;
 mod jobs;
 mod keys;
 mod limits;
+mod listing;
+mod man;
 mod print;
+mod problem;
 mod serve;
 mod submit;
+mod syntax;
+mod system;
+mod times;
 mod vendor_words;
 mod vendors;
 mod watch;
 mod webhooks;
+mod why;
+
+/// What all commands share; `docs/cli.md` says the same.
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done, and what was waited for is complete
+  1  the service refused, or a job that was waited for is not complete
+  2  the arguments or the config are wrong; nothing was sent
+  3  no service could be reached
+
+Environment:
+  FETCHGATE_URL     where the service is, as --url
+  FETCHGATE_KEY     the key, as --key
+  FETCHGATE_CONFIG  the config file, as --config
+  NO_COLOR          if it is set, no output has colours
+  COLUMNS           the width of tables; by default that of the terminal";
 
 pub(crate) use self::check::vendors_in_words;
 
 /// Calls outside vendors as fast as their limits allow, and never faster.
 #[derive(Debug, Parser)]
-#[command(name = "fetchgate", version, about, arg_required_else_help = true)]
+#[command(name = "fetchgate", version, about, arg_required_else_help = true, after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -44,6 +70,10 @@ enum Command {
     /// Jobs of a running service
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
+    /// Follows the jobs that their vendors accept and that end, one line each
+    Events(events::EventsArgs),
+    /// Shows why jobs failed lately: how many for each reason, with an example
+    Failures(failures::FailuresArgs),
     /// Vendors of a running service
     #[command(subcommand)]
     Vendors(vendors::VendorsCommand),
@@ -53,10 +83,14 @@ enum Command {
     /// Keys of callers, for a service that wants one
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Shows the processes of a running service, and the state of its store
+    System(client::Talk),
     /// For containers: exit code 0 when the service is ready
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Prints the API's description (OpenAPI 3.1)
     Openapi,
+    /// Prints a manual page: `fetchgate man | man -l -`
+    Man(man::ManArgs),
     /// Prints what a shell needs to complete these commands
     Completions {
         /// Which shell
@@ -82,7 +116,7 @@ struct ConfigArgs {
     config: Option<PathBuf>,
 }
 
-/// Exit codes: 0 good, 1 the job failed or the command could not do its work, 2 usage, 3 unreachable.
+/// Each kind has its exit code: see `AFTER_HELP`.
 #[derive(Debug)]
 enum Failure {
     /// The answer is no: a failed job, an error of the service.
@@ -146,13 +180,11 @@ async fn execute(command: Command) -> Result<(), Failure> {
         Command::Webhooks(command) => webhooks::run(command).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Healthcheck(args) => healthcheck::run(&args).await,
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "fetchgate", &mut std::io::stdout());
-            Ok(())
-        }
-        Command::Openapi => {
-            println!("{}", crate::api::OPENAPI.trim_end());
-            Ok(())
-        }
+        Command::Events(args) => events::run(&args).await,
+        Command::Failures(args) => failures::run(&args).await,
+        Command::System(talk) => system::run(&talk).await,
+        Command::Man(args) => man::page(&args),
+        Command::Completions { shell } => man::completions(shell),
+        Command::Openapi => print::line(crate::api::OPENAPI.trim_end()),
     }
 }

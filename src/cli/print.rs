@@ -1,19 +1,29 @@
-//! The output of commands: lines, tables, key/value views, and indented JSON.
+//! The output of commands: lines, tables that fit the terminal, key/value views, and indented JSON.
 //!
 //! Never re-encodes JSON, so no digit of a number is lost. Never prints control characters that come from outside.
 
 use std::{borrow::Cow, fmt::Write as _, io::Write as _};
 
 use anyhow::Context as _;
-use comfy_table::{Table, presets};
+use console::{Term, measure_text_width, style, truncate_str};
 use serde_json::value::RawValue;
 
-use super::{Failure, Output};
+use super::{Failure, Output, times::Times};
 use crate::json;
+
+/// Between two columns.
+const GAP: usize = 2;
+/// The last column of a table is cut to no less than this before other columns are left out.
+const LEAST_LAST: usize = 12;
 
 /// One line, or several, on stdout.
 pub(super) fn line(text: &str) -> Result<(), Failure> {
-    let written = writeln!(std::io::stdout().lock(), "{text}");
+    part(&format!("{text}\n"))
+}
+
+/// Text on stdout, without a line break after it.
+pub(super) fn part(text: &str) -> Result<(), Failure> {
+    let written = std::io::stdout().lock().write_all(text.as_bytes());
     Ok(written.context("the answer could not be written")?)
 }
 
@@ -28,22 +38,6 @@ where
     }
 }
 
-/// A whole job: its payload and its result below the rest.
-pub(super) fn job(json: &RawValue, output: Output) -> Result<(), Failure> {
-    const APART: [&str; 2] = ["payload", "result"];
-    answer(json, output, |job| {
-        let mut view = fields(job, &APART);
-        let members = json::members(job).unwrap_or_default();
-        for name in APART {
-            if let Some((_, part)) = members.iter().find(|(member, part)| *member == name && part.get() != "null") {
-                // Writing to a string cannot fail.
-                let _ = write!(view, "\n\n{name}\n{}", pretty(part));
-            }
-        }
-        Ok(view)
-    })
-}
-
 /// The JSON text on one line. A line break can only stand between two tokens, where a space means the same.
 pub(super) fn verbatim(json: &RawValue) -> Cow<'_, str> {
     let text = json.get();
@@ -51,16 +45,30 @@ pub(super) fn verbatim(json: &RawValue) -> Cow<'_, str> {
 }
 
 /// An object's members in their order, one on each line, aligned; without those of `apart`.
-pub(super) fn fields(object: &RawValue, apart: &[&str]) -> String {
+pub(super) fn fields(object: &RawValue, apart: &[&str], times: &Times) -> String {
     let mut members = json::members(object).unwrap_or_default();
     members.retain(|(name, _)| !apart.contains(&&**name));
-    let width = members.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    let lines = members.iter().map(|(name, value)| format!("{:width$}  {}", shown(name), short(value)));
+    pairs(members.iter().map(|(name, value)| (&**name, short(value, times))))
+}
+
+/// Names and what belongs to them, one pair on each line, aligned. Lines after the first of a value are indented as that is.
+pub(super) fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    let pairs: Vec<(String, String)> = pairs.into_iter().map(|(name, value)| (shown(name), value)).collect();
+    let width = pairs.iter().map(|(name, _)| measure_text_width(name)).max().unwrap_or(0);
+    let indent = " ".repeat(width + GAP);
+    let lines = pairs.iter().map(|(name, value)| {
+        let value = if ["status", "state"].contains(&&**name) {
+            state(value)
+        } else {
+            value.replace('\n', &format!("\n{indent}"))
+        };
+        format!("{name}{}{value}", &indent[measure_text_width(name)..])
+    });
     lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A value on one line.
-fn short(value: &RawValue) -> String {
+fn short(value: &RawValue, times: &Times) -> String {
     let parts: Vec<String> = if let Some(elements) = json::elements(value) {
         elements.into_iter().map(|element| shown(&json::text(element))).collect()
     } else if let Some(members) = json::members(value) {
@@ -68,20 +76,102 @@ fn short(value: &RawValue) -> String {
     } else if value.get() == "null" {
         Vec::new()
     } else {
-        vec![shown(&json::text(value))]
+        let text = json::text(value);
+        vec![times.long(&text).unwrap_or_else(|| shown(&text))]
     };
-    if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
+    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
 }
 
-/// Rows under a head, in aligned columns.
-pub(super) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(head);
-    table.add_rows(rows.into_iter().map(|row| row.map(|cell| shown(&cell))));
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+/// What a word means for the reader: its colour on a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tone {
+    Plain,
+    Good,
+    Bad,
+    /// Something waits for a person, or for a time.
+    Held,
+}
+
+impl Tone {
+    /// By the first word of a status, a state or an outcome.
+    fn of(text: &str) -> Tone {
+        match text.split([' ', ',']).next().unwrap_or_default() {
+            "complete" | "running" | "done" | "delivered" | "accepted" => Tone::Good,
+            "failed" | "expired" | "refused" | "breaker" | "credentials" | "timeout" | "no_connection"
+            | "unauthorized" => Tone::Bad,
+            "paused" | "slowed" | "cancelled" | "slow_down" | "try_again" => Tone::Held,
+            _ => Tone::Plain,
+        }
     }
-    table.trim_fmt()
+
+    /// The text in its colour, if stdout is a terminal and NO_COLOR is not set.
+    fn paint(self, text: &str) -> String {
+        match self {
+            Tone::Plain => text.to_owned(),
+            Tone::Good => style(text).green().to_string(),
+            Tone::Bad => style(text).red().to_string(),
+            Tone::Held => style(text).yellow().to_string(),
+        }
+    }
+}
+
+/// A status, a state or an outcome in its colour.
+pub(super) fn state(text: &str) -> String {
+    Tone::of(text).paint(text)
+}
+
+/// Rows under a head, in aligned columns, as wide as the terminal. If they do not fit, columns of `spare` are left out: first those that say
+/// the same in each row, then the others in the order of `spare`, until the rest fits with its last column cut.
+/// Columns that are called STATUS, STATE or OUTCOME have colours.
+pub(super) fn table<const N: usize>(
+    head: [&str; N],
+    spare: &[&str],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let rows: Vec<[String; N]> = rows.into_iter().map(|row| row.map(|cell| shown(&cell))).collect();
+    fitted(head, spare, &rows, width())
+}
+
+/// The characters of a line: those of the terminal, or as COLUMNS says; no bound for output that goes elsewhere.
+fn width() -> usize {
+    let said = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+    let real = || Term::stdout().size_checked().map(|(_, columns)| usize::from(columns));
+    said.or_else(real).filter(|columns| *columns > 0).unwrap_or(usize::MAX)
+}
+
+fn fitted<const N: usize>(head: [&str; N], spare: &[&str], rows: &[[String; N]], most: usize) -> String {
+    let widths: [usize; N] = std::array::from_fn(|i| {
+        let cells = rows.iter().map(|row| measure_text_width(&row[i]));
+        cells.max().unwrap_or(0).max(head[i].len())
+    });
+    let mut kept: Vec<usize> = (0..N).collect();
+    // All columns but the last, with their gaps.
+    let before = |kept: &[usize]| kept.iter().rev().skip(1).map(|i| widths[*i] + GAP).sum::<usize>();
+    let last = |kept: &[usize]| kept.last().map_or(0, |i| widths[*i]);
+    let is_same = |i: usize| rows.len() > 1 && rows.iter().all(|row| row[i] == rows[0][i]);
+    for name in spare {
+        if before(&kept) + last(&kept) > most {
+            kept.retain(|i| head[*i] != *name || !is_same(*i));
+        }
+    }
+    for name in spare {
+        if before(&kept) + last(&kept).min(LEAST_LAST) > most {
+            kept.retain(|i| head[*i] != *name);
+        }
+    }
+    let room = most.saturating_sub(before(&kept)).max(1);
+    let lines = std::iter::once(head.map(str::to_owned)).chain(rows.iter().cloned()).enumerate().map(|(n, row)| {
+        let cells = kept.iter().enumerate().map(|(place, i)| {
+            let is_last = place + 1 == kept.len();
+            let text = if is_last { truncate_str(&row[*i], room, "…") } else { Cow::Borrowed(&*row[*i]) };
+            let fill = if is_last { 0 } else { widths[*i] + GAP - measure_text_width(&text) };
+            let is_state = n > 0 && ["STATUS", "STATE", "OUTCOME"].contains(&head[*i]);
+            let text: Cow<'_, str> = if is_state { state(&text).into() } else { text };
+            format!("{text}{:fill$}", "")
+        });
+        cells.collect::<String>().trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// JSON with a line for each member and element; every token as it was written.
@@ -144,7 +234,7 @@ fn push_shown(c: char, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::times::ZoneArgs, *};
 
     fn raw(text: &str) -> Box<RawValue> {
         RawValue::from_string(text.to_owned()).expect("JSON")
@@ -177,12 +267,33 @@ mod tests {
         let json = raw(
             r#"{"status":"failed","tags":[],"error":{"code":"timeout","message":"too\u001b[2J slow"},"n":1.0,"result":{}}"#,
         );
-        let expected = "status  failed\ntags    -\nerror   code: timeout, message: too\\u{1b}[2J slow\nn       1.0";
-        assert_eq!(fields(&json, &["result"]), expected);
+        let expected = "status  failed\ntags    none\nerror   code: timeout, message: too\\u{1b}[2J slow\nn       1.0";
+        assert_eq!(fields(&json, &["result"], &ZoneArgs::default().times()), expected);
     }
 
     #[test]
     fn a_verbatim_answer_is_one_line() {
         assert_eq!(verbatim(&raw("{\"a\":\r\n 1.0}")), "{\"a\":   1.0}");
+    }
+
+    #[test]
+    fn a_table_leaves_out_what_is_the_same_everywhere_before_it_cuts_the_last_column() {
+        let row = |id: &str, error: &str| [id, "failed", "acme", error].map(str::to_owned);
+        let rows = [row("one", "no connection to the vendor"), row("two", "none")];
+        let table = |most| fitted(["ID", "STATUS", "TENANT", "ERROR"], &["TENANT", "STATUS"], &rows, most);
+        assert_eq!(
+            table(usize::MAX),
+            "ID   STATUS  TENANT  ERROR\none  failed  acme    no connection to the vendor\ntwo  failed  acme    none"
+        );
+        assert_eq!(table(40), "ID   STATUS  ERROR\none  failed  no connection to the vendor\ntwo  failed  none");
+        assert_eq!(table(32), "ID   ERROR\none  no connection to the vendor\ntwo  none", "the status is the same too");
+        assert_eq!(table(20), "ID   ERROR\none  no connection …\ntwo  none");
+        assert_eq!(table(1), "ID   …\none  …\ntwo  …", "what may not be left out stays");
+    }
+
+    #[test]
+    fn a_wide_character_takes_two_places() {
+        let rows = [["東京".to_owned(), "x".to_owned()], ["abc".to_owned(), "y".to_owned()]];
+        assert_eq!(fitted(["A", "B"], &[], &rows, usize::MAX), "A     B\n東京  x\nabc   y");
     }
 }

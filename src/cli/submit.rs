@@ -9,22 +9,23 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use clap::{ArgGroup, Args, builder::PossibleValuesParser};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Deserialize;
+use serde_json::json;
 
 use super::{
     Failure,
-    batch::{self, MAX_JOB},
-    client::{self, Call, JSON, JobState, Service, Talk},
-    print,
+    batch::{self, Batch, MAX_JOB},
+    client::{self, Call, JSON, Service, Talk},
+    jobs, print, syntax,
+    why::JobState,
 };
-use crate::{job::Priority, json};
+use crate::job::Priority;
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).args(["payload", "payload_file", "batch"]))]
 pub(super) struct SubmitArgs {
     /// The vendor to call; may be left out if the service has a default_vendor
-    #[arg(long, conflicts_with = "batch")]
+    #[arg(long)]
     vendor: Option<String>,
     /// What the vendor gets: any JSON value, sent exactly as it is written here
     #[arg(long, value_name = "JSON")]
@@ -32,55 +33,35 @@ pub(super) struct SubmitArgs {
     /// A file with the payload; - for stdin
     #[arg(long, value_name = "FILE")]
     payload_file: Option<PathBuf>,
-    /// A file of whole jobs, one JSON object on each line, as for POST /jobs; - for stdin
+    /// A file of whole jobs, one JSON object on each line, as for POST /jobs; - for stdin. Other options hold for jobs that do not say it themselves
     #[arg(long, value_name = "FILE")]
     batch: Option<PathBuf>,
     /// Who goes first among the waiting jobs [default: normal]
-    #[arg(long, conflicts_with = "batch", value_parser = PossibleValuesParser::new(Priority::ALL.map(Priority::as_str)))]
+    #[arg(long, value_parser = PossibleValuesParser::new(Priority::ALL.map(Priority::as_str)))]
     priority: Option<String>,
     /// Do not call the vendor before this: a time, or a duration from now
-    #[arg(long, value_name = "WHEN", conflicts_with = "batch")]
+    #[arg(long, value_name = "WHEN")]
     not_before: Option<String>,
     /// The job expires if it has not ended by then: a time, or a duration from now
-    #[arg(long, value_name = "WHEN", conflicts_with = "batch")]
+    #[arg(long, value_name = "WHEN")]
     deadline: Option<String>,
     /// Who the job is for
-    #[arg(long, conflicts_with = "batch")]
+    #[arg(long)]
     tenant: Option<String>,
     /// A word to find the job by; can be given more than once
-    #[arg(long = "tag", value_name = "TAG", conflicts_with = "batch")]
+    #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
     /// Where the job is POSTed when it has ended: an https URL
-    #[arg(long, value_name = "URL", conflicts_with = "batch")]
+    #[arg(long, value_name = "URL")]
     callback_url: Option<String>,
     /// If the same job was submitted with this key before, no second job is made
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
-    /// Waits up to this long for the job's end and prints the job; the exit code is 0 only if it is complete
-    #[arg(long, value_name = "DURATION", value_parser = client::wait, conflicts_with = "batch")]
+    /// Waits up to this long for the end of the job, or of all jobs of a file; the exit code is 0 only if they are complete
+    #[arg(long, value_name = "DURATION", value_parser = client::wait)]
     wait: Option<Duration>,
     #[command(flatten)]
     talk: Talk,
-}
-
-/// The body of `POST /jobs`.
-#[derive(Serialize)]
-struct Submission<'a> {
-    payload: &'a RawValue,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    vendor: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    priority: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_before: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    deadline: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tenant: Option<&'a str>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    tags: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    callback_url: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
@@ -91,7 +72,8 @@ struct Accepted {
 pub(super) async fn run(args: &SubmitArgs) -> Result<(), Failure> {
     let service = Service::at(&args.talk.target)?;
     if let Some(file) = &args.batch {
-        return batch::run(&service, open(file)?, args.idempotency_key.as_deref(), args.talk.output).await;
+        let (key, wait, output) = (args.idempotency_key.as_deref(), args.wait, args.talk.output);
+        return batch::run(&service, open(file)?, Batch { defaults: args.fields(), key, wait, output }).await;
     }
     let text = payload(args)?;
     let body = Some((JSON, body(args, &text)?.into()));
@@ -103,24 +85,34 @@ pub(super) async fn run(args: &SubmitArgs) -> Result<(), Failure> {
     };
     let waited = service.job(&id, false, wait).await;
     let job = waited.map_err(|failure| failure.context(format!("job {id} is accepted, but waiting for it failed")))?;
-    print::job(job.json(), args.talk.output)?;
+    jobs::show(job.json(), &args.talk)?;
     job.read::<JobState>()?.verdict()
 }
 
+impl SubmitArgs {
+    /// The fields of a job that the options say, each with its JSON text.
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        let tags = (!self.tags.is_empty()).then(|| json!(self.tags).to_string());
+        let text = |text: &Option<String>| text.as_ref().map(|text| json!(text).to_string());
+        let fields = [
+            ("vendor", text(&self.vendor)),
+            ("priority", text(&self.priority)),
+            ("not_before", text(&self.not_before)),
+            ("deadline", text(&self.deadline)),
+            ("tenant", text(&self.tenant)),
+            ("tags", tags),
+            ("callback_url", text(&self.callback_url)),
+        ];
+        fields.into_iter().filter_map(|(name, json)| Some((name, json?))).collect()
+    }
+}
+
+/// The body of `POST /jobs`, with the payload as it is written.
 fn body(args: &SubmitArgs, payload: &[u8]) -> Result<Vec<u8>, Failure> {
     // Checked here, because text that is not one JSON value could add other fields to the job.
-    let payload = json::check(payload).map_err(|fault| Failure::Usage(anyhow!("the payload is {fault}")))?;
-    let submission = Submission {
-        payload,
-        vendor: args.vendor.as_deref(),
-        priority: args.priority.as_deref(),
-        not_before: args.not_before.as_deref(),
-        deadline: args.deadline.as_deref(),
-        tenant: args.tenant.as_deref(),
-        tags: &args.tags,
-        callback_url: args.callback_url.as_deref(),
-    };
-    Ok(serde_json::to_vec(&submission).context("the job could not be written")?)
+    let payload = syntax::read(payload).map_err(|fault| Failure::Usage(anyhow!("the payload is {fault}")))?;
+    let fields = args.fields().into_iter().map(|(name, json)| format!(r#","{name}":{json}"#)).collect::<String>();
+    Ok(format!(r#"{{"payload":{payload}{fields}}}"#).into_bytes())
 }
 
 fn payload(args: &SubmitArgs) -> Result<Vec<u8>, Failure> {

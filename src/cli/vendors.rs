@@ -10,17 +10,22 @@ use serde_json::value::RawValue;
 
 use super::{
     Failure,
-    client::{self, Call, JSON, Talk},
+    client::{self, Call, JSON, Service, Talk},
     limits::{self, LimitsArgs},
-    print,
+    print::{self, shown},
+    times::{self, Times, span},
+    why::{self, Block},
 };
-use crate::config::{parse_duration, write_duration};
+use crate::{
+    clock::Time,
+    config::{parse_duration, write_duration},
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VendorsCommand {
     /// Lists the vendors, with their backlog and their calls
     List(Talk),
-    /// Shows a vendor, and how much of each of its limits is used
+    /// Shows a vendor: why it is not called, its last error, and how much of each of its limits is used
     Show(OneVendor),
     /// Stops calls to a vendor until it is resumed; its jobs wait
     Pause(PauseArgs),
@@ -57,24 +62,33 @@ pub(super) struct AuditArgs {
     /// Shows windows of this length; by default each limit with its own period
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     window: Option<Duration>,
-    /// Only calls sent at this time or later
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// Only calls sent before this time
-    #[arg(long, value_name = "TIME")]
-    until: Option<String>,
+    /// Only calls sent at this time or later: a time, or how long ago, such as 1h
+    #[arg(long, value_name = "WHEN", value_parser = times::moment)]
+    since: Option<Time>,
+    /// Only calls sent before this: a time, or how long ago
+    #[arg(long, value_name = "WHEN", value_parser = times::moment)]
+    until: Option<Time>,
 }
 
 #[derive(Deserialize)]
 struct Row {
     name: String,
     kind: String,
+    pool: String,
     paused: bool,
     paused_until: Option<String>,
+    paused_since: Option<String>,
+    paused_by: Option<String>,
     breaker: String,
+    blocked_on: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    last_error: Option<why::Error>,
+    concurrency: u64,
     open: u64,
     waiting: u64,
     oldest_waiting_s: Option<f64>,
+    drain_eta: Option<String>,
     /// These are only for callers that see all tenants.
     in_flight: Option<i64>,
     calls_total: Option<u64>,
@@ -108,16 +122,53 @@ struct AuditRow {
 
 pub(super) async fn run(command: VendorsCommand) -> Result<(), Failure> {
     match command {
-        VendorsCommand::List(talk) => talk.ask(Call::get("/vendors"), list).await,
-        VendorsCommand::Show(vendor) => vendor.talk.ask(Call::get(vendor.path()), show).await,
-        VendorsCommand::Limits(args) => limits::run(args).await,
-        VendorsCommand::Resume(vendor) => vendor.talk.ask(Call::post(vendor.path() + "/resume"), pause).await,
-        VendorsCommand::Audit(args) => args.vendor.talk.ask(Call::get(args.path()), audit).await,
-        VendorsCommand::Pause(PauseArgs { vendor, length }) => {
-            let body = length.map(|length| (JSON, format!(r#"{{"for":"{}"}}"#, write_duration(length)).into()));
-            vendor.talk.ask(Call { body, ..Call::post(vendor.path() + "/pause") }, pause).await
+        VendorsCommand::List(talk) => {
+            let times = talk.times();
+            talk.ask(Call::get("/vendors"), |answer| list(answer, &times)).await
         }
+        VendorsCommand::Show(vendor) => {
+            let times = vendor.talk.times();
+            vendor.talk.ask(Call::get(vendor.path()), |vendor| show(&client::read(vendor)?, &times)).await
+        }
+        VendorsCommand::Limits(args) => limits::run(args).await,
+        VendorsCommand::Resume(vendor) => {
+            let call = Call::post(vendor.path() + "/resume");
+            vendor.talk.ask(call, |vendor| Ok(shown(&format!("{} is no longer paused", name(vendor)?)))).await
+        }
+        VendorsCommand::Audit(args) => {
+            let times = args.vendor.talk.times();
+            args.vendor.talk.ask(Call::get(args.path()), |answer| audit(answer, &times)).await
+        }
+        VendorsCommand::Pause(args) => pause(&args).await,
     }
+}
+
+/// Pauses a vendor, and says which pause that replaces.
+async fn pause(args: &PauseArgs) -> Result<(), Failure> {
+    let PauseArgs { vendor, length } = args;
+    let service = Service::at(&vendor.talk.target)?;
+    let before: Row = service.call(Call::get(vendor.path())).await?.read()?;
+    let body = length.map(|length| (JSON, format!(r#"{{"for":"{}"}}"#, write_duration(length)).into()));
+    let answer = service.call(Call { body, ..Call::post(vendor.path() + "/pause") }).await?;
+    print::answer(answer.json(), vendor.talk.output, |vendor| {
+        let (now, times) = (client::read::<Row>(vendor)?, args.vendor.talk.times());
+        let replaced = match before.paused {
+            true => format!("; before, it was paused {}", paused_until(&before, &times)),
+            false => String::new(),
+        };
+        Ok(shown(&format!("{} is paused {}{replaced}", now.name, paused_until(&now, &times))))
+    })
+}
+
+fn paused_until(row: &Row, times: &Times) -> String {
+    match &row.paused_until {
+        Some(until) => format!("until {}", times.long(until).unwrap_or_else(|| until.clone())),
+        None => "until resumed".to_owned(),
+    }
+}
+
+fn name(vendor: &RawValue) -> Result<String, Failure> {
+    Ok(client::read::<Row>(vendor)?.name)
 }
 
 impl OneVendor {
@@ -129,9 +180,10 @@ impl OneVendor {
 impl AuditArgs {
     fn path(&self) -> String {
         let window = self.window.map(write_duration);
-        let given = [("window", &window), ("since", &self.since), ("until", &self.until)];
-        let given = given.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
-        let query: Vec<String> = given.map(|(name, value)| format!("{name}={}", client::segment(value))).collect();
+        let [since, until] = [self.since, self.until].map(|at| at.map(Time::rfc3339));
+        let given = [("window", window), ("since", since), ("until", until)];
+        let given = given.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let query: Vec<String> = given.map(|(name, value)| format!("{name}={}", client::segment(&value))).collect();
         format!("{}/audit?{}", self.vendor.path(), query.join("&"))
     }
 }
@@ -147,50 +199,75 @@ pub(super) fn each(answer: &RawValue) -> Result<Vec<&RawValue>, Failure> {
     Ok(vendors.unwrap_or_else(|| vec![answer]))
 }
 
-fn list(answer: &RawValue) -> Result<String, Failure> {
+fn list(answer: &RawValue, times: &Times) -> Result<String, Failure> {
     let head =
         ["NAME", "KIND", "STATE", "WAITING", "OLDEST", "IN FLIGHT", "OPEN", "CALLS", "429S", "BREACHES", "LIMITS"];
     let mut rows = Vec::new();
     for vendor in each(answer)? {
         let row: Row = client::read(vendor)?;
         let ids: Vec<&str> = row.limits.iter().map(|limit| &*limit.id).collect();
+        let oldest = if row.waiting == 0 { "none" } else { "unknown" };
         rows.push([
             row.name.clone(),
             row.kind.clone(),
-            state(&row),
+            state(&row, times),
             row.waiting.to_string(),
-            row.oldest_waiting_s.map_or_else(|| "-".to_owned(), |secs| format!("{secs:.1} s")),
-            or_dash(row.in_flight),
+            row.oldest_waiting_s.map_or_else(|| oldest.to_owned(), seconds),
+            or_unknown(row.in_flight),
             row.open.to_string(),
-            or_dash(row.calls_total),
-            or_dash(row.throttled_total),
-            or_dash(row.breaches_total),
+            or_unknown(row.calls_total),
+            or_unknown(row.throttled_total),
+            or_unknown(row.breaches_total),
             if ids.is_empty() { "none".to_owned() } else { ids.join(", ") },
         ]);
     }
-    Ok(print::table(head, rows))
+    Ok(print::table(head, &["KIND", "BREACHES", "429S", "OPEN", "IN FLIGHT", "CALLS", "OLDEST"], rows))
 }
 
-fn show(vendor: &RawValue) -> Result<String, Failure> {
-    let row: Row = client::read(vendor)?;
-    let fields = print::fields(vendor, &["limits"]);
-    if row.limits.is_empty() {
-        return Ok(format!("{fields}\n\nno limits"));
+fn show(row: &Row, times: &Times) -> Result<String, Failure> {
+    let mut lines = vec![
+        ("name", shown(&row.name)),
+        ("kind", shown(&row.kind)),
+        ("pool", shown(&row.pool)),
+        ("state", state(row, times)),
+    ];
+    if let Some(on) = &row.blocked_on {
+        let (since, until) = (row.since.as_deref(), row.until.as_deref());
+        lines.push(("why", Block { on, vendor: &row.name, job: None, since, until }.told(times)));
     }
-    let head = ["LIMIT", "USED", "CALLS", "PER", "SHAPE", "KEY", "NEXT AT"];
-    let rows = row.limits.into_iter().map(|limit| {
+    if let (true, Some(by)) = (row.paused, &row.paused_by) {
+        let since = row.paused_since.as_deref().map(|since| format!(", {}", times.short(since)));
+        lines.push(("paused by", shown(by) + &since.unwrap_or_default()));
+    }
+    lines.push(("last error", row.last_error.as_ref().map_or_else(|| "none".to_owned(), |error| error.told(times))));
+    let oldest = row.oldest_waiting_s.map(|secs| format!(", the oldest for {}", seconds(secs)));
+    let eta = row.drain_eta.as_deref().map(|eta| format!("; all called {}", times.short(eta)));
+    lines.push(("waiting", format!("{}{}{}", row.waiting, oldest.unwrap_or_default(), eta.unwrap_or_default())));
+    lines.push(("open", format!("{} accepted by the vendor and not answered", row.open)));
+    lines.push(("in flight", format!("{} of {}", or_unknown(row.in_flight), row.concurrency)));
+    if let (Some(calls), Some(throttled), Some(breaches)) = (row.calls_total, row.throttled_total, row.breaches_total) {
+        let told = format!("{calls}, {throttled} of them answered \"too many\"; {breaches} breaches of its limits");
+        lines.push(("calls", told));
+    }
+    let lines = print::pairs(lines);
+    if row.limits.is_empty() {
+        return Ok(format!("{lines}\n\nno limits"));
+    }
+    let head = ["LIMIT", "USED", "CALLS", "PER", "SHAPE", "KEY", "NEXT CALL"];
+    let rows = row.limits.iter().map(|limit| {
         let LimitRow { id, calls, per, shape, key, used, next_at } = limit;
-        [id, or_dash(used), calls.to_string(), per, shape, key, next_at]
+        let [id, per, shape, key] = [id, per, shape, key].map(Clone::clone);
+        [id, or_unknown(*used), calls.to_string(), per, shape, key, times.soonest(next_at)]
     });
-    Ok(format!("{fields}\n\n{}", print::table(head, rows)))
+    Ok(format!("{lines}\n\n{}", print::table(head, &["KEY", "SHAPE"], rows)))
 }
 
-fn audit(answer: &RawValue) -> Result<String, Failure> {
+fn audit(answer: &RawValue, times: &Times) -> Result<String, Failure> {
     #[derive(Deserialize)]
     struct Limits {
         limits: Option<Vec<AuditRow>>,
     }
-    let fields = print::fields(answer, &["limits"]);
+    let fields = print::fields(answer, &["limits"], times);
     let Limits { limits: Some(limits) } = client::read(answer)? else { return Ok(fields) };
     if limits.is_empty() {
         return Ok(format!("{fields}\n\nno limits"));
@@ -199,26 +276,29 @@ fn audit(answer: &RawValue) -> Result<String, Failure> {
     let rows = limits.into_iter().map(|row| {
         let AuditRow { id, window, key, max_in_any_window, limit, breaches, worst_ever, worst_ever_at } = row;
         let [most, allowed, breaches, worst] = [max_in_any_window, limit, breaches, worst_ever].map(|n| n.to_string());
-        [id, window, key, most, allowed, breaches, worst, worst_ever_at.unwrap_or_else(|| "-".to_owned())]
+        let at = worst_ever_at.map_or_else(|| "never".to_owned(), |at| times.short(&at));
+        [id, window, key, most, allowed, breaches, worst, at]
     });
-    Ok(format!("{fields}\n\n{}", print::table(head, rows)))
+    Ok(format!("{fields}\n\n{}", print::table(head, &["KEY", "AT", "WORST EVER"], rows)))
 }
 
-fn pause(vendor: &RawValue) -> Result<String, Failure> {
-    let row: Row = client::read(vendor)?;
-    let state = if row.paused { state(&row) } else { "no longer paused".to_owned() };
-    Ok(print::shown(&format!("{} is {state}", row.name)))
+/// A number that only callers that see all tenants get.
+fn or_unknown(number: Option<impl ToString>) -> String {
+    number.map_or_else(|| "unknown".to_owned(), |number| number.to_string())
 }
 
-fn or_dash(number: Option<impl ToString>) -> String {
-    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+fn seconds(secs: f64) -> String {
+    span(Duration::try_from_secs_f64(secs).unwrap_or_default())
 }
 
-fn state(row: &Row) -> String {
-    match (&row.paused_until, row.paused) {
-        (_, false) if row.breaker == "closed" => "running".to_owned(),
-        (_, false) => format!("breaker {}", row.breaker.replace('_', " ")),
-        (Some(until), true) => format!("paused until {until}"),
-        (None, true) => "paused until resumed".to_owned(),
+fn state(row: &Row, times: &Times) -> String {
+    let until = || row.until.as_deref().map(|until| format!(" {}", times.until(until))).unwrap_or_default();
+    match row.blocked_on.as_deref() {
+        _ if row.paused && row.paused_until.is_none() => "paused until resumed".to_owned(),
+        _ if row.paused => format!("paused{}", until()),
+        Some("credentials") => "credentials refused".to_owned(),
+        Some("slowed_by_vendor") => format!("slowed by the vendor{}", until()),
+        _ if row.breaker != "closed" => format!("breaker {}", row.breaker.replace('_', " ")),
+        _ => "running".to_owned(),
     }
 }

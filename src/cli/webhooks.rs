@@ -15,6 +15,6 @@ pub(super) enum WebhooksCommand {
 
 pub(super) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
     match command {
-        WebhooksCommand::Resend(job) => act(&job, "result-webhook").await,
+        WebhooksCommand::Resend(job) => act(&job.id, "result-webhook", &job.talk).await,
     }
 }

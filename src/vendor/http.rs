@@ -24,7 +24,7 @@ use rustls::ClientConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::timeout_at,
+    time::{timeout, timeout_at},
 };
 
 use super::{
@@ -312,6 +312,37 @@ impl Connection {
         if !reply.as_ref().is_ok_and(|reply| reply.broken.is_none()) {
             self.driver = Err(None);
         }
+        reply
+    }
+
+    /// Sends one request and gives each piece of a successful reply's body to `take` as it arrives, until the other side ends it, `take`
+    /// wants no more, or nothing comes for as long as `silence`. The connection is not used again. Not cancel-safe, like [`Connection::send`].
+    pub async fn follow(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        silence: Duration,
+        mut take: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Reply, CallError> {
+        let Connection { sender, driver, .. } = self;
+        let reply = drive(driver, async {
+            let head = timeout(silence, sender.send_request(request)).await;
+            let (head, mut body) =
+                head.map_err(|_| CallError::TimedOut)?.map_err(|error| interrupted(&error))?.into_parts();
+            let reply = |body, broken| Reply { status: head.status, headers: head.headers, body, broken };
+            if !head.status.is_success() {
+                let (body, broken) = read_capped(body, MAX_REPLY_BYTES, Instant::now() + silence).await;
+                return Ok(reply(body, broken));
+            }
+            while let Some(frame) = timeout(silence, body.frame()).await.map_err(|_| CallError::TimedOut)? {
+                let frame = frame.map_err(|error| interrupted(&error))?;
+                if frame.data_ref().is_some_and(|data| !take(data)) {
+                    break;
+                }
+            }
+            Ok(reply(Bytes::new(), None))
+        })
+        .await;
+        self.driver = Err(None);
         reply
     }
 

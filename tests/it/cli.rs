@@ -16,16 +16,16 @@ const BINARY: &str = env!("CARGO_BIN_EXE_fetchgate");
 const ODD: &str = r#"{"z": 123456789012345678901234567890,  "a":1.10, "b" : [ ],"a":1e2}"#;
 
 /// A running `fetchgate dev`, ended when dropped.
-struct Dev {
+pub(crate) struct Dev {
     child: Child,
-    url: String,
-    folder: TempDir,
+    pub(crate) url: String,
+    pub(crate) folder: TempDir,
     /// Held open, or the process would write into a closed pipe.
     _stdout: BufReader<ChildStdout>,
 }
 
 impl Dev {
-    fn start() -> Dev {
+    pub(crate) fn start() -> Dev {
         let folder = tempfile::tempdir().expect("a temporary folder");
         // With the limit of most shells.
         let mut dev = Command::new("sh");
@@ -43,15 +43,15 @@ impl Dev {
         Dev { child, url, folder, _stdout: stdout }
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         command(&self.url, args)
     }
 
-    fn run(&self, args: &[&str]) -> Run {
+    pub(crate) fn run(&self, args: &[&str]) -> Run {
         Run::of(self.command(args).output().expect("the binary runs"))
     }
 
-    fn run_with_stdin(&self, args: &[&str], stdin: &str) -> Run {
+    pub(crate) fn run_with_stdin(&self, args: &[&str], stdin: &str) -> Run {
         let mut child = self
             .command(args)
             .stdin(Stdio::piped())
@@ -64,7 +64,7 @@ impl Dev {
     }
 
     /// Starts a command that goes on until something happens.
-    fn spawn(&self, args: &[&str]) -> Watch {
+    pub(crate) fn spawn(&self, args: &[&str]) -> Watch {
         let mut child =
             self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
@@ -72,12 +72,12 @@ impl Dev {
         Watch { child, stdout, stderr }
     }
 
-    fn submit(&self, args: &[&str]) -> String {
+    pub(crate) fn submit(&self, args: &[&str]) -> String {
         self.run(&[&["jobs", "submit", "--payload", "1"], args].concat()).succeeds().stdout.trim().to_owned()
     }
 
     /// What the service itself answers.
-    fn body(&self, path: &str) -> String {
+    pub(crate) fn body(&self, path: &str) -> String {
         let address = self.url.trim_start_matches("http://");
         let mut stream = TcpStream::connect(address).expect("dev listens");
         write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").expect("written");
@@ -98,9 +98,9 @@ impl Drop for Dev {
 }
 
 /// A command under way, ended when dropped.
-struct Watch {
+pub(crate) struct Watch {
     child: Child,
-    stdout: BufReader<ChildStdout>,
+    pub(crate) stdout: BufReader<ChildStdout>,
     stderr: BufReader<ChildStderr>,
 }
 
@@ -129,14 +129,14 @@ impl Drop for Watch {
 
 /// What a command has written, and its exit code.
 #[derive(Debug)]
-struct Run {
-    code: i32,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Run {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Run {
-    fn of(output: Output) -> Run {
+    pub(crate) fn of(output: Output) -> Run {
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         Run {
             code: output.status.code().expect("an exit code"),
@@ -146,14 +146,14 @@ impl Run {
     }
 
     #[track_caller]
-    fn succeeds(self) -> Run {
+    pub(crate) fn succeeds(self) -> Run {
         assert_eq!(self.code, 0, "{self:?}");
         self
     }
 
     /// Ends with this code and says all of this on stderr.
     #[track_caller]
-    fn fails(self, code: i32, words: &[&str]) -> Run {
+    pub(crate) fn fails(self, code: i32, words: &[&str]) -> Run {
         assert_eq!(self.code, code, "{self:?}");
         for word in words {
             assert!(self.stderr.contains(word), "{word:?} is missing: {self:?}");
@@ -162,29 +162,29 @@ impl Run {
     }
 
     #[track_caller]
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
-fn command(url: &str, args: &[&str]) -> Command {
+pub(crate) fn command(url: &str, args: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
-    command.args(args).env("FETCHGATE_URL", url).stdin(Stdio::null());
+    command.args(args).env("FETCHGATE_URL", url).env_remove("COLUMNS").stdin(Stdio::null());
     command
 }
 
-fn run(url: &str, args: &[&str]) -> Run {
+pub(crate) fn run(url: &str, args: &[&str]) -> Run {
     Run::of(command(url, args).output().expect("the binary runs"))
 }
 
 /// The next line; nothing at the end.
-fn read_line(from: &mut impl BufRead) -> Option<String> {
+pub(crate) fn read_line(from: &mut impl BufRead) -> Option<String> {
     let mut line = String::new();
     (from.read_line(&mut line).expect("UTF-8") > 0).then_some(line)
 }
 
 /// Gives these bytes as its answer to one request. The head is all that it reads, and what it gives at its end.
-fn canned(answer: &'static str) -> (String, JoinHandle<String>) {
+pub(crate) fn canned(answer: &'static str) -> (String, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let serving = thread::spawn(move || {
@@ -201,7 +201,7 @@ fn canned(answer: &'static str) -> (String, JoinHandle<String>) {
 }
 
 /// A URL at which nothing listens.
-fn nowhere() -> String {
+pub(crate) fn nowhere() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     format!("http://{}", listener.local_addr().expect("an address"))
 }
@@ -215,7 +215,9 @@ fn a_job_goes_from_submit_to_its_result() {
     assert_eq!(id.len(), 36, "{id}");
 
     let shown = dev.run(&["jobs", "get", id, "--wait", "30s", "--payload"]).succeeds().stdout;
-    for line in [&*format!("request_id   {id}"), "status       complete", "tags         -", "payload\n{", "result\n{"] {
+    for line in
+        [&*format!("request_id   {id}"), "status       complete", "tags         none", "payload\n{", "result\n{"]
+    {
         assert!(shown.contains(line), "{line:?} is missing:\n{shown}");
     }
     assert!(
@@ -293,9 +295,12 @@ fn refusals_are_shown_with_their_code_and_every_wrong_field() {
     let submit = ["jobs", "submit", "--payload", "1"];
     dev.run(&[&submit[..], &["--vendor", "buro"]].concat()).fails(1, &["buro", "(unknown_vendor)"]);
     let wrong = ["--not-before", "soon", "--deadline", "never"];
-    dev.run(&[&submit[..], &wrong].concat()).fails(1, &["(invalid_field)", "\n  /not_before: ", "\n  /deadline: "]);
+    let both = ["2 fields are wrong (invalid_field)", "\n  --not-before must be ", "\n  --deadline must be "];
+    dev.run(&[&submit[..], &wrong].concat()).fails(1, &both);
+    dev.run(&[&submit[..], &["--deadline", "2020-01-01T00:00:00Z"]].concat())
+        .fails(1, &["error: --deadline is in the past (invalid_field)\n"]);
     dev.run(&["jobs", "get", "../vendors"]).fails(1, &["(unknown_job)"]);
-    dev.run(&["vendors", "show", "a/b c"]).fails(1, &["a/b c", "(unknown_vendor)"]);
+    dev.run(&["vendors", "show", "a/b c"]).fails(1, &["a/b c", "`fetchgate vendors list` shows them (unknown_vendor)"]);
 
     let id = dev.submit(&["--wait", "30s", "-o", "json"]);
     let id = serde_json::from_str::<Value>(&id).expect("JSON")["request_id"].as_str().expect("an id").to_owned();
@@ -337,7 +342,12 @@ fn a_list_follows_the_cursors_and_a_batch_names_what_was_rejected() {
     let sent = dev
         .run(&batch)
         .fails(1, &["line 602: ", "(unknown_vendor)", "line 603: ", "(malformed_json)", "2 of 602 jobs were rejected"]);
-    assert_eq!(sent.stdout, "accepted 600, rejected 2\n");
+    assert!(sent.stderr.contains("accepted 600, rejected 2\n"), "{}", sent.stderr);
+    assert_eq!(
+        (sent.stdout.lines().count(), sent.stdout.lines().next().map(str::len)),
+        (600, Some(36)),
+        "an id a line"
+    );
     let again =
         dev.run_with_stdin(&["jobs", "submit", "--batch", "-", "--idempotency-key", "night", "-o", "json"], &file);
     let again = again.fails(1, &["2 of 602"]);
@@ -350,9 +360,11 @@ fn a_list_follows_the_cursors_and_a_batch_names_what_was_rejected() {
         "the second batch made none twice"
     );
     assert_eq!(all.stderr, "");
-    let pages = dev.run(&["jobs", "list", "--limit", "550", "-o", "json"]).succeeds().stdout;
-    assert_eq!(pages.lines().next(), Some(&*dev.body("/jobs?limit=500")));
-    assert_eq!(pages.lines().count(), 2);
+    let page = dev.run(&["jobs", "list", "--limit", "500", "-o", "json"]).succeeds().stdout;
+    assert_eq!(page, dev.body("/jobs?limit=500") + "\n");
+    let all = dev.run(&["jobs", "list", "--all", "-o", "json"]).succeeds();
+    assert_eq!((all.stdout.lines().count(), all.json()["jobs"].as_array().map(Vec::len)), (1, Some(600)));
+    assert_eq!(all.json()["next_cursor"], Value::Null);
 
     let three = dev
         .run(&["jobs", "list", "--limit", "3", "--status", "pending", "--vendor", "sync", "--tenant", "default"])
@@ -380,7 +392,8 @@ fn watch_follows_a_job_to_its_end() {
     assert!(first.contains("  pending  vendor_paused"), "{first}");
     dev.run(&["vendors", "resume", "async"]).succeeds();
     let ended = watch.end().succeeds();
-    assert!(ended.stdout.lines().last().is_some_and(|line| line.ends_with("  complete")), "{ended:?}");
+    let (changes, result) = ended.stdout.split_once("\n\n").expect("the result below the changes");
+    assert!(changes.ends_with("  complete") && result.starts_with("{\n"), "{ended:?}");
     let json = dev.run(&["jobs", "watch", &id, "-o", "json"]).succeeds();
     assert_eq!(json.stdout, dev.body(&format!("/jobs/{id}")) + "\n");
 }
@@ -389,22 +402,24 @@ fn watch_follows_a_job_to_its_end() {
 fn watch_follows_what_waits_until_nothing_does_and_ctrl_c_tells_what_is_known() {
     let dev = Dev::start();
     let idle = dev.run(&["jobs", "watch"]).succeeds();
-    assert_eq!((&*idle.stdout, &*idle.stderr), ("no job is waiting\n", ""));
+    assert_eq!((&*idle.stdout, &*idle.stderr), ("all jobs have ended\n", ""));
     dev.run(&["vendors", "pause", "sync", "--for", "1h"]).succeeds();
     for _ in 0..3 {
         dev.submit(&[]);
     }
     let mut stopped = dev.spawn(&["jobs", "watch"]);
     let note = read_line(&mut stopped.stderr).expect("a note");
-    assert!(note.contains("sync is paused"), "{note}");
+    assert!(note.starts_with("sync is paused, for ") && note.contains("`fetchgate vendors resume sync`"), "{note}");
     stopped.interrupt();
     let stopped = stopped.end().fails(1, &["the jobs go on"]);
-    assert_eq!(stopped.stdout, "3 waiting: sync 3\n");
+    let lines: Vec<&str> = stopped.stdout.lines().collect();
+    assert!(lines.len() == 2 && lines[0].contains("  0/3"), "a line where there is no terminal: {stopped:?}");
+    assert_eq!(lines[1], "3 under way: sync 3");
 
     let mut watch = dev.spawn(&["jobs", "watch", "--vendor", "sync"]);
     read_line(&mut watch.stderr).expect("a note");
     dev.run(&["vendors", "resume", "sync"]).succeeds();
-    assert_eq!(watch.end().succeeds().stdout, "no job is waiting\n");
+    assert!(watch.end().succeeds().stdout.ends_with("\nall jobs have ended\n"));
 }
 
 #[test]
@@ -413,27 +428,39 @@ fn vendors_are_listed_shown_paused_and_resumed() {
     let list = dev.run(&["vendors", "list"]).succeeds().stdout;
     let rows: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), ["NAME", "async", "faulty", "polling", "sync"]);
-    assert_eq!(rows[4], ["sync", "sync", "running", "0", "-", "0", "0", "0", "0", "0", "50/s"]);
+    assert_eq!(rows[4], ["sync", "sync", "running", "0", "none", "0", "0", "0", "0", "0", "50/s"]);
     let vendors = dev.run(&["vendors", "list", "-o", "json"]).succeeds().json();
     assert_eq!(vendors["vendors"].as_array().map(Vec::len), Some(4));
+    assert!(dev.body("/vendors").starts_with(r#"{"vendors":[{"name":"async","kind":"webhook","pool":"#), "one order");
 
     let shown = dev.run(&["vendors", "show", "sync"]).succeeds().stdout;
     assert!(
-        shown.contains("LIMIT  USED  CALLS  PER  SHAPE  KEY     NEXT AT\n50/s   0     50     1s   paced  vendor  "),
+        shown.ends_with(
+            "LIMIT  USED  CALLS  PER  SHAPE  KEY     NEXT CALL\n50/s   0     50     1s   paced  vendor  now\n"
+        ),
         "{shown}"
     );
-    assert!(shown.contains("concurrency       32\n"), "{shown}");
+    for line in ["state       running\nlast error  none\nwaiting     0\n", "in flight   0 of 32\n"] {
+        assert!(shown.contains(line), "{line:?} is missing:\n{shown}");
+    }
 
     let audit = dev.run(&["vendors", "audit", "sync"]).succeeds().stdout;
     assert!(audit.contains("LIMIT  WINDOW  KEY     MOST IN ANY  ALLOWED"), "{audit}");
     let since = ["vendors", "audit", "sync", "--window", "1s", "--since", "2026-11-22T15:00:00+01:00", "-o", "json"];
     let wanted = serde_json::json!({"calls": 0, "max_in_any_window": 0, "limit": 50, "breaches": 0});
     assert_eq!(dev.run(&since).succeeds().json(), wanted);
+    let hour = ["vendors", "audit", "sync", "--window", "1s", "--since", "1h", "-o", "json"];
+    assert_eq!(dev.run(&hour).succeeds().json(), wanted);
 
     let paused = dev.run(&["vendors", "pause", "sync"]).succeeds().stdout;
     assert_eq!(paused, "sync is paused until resumed\n");
     let paused = dev.run(&["vendors", "pause", "sync", "--for", "10m"]).succeeds().stdout;
     assert!(paused.starts_with("sync is paused until 2"), "{paused}");
+    assert!(paused.ends_with("; before, it was paused until resumed\n"), "{paused}");
+    let shown = dev.run(&["vendors", "show", "sync"]).succeeds().stdout;
+    for words in ["state       paused for another ", "why         sync is paused, for ", "paused by   anonymous, "] {
+        assert!(shown.contains(words), "{words:?} is missing:\n{shown}");
+    }
     assert_eq!(dev.run(&["vendors", "show", "sync", "-o", "json"]).succeeds().json()["paused"], true);
     assert_eq!(dev.run(&["vendors", "resume", "sync"]).succeeds().stdout, "sync is no longer paused\n");
 }
@@ -451,11 +478,13 @@ fn limits_are_shown_set_and_removed() {
     assert_eq!((&laid["limits"][0]["id"], &laid["limits"][1]["shape"]), (&json!("20/s"), &json!("window")));
     let shown = dev.run(&["vendors", "limits", "sync"]).succeeds().stdout;
     assert!(shown.starts_with("live since 2") && shown.contains("600/1m"), "{shown}");
-    dev.run(&["vendors", "limits", "sync", "--set", "fast"]).fails(1, &["(invalid_field)", "/limits/0"]);
+    dev.run(&["vendors", "limits", "sync", "--set", "fast"]).fails(1, &["--set number 1", "(invalid_field)"]);
     dev.run(&["vendors", "limits", "sync", "--set", "{ calls = "]).fails(2, &["--set"]);
     dev.run(&["vendors", "limits", "sync", "--set", "1/s", "--clear"]).fails(2, &["cannot be used with"]);
     let back = dev.run(&["vendors", "limits", "sync", "--clear"]).succeeds().stdout;
     assert!(back.starts_with("from the config file, version 2\n"), "{back}");
+    let json = ["vendors", "limits", "sync", "--set", r#"{"calls": 5, "per": "1s"}"#, "-o", "json"];
+    assert_eq!(dev.run(&json).succeeds().json()["limits"][0]["id"], "5/1s");
 }
 
 #[test]
@@ -467,9 +496,10 @@ fn keys_are_made_listed_and_revoked_and_a_job_is_erased() {
     let id = key.strip_prefix("fg_").and_then(|rest| rest.split_once('_')).expect("a key").0.to_owned();
     let listed = dev.run(&["keys", "list"]).succeeds().stdout;
     let row: Vec<&str> = listed.lines().nth(1).expect("a row").split_whitespace().collect();
-    assert_eq!((row[0], &row[1..4], row[5]), (&*id, &["billing", "acme", "submit,read"][..], "anonymous"));
+    assert_eq!((row[0], &row[1..4]), (&*id, &["billing", "acme", "submit,read"][..]));
+    assert!(listed.contains("  anonymous  in 8") && listed.trim_end().ends_with("  never"), "{listed}");
     assert!(!listed.contains(&key), "{listed}");
-    dev.run(&["keys", "create", "--name", "x", "--scope", "read"]).fails(1, &["/tenant", "(invalid_field)"]);
+    dev.run(&["keys", "create", "--name", "x", "--scope", "read"]).fails(1, &["--tenant", "(invalid_field)"]);
     dev.run(&["keys", "create", "--name", "x", "--scope", "write"]).fails(2, &["possible values"]);
     assert_eq!(dev.run(&["keys", "revoke", &id]).succeeds().stdout, format!("{id} is revoked\n"));
     dev.run(&["keys", "revoke", &id]).fails(1, &["(unknown_key)"]);
@@ -498,15 +528,20 @@ fn a_key_is_sent_and_never_shown() {
 #[test]
 fn wrong_arguments_end_with_2_before_anything_is_sent() {
     let url = nowhere();
-    let wrong: [(&[&str], &str); 12] = [
+    let wrong: [(&[&str], &str); 17] = [
         (&["jobs", "submit"], "--payload"),
         (&["jobs", "submit", "--payload", "1", "--batch", "x"], "cannot be used with"),
-        (&["jobs", "submit", "--payload", r#"1,"priority":"high""#], "the payload is not JSON"),
+        (&["jobs", "submit", "--payload", r#"1,"priority":"high""#], "the payload is not JSON at line 1, column 2"),
         (&["jobs", "submit", "--payload-file", "/no/such/file"], "/no/such/file cannot be read"),
         (&["jobs", "submit", "--payload", "1", "--priority", "urgent"], "high"),
         (&["jobs", "submit", "--payload", "1", "--idempotency-key", "a\nb"], "visible ASCII"),
         (&["jobs", "get", "x", "--wait", "30"], "the unit is missing"),
         (&["jobs", "list", "--all", "--limit", "3"], "cannot be used with"),
+        (&["jobs", "submit", "--payload-file", "-"], "the payload is empty"),
+        (&["jobs", "submit"], "Usage: fetchgate jobs submit <--payload"),
+        (&["jobs", "cancel"], "or with --all"),
+        (&["jobs", "replay", "an-id", "--vendor", "sync"], "cannot be used with"),
+        (&["vendors", "audit", "sync", "--since", "yesterday"], "such as 2h"),
         (&["vendors", "pause", "sync", "--for", "a while"], "no spaces"),
         (&["vendors", "list", "--url", "127.0.0.1:8000"], "http://127.0.0.1:8000"),
         (&["vendors", "list", "--url", "localhost:8000"], "http://127.0.0.1:8000"),

@@ -12,6 +12,8 @@ mod canaries;
 mod check;
 /// The command line: the real binary against a real service.
 mod cli;
+/// The command line for many jobs, and for people who look at a terminal.
+mod cli_many;
 /// The config: every mistake is named with its key, its line and the mend.
 mod config;
 /// The documents: their commands run, their links lead somewhere, their tables have everything.
