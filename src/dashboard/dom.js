@@ -102,6 +102,13 @@ export function section(id, heading, ...children) {
   return el("section", { key: id, class: id, "aria-labelledby": id }, el("h2", { id }, heading), ...children);
 }
 
+/** A table, each column with its class; it scrolls by itself where it is too wide. Columns with the class `wide` are left out on a phone. */
+export function table(label, head, classes, rows, kind) {
+  const names = head.map((text, i) => el("th", { scope: "col", class: classes[i] }, text));
+  const grid = el("table", { class: kind }, el("thead", null, el("tr", null, names)), el("tbody", null, rows));
+  return el("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": label }, grid);
+}
+
 /** A link within the dashboard: `#/jobs?vendor=x`. The parts are escaped. */
 export function link(parts, query, ...children) {
   return el("a", { href: address(parts, query) }, ...children);

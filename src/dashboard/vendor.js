@@ -3,7 +3,7 @@
 import { now, read } from "./api.js";
 import { changeLimits, changeMany, sendTestJob, vendorPath } from "./actions.js";
 import { gauge, lines } from "./chart.js";
-import { el, link, section } from "./dom.js";
+import { el, link, section, table } from "./dom.js";
 import { failureTable } from "./failure-table.js";
 import { jobTable } from "./job-table.js";
 import { historyOf, need, perSecond, readVendor, said, vendorButtons } from "./vendor-data.js";
@@ -136,22 +136,5 @@ function limits(vendor, audit) {
   };
   const head = ["Limit", "Used now", "Shape", "Counts", "Next call", "Worst window, 5 min", "Worst ever"];
   const classes = ["", "", "wide", "wide", "wide", "num", "num"];
-  return el(
-    "div",
-    { class: "scroll" },
-    el(
-      "table",
-      null,
-      el(
-        "thead",
-        null,
-        el(
-          "tr",
-          null,
-          head.map((text, i) => el("th", { scope: "col", class: classes[i] }, text)),
-        ),
-      ),
-      el("tbody", null, vendor.limits.map(row)),
-    ),
-  );
+  return table("Limits", head, classes, vendor.limits.map(row));
 }
