@@ -1,5 +1,5 @@
 # What a contributor does, and what CI does: the same.
-.PHONY: run test test-browser failover servers check fuzz fuzz-plain fuzz-api deny sbom bench load edge bulk million webhooks referee compose-test
+.PHONY: run test test-browser failover servers check fuzz fuzz-plain fuzz-api check-metrics deny sbom bench load edge bulk million webhooks referee compose-test
 
 run: ## the whole world: API, worker, embedded store, mock vendors; nothing else needed
 	cargo run --release --locked -- dev
@@ -31,6 +31,9 @@ fuzz-plain: ## changes the corpus at random, on any compiler: TARGET=name or all
 
 fuzz-api: ## the API of a live server, fuzzed from its OpenAPI file by schemathesis; two minutes
 	scripts/fuzz-api
+
+check-metrics: ## alert rules, their tests, the Grafana dashboard and /metrics, with promtool; installs it
+	scripts/check-metrics
 
 deny: ## licences, sources, bans and, where they can be reached, advisories; installs cargo-deny. `make test` checks licences and sources too
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny

@@ -233,7 +233,11 @@ impl Metrics {
         registry.register("http_requests", "HTTP requests answered, by route and status", http_requests.clone());
         let http_latency = latency();
         registry.register("http_request_seconds", "Time to answer HTTP requests", http_latency.clone());
-        let webhooks = Family::default();
+        let webhooks: Family<ByOutcome, Counter> = Family::default();
+        for outcome in ["try_again", "delivered", "gave_up"] {
+            // From the start, so that alerts see the first one.
+            webhooks.get_or_create_owned(&ByOutcome { outcome });
+        }
         registry.register("result_webhooks", "Announcements of ends, by what came of each try", webhooks.clone());
         let store_latency = latency();
         registry.register("store_write_seconds", "Time until a submit or settle was durable", store_latency.clone());
