@@ -89,7 +89,7 @@ impl Service {
         let admission = Admission::new(config.tenants.clone(), clock.clone(), others.clone());
         let keys = Arc::new(Keys::open(keys, clock.clone(), &config.callers).await?);
         let secret = callback_secret(config, &*book).await?;
-        let (hooks, master) = (&config.result_webhooks, own_secret(&*book, "webhook_secret").await?);
+        let master = own_secret(&*book, "webhook_secret").await?;
         let pools = config.vendors.iter().map(|vendor| (vendor.name.clone(), vendor.pool.clone()));
         let audit = Arc::new(Audit::new(calls, clock.clone(), pools));
         let metrics = Arc::new(Metrics::new(config.vendors.iter().map(|vendor| vendor.name.clone()), &about));
@@ -111,17 +111,7 @@ impl Service {
             clock: clock.clone(),
             retention: config.store.retention,
         });
-        let webhooks = Arc::new(result_webhooks::Context::new(Parts {
-            store: store.clone(),
-            outbox,
-            guard: hooks.guard.clone(),
-            lookup: system_lookup(),
-            secrets: Secrets::new(&config.tenants, &hooks.secrets, master),
-            metrics: cx.metrics.clone(),
-            clock: clock.clone(),
-            give_up_after: hooks.give_up_after,
-            show: api::announced,
-        }));
+        let webhooks = announcer(config, &cx, outbox, master);
         let app = Arc::new(App {
             store: store.clone(),
             limiter: limiter.clone(),
@@ -373,6 +363,27 @@ struct Backend {
     limiter: Arc<dyn Limiter>,
     breakers: Arc<dyn Breakers>,
     queue: Option<Redis>,
+}
+
+/// What announces the ends of jobs.
+fn announcer(
+    config: &Config,
+    cx: &Context,
+    outbox: Arc<dyn Outbox>,
+    master: [u8; 32],
+) -> Arc<result_webhooks::Context> {
+    let hooks = &config.result_webhooks;
+    Arc::new(result_webhooks::Context::new(Parts {
+        store: cx.store.clone(),
+        outbox,
+        guard: hooks.guard.clone(),
+        lookup: system_lookup(),
+        secrets: Secrets::new(&config.tenants, &hooks.secrets, master),
+        metrics: cx.metrics.clone(),
+        clock: cx.clock.clone(),
+        give_up_after: hooks.give_up_after,
+        show: api::announced,
+    }))
 }
 
 async fn open(config: &Config, clock: &Clock, about: &About) -> anyhow::Result<Backend> {

@@ -111,9 +111,9 @@ impl Times {
 pub(super) fn span(duration: Duration) -> String {
     let secs = duration.as_secs();
     match secs {
-        ..120 => format!("{secs}s"),
-        ..7200 => format!("{}m", secs / 60),
-        ..172_800 => format!("{}h", secs / 3600),
+        0..120 => format!("{secs}s"),
+        120..7200 => format!("{}m", secs / 60),
+        7200..172_800 => format!("{}h", secs / 3600),
         _ => format!("{}d", secs / 86_400),
     }
 }

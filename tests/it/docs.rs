@@ -144,7 +144,7 @@ fn anchor(heading: &str) -> String {
 
 fn anchors(page: &str) -> BTreeSet<String> {
     let text = read(page);
-    let headings = prose(&text).filter_map(|line| line.starts_with('#').then(|| line.trim_start_matches('#')));
+    let headings = prose(&text).filter_map(|line| line.strip_prefix('#')).map(|line| line.trim_start_matches('#'));
     headings.map(anchor).collect()
 }
 
