@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admission::{self, Admission},
     api::{
-        self, Access, Answers, App, Feasibility, Overview,
+        self, Access, App, Feasibility, Overview,
         edge::Edge,
         server::{self, Door},
         tls::Tls,
@@ -93,14 +93,9 @@ impl Service {
         let pools = config.vendors.iter().map(|vendor| (vendor.name.clone(), vendor.pool.clone()));
         let audit = Arc::new(Audit::new(calls, clock.clone(), pools));
         let metrics = Arc::new(Metrics::new(config.vendors.iter().map(|vendor| vendor.name.clone()), &about));
-        let overview = Arc::new(Overview {
-            stats: Stats::new(metrics.clone(), clock.clone(), others, limits.process()),
-            processes: Processes::new(book.clone(), clock.clone(), limits.process(), about),
-            config: shown.json,
-            store: schema,
-            retention: config.store.retention,
-            answers: Answers::default(),
-        });
+        let stats = Stats::new(metrics.clone(), clock.clone(), others, limits.process());
+        let processes = Processes::new(book.clone(), clock.clone(), limits.process(), about);
+        let overview = Arc::new(Overview::new(stats, processes, shown.json, schema, config.store.retention));
         let cx = Arc::new(Context {
             store: store.clone(),
             limiter: limiter.clone(),
