@@ -70,7 +70,7 @@ impl<Id> Counting<Id> {
 
     pub(super) fn add(&mut self, vendor: &str, code: FailureCode, message: &str, ended_at: Time, id: Id) {
         self.count += 1;
-        let vendor = known(&mut self.vendors, vendor, |name| Arc::from(name));
+        let vendor = known(&mut self.vendors, vendor, |vendor| vendor.into());
         let message = known(&mut self.messages, message, |message| Failure::stable_part(message).into());
         let (key, is_full) = ((vendor, code, message), self.groups.len() >= MOST_COUNTED);
         match self.groups.get_mut(&key) {
