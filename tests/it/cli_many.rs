@@ -151,7 +151,7 @@ fn one_command_says_why_a_job_failed_and_what_to_do() {
     let why = "\n\nwhy: the vendor answered 422 (vendor_refused)\nthe vendor said: 422 ";
     assert!(shown.contains(why) && shown.contains("\nnext: `fetchgate jobs attempts "), "{shown}");
     let id = shown.split_whitespace().nth(1).expect("the id");
-    assert_eq!(dev.run(&["jobs", "get", id]).succeeds().stdout, shown, "nothing else is needed");
+    assert!(dev.run(&["jobs", "get", id]).succeeds().stdout.contains(why), "later too");
     let attempts = dev.run(&["jobs", "attempts", id]).succeeds().stdout;
     assert!(attempts.starts_with("N  KIND  SENT") && attempts.contains("  422     "), "{attempts}");
     assert!(attempts.contains("\n\nthe vendor answered attempt 1 with status 422:\n"), "{attempts}");
