@@ -149,7 +149,7 @@ export function vendorTable(vendors, stats, done) {
     "Open",
     "429s",
     "p95",
-    "Empty",
+    "Drained",
     "Actions",
   ];
   const classes = ["", "", "wide", "wide line-up", "num", "num wide", "num wide", "num wide", "num wide", "wide line-up", "wide"];

@@ -80,7 +80,7 @@ function facts(vendor) {
     fact("Pool", el("span", { class: "data" }, vendor.pool)),
     fact("Waiting", count(vendor.waiting)),
     fact("Oldest", vendor.oldest_waiting_s == null ? NONE : duration(vendor.oldest_waiting_s * 1000)),
-    fact("Empty", vendor.waiting ? when(vendor.drain_eta) : NONE),
+    fact("Drained", vendor.waiting ? when(vendor.drain_eta) : NONE),
     fact("In flight", `${count(vendor.in_flight)} of ${count(vendor.concurrency)}`),
     fact("Accepted, unanswered", count(vendor.open)),
     fact("Calls", count(vendor.calls_total)),
