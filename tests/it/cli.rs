@@ -497,7 +497,7 @@ fn keys_are_made_listed_and_revoked_and_a_job_is_erased() {
     let listed = dev.run(&["keys", "list"]).succeeds().stdout;
     let row: Vec<&str> = listed.lines().nth(1).expect("a row").split_whitespace().collect();
     assert_eq!((row[0], &row[1..4]), (&*id, &["billing", "acme", "submit,read"][..]));
-    assert!(listed.contains("  anonymous  in 8") && listed.trim_end().ends_with("  never"), "{listed}");
+    assert!(listed.contains("  anonymous  in 90d  ") && listed.trim_end().ends_with("  never"), "{listed}");
     assert!(!listed.contains(&key), "{listed}");
     dev.run(&["keys", "create", "--name", "x", "--scope", "read"]).fails(1, &["--tenant", "(invalid_field)"]);
     dev.run(&["keys", "create", "--name", "x", "--scope", "write"]).fails(2, &["possible values"]);

@@ -87,7 +87,7 @@ fn tables_fit_the_width_and_times_are_as_asked_for() {
     let zoned = dev.run(&["jobs", "list", "--tz", "Asia/Kolkata"]).succeeds().stdout;
     assert!(zoned.contains(" +05:30  none"), "{zoned}");
     dev.run(&["jobs", "list", "--tz", "Nowhere/At all"]).fails(2, &["no such time zone"]);
-    assert!(dev.run(&["jobs", "get", &id]).succeeds().stdout.contains(&format!("created_at   {created} (")), "both");
+    assert!(dev.run(&["jobs", "get", &id]).succeeds().stdout.contains(&format!("created_at  {created} (")), "both");
 }
 
 #[test]
