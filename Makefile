@@ -1,5 +1,5 @@
 # What a contributor does, and what CI does: the same.
-.PHONY: run test test-browser failover servers check fuzz fuzz-plain fuzz-api check-metrics check-manifests deny sbom release bench load edge bulk million webhooks referee compose-test
+.PHONY: run test test-browser failover servers check fuzz fuzz-plain fuzz-api check-metrics check-manifests clients deny sbom release bench load edge bulk million webhooks referee compose-test
 
 run: ## the whole world: API, worker, embedded store, mock vendors; nothing else needed
 	cargo run --release --locked -- dev
@@ -37,6 +37,9 @@ check-metrics: ## alert rules, their tests, the Grafana dashboard and /metrics, 
 
 check-manifests: ## the Kubernetes manifests against the schemas of Kubernetes, and the systemd unit
 	scripts/check-manifests
+
+clients: ## clients generated from the OpenAPI file without warnings, and the examples that use them; needs Python 3.11 and Node.js 20
+	scripts/clients
 
 deny: ## licences, sources, bans and, where they can be reached, advisories; installs cargo-deny. `make test` checks licences and sources too
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
