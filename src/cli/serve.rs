@@ -58,7 +58,9 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let address = |listener: &Option<TcpListener>| Some(listener.as_ref()?.local_addr().ok()?.to_string());
     let (api, ops) = (address(&listeners.api), address(&listeners.ops));
     tracing::info!(roles = roles.names().join(","), api, ops, vendors = config.vendors.len(), "ready");
-    Ok(run_until_stopped(service, listeners, &config, Some(hangups)).await?)
+    run_until_stopped(service, listeners, &config, Some(hangups)).await?;
+    tracing::info!("stopped");
+    Ok(())
 }
 
 /// A worker never binds the API's port, so that it can run beside an API process with the same config.
