@@ -103,7 +103,7 @@ pub(super) async fn run_until_stopped(
 /// Connections that the kernel accepts before we do: thousands of clients may start at once.
 const BACKLOG: u32 = 4096;
 
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+pub(super) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

@@ -64,7 +64,7 @@ pub use asks::{Address, Challenge, Host, Kind, Polling, Webhook};
 pub use duration::{parse as parse_duration, write as write_duration};
 pub use error::{ConfigError, Place, Problem};
 pub use live::{Written, parse_known_limits, parse_known_pools, parse_limits, write_limit, write_limits, write_pools};
-pub use load::{HERE, environment, load, parse};
+pub use load::{HERE, environment, load, parse, secret_files};
 pub use secret::{LiveSecret, Reread, Secret};
 pub use source::EXAMPLE;
 pub use traces::{Collector, Sampler};
