@@ -127,7 +127,10 @@ fn dev_prints_its_address_first_and_takes_a_port_a_name_and_the_variables_of_a_c
     for (listen, by) in [("0", "--listen"), ("localhost:0", "--listen"), ("127.0.0.1:0", "FETCHGATE__SERVER__LISTEN")] {
         let folder = folder();
         let mut dev = Command::new(BINARY);
-        dev.args(["dev", "--quiet", "--persist"]).arg(folder.path()).env("RUST_LOG", "error").env("FETCHGATE__VENDORS__SYNC__LIMITS", r#"["7/s"]"#);
+        dev.args(["dev", "--quiet", "--persist"])
+            .arg(folder.path())
+            .env("RUST_LOG", "error")
+            .env("FETCHGATE__VENDORS__SYNC__LIMITS", r#"["7/s"]"#);
         if by == "--listen" {
             dev.args([by, listen])
         } else {
