@@ -29,7 +29,7 @@ use crate::{
 
 /// Clocks that differ by more are worth a look: times of jobs and deadlines come from several of them.
 const CLOCKS_DIFFER_MS: i64 = 500;
-/// The first 100 bytes of a SQLite file say what it is (https://www.sqlite.org/fileformat.html#the_database_header).
+/// The first 100 bytes of a SQLite file say what it is (<https://www.sqlite.org/fileformat.html#the_database_header>).
 const SQLITE_HEAD: usize = 100;
 const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 /// Where the head has the `user_version`, which counts the steps of our schema.

@@ -203,7 +203,7 @@ url = "sqlite:data/fetchgate.db"       # one file, for one process; its folder i
 
 [vendors.{key}]
 kind = "{kind}"                        # sync: it answers in its reply; webhook: it calls back; polling: it is asked again
-url = {url}                            # {{{{ payload.person | path }}}} takes a part of the payload; ${{NAME}} in comments and settings is a variable
+url = {url}                            # {{{{ payload.person | path }}}} takes a part of the payload; ${{NAME}} takes a variable of the environment
 limits = [{limits}]                    # such as "10/s", "600/m"; [] says that there are none
 # method = "GET"                       # POST by default, with the payload as its body
 # auth = {{ kind = "bearer", token = "${{VENDOR_KEY}}" }} # how it knows us; set the variable before you start

@@ -30,7 +30,7 @@ impl Dev {
         // With the limit of most shells.
         let mut dev = Command::new("sh");
         dev.args(["-c", r#"ulimit -Sn 1024; exec "$0" "$@""#, BINARY]);
-        dev.args(["dev", "--listen", "127.0.0.1:0", "--persist"]).arg(folder.path());
+        dev.args(["dev", "--quiet", "--listen", "127.0.0.1:0", "--persist"]).arg(folder.path());
         dev.env("RUST_LOG", "error").stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = dev.spawn().expect("the binary starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
