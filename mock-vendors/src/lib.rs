@@ -79,8 +79,7 @@ pub(crate) struct World {
     epoch: Instant,
     vendors: RwLock<HashMap<String, Arc<Vendor>>>,
     pub(crate) callbacks: Callbacks,
-    /// For how long the port is to be closed.
-    pub(crate) refusals: mpsc::Sender<Duration>,
+    pub(crate) refusals: mpsc::Sender<server::Refusal>,
 }
 
 impl MockVendors {

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::World;
 use crate::behave::{DAY_MS, number, pairs};
 use crate::calls::{Ask, call};
 use crate::faults::{Cut, Strike};
 use crate::reply::{Reply, ReplyBody, error, json};
+use crate::server::Refusal;
 
 const INDEX: &str = include_str!("index.json");
 
@@ -50,6 +51,11 @@ async fn route(world: &World, at: Instant, request: Request<Incoming>) -> Strike
         ["oauth", "token"] if post => ("oauth", Ask::Token),
         ["oauth", name, "token"] if post => (name, Ask::Token),
         ["at", host, ..] if segments.len() > 2 => (host, Ask::Scripted),
+        ["refuse"] if post => {
+            let query = request.uri().query().map(str::to_owned);
+            let reply = refuse(world, query.as_deref()).await;
+            return Strike::Answer(reply.unwrap_or_else(|why| error(400, &why)));
+        }
         _ => return Strike::Answer(operate(world, &segments, &request)),
     };
     if !is_name(name) {
@@ -62,9 +68,6 @@ async fn route(world: &World, at: Instant, request: Request<Incoming>) -> Strike
 fn operate(world: &World, segments: &[&str], request: &Request<Incoming>) -> Reply {
     let (get, delete) = (request.method() == Method::GET, request.method() == Method::DELETE);
     match *segments {
-        ["refuse"] if request.method() == Method::POST => {
-            refuse(world, request.uri().query()).unwrap_or_else(|why| error(400, &why))
-        }
         [""] if get => json(200, INDEX),
         ["livez"] if get => json(200, r#"{"status":"ok"}"#),
         ["stats", name] if get => stats(world, name, request.uri().query()).unwrap_or_else(|why| error(400, &why)),
@@ -89,8 +92,8 @@ fn operate(world: &World, segments: &[&str], request: &Request<Incoming>) -> Rep
     }
 }
 
-/// Closes the port for a while: nobody can connect, and who is connected is cut off.
-fn refuse(world: &World, query: Option<&str>) -> Result<Reply, String> {
+/// Closes the port for a while: nobody can connect, and who is connected is cut off. The answer comes when that is so.
+async fn refuse(world: &World, query: Option<&str>) -> Result<Reply, String> {
     let mut time = None;
     for (key, value) in pairs(query)? {
         match key.as_str() {
@@ -99,11 +102,11 @@ fn refuse(world: &World, query: Option<&str>) -> Result<Reply, String> {
         }
     }
     let time = time.ok_or("`for_ms` says for how long, in milliseconds")?;
-    let accepted = world.refusals.try_send(time);
-    Ok(match accepted {
-        Ok(()) => json(202, r#"{"status":"refusing connections soon"}"#),
-        Err(_) => error(503, "the port is about to be closed already"),
-    })
+    let (closed, is_closed) = oneshot::channel();
+    if world.refusals.try_send(Refusal { time, closed }).is_err() || is_closed.await.is_err() {
+        return Ok(error(503, "the port is about to be closed already"));
+    }
+    Ok(json(202, r#"{"status":"refusing connections"}"#))
 }
 
 fn stats(world: &World, name: &str, query: Option<&str>) -> Result<Reply, String> {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use mock_vendors::Answer;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::{SECOND, ask, ask_with, get, sent, start};
@@ -152,9 +153,18 @@ async fn the_port_can_be_closed_for_a_while() {
     let mock = start().await;
     assert_eq!(ask(&mock, "POST /refuse", "").await.status, 400);
     let hanging = sent(&mock, "POST /sync?fault=hang", "", "{}").await;
+    let mut idle = TcpStream::connect(mock.address()).await.expect("connects");
+    idle.write_all(b"GET /livez HTTP/1.1\r\nhost: mock\r\n\r\n").await.expect("sends");
+    idle.read_exact(&mut [0; 12]).await.expect("an answer");
+    let mut unused = TcpStream::connect(mock.address()).await.expect("connects");
     assert_eq!(ask(&mock, "POST /refuse?for_ms=300", "").await.status, 202);
-    while TcpStream::connect(mock.address()).await.is_ok() {
-        tokio::task::yield_now().await;
+    // From the answer on nobody is called: not on a new connection, and not on an old one.
+    assert!(TcpStream::connect(mock.address()).await.is_err());
+    for connection in [&mut idle, &mut unused] {
+        let _ = connection.write_all(b"GET /livez HTTP/1.1\r\nhost: mock\r\n\r\n").await;
+        let mut rest = Vec::new();
+        let _ = connection.read_to_end(&mut rest).await;
+        assert!(!String::from_utf8_lossy(&rest).contains("HTTP/1.1"), "{rest:?}");
     }
     while TcpStream::connect(mock.address()).await.is_err() {
         tokio::task::yield_now().await;
