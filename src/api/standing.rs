@@ -155,13 +155,18 @@ pub(super) async fn drain_eta(app: &App, vendor: &Vendor, backlog: &Backlog, usa
     Some(app.clock.time_at(by_limits.max(by_concurrency(app, vendor, from, backlog.waiting))))
 }
 
-/// When calls to a vendor may begin, apart from its limits: now, or when its pause ends; nothing if the pause has no end.
+/// When calls to a vendor may begin, apart from its limits: now, or when its pause ends, or with the next probe; nothing if the pause has no end.
 fn begin(app: &App, vendor: &Vendor) -> Option<Nanos> {
-    let now = app.clock.nanos();
-    match app.pauses.get(vendor.name(), app.clock.now()) {
-        None => Some(now),
-        Some(pause) => Some(app.clock.nanos_at(pause.until?).max(now)),
+    let mut from = app.clock.nanos();
+    if let Some(pause) = app.pauses.get(vendor.name(), app.clock.now()) {
+        from = from.max(app.clock.nanos_at(pause.until?));
     }
+    for breaker in [vendor.name(), &vendor.login.breaker] {
+        if let Standing::Open { until } = app.breakers.standing(breaker) {
+            from = from.max(until);
+        }
+    }
+    Some(from)
 }
 
 /// When the n-th call is expected if calls last as long as recent ones, with no more than the vendor's concurrency in flight.

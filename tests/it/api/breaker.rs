@@ -68,6 +68,9 @@ async fn a_vendor_that_fails_is_left_alone_until_a_probe_succeeds(backend: Backe
         (&"pending".into(), &"breaker".into(), &0.into())
     );
     let opens = waiting["eligible_at"].as_str().expect("a time").to_owned();
+    assert!(waiting["eta"].as_str() >= Some(&*opens), "no call is expected before the probe: {waiting}");
+    let vendor = app.get("/vendors/one").await.json();
+    assert!(vendor["drain_eta"].as_str() >= vendor["until"].as_str() && vendor["until"].is_string(), "{vendor}");
     app.run_for(8 * SECOND).await;
     assert_eq!(app.calls("one"), 5, "it is left alone for ten seconds");
     app.run_for(2 * SECOND).await;
