@@ -105,6 +105,7 @@ impl Service {
             limits: limits.clone(),
             audit: audit.clone(),
             failures: Failures::default(),
+            throttles: Failures::new("the vendor asked us to slow down; one line a minute counts how often"),
             stalls: Failures::new("jobs wait for the store, and nothing is lost; one line a minute counts the tries"),
             slow_downs: SlowDowns::default(),
             metrics,

@@ -2,13 +2,13 @@
 //!
 //! Never decides what the job becomes (see `job::lifecycle`).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::Context;
+use super::{Context, login};
 use crate::{
     clock::Time,
     job::{
-        Job, JobId,
+        Failure, Job, JobId, Status,
         lifecycle::{self, Policy},
         retry::Retry,
     },
@@ -29,10 +29,19 @@ pub(super) async fn ring(cx: &Context, id: JobId, now: Time) -> Result<(), Store
         let policy = vendors.get(&job.lane.vendor).map_or(NO_POLICY, |vendor| vendor.policy());
         lifecycle::alarmed(job, &policy, jitter, now)
     });
-    if let Amended::Changed(job) = cx.store.amend(&Sees::All, Which::Id(id), now, decide).await?
-        && let Some(metrics) = cx.metrics.vendor(&job.lane.vendor)
-    {
+    let Amended::Changed(job) = cx.store.amend(&Sees::All, Which::Id(id), now, decide).await? else { return Ok(()) };
+    if let Some(metrics) = cx.metrics.vendor(&job.lane.vendor) {
         metrics.count_end_of(&job);
     }
+    // Ordered again, or failed. An expired job says nothing about its vendor.
+    if let (Status::Pending | Status::Failed, Some(why)) = (job.status, &job.failure) {
+        note_unanswered(cx, &job.lane.vendor, why);
+    }
     Ok(())
+}
+
+/// Shows people that a vendor accepted a job and did not answer in time: in the log, and as the vendor's last error.
+pub(super) fn note_unanswered(cx: &Context, vendor: &Arc<str>, why: &Failure) {
+    cx.breakers.note_error(vendor, login::written(why, cx.clock.now()));
+    cx.failures.note(vendor, &why.message, cx.clock.nanos());
 }

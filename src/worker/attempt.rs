@@ -13,7 +13,7 @@ use std::{
 use hyper::HeaderMap;
 
 use super::{
-    Context,
+    Context, alarms,
     breaker::{self, Probes},
     in_flight::InFlightCall,
     limits::{self, Answer},
@@ -99,6 +99,9 @@ pub(super) async fn run(
     report(&cx, &lease, &attempt, in_flight.metrics());
     in_flight.metrics().spans.called(&lease.job, &attempt, call.span, call.took);
     let change = lifecycle::advance(&job, reading.step, &vendor.policy(), fastrand::f64(), cx.clock.now());
+    if let (None, Some(why)) = (&attempt.detail, change.failure()) {
+        alarms::note_unanswered(&cx, vendor.name(), why); // the poll itself went well
+    }
     settle(&cx, lease, change, attempt, &in_flight).await;
 }
 

@@ -58,14 +58,13 @@ impl Breaker {
         stricter(failing, credentials)
     }
 
+    /// One line when the breaker opens and one when it closes, however many probes go out in between.
     fn log_failing(&self, standing: Standing) {
         let vendor = self.vendor.name();
-        match standing {
-            Standing::Closed => tracing::info!(%vendor, "the breaker is closed: the vendor is called again"),
-            Standing::HalfOpen => tracing::info!(%vendor, "the breaker is half open: one call goes out to see"),
-            Standing::Open { .. } => {
-                tracing::warn!(%vendor, "the breaker is open: too many calls failed, and nobody calls for a while")
-            }
+        if standing == Standing::Closed {
+            tracing::info!(%vendor, "the breaker is closed: the vendor is called again");
+        } else if self.failing == Standing::Closed {
+            tracing::warn!(%vendor, "the breaker is open: nearly all calls fail, so only a probe goes out now and then, until one succeeds");
         }
     }
 

@@ -90,6 +90,7 @@ impl Janitor {
     pub async fn tick(&mut self) -> Result<Tick, StoreError> {
         let (wall, now) = (self.cx.clock.now(), self.cx.clock.nanos());
         self.cx.failures.log_due(now);
+        self.cx.throttles.log_due(now);
         self.cx.stalls.log_due(now);
         // Alarms come last, because there may be many.
         if self.secrets_at <= now {

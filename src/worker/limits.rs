@@ -75,12 +75,12 @@ pub(super) async fn apply_to_gate(
     }
 }
 
-/// A vendor that asks to slow down is counted; in the log it comes with what our own books say, once for each silence.
+/// A vendor that asks to slow down is counted. The log says, at most once a minute, how much of the limits was used then.
 async fn note_throttled(cx: &Context, vendor: &Vendor, status: Option<u16>, silence: Begun, metrics: &VendorMetrics) {
     let (pool, status) = (&vendor.config.pool, status.unwrap_or_default());
     metrics.throttled.inc();
     let limits = cx.limits.get(pool).map(|terms| terms.limits);
-    // Whoever has limits keeps them: by our books it has no reason.
+    // Limits are always kept, so the vendor has none of its reasons from the config.
     let is_unexplained = status == 429 && limits.is_some_and(|limits| !limits.is_empty());
     metrics.throttled_unexplained.inc_by(u64::from(is_unexplained));
     cx.audit.note_throttled(vendor.name());
@@ -89,9 +89,14 @@ async fn note_throttled(cx: &Context, vendor: &Vendor, status: Option<u16>, sile
     }
     metrics.gate_closed.inc();
     let of = |usage: Usage| format!("{} of {} used", usage.used, usage.limit.id);
-    let books: Vec<String> = cx.limiter.usage(pool).await.into_iter().map(of).collect();
+    let used: Vec<String> = cx.limiter.usage(pool).await.into_iter().map(of).collect();
+    let although = match is_unexplained {
+        true => format!(" although every limit of the config was kept ({})", used.join(", ")),
+        false => String::new(),
+    };
     let until = cx.clock.time_at(silence.until).rfc3339();
-    tracing::warn!(vendor = %vendor.name(), status, until, is_unexplained, books = books.join(", "), "the vendor asked us to slow down; its pool is not called until then");
+    let reason = format!("the vendor answered {status}{although}; its pool is not called until {until}");
+    cx.throttles.note(vendor.name(), &reason, cx.clock.nanos());
 }
 
 /// Whether calls so far apart are slower than our own limits are, by half or more.

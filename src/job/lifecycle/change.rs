@@ -79,6 +79,14 @@ impl Change {
         Change { next, ticket, fetch, tries, slowed: 0, last_error: None }
     }
 
+    /// What was wrong, whether the job goes on or not.
+    pub fn failure(&self) -> Option<&Failure> {
+        match &self.next {
+            Next::Failed(why) | Next::Expired(why) => Some(why),
+            _ => self.last_error.as_ref(),
+        }
+    }
+
     /// The job after this change, made at `now` by its `attempt`-th attempt. For a change without an attempt, pass the job's own number.
     pub fn apply(&self, job: &Job, attempt: u32, now: Time) -> Job {
         let base = Job {
