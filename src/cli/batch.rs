@@ -4,12 +4,13 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write,
     io::{self, BufRead, BufReader, Read},
     time::Duration,
 };
 
 use anyhow::anyhow;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -74,7 +75,7 @@ pub(super) async fn run(service: &Service, file: Box<dyn Read>, batch: Batch<'_>
         )));
     }
     let mut tally = Tally::default();
-    let bar = bar(None, "{spinner} {pos} jobs sent, {per_sec}");
+    let bar = bar(None, "{spinner} {pos} jobs sent, {rate}");
     let mut outcome = Ok(());
     for n in 1_u64.. {
         let chunk = match lines.chunk() {
@@ -142,7 +143,11 @@ async fn wait_for(service: &Service, ids: &[Box<str>], wait: Duration) -> Result
 /// On stderr, and hidden when that is no terminal.
 fn bar(length: Option<u64>, template: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
-    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.with_style(style.with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
+        // Writing to the line cannot fail.
+        let _ = write!(out, "{:.0}/s", state.per_sec());
+    }))
 }
 
 /// Each request has its own key. The first one has the key as given, so a small file is the same batch as one sent with curl.

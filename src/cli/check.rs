@@ -13,7 +13,7 @@ use hyper::Method;
 use super::{
     ConfigArgs, Failure,
     batch::MAX_JOB,
-    connect, print, serve, submit,
+    connect, print, problem, serve, submit,
     vendor_words::{self, MASK},
 };
 use crate::{
@@ -79,9 +79,9 @@ async fn request(config: &Config, name: &str, payload: &[u8]) -> Result<String, 
     let registry = Registry::new(&shown, b"an example");
     let vendor = registry.get(name).ok_or_else(|| anyhow!("the vendor is not there"))?;
     let call = example(name, Bytes::copy_from_slice(payload.get().as_bytes()));
-    vendor
-        .check(call.id, &call.lane.tenant, payload)
-        .map_err(|why| usage(format!("the payload does not fit this vendor: {why}")))?;
+    vendor.check(call.id, &call.lane.tenant, payload).map_err(|why| {
+        usage(format!("the payload does not fit this vendor: {}", problem::in_job(&why.pointer, &why.detail)))
+    })?;
     let mut texts = Vec::new();
     for job in iter::once(call.clone()).chain(asked_later(found, vendor.origin(Stage::Call), &call)) {
         let outgoing = vendor.request(&job).map_err(|why| usage(why.message))?;

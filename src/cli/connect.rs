@@ -178,7 +178,7 @@ fn sqlite(path: &Path) -> io::Result<String> {
     let probe = folder.join(format!(".fetchgate-check-{}", std::process::id()));
     OpenOptions::new().write(true).create_new(true).open(&probe).map_err(|error| named(error, folder))?;
     std::fs::remove_file(&probe)?;
-    Ok(format!("{} can be written", folder.display()))
+    Ok(format!("files can be written in {}", folder.display()))
 }
 
 /// Connects once to each host and port of the vendors; with each comes the retry policy of its least patient vendor.

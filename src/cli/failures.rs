@@ -61,7 +61,7 @@ fn view(answer: &RawValue, times: &Times) -> Result<String, Failure> {
     let Failures { since, more, count, failures, omitted } = client::read(answer)?;
     let Some(first) = failures.first() else { return Ok(format!("no job has failed since {}", times.exact(&since))) };
     let next = format!(
-        "{count} jobs without a result since {}. `fetchgate jobs attempts {}` shows what the vendor said to one of the first group; `fetchgate jobs replay --vendor {} --code {}` runs such jobs again.",
+        "{count} jobs without a result since {}. `fetchgate jobs attempts {}` shows each call for one of the first group, and what the vendor said; `fetchgate jobs replay --vendor {} --code {}` runs such jobs again.",
         times.exact(&since),
         first.request_id,
         first.vendor,
@@ -72,7 +72,7 @@ fn view(answer: &RawValue, times: &Times) -> Result<String, Failure> {
         let Group { vendor, code, message, count, last_at, request_id } = group;
         [count.to_string(), vendor, code, times.short(&last_at), request_id, message]
     });
-    let mut text = print::table(head, &["LAST"], rows);
+    let mut text = print::table(head, &["LAST", "EXAMPLE"], rows);
     if omitted > 0 {
         text.push_str(&format!("\n{omitted} more in smaller groups"));
     }

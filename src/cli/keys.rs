@@ -106,6 +106,9 @@ async fn create(args: &CreateArgs) -> Result<(), Failure> {
 
 fn list(answer: &RawValue, times: &Times) -> Result<String, Failure> {
     let List { keys } = client::read(answer)?;
+    if keys.is_empty() {
+        return Ok("there are no keys; `fetchgate keys create` makes one".to_owned());
+    }
     let head = ["ID", "NAME", "TENANT", "SCOPES", "CREATED", "BY", "EXPIRES", "LAST USED"];
     let or_never = |at: Option<String>| at.map_or_else(|| "never".to_owned(), |at| times.short(&at));
     let rows = keys.into_iter().map(|row| {

@@ -14,7 +14,7 @@ use crate::json;
 /// Between two columns.
 const GAP: usize = 2;
 /// The last column of a table is cut to no less than this before other columns are left out.
-const LEAST_LAST: usize = 12;
+const LEAST_LAST: usize = 30;
 
 /// One line, or several, on stdout.
 pub(super) fn line(text: &str) -> Result<(), Failure> {
@@ -72,7 +72,8 @@ fn short(value: &RawValue, times: &Times) -> String {
     let parts: Vec<String> = if let Some(elements) = json::elements(value) {
         elements.into_iter().map(|element| shown(&json::text(element))).collect()
     } else if let Some(members) = json::members(value) {
-        members.iter().map(|(name, value)| format!("{}: {}", shown(name), shown(&json::text(value)))).collect()
+        let said = members.iter().filter(|(_, value)| value.get() != "null");
+        said.map(|(name, value)| format!("{}: {}", shown(name), shown(&json::text(value)))).collect()
     } else if value.get() == "null" {
         Vec::new()
     } else {
@@ -265,9 +266,9 @@ mod tests {
     #[test]
     fn an_object_becomes_aligned_lines_in_its_own_order() {
         let json = raw(
-            r#"{"status":"failed","tags":[],"error":{"code":"timeout","message":"too\u001b[2J slow"},"n":1.0,"result":{}}"#,
+            r#"{"status":"failed","tags":[],"error":{"code":"timeout","message":"too\u001b[2J slow"},"n":1.0,"result":{},"w":{"status":"pending","last_status":null}}"#,
         );
-        let expected = "status  failed\ntags    none\nerror   code: timeout, message: too\\u{1b}[2J slow\nn       1.0";
+        let expected = "status  failed\ntags    none\nerror   code: timeout, message: too\\u{1b}[2J slow\nn       1.0\nw       status: pending";
         assert_eq!(fields(&json, &["result"], &ZoneArgs::default().times()), expected);
     }
 

@@ -45,8 +45,14 @@ impl Problem {
     }
 
     fn in_commands(&self) -> String {
-        self.detail.replace("GET /vendors lists them", "`fetchgate vendors list` shows them")
+        let detail = self.detail.replace("GET /vendors lists them", "`fetchgate vendors list` shows them");
+        detail.replace("GET /keys lists them", "`fetchgate keys list` shows them")
     }
+}
+
+/// What is wrong at a pointer into a job: `payload.email is missing`.
+pub(super) fn in_job(pointer: &str, detail: &str) -> String {
+    placed(&field(pointer), detail)
 }
 
 /// A place and what is wrong there, as a sentence if the two make one.
@@ -124,5 +130,7 @@ mod tests {
             problem(r#"{"detail":"no vendor is called \"x\"; GET /vendors lists them","code":"unknown_vendor"}"#);
         let expected = "no vendor is called \"x\"; `fetchgate vendors list` shows them (unknown_vendor)";
         assert_eq!(unknown.of_flags(), expected);
+        let key = problem(r#"{"detail":"there is no key with this id; GET /keys lists them","code":"unknown_key"}"#);
+        assert_eq!(key.of_flags(), "there is no key with this id; `fetchgate keys list` shows them (unknown_key)");
     }
 }

@@ -112,7 +112,7 @@ pub(super) fn span(duration: Duration) -> String {
     let secs = duration.as_secs_f64().round() as u64;
     match secs {
         0..120 => format!("{secs}s"),
-        120..7200 => format!("{}m", secs / 60),
+        120..7200 => format!("{}m", (secs + 30) / 60),
         7200..172_800 => format!("{}h", secs / 3600),
         _ => format!("{}d", secs / 86_400),
     }
@@ -147,6 +147,7 @@ mod tests {
             ("2026-11-22T11:59:59.500Z", "now"),
             ("2026-11-22T11:58:30.000Z", "90s ago"),
             ("2026-11-22T11:57:00.000Z", "3m ago"),
+            ("2026-11-22T12:09:59.000Z", "in 10m"),
             ("2026-11-22T13:00:00+01:00", "now"),
             ("2026-11-22T14:30:00Z", "in 2h"),
             ("2026-11-10T12:00:00Z", "12d ago"),

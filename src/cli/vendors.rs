@@ -240,14 +240,16 @@ fn show(row: &Row, times: &Times) -> Result<String, Failure> {
         lines.push(("paused by", shown(by) + &since.unwrap_or_default()));
     }
     lines.push(("last error", row.last_error.as_ref().map_or_else(|| "none".to_owned(), |error| error.told(times))));
-    let oldest = row.oldest_waiting_s.map(|secs| format!(", the oldest for {}", seconds(secs)));
-    let eta = row.drain_eta.as_deref().map(|eta| format!("; all called {}", times.short(eta)));
-    lines.push(("waiting", format!("{}{}{}", row.waiting, oldest.unwrap_or_default(), eta.unwrap_or_default())));
-    lines.push(("open", format!("{} accepted by the vendor and not answered", row.open)));
+    lines.push(("waiting", waiting(row, times)));
+    let which = match row.open {
+        0 => String::new(),
+        _ => format!("; `fetchgate jobs list --vendor {} --status processing` shows them", shown(&row.name)),
+    };
+    lines.push(("open", format!("{} accepted by the vendor and not answered{which}", row.open)));
     lines.push(("in flight", format!("{} of {}", or_unknown(row.in_flight), row.concurrency)));
     if let (Some(calls), Some(throttled), Some(breaches)) = (row.calls_total, row.throttled_total, row.breaches_total) {
         let told = format!("{calls}, {throttled} of them answered \"too many\"; {breaches} breaches of its limits");
-        lines.push(("calls", told));
+        lines.push(("calls sent", told));
     }
     let lines = print::pairs(lines);
     if row.limits.is_empty() {
@@ -262,6 +264,18 @@ fn show(row: &Row, times: &Times) -> Result<String, Failure> {
     Ok(format!("{lines}\n\n{}", print::table(head, &["KEY", "SHAPE"], rows)))
 }
 
+/// How many jobs wait, for how long, and when the last of them is called.
+fn waiting(row: &Row, times: &Times) -> String {
+    let oldest = match row.oldest_waiting_s {
+        Some(secs) => format!(", the oldest for {}", seconds(secs)),
+        // The expected time of the last call takes all jobs for due.
+        None if row.waiting > 0 && row.in_flight.is_some() => return format!("{}, none of them due yet", row.waiting),
+        None => String::new(),
+    };
+    let eta = row.drain_eta.as_deref().map(|eta| format!(", the last call {}", times.soonest(eta)));
+    format!("{}{oldest}{}", row.waiting, eta.unwrap_or_default())
+}
+
 fn audit(answer: &RawValue, times: &Times) -> Result<String, Failure> {
     #[derive(Deserialize)]
     struct Limits {
@@ -272,14 +286,14 @@ fn audit(answer: &RawValue, times: &Times) -> Result<String, Failure> {
     if limits.is_empty() {
         return Ok(format!("{fields}\n\nno limits"));
     }
-    let head = ["LIMIT", "WINDOW", "KEY", "MOST IN ANY", "ALLOWED", "BREACHES", "WORST EVER", "AT"];
+    let head = ["LIMIT", "WINDOW", "KEY", "MOST IN ANY", "ALLOWED", "BREACHES", "WORST EVER", "BEGAN"];
     let rows = limits.into_iter().map(|row| {
         let AuditRow { id, window, key, max_in_any_window, limit, breaches, worst_ever, worst_ever_at } = row;
         let [most, allowed, breaches, worst] = [max_in_any_window, limit, breaches, worst_ever].map(|n| n.to_string());
         let at = worst_ever_at.map_or_else(|| "never".to_owned(), |at| times.short(&at));
         [id, window, key, most, allowed, breaches, worst, at]
     });
-    Ok(format!("{fields}\n\n{}", print::table(head, &["KEY", "AT", "WORST EVER"], rows)))
+    Ok(format!("{fields}\n\n{}", print::table(head, &["KEY", "BEGAN", "WORST EVER"], rows)))
 }
 
 /// A number that only callers that see all tenants get.

@@ -124,6 +124,7 @@ struct VendorState {
     waiting: u64,
     open: u64,
     in_flight: Option<i64>,
+    oldest_waiting_s: Option<f64>,
     blocked_on: Option<String>,
     since: Option<String>,
     until: Option<String>,
@@ -195,12 +196,18 @@ impl Backlog<'_> {
         let done = self.peak - left;
         // A rate of the first moments would say nothing.
         let rate = match self.began.elapsed().as_secs_f64() {
-            secs if secs >= 1.0 => format!("  {:.1}/s", done as f64 / secs),
+            secs if secs >= 1.0 && done > 0 => format!("  {:.1}/s", done as f64 / secs),
             _ => String::new(),
         };
         let times = self.talk.times();
-        let eta = vendors.iter().filter_map(|vendor| vendor.drain_eta.as_deref()).max();
-        let eta = eta.map(|eta| format!("  all called {}", times.short(eta))).unwrap_or_default();
+        // The expected time of the last call takes all waiting jobs for due.
+        let due = vendors.iter().filter(|vendor| vendor.oldest_waiting_s.is_some());
+        let eta = due.filter_map(|vendor| vendor.drain_eta.as_deref()).max();
+        let eta = match eta {
+            Some(eta) => format!("  the last call {}", times.soonest(eta)),
+            None if vendors.iter().any(|vendor| vendor.waiting > 0) => "  none due yet".to_owned(),
+            None => String::new(),
+        };
         let rest = format!("{rate}{eta}  {}", if left == 0 { "the last jobs".to_owned() } else { summary(vendors) });
         self.bar.set_length(self.peak);
         self.bar.set_position(done);

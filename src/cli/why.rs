@@ -115,12 +115,26 @@ pub(super) struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// The reason, how long it has been so and will be, and what to do.
+    /// The reason, how long it has been so, what comes next and when, and what to do.
     pub(super) fn told(&self, times: &Times) -> String {
-        let spans = [self.since.map(|at| times.since(at)), self.until.map(|at| times.until(at))];
+        let until = self.until.map(|at| format!("{} {}", self.what_comes(), times.short(at)));
+        let spans = [self.since.map(|at| times.since(at)), until];
         let spans = spans.into_iter().flatten().collect::<Vec<_>>().join(", ");
         let spans = if spans.is_empty() { spans } else { format!(" ({spans})") };
         format!("{}{spans}. {}", self.reason(), self.mend())
+    }
+
+    /// What happens at `until`.
+    fn what_comes(&self) -> &'static str {
+        match self.on {
+            "not_before" | "retry_backoff" => "due",
+            "vendor_paused" => "ends",
+            "credentials" | "breaker" => "next probe",
+            "slowed_by_vendor" => "calls go on",
+            "next_poll" => "asked",
+            "awaiting_callback" => "its time is up",
+            _ => "next call",
+        }
     }
 
     fn reason(&self) -> String {
@@ -129,9 +143,9 @@ impl Block<'_> {
             "not_before" => "waits for the time in its not_before".to_owned(),
             "vendor_paused" => format!("{vendor} is paused"),
             "credentials" => format!("{vendor} refuses our credentials, or no token can be had"),
-            "breaker" => format!("most calls to {vendor} failed, so only a probe goes out now and then"),
+            "breaker" => format!("nearly all calls to {vendor} fail, so only a probe goes out now and then"),
             "slowed_by_vendor" => format!("{vendor} asked for fewer calls"),
-            "retry_backoff" => "the last attempt failed, and the next one waits its backoff".to_owned(),
+            "retry_backoff" => "the last attempt failed, and the next one has to wait".to_owned(),
             "next_poll" => format!("{vendor} works on it and is asked again"),
             "awaiting_callback" => format!("{vendor} has accepted it and will call back"),
             "concurrency" => format!("as many calls to {vendor} are in flight as its concurrency allows"),
@@ -150,7 +164,7 @@ impl Block<'_> {
             "vendor_paused" => format!("`fetchgate vendors resume {vendor}` ends the pause."),
             "credentials" => {
                 format!(
-                    "Correct the secret, then `fetchgate vendors resume {vendor}`. A changed file is read by itself, a variable needs a restart."
+                    "Correct the secret. In a file it is used within seconds, in a variable it needs a restart. `fetchgate vendors resume {vendor}` sends the probe at once."
                 )
             }
             "breaker" => match self.job {
@@ -165,7 +179,7 @@ impl Block<'_> {
                 None => format!("`fetchgate jobs list --vendor {vendor}` shows its jobs."),
             },
             "awaiting_callback" => {
-                "If it says that it has called back, compare the ticket, and look at the service's log.".to_owned()
+                format!("If {vendor} says that it has called back, compare the ticket, and look at the service's log.")
             }
             "concurrency" => format!("If the vendor allows more, raise vendors.{vendor}.concurrency in the config."),
             limit if limit.starts_with("limit:") => {
@@ -179,11 +193,11 @@ impl Block<'_> {
 /// What to do about a job that ended without a result.
 pub(super) fn mend_of(status: Status, code: Option<&str>, id: &str, vendor: &str) -> String {
     let (id, vendor) = (shown(id), shown(vendor));
-    let attempts = format!("`fetchgate jobs attempts {id}` shows what the vendor said");
+    let attempts = format!("`fetchgate jobs attempts {id}` shows each call");
     let replay = format!("`fetchgate jobs replay {id}` runs it again");
     match (status, code) {
         (_, Some("vendor_refused")) => {
-            format!("{attempts}. If the payload is wrong, submit a corrected job; if the vendor was, {replay}.")
+            format!("If the payload is wrong, submit a corrected job. If the vendor was wrong, {replay}.")
         }
         (_, Some("attempts_exhausted" | "crashed")) => format!("{attempts}. Once the vendor works again, {replay}."),
         (_, Some("timeout")) => format!("If the vendor needs longer, raise vendors.{vendor}.timeout; then {replay}."),
@@ -217,8 +231,10 @@ mod tests {
             let told = block.told(&times);
             assert!(!told.contains("blocked on") && told.ends_with('.') && told.matches(". ").count() >= 1, "{told}");
         }
-        let block = Block { on: "limit:50/s", vendor: "v", job: None, since: None, until: Some("soon") };
-        assert!(block.told(&times).starts_with("the limit 50/s of v is used up (until soon). Nothing to do"));
+        let told = |on| Block { on, vendor: "v", job: None, since: None, until: Some("soon") }.told(&times);
+        assert!(told("limit:50/s").starts_with("the limit 50/s of v is used up (next call soon). Nothing to do"));
+        assert!(told("breaker").contains("now and then (next probe soon). Once"), "{}", told("breaker"));
+        assert!(told("awaiting_callback").contains("will call back (its time is up soon). If v says"));
     }
 
     #[test]

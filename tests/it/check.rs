@@ -298,7 +298,7 @@ fn what_cannot_be_sent_ends_with_2_and_the_reason() {
             &["--vendor", "pld", "--payload", "1"][..],
             "there is no vendor \"pld\" in the config; it has batchy, bureau, pdl",
         ),
-        (&["--vendor", "pdl", "--payload", "{}"], "/payload/email is missing"),
+        (&["--vendor", "pdl", "--payload", "{}"], "does not fit this vendor: payload.email is missing"),
         (&["--vendor", "pdl", "--payload", "{\"email\""], "the payload is"),
         (&["--vendor", "pdl", "--payload", "@nowhere.json"], "nowhere.json cannot be read"),
         (&["--vendor", "pdl"], "--payload"),

@@ -63,7 +63,7 @@ async fn a_check_tells_of_the_file_and_of_vendors_that_cannot_be_reached() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let outcome = run_in(&folder, &config, &["check", "--connect"]).await;
     let vendor = format!("vendor http://{vendor}: cannot be reached now");
-    says(&outcome, 0, &["The config is good", "store: ok, . can be written", &vendor]);
+    says(&outcome, 0, &["The config is good", "store: ok, files can be written in .", &vendor]);
     let left: Vec<_> = std::fs::read_dir(folder.path()).expect("the folder").collect();
     assert_eq!(left.len(), 1, "only the config: {left:?}");
 
