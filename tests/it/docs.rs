@@ -47,7 +47,7 @@ struct Dev {
 impl Dev {
     fn start(store: &Path) -> Dev {
         let mut dev = Command::new(BINARY);
-        dev.args(["dev", "--quiet", "--listen", "127.0.0.1:0", "--persist"]).arg(store);
+        dev.args(["dev", "--listen", "127.0.0.1:0", "--persist"]).arg(store);
         dev.env("RUST_LOG", "error").stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = dev.spawn().expect("the binary starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
