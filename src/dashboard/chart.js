@@ -2,7 +2,7 @@
 // Never sets a style: colours come from classes, because the page's policy allows no styles but those of its own file.
 
 import { el, svg } from "./dom.js";
-import { duration, rate } from "./words.js";
+import { count, duration, rate } from "./words.js";
 
 const WIDTH = 600;
 const HEIGHT = 120;
@@ -95,7 +95,7 @@ export function gauge({ id, calls, used }) {
       svg("rect", { class: "track", width: 100, height: 8 }),
       svg("rect", { class: "fill", width: (part * 100).toFixed(1), height: 8 }),
     ),
-    el("span", { class: "of" }, `${used} / ${calls}`),
+    el("span", { class: "of" }, `${count(used)} / ${count(calls)}`),
   );
 }
 

@@ -1,6 +1,7 @@
 // Jobs that ended without a result, grouped by vendor and code, each with its messages: as a table with the buttons that mend them.
 
 import { changeMany } from "./actions.js";
+import { pause } from "./api.js";
 import { el, link, table } from "./dom.js";
 import { count, when } from "./words.js";
 
@@ -20,7 +21,11 @@ const ADVICE = {
     "A call was under way when its process ended, and this vendor may be called only once. Ask the vendor; then replay by hand.",
 };
 
-export function failureTable(failures, most = Infinity) {
+/** The service shares its counts of failures among all who ask for so long. */
+const SHARED_MS = 1100;
+
+/** `done` is called when a group was replayed and is counted no more. */
+export function failureTable(failures, done, most = Infinity) {
   const groups = new Map();
   for (const failure of failures) {
     const id = JSON.stringify([failure.vendor, failure.code]);
@@ -31,10 +36,16 @@ export function failureTable(failures, most = Infinity) {
     groups.set(id, group);
   }
   const shown = [...groups.values()].sort((a, b) => b.count - a.count).slice(0, most);
-  return table("Failures", ["Jobs", "Vendor and reason", "Last", "Actions"], ["num", "", "wide", ""], shown.map(row), "groups");
+  const rows = shown.map((group) => row(group, done));
+  return table("Failures", ["Jobs", "Vendor and reason", "Last", "Actions"], ["num", "", "wide", ""], rows, "groups");
 }
 
-function row({ id, vendor, code, count: n, messages, last_at }) {
+function row({ id, vendor, code, count: n, messages, last_at }, done) {
+  const replay = async () => {
+    if (!(await changeMany("replay", { vendor, code }))) return;
+    await pause(SHARED_MS);
+    done();
+  };
   return el(
     "tr",
     { key: id },
@@ -75,7 +86,7 @@ function row({ id, vendor, code, count: n, messages, last_at }) {
             type: "button",
             class: "main",
             "aria-label": `Replay jobs of ${vendor} with ${code}`,
-            onclick: () => changeMany("replay", { vendor, code }),
+            onclick: replay,
           },
           "Replay …",
         ),

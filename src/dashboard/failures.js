@@ -38,7 +38,7 @@ export function open(view) {
     ),
     list,
   );
-  view.every(5000, async (signal) => {
+  const again = view.every(5000, async (signal) => {
     const found = await read(`/failures?${new URLSearchParams({ since: time, ...(vendor ? { vendor } : {}) })}`, { signal });
     show(
       list,
@@ -49,7 +49,7 @@ export function open(view) {
         found.more ? [" since ", when(found.since), ": there are more, and only the newest are looked at"] : null,
         ".",
       ),
-      found.failures.length ? failureTable(found.failures) : null,
+      found.failures.length ? failureTable(found.failures, again) : null,
       found.omitted ? el("p", null, `${count(found.omitted)} more in smaller groups.`) : null,
     );
   });

@@ -15,7 +15,7 @@ export function jobTable(jobs) {
         job.error
           ? el("small", null, " ", el("code", null, job.error.code))
           : job.last_error
-            ? el("small", null, " last ", el("code", null, job.last_error.code))
+            ? el("small", null, " ", lastCall(job.last_error))
             : null,
       ],
       count(job.attempts),
@@ -31,6 +31,11 @@ export function jobTable(jobs) {
     );
   };
   return table("Jobs", head, classes, jobs.map(row), "jobs");
+}
+
+/** The code of a job's last error says what it would end with, so it is not for a job that goes on. */
+function lastCall({ vendor }) {
+  return vendor ? `last answered ${vendor.status}` : "last call failed";
 }
 
 /** An id's end is what differs between jobs of the same moment. */

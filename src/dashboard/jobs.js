@@ -78,8 +78,10 @@ export function open(view) {
     if (!isPaged) jobs.clear();
     found.jobs.forEach((job) => jobs.set(job.request_id, job));
     if (!isPaged) [cursor, isWhole] = [found.next_cursor, found.next_cursor == null];
-    if (!isPaged && jobs.size === 0 && !isWhole) return further();
-    draw();
+    if (isPaged || jobs.size || isWhole) return draw();
+    // Looked for further back once: what is there does not come anew.
+    isPaged = true;
+    await further();
   };
   view.show(
     el("h1", null, "Jobs"),

@@ -11,6 +11,8 @@ import { count, counted, duration, NONE, rate } from "./words.js";
 
 /** Vendors in the table at most; the page of vendors has all. */
 const MOST = 10;
+/** Groups of failures at most; the page of failures has all. */
+const MOST_FAILURES = 3;
 
 const history = new History();
 let breaches = 0;
@@ -24,7 +26,7 @@ export function open(view) {
   const draw = () =>
     view.show(
       el("h1", { class: "hidden" }, "Overview"),
-      vendors ? page(stats, vendors, failures, again) : el("p", { class: "loading" }, "Reading …"),
+      vendors ? page(stats, vendors, failures, { again, failed }) : el("p", { class: "loading" }, "Reading …"),
     );
   draw();
   view.every(1000, async (signal) => {
@@ -40,13 +42,13 @@ export function open(view) {
     breaches = broken;
     draw();
   });
-  view.every(10000, async (signal) => {
+  const failed = view.every(10000, async (signal) => {
     failures = await read("/failures?since=1h", { signal });
     draw();
   });
 }
 
-function page(stats, vendors, failures, again) {
+function page(stats, vendors, failures, { again, failed }) {
   const isUnused = stats && !stats.waiting && !stats.open && !stats.accepted_per_s && !sum(vendors, "calls_total");
   const needs = vendors.map((vendor) => need(vendor, again)).filter(Boolean);
   const busiest = [...vendors].sort(
@@ -58,6 +60,13 @@ function page(stats, vendors, failures, again) {
       ? section("needs", "Needs somebody", el("ul", null, needs.slice(0, MOST)), more(needs.length, ["vendors"]))
       : null,
     isUnused ? first(vendors) : null,
+    failures?.failures.length
+      ? section(
+          "failures",
+          [link(["failures"], {}, "Failed in the last hour"), el("small", null, ` ${counted(failures.count, "job")}`)],
+          failureTable(failures.failures, failed, MOST_FAILURES),
+        )
+      : null,
     stats?.window_s == null ? null : chart(),
     section(
       "vendors",
@@ -65,13 +74,6 @@ function page(stats, vendors, failures, again) {
       vendorTable(busiest.slice(0, MOST), stats, again),
       more(vendors.length, ["vendors"]),
     ),
-    failures?.failures.length
-      ? section(
-          "failures",
-          [link(["failures"], {}, "Failed in the last hour"), el("small", null, ` ${counted(failures.count, "job")}`)],
-          failureTable(failures.failures, 5),
-        )
-      : null,
   ];
 }
 

@@ -75,6 +75,18 @@ export function perSecond({ limits }) {
   return shortest.rate;
 }
 
+/** When what waits for a vendor will have been sent; unknown while only a probe may show when calls go on. */
+export function drained(vendor) {
+  return vendor.waiting && !["breaker", "credentials"].includes(vendor.blocked_on) ? when(vendor.drain_eta) : NONE;
+}
+
+/** What is worth knowing beside a vendor's state: what ends it, or else what its jobs wait for. */
+function besides(vendor) {
+  if (vendor.blocked_on) return ends(vendor);
+  if (vendor.waiting && vendor.in_flight >= vendor.concurrency) return `all ${count(vendor.concurrency)} calls in flight`;
+  return vendor.open ? `${count(vendor.open)} accepted, unanswered` : null;
+}
+
 /** The buttons that stop a vendor, or let it go on. */
 export function vendorButtons(vendor, done) {
   const found = trouble(vendor);
@@ -130,7 +142,7 @@ export function said(error) {
   return el(
     "div",
     { class: "error" },
-    el("p", null, el("span", { class: "data" }, error.message), error.at ? [" ", when(error.at)] : null),
+    el("p", null, el("span", { class: "data" }, error.message), error.at ? el("small", null, " ", when(error.at)) : null),
     error.vendor
       ? el("p", { class: "quote" }, `The vendor said ${error.vendor.status}: `, el("q", { class: "data" }, error.vendor.body))
       : null,
@@ -157,7 +169,7 @@ export function vendorTable(vendors, stats, done) {
     const sent = historyOf(vendor.name).points.map(({ values }) => values.sent);
     const cells = [
       link(["vendors", vendor.name], {}, vendor.name),
-      [vendorState(vendor), vendor.blocked_on ? el("small", null, ends(vendor)) : null],
+      [vendorState(vendor), el("small", null, besides(vendor))],
       vendor.limits.slice(0, 2).map((limit) => (limit.used == null ? el("span", { class: "of" }, limit.id) : gauge(limit))),
       [spark(sent.slice(-60), perSecond(vendor)), " ", rate(sent.at(-1))],
       [
@@ -168,7 +180,7 @@ export function vendorTable(vendors, stats, done) {
       count(vendor.open),
       count(vendor.throttled_total),
       duration(times.get(vendor.name)?.p95),
-      vendor.waiting ? when(vendor.drain_eta) : NONE,
+      drained(vendor),
       el("span", { class: "buttons" }, vendorButtons(vendor, done).find(Boolean)),
     ];
     return el(

@@ -6,7 +6,7 @@ import { gauge, lines } from "./chart.js";
 import { el, link, section, table } from "./dom.js";
 import { failureTable } from "./failure-table.js";
 import { jobTable } from "./job-table.js";
-import { historyOf, need, perSecond, readVendor, said, vendorButtons } from "./vendor-data.js";
+import { drained, historyOf, need, perSecond, readVendor, said, vendorButtons } from "./vendor-data.js";
 import { count, duration, NONE, vendorState, when } from "./words.js";
 
 /** How far the audit looks back: over a longer time a busy vendor has too many calls to look at while somebody waits. */
@@ -20,7 +20,7 @@ export function open(view) {
   const found = {};
   let auditAt = 0;
   const draw = () =>
-    view.show(el("h1", { class: "data" }, name), found.vendor ? page(found, again) : el("p", { class: "loading" }, "Reading …"));
+    view.show(el("h1", { class: "data" }, name), found.vendor ? page(found, again, failed) : el("p", { class: "loading" }, "Reading …"));
   draw();
   const again = view.every(1000, async (signal) => {
     found.vendor = await readVendor(name, signal);
@@ -39,10 +39,10 @@ export function open(view) {
     });
   const encoded = encodeURIComponent(name);
   part("recent", 3000, () => `/jobs?vendor=${encoded}&limit=10`);
-  part("failures", 15000, () => `/failures?since=1d&vendor=${encoded}`);
+  const failed = part("failures", 15000, () => `/failures?since=1d&vendor=${encoded}`);
 }
 
-function page({ vendor, recent, failures, audit }, again) {
+function page({ vendor, recent, failures, audit }, again, failed) {
   const filter = { vendor: vendor.name };
   const needed = need(vendor, again);
   return [
@@ -57,15 +57,17 @@ function page({ vendor, recent, failures, audit }, again) {
     ),
     needed ? el("ul", { class: "needs" }, needed) : null,
     facts(vendor),
+    failures?.failures.length ? section("failures", "Failed in the last day", failureTable(failures.failures, failed, 5)) : null,
     vendor.calls_total == null ? null : section("sent", "Calls", calls(vendor)),
     section("limits", "Limits", limits(vendor, audit)),
     !needed && vendor.last_error ? section("last", "Last failed call", said(vendor.last_error)) : null,
-    failures?.failures.length ? section("failures", "Failed in the last day", failureTable(failures.failures, 5)) : null,
     recent
       ? section(
           "recent",
           [link(["jobs"], filter, "Newest jobs")],
-          recent.jobs.length ? jobTable(recent.jobs) : el("p", null, "None yet."),
+          recent.jobs.length
+            ? jobTable(recent.jobs)
+            : el("p", null, recent.next_cursor ? "None among the newest jobs of all vendors." : "None yet."),
         )
       : null,
   ];
@@ -73,16 +75,17 @@ function page({ vendor, recent, failures, audit }, again) {
 
 function facts(vendor) {
   const fact = (name, ...value) => el("div", null, el("dt", null, name), el("dd", null, value));
+  const jobs = (n, status) => (n ? link(["jobs"], { vendor: vendor.name, status }, count(n)) : count(n));
   return el(
     "dl",
     { class: "facts-list" },
     fact("Kind", vendor.kind),
     fact("Pool", el("span", { class: "data" }, vendor.pool)),
-    fact("Waiting", count(vendor.waiting)),
+    fact("Waiting", jobs(vendor.waiting, "pending")),
     fact("Oldest", vendor.oldest_waiting_s == null ? NONE : duration(vendor.oldest_waiting_s * 1000)),
-    fact("Drained", vendor.waiting ? when(vendor.drain_eta) : NONE),
+    fact("Drained", drained(vendor)),
     fact("In flight", `${count(vendor.in_flight)} of ${count(vendor.concurrency)}`),
-    fact("Accepted, unanswered", count(vendor.open)),
+    fact("Accepted, unanswered", jobs(vendor.open, "processing")),
     fact("Calls", count(vendor.calls_total)),
     fact("429s", count(vendor.throttled_total)),
     fact("Breaches", el("strong", { class: vendor.breaches_total ? "bad" : "good" }, count(vendor.breaches_total))),

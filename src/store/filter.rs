@@ -55,11 +55,16 @@ impl Filter {
         }
     }
 
+    /// The statuses that jobs can have that match.
+    pub(super) fn possible(&self) -> Vec<Status> {
+        let is_wanted = |status| self.statuses.is_empty() || self.statuses.contains(&status);
+        let can_be = |status: &Status| is_wanted(*status) && (self.code.is_none() || has_no_result(*status));
+        Status::ALL.into_iter().filter(can_be).collect()
+    }
+
     /// Whether only jobs can match that ended without a result.
     pub(super) fn wants_no_result(&self) -> bool {
-        let all =
-            |allowed: &[Status]| !self.statuses.is_empty() && self.statuses.iter().all(|one| allowed.contains(one));
-        self.code.is_some() || all(&[Status::Failed, Status::Cancelled, Status::Expired])
+        self.possible().into_iter().all(has_no_result)
     }
 
     /// The codes that a job has to have to match; empty if it needs none.
@@ -67,6 +72,10 @@ impl Filter {
         let needs_one = self.wants_no_result() && !self.statuses.contains(&Status::Cancelled);
         self.code.map_or_else(|| FailureCode::ALL.into_iter().filter(|_| needs_one).collect(), |code| vec![code])
     }
+}
+
+fn has_no_result(status: Status) -> bool {
+    matches!(status, Status::Failed | Status::Cancelled | Status::Expired)
 }
 
 /// One step of a walk over jobs, from the newest to the oldest.

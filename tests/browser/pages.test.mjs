@@ -130,6 +130,26 @@ describe("what a page costs", () => {
     await page.context().close();
   });
 
+  test("a search without a find goes back a bounded way, once, and further when somebody asks", async () => {
+    const page = await site.open("#/");
+    await page.locator(".tile").first().waitFor();
+    let reads = 0;
+    await page.route(/\/jobs\?/, (route) => {
+      reads += 1;
+      return route.fulfill({ json: { jobs: [], next_cursor: `after-${reads}` } });
+    });
+    await page.evaluate(() => (location.hash = "#/jobs?tag=nowhere"));
+    const button = page.getByRole("button", { name: "Search further back" });
+    await eventually("it has looked", async () => reads === 21 && (await button.isEnabled()));
+    await page.waitForResponse(/\/jobs\?/);
+    await page.waitForTimeout(500);
+    assert.equal(reads, 22, "only the newest are read again");
+    await button.click();
+    await eventually("it goes on", () => reads >= 42);
+    assertNoFaults(page);
+    await page.context().close();
+  });
+
   test("what is read again leaves the focus, and what was opened, where it is", async () => {
     const id = await site.submit("good", { deep: { er: 1 } }, { not_before: "1h" });
     const page = await site.open(`#/jobs/${id}`);

@@ -1,70 +1,162 @@
-// Vendors that go wrong: for each way, what the first page shows without a click, and that the button there mends it. And vendor
-// data that tries to be more than text.
+// Vendors that go wrong: for each way, what the first page and the vendor's own show without a click, and that the button there mends it.
+// And vendor data that tries to be more than text.
 
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import { assertAccessible, assertNoFaults, eventually, TROUBLED, world } from "./world.mjs";
+import { assertAccessible, assertNoFaults, eventually, GOOD, world } from "./world.mjs";
+import { NAMES, vendorsThatGoWrong } from "./wrong.mjs";
+
+const JOBS = 6;
 
 describe("a vendor that", () => {
+  let wrong;
   let site;
   let page;
   before(async () => {
-    site = await world("open", TROUBLED);
+    wrong = await vendorsThatGoWrong();
+    site = await world("open", `${GOOD}${wrong.config}`);
     await site.ended(await site.submit("good"), "complete");
-    for (const vendor of ["down", "slow", "locked", "picky", "silent", "throttling"]) {
-      for (let i = 0; i < 6; i++) await site.submit(vendor, { i });
-    }
     page = await site.open("#/");
+    for (const vendor of NAMES) {
+      for (let i = 0; i < JOBS; i++) await site.submit(vendor, { i });
+    }
   });
-  after(() => site?.stop());
+  after(async () => {
+    await site?.stop();
+    wrong?.stop();
+  });
 
-  const need = (name) => page.locator("li.need", { has: page.getByRole("link", { name, exact: true }) });
-  const failure = (name, code) => page.locator("table.groups tr", { hasText: name }).filter({ hasText: code });
-
-  /** It is shown as one that needs somebody, with these words; its button has it called again at once. */
-  const isMended = async (name, button, ...words) => {
-    for (const word of words) await need(name).filter({ hasText: word }).waitFor();
-    const before = await site.calls(name);
-    await need(name)
-      .getByRole("button", { name: `${button}: ${name}` })
-      .click();
-    await eventually(`${name} is called`, async () => (await site.calls(name)) > before);
+  const need = (on, name) => on.locator("li.need", { has: on.getByRole("link", { name, exact: true }) });
+  const failure = (on, name) => on.locator("table.groups tr", { has: on.getByRole("link", { name, exact: true }) });
+  const allDone = (name, jobs = JOBS) =>
+    eventually(
+      `all of ${name} are done`,
+      async () => (await site.api("GET", `/jobs?vendor=${name}&status=complete`)).jobs.length >= jobs,
+    );
+  /** Its own page, which says the same. */
+  const ownPage = async (name) => {
+    const own = await site.open(`#/vendors/${name}`);
+    await own.getByText("Newest jobs").waitFor();
+    return own;
   };
 
-  test("is down is shown as failing, with why, and tried at once by the button", async () => {
-    await isMended("down", "Try now", "failing", "connection", "next try", "waiting");
-  });
+  /** The first page has it among those that need somebody, with these words, and so has its own. When it is well, the button has its jobs done. */
+  const isMendedByOneButton = async (name, button, ...words) => {
+    const own = await ownPage(name);
+    for (const on of [page, own]) {
+      for (const word of words) await need(on, name).filter({ hasText: word }).waitFor();
+      await need(on, name)
+        .getByRole("button", { name: `${button}: ${name}` })
+        .waitFor();
+    }
+    const before = wrong.calls(name);
+    await need(own, name).getByRole("button", { name: button }).click();
+    await eventually(`${name} is tried at once`, () => wrong.calls(name) > before);
+    await need(own, name).waitFor();
+    wrong.heal(name);
+    await need(page, name).getByRole("button", { name: button }).click();
+    await need(page, name).waitFor({ state: "detached" });
+    await need(own, name).waitFor({ state: "detached" });
+    // Those that were asked to slow down wait for their own time too.
+    await allDone(name, name === "throttling" ? JOBS - 2 : JOBS);
+    assertNoFaults(own);
+    await own.context().close();
+  };
 
-  test("refuses our credentials is shown with its answer, and tried at once by the button", async () => {
-    await isMended("locked", "Try now", "credentials refused", "The vendor said 401", "next try");
-  });
+  /** The first page has its jobs among what failed, with these words, and so has its own, above its chart. When it is well, they are replayed. */
+  const isMendedByReplay = async (name, code, ...words) => {
+    await failure(page, name).filter({ hasText: code }).waitFor();
+    const own = await ownPage(name);
+    for (const on of [page, own]) {
+      for (const word of words) await failure(on, name).filter({ hasText: word }).waitFor();
+    }
+    const [first, chart] = await Promise.all([failure(own, name).boundingBox(), own.locator("section.sent").boundingBox()]);
+    assert.ok(first.y < chart.y, "what failed comes first");
+    await own.context().close();
+    wrong.heal(name);
+    await failure(page, name)
+      .getByRole("button", { name: `Replay jobs of ${name} with ${code}` })
+      .click();
+    await page.getByRole("dialog").getByRole("button", { name: "Count them" }).click();
+    await page
+      .getByRole("dialog")
+      .getByRole("button", { name: `Replay ${JOBS} jobs` })
+      .click();
+    await failure(page, name).waitFor({ state: "detached" });
+    await allDone(name);
+  };
 
-  test("throttles is shown with when it goes on, and called at once by the button", async () => {
-    await isMended("throttling", "Call now", "slowed by vendor", "goes on in", "429");
-  });
-
-  test("answers 422 is shown among what failed, with its words one click away", async () => {
-    await failure("picky", "vendor_refused").filter({ hasText: "422" }).waitFor();
-    await failure("picky", "vendor_refused")
-      .getByRole("button", { name: /^Replay jobs of picky/ })
+  test("has not failed yet is shown with what its jobs wait for", async () => {
+    const row = (name) => page.getByRole("row", { name: new RegExp(`^${name} `) });
+    await row("slow").filter({ hasText: "all 2 calls in flight" }).waitFor();
+    await row("silent")
+      .filter({ hasText: `${JOBS} accepted, unanswered` })
       .waitFor();
   });
 
-  test("is slow is shown among what failed, as timed out", async () => {
-    await failure("slow", "timeout").waitFor();
+  test("is slow is shown among what failed; a replay mends it", async () => {
+    await isMendedByReplay("slow", "timeout", "did not reply in time", "When it is well again, replay");
   });
 
-  test("does not call back is shown among what failed, with what to ask the vendor", async () => {
-    await failure("silent", "no_answer").filter({ hasText: "callbacks reach server.public_url" }).waitFor();
+  test("does not call back is shown among what failed; a replay mends it", async () => {
+    await isMendedByReplay("silent", "no_answer", "did not answer in time", "callbacks reach server.public_url");
+  });
+
+  test("answers 422 is shown among what failed, with its words one click away; a replay mends it", async () => {
+    const example = failure(page, "picky").getByRole("link", { name: "an example" });
+    const words = await site.open(await example.getAttribute("href"));
+    await words.getByText("no such customer").first().waitFor();
+    await words.context().close();
+    await isMendedByReplay("picky", "vendor_refused", "the vendor answered 422", "Mend what sends them");
+  });
+
+  test("is down is shown as failing, with why and when it is tried next; a button tries it", async () => {
+    await isMendedByOneButton("down", "Try now", "failing", "connection", "next try", `${JOBS} waiting`);
+  });
+
+  test("refuses our credentials is shown with its answer and what to do; a button tries it", async () => {
+    await isMendedByOneButton("locked", "Try now", "credentials refused", "The vendor said 401", "Put the right secret in place");
+  });
+
+  test("throttles is shown with when it goes on; a button calls it at once", async () => {
+    await isMendedByOneButton("throttling", "Call now", "slowed by vendor", /goes on in \d min/, "The vendor said 429");
   });
 
   test("somebody has paused is shown with who did, since when, and resumed by the button", async () => {
     await site.api("POST", "/vendors/good/pause", { for: "1h" });
-    await need("good").filter({ hasText: "by anonymous" }).filter({ hasText: "goes on in" }).waitFor();
-    await assertAccessible(page, "all troubles at once");
-    await need("good").getByRole("button", { name: "Resume: good" }).click();
-    await need("good").waitFor({ state: "detached" });
+    await need(page, "good").filter({ hasText: "by anonymous" }).filter({ hasText: "goes on in" }).waitFor();
+    await need(page, "good").getByRole("button", { name: "Resume: good" }).click();
+    await need(page, "good").waitFor({ state: "detached" });
     assertNoFaults(page);
+  });
+});
+
+describe("six vendors that go wrong at once", () => {
+  let wrong;
+  let site;
+  before(async () => {
+    wrong = await vendorsThatGoWrong();
+    site = await world("open", wrong.config);
+  });
+  after(async () => {
+    await site?.stop();
+    wrong?.stop();
+  });
+
+  test("are all on the first page, which can be read and used on a phone too", async () => {
+    for (const vendor of NAMES) for (let i = 0; i < JOBS; i++) await site.submit(vendor);
+    for (const [width, colorScheme] of [
+      [1280, "light"],
+      [390, "dark"],
+    ]) {
+      const page = await site.open("#/", { width, colorScheme });
+      for (const name of ["locked", "throttling"]) await page.locator("li.need", { hasText: name }).waitFor();
+      for (const code of ["timeout", "no_answer", "vendor_refused"])
+        await page.locator("table.groups", { hasText: code }).waitFor({ timeout: 30000 });
+      await assertAccessible(page, `all troubles at once ${width} ${colorScheme}`);
+      assertNoFaults(page);
+      await page.context().close();
+    }
   });
 });
 

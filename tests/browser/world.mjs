@@ -240,14 +240,15 @@ allow = ["http://127.0.0.1:${mocks}"]
 ${vendors.replaceAll("MOCKS", `http://127.0.0.1:${mocks}`)}`;
 }
 
-const once = 'retry = { attempts = 1, first = "1s", max = "1s", unanswered = 0 }';
-
-/** Vendors that do what they should. */
-export const VENDORS = `
+export const GOOD = `
 [vendors.good]
 kind = "sync"
 url = "MOCKS/sync/good"
 limits = ["50/s", { calls = 100000, per = "1d" }]
+`;
+
+/** Vendors that do what they should, and one that refuses. */
+export const VENDORS = `${GOOD}
 [vendors.hook]
 kind = "webhook"
 url = "MOCKS/async/hook?callback_ms=100"
@@ -261,43 +262,5 @@ polling = { ticket = "/id", url = "MOCKS/polling/polled/{{ ticket | path }}", ev
 [vendors.picky]
 kind = "sync"
 url = "MOCKS/sync/picky?status=422&body=%7B%22error%22%3A%22no%20such%20customer%22%7D"
-limits = ["50/s"]
-`;
-
-/** One vendor for each way to go wrong. */
-export const TROUBLED = `
-[vendors.down]
-kind = "sync"
-url = "MOCKS/sync/down?fault=reset"
-limits = ["50/s"]
-[vendors.slow]
-kind = "sync"
-url = "MOCKS/sync/slow?latency_ms=60000"
-limits = ["50/s"]
-timeout = "1s"
-breaker = false
-${once}
-[vendors.locked]
-kind = "sync"
-url = "MOCKS/sync/locked?status=401"
-limits = ["50/s"]
-[vendors.picky]
-kind = "sync"
-url = "MOCKS/sync/picky?status=422&body=%7B%22error%22%3A%22no%20such%20customer%22%7D"
-limits = ["50/s"]
-[vendors.silent]
-kind = "webhook"
-url = "MOCKS/async/silent?callback=never"
-limits = ["50/s"]
-answer_within = "2s"
-webhook = { verify = "none" }
-${once}
-[vendors.throttling]
-kind = "sync"
-url = "MOCKS/sync/throttling?status=429&retry_after=600"
-limits = ["50/s"]
-[vendors.good]
-kind = "sync"
-url = "MOCKS/sync/good"
 limits = ["50/s"]
 `;

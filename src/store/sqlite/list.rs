@@ -1,24 +1,53 @@
 //! Lists: jobs that match a filter, newest first, a bounded number of rows at a time.
 //!
-//! Never passes by the jobs of other tenants to find those of one.
+//! Never passes by the jobs of other tenants, vendors or statuses to find those that are asked for, while there are few lanes.
 
 use rusqlite::{Connection, ToSql};
 
 use super::{read::overlay, rows, writer::Core};
 use crate::{
-    job::JobId,
+    job::{JobId, Status},
     store::{Filter, Page, Sees, Slice, With},
 };
 
-/// The jobs of one tenant: of each of its lanes the next one, of which the newest comes first. SQLite would drop the order of a `walk`
-/// without a limit.
-const OF_TENANT: &str = "WITH RECURSIVE walk (id, lane) AS (
-  SELECT (SELECT id FROM jobs INDEXED BY jobs_of_lane WHERE lane = l.lane AND id < :below AND id >= :from ORDER BY id DESC LIMIT 1), l.lane
-    FROM lanes l INDEXED BY lanes_of_tenant WHERE l.tenant = :tenant AND (:vendor IS NULL OR l.vendor = :vendor)
-  UNION ALL
-  SELECT (SELECT id FROM jobs INDEXED BY jobs_of_lane WHERE lane = walk.lane AND id < walk.id AND id >= :from ORDER BY id DESC LIMIT 1), walk.lane
-    FROM walk WHERE walk.id IS NOT NULL
-  ORDER BY 1 DESC LIMIT :examine)";
+/// A walk through lanes begins at so many places at most, each of which costs about as much as looking at a job. One tenant's are fewer.
+const MOST_STARTS: usize = 2 * Slice::OF_LIST;
+
+const OF_TENANT: &str = "lanes l INDEXED BY lanes_of_tenant";
+
+/// The jobs of some lanes with some statuses: of each lane and status the newest comes first, then the next one. Of all these the newest is
+/// looked at first. SQLite would drop the order of a `walk` without a limit.
+fn walk(lanes: &str, of_these: &str) -> String {
+    let next = |lane, status, below| {
+        format!(
+            "(SELECT id FROM jobs INDEXED BY jobs_of_lane WHERE lane = {lane} AND status = {status} AND id < {below} AND id >= :from
+              ORDER BY id DESC LIMIT 1), {lane}, {status}"
+        )
+    };
+    format!(
+        "WITH RECURSIVE walk (id, lane, status) AS (
+           SELECT {} FROM {lanes} CROSS JOIN json_each(:statuses) s {of_these}
+           UNION ALL SELECT unhex(value, '-'), NULL, NULL FROM json_each(:leased)
+           UNION ALL SELECT {} FROM walk WHERE walk.id IS NOT NULL
+           ORDER BY 1 DESC LIMIT :examine)",
+        next("l.lane", "s.value", ":below"),
+        next("walk.lane", "walk.status", "walk.id"),
+    )
+}
+
+/// Whether a walk through the lanes of a vendor, or of all, begins at few places.
+fn are_few(conn: &Connection, vendor: Option<&str>, statuses: usize) -> rusqlite::Result<bool> {
+    let which = if vendor.is_some() { "vendor = ?1" } else { "?1 IS NULL" };
+    let sql = format!("SELECT 1 FROM lanes WHERE {which} LIMIT 1 OFFSET ?2");
+    conn.prepare_cached(&sql)?.exists((vendor, MOST_STARTS / statuses)).map(|more| !more)
+}
+
+/// The jobs in a range that are being processed while their rows say `pending`, as a JSON array.
+fn leased(core: &Core, from: JobId, below: JobId) -> String {
+    let index = core.index();
+    let ids = index.leases.keys().filter(|id| (from..below).contains(*id)).map(ToString::to_string);
+    serde_json::json!(ids.collect::<Vec<_>>()).to_string()
+}
 
 /// Looks at jobs in order and keeps those that match. The row of a leased job still says `pending`, so the status is compared here and not in
 /// SQL.
@@ -30,8 +59,15 @@ pub(super) fn list(
     core: &Core,
 ) -> rusqlite::Result<Page> {
     let (from, below) = filter.ids(slice.before);
+    let (tenant, vendor, statuses) = (filter.only_tenant(sees), filter.vendor.as_deref(), filter.possible());
+    if statuses.is_empty() {
+        return Ok(Page::default());
+    }
+    // The row of a leased job says `pending`.
+    let misses_leased = statuses.contains(&Status::Processing) && !statuses.contains(&Status::Pending);
+    let leased = if misses_leased { leased(core, from, below) } else { "[]".to_owned() };
+    let numbers = serde_json::json!(statuses.iter().map(|status| *status as u8).collect::<Vec<_>>()).to_string();
     let (from, below) = (from.as_bytes(), below.as_bytes());
-    let tenant = filter.only_tenant(sees);
     let mut values = vec![
         (":from", &from as &dyn ToSql),
         (":below", &below as &dyn ToSql),
@@ -39,9 +75,19 @@ pub(super) fn list(
     ];
     let columns = rows::columns(With::NEITHER);
     const RANGE: &str = "j.id < :below AND j.id >= :from ORDER BY j.id DESC LIMIT :examine";
-    let sql = if tenant.is_some() {
-        values.extend([(":tenant", &tenant as &dyn ToSql), (":vendor", &filter.vendor as &dyn ToSql)]);
-        format!("{OF_TENANT} {}", rows::select_from("walk CROSS JOIN jobs j ON j.id = walk.id", &columns))
+    // Jobs without a result have an index of their own, for any number of lanes.
+    let is_narrow = vendor.is_some() || (statuses.len() < Status::ALL.len() && !filter.wants_no_result());
+    let sql = if tenant.is_some() || (is_narrow && are_few(conn, vendor, statuses.len())?) {
+        values.extend([(":statuses", &numbers as &dyn ToSql), (":leased", &leased as &dyn ToSql)]);
+        values.extend(tenant.iter().map(|tenant| (":tenant", tenant as &dyn ToSql)));
+        values.extend(vendor.iter().map(|vendor| (":vendor", vendor as &dyn ToSql)));
+        let walk = match (tenant, vendor) {
+            (Some(_), Some(_)) => walk(OF_TENANT, "WHERE l.tenant = :tenant AND l.vendor = :vendor"),
+            (Some(_), None) => walk(OF_TENANT, "WHERE l.tenant = :tenant"),
+            (None, Some(_)) => walk("lanes l", "WHERE l.vendor = :vendor"),
+            (None, None) => walk("lanes l", ""),
+        };
+        format!("{walk} {}", rows::select_from("walk CROSS JOIN jobs j ON j.id = walk.id", &columns))
     } else if filter.wants_no_result() {
         let select = rows::select_from("jobs j INDEXED BY jobs_without_result", &columns);
         format!("{select} WHERE j.status > 2 AND {RANGE}")
@@ -54,7 +100,11 @@ pub(super) fn list(
     while let Some(row) = found.next()? {
         page.examined += 1;
         // Also of a row that cannot be read as a job.
-        last = row.get(2).map(JobId::from_bytes).ok().or(last);
+        let id = row.get(2).map(JobId::from_bytes).ok();
+        if id.is_some() && id == last {
+            continue; // its lease has just ended: it came as a leased job too
+        }
+        last = id.or(last);
         let Some((_, job)) = rows::skip_unreadable(row.get(0)?, rows::with_lane(row))? else { continue };
         let job = overlay(job, core);
         if sees.includes(&job.lane.tenant) && filter.matches(&job) {
@@ -69,4 +119,101 @@ pub(super) fn list(
         page.next = last;
     }
     Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        clock::{Clock, Time},
+        job::lifecycle::{Change, Next},
+        job::{Attempt, AttemptKind, AttemptOutcome, FailureCode, JobIds, Lane, NewJob, Priority, Status},
+        store::{Claim, Filter, Page, Sees, Slice, Store, sqlite::Sqlite},
+    };
+
+    /// A store with jobs that wait, the first of them of the vendor `rare`.
+    async fn store(tenants: usize, jobs: usize) -> (Sqlite, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(Time(0));
+        let vendors = ["rare".into(), "v".into()];
+        let store = Sqlite::open(&folder.path().join("jobs.db"), clock, vendors, 100_000).unwrap();
+        let ids = JobIds::new();
+        let job = |n: usize| NewJob {
+            id: ids.next(Time(0)),
+            lane: Lane {
+                vendor: if n == 0 { "rare" } else { "v" }.into(),
+                priority: Priority::Normal,
+                tenant: format!("t{}", n % tenants).into(),
+            },
+            payload: "1".into(),
+            due_at: Time(0),
+            deadline: None,
+            tags: Vec::new(),
+            idempotency: None,
+            webhook: None,
+            caller: None,
+        };
+        store.submit((0..jobs).map(job).collect()).await.unwrap();
+        (store, folder)
+    }
+
+    /// One step of a walk that looks at ten jobs at most.
+    async fn listed(store: &Sqlite, sees: &Sees, filter: Filter) -> Page {
+        store.list(sees, &filter, Slice { before: None, most: 5, examine: 10 }).await.unwrap()
+    }
+
+    /// It looked at these jobs only, and knows that there are no more.
+    fn assert_found_at_once(page: &Page, jobs: usize, what: &str) {
+        assert_eq!((page.jobs.len(), page.examined, page.next), (jobs, jobs, None), "{what}");
+    }
+
+    #[tokio::test]
+    async fn few_jobs_among_many_are_found_without_looking_at_the_others() {
+        let (store, _folder) = store(3, 200).await;
+        let statuses = |statuses: &[Status]| Filter { statuses: statuses.to_vec(), ..Filter::default() };
+        let of_rare = || Filter { vendor: Some("rare".into()), ..Filter::default() };
+        let of_nobody = Sees::Tenant("nobody".into());
+        assert_found_at_once(&listed(&store, &Sees::All, of_rare()).await, 1, "of a vendor");
+        assert_found_at_once(&listed(&store, &of_nobody, Filter::default()).await, 0, "of a tenant");
+        for status in Status::ALL.into_iter().filter(|status| *status != Status::Pending) {
+            assert_found_at_once(&listed(&store, &Sees::All, statuses(&[status])).await, 0, status.as_str());
+        }
+        let claim =
+            Claim { vendor: "rare".into(), most: 1, calls: 1, now: Time(0), lease: std::time::Duration::from_secs(9) };
+        let lease = store.claim(&claim).await.unwrap().remove(0);
+        let processing = listed(&store, &Sees::All, statuses(&[Status::Processing])).await;
+        assert_found_at_once(&processing, 1, "its row says that it is pending");
+        assert_eq!((processing.jobs[0].id, processing.jobs[0].status), (lease.job.id, Status::Processing));
+        let all_live = listed(&store, &Sees::All, statuses(&[Status::Pending, Status::Processing])).await;
+        assert!(all_live.jobs.len() == 5 && all_live.next.is_some(), "each once: {all_live:?}");
+        let attempt = Attempt {
+            n: 1,
+            kind: AttemptKind::Call,
+            sent_at: Some(0),
+            permit_at: 0,
+            status: Some(200),
+            latency_ms: 1,
+            outcome: AttemptOutcome::Done,
+            detail: None,
+            response: None,
+        };
+        let change = Change::of(&lease.job, Next::Complete { result: "1".into() });
+        store.settle(lease, change, attempt).await.unwrap();
+        assert_found_at_once(&listed(&store, &Sees::All, statuses(&[Status::Complete])).await, 1, "complete");
+        assert_found_at_once(&listed(&store, &Sees::All, statuses(&[Status::Processing])).await, 0, "processing");
+        let refused = Filter { code: Some(FailureCode::Timeout), ..of_rare() };
+        assert_found_at_once(&listed(&store, &Sees::All, refused).await, 0, "of a vendor, with an error");
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn so_many_lanes_that_each_has_few_jobs_are_not_gone_through() {
+        let tenants = super::MOST_STARTS / Status::ALL.len() + 1;
+        let (store, _folder) = store(tenants, tenants + 1).await;
+        let of_v = || Filter { vendor: Some("v".into()), ..Filter::default() };
+        let page = listed(&store, &Sees::All, of_v()).await;
+        assert_eq!((page.jobs.len(), page.examined), (5, 5));
+        let pending = Filter { statuses: vec![Status::Complete], ..of_v() };
+        assert_found_at_once(&listed(&store, &Sees::All, pending).await, 0, "one status has fewer places to begin at");
+        store.close().await;
+    }
 }
