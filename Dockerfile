@@ -6,7 +6,7 @@ COPY . .
 # The caches are no part of the image; what is copied out of them is.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --profile dist --locked --workspace --bins \
+    cargo build --profile dist --locked --bins --package fetchgate --package mock-vendors \
     && mkdir /out \
     && cp target/dist/fetchgate target/dist/mock-vendors /out/
 

@@ -38,7 +38,7 @@ check-metrics: ## alert rules, their tests, the Grafana dashboard and /metrics, 
 check-manifests: ## the Kubernetes manifests against the schemas of Kubernetes, and the systemd unit
 	scripts/check-manifests
 
-clients: ## clients generated from the OpenAPI file without warnings, and the examples that use them; needs Python 3.11 and Node.js 20
+clients: ## clients generated from the OpenAPI file without warnings, and all of examples/ run; needs Python 3.11 and Node.js 20
 	scripts/clients
 
 deny: ## licences, sources, bans and, where they can be reached, advisories; installs cargo-deny. `make test` checks licences and sources too

@@ -1,4 +1,4 @@
-"""Takes result webhooks of Fetchgate on port 8090 and prints the jobs. Needs: pip install standardwebhooks"""
+"""Takes result webhooks of Fetchgate on port 8090 and prints the jobs. How to run it: see ../README.md"""
 
 import json
 import os
@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
+PORT = int(os.environ.get("PORT", "8090"))
 MAX_BODY = 1 << 20  # a job without a large result is well below this
 webhook = Webhook(os.environ["WEBHOOK_SECRET"])
 seen = set()  # in a real service: a table with the ids of the last day, written together with your own change
@@ -18,14 +19,13 @@ class Receiver(BaseHTTPRequestHandler):
             return self.answer(413)
         body = self.rfile.read(length)  # exactly as it came: that is what is signed
         try:
-            webhook.verify(body, {name.lower(): value for name, value in self.headers.items()})
-        except WebhookVerificationError:
+            job = webhook.verify(body, dict(self.headers))
+        except (WebhookVerificationError, ValueError):  # ValueError: not even written like a signature
             return self.answer(401)
         message = self.headers["webhook-id"]
         if message not in seen:
             seen.add(message)
-            job = json.loads(body)
-            print(job["request_id"], job["status"], job.get("result"), flush=True)
+            print(job["request_id"], job["status"], json.dumps(job.get("result")), flush=True)
         self.answer(204)
 
     def answer(self, status):
@@ -35,4 +35,4 @@ class Receiver(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    ThreadingHTTPServer(("127.0.0.1", 8090), Receiver).serve_forever()
+    ThreadingHTTPServer(("127.0.0.1", PORT), Receiver).serve_forever()

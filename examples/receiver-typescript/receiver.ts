@@ -1,8 +1,9 @@
-// Takes result webhooks of Fetchgate on port 8090 and prints the jobs. Needs: npm install
+// Takes result webhooks of Fetchgate on port 8090 and prints the jobs. How to run it: see ../README.md
 
 import { createServer, type IncomingMessage } from "node:http";
 import { Webhook, WebhookVerificationError } from "standardwebhooks";
 
+const PORT = Number(process.env.PORT ?? 8090);
 const MAX_BODY = 1 << 20; // a job without a large result is well below this
 const webhook = new Webhook(process.env.WEBHOOK_SECRET ?? "");
 const seen = new Set<string>(); // in a real service: a table with the ids of the last day, written together with your own change
@@ -31,13 +32,16 @@ async function receive(request: IncomingMessage): Promise<number> {
   if (!seen.has(message)) {
     seen.add(message);
     const job = JSON.parse(body);
-    console.log(job.request_id, job.status, job.result);
+    console.log(job.request_id, job.status, JSON.stringify(job.result));
   }
   return 204;
 }
 
 createServer((request, response) => {
   receive(request)
-    .catch(() => 500)
+    .catch((error) => {
+      console.error(error);
+      return 500;
+    })
     .then((status) => response.writeHead(status).end());
-}).listen(8090, "127.0.0.1");
+}).listen(PORT, "127.0.0.1");
