@@ -79,6 +79,9 @@ pub struct Filed {
     pub seen_at: Option<Time>,
 }
 
+/// The reports of processes that have crashed are kept, and shown, for so many milliseconds.
+pub const REPORTS_KEPT_MS: i64 = 3_600_000;
+
 /// What is durable besides jobs.
 #[async_trait]
 pub trait Book: Send + Sync {
@@ -107,7 +110,8 @@ pub trait Book: Send + Sync {
     /// Records that a pool has these limits now. Of each pool the newest [`MOST_ON_RECORD`] records are kept.
     async fn record_limits(&self, record: LimitsOnRecord) -> Result<(), StoreError>;
 
-    /// Reports that this process runs, and the limits of its file.
+    /// Reports that this process runs, and the limits of its file. With its first report go those, older than [`REPORTS_KEPT_MS`], of processes
+    /// that had the same limits; those of other limits are deleted by whoever sees that they have crashed.
     async fn report(&self, me: &Filed) -> Result<(), StoreError>;
 
     /// The processes that reported other limits than these, including those that have crashed. If one process owns the book there are none.

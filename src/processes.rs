@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    book::Book,
+    book::{Book, REPORTS_KEPT_MS},
     clock::{Clock, Time},
     roles::Roles,
     store_error::StoreError,
@@ -15,8 +15,6 @@ use crate::{
 
 /// A process that was not seen for so long is not alive. Heartbeats are five seconds apart.
 const ALIVE: Duration = Duration::from_secs(15);
-/// Processes are listed for so long after they were last seen.
-const LISTED: Duration = Duration::from_secs(3600);
 
 /// What a process says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,8 +108,7 @@ impl Processes {
     /// The processes that were seen lately, the oldest first. Those that stopped in good order are not among them.
     pub async fn all(&self) -> Result<Vec<Process>, StoreError> {
         let (now, mut all) = (self.clock.now(), vec![self.this()]);
-        let listed = i64::try_from(LISTED.as_millis()).unwrap_or(i64::MAX);
-        for filed in self.book.processes(Time(now.0.saturating_sub(listed))).await? {
+        for filed in self.book.processes(Time(now.0.saturating_sub(REPORTS_KEPT_MS))).await? {
             // This one is there already, and what a later version wrote may not be readable.
             if let (true, Some(seen), Some(about)) =
                 (filed.process != self.id, filed.seen_at, About::read(&filed.about))

@@ -32,8 +32,11 @@ use crate::{
     },
 };
 
-/// How long a service may take to answer, in addition to the time of a long poll.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a service may take to answer, in addition to the time of a long poll. A disk that others write to may keep a job waiting for ten
+/// seconds and more until it is on it.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to accept a connection.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// The time of one long poll: shorter than the time-outs of usual proxies.
 const LONG_POLL: Duration = Duration::from_secs(30);
 /// A stream that is silent for longer is taken for dead: the service sends a comment every 15 seconds.
@@ -274,9 +277,9 @@ impl Service {
     }
 
     async fn connect(&self) -> Result<Connection, Failure> {
-        let connecting = timeout(PATIENCE, self.client.connection(&self.origin)).await;
-        let no_answer = || CallError::Unreachable(format!("no connection within {}", write_duration(PATIENCE)));
-        connecting.unwrap_or_else(|_| Err(no_answer())).map_err(|error| self.silent(&error, PATIENCE))
+        let connecting = timeout(CONNECT_WITHIN, self.client.connection(&self.origin)).await;
+        let no_answer = || CallError::Unreachable(format!("no connection within {}", write_duration(CONNECT_WITHIN)));
+        connecting.unwrap_or_else(|_| Err(no_answer())).map_err(|error| self.silent(&error, CONNECT_WITHIN))
     }
 
     fn request(&self, call: Call<'_>) -> Result<Request<Full<Bytes>>, Failure> {

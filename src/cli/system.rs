@@ -75,7 +75,7 @@ fn view(answer: &RawValue, times: &Times) -> Result<String, Failure> {
     lines.extend(config.warnings.into_iter().map(|warning| ("warning", warning)));
     let head = ["PROCESS", "STATE", "ROLES", "VERSION", "STARTED", "SEEN", "CONFIG"];
     let rows = processes.into_iter().map(|process| {
-        let state = if process.alive == Some(false) { "failed to report" } else { "running" };
+        let state = if process.alive == Some(false) { "not seen" } else { "running" };
         let [started, seen] = [&process.started_at, &process.last_seen].map(|at| times.short(at));
         [process.id, state.to_owned(), process.roles.join(","), process.version, started, seen, process.config]
     });

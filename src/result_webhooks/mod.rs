@@ -43,7 +43,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long a receiver rests that did not answer: twice as long each time.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(60);
-/// How long a receiver rests whose turn came to nothing: another process was faster.
+/// How long a receiver rests whose turn came to nothing, because another process was faster, or this version cannot read the jobs: twice as
+/// long each time, four times at most.
 const SHORT_REST: Duration = Duration::from_millis(100);
 /// Nothing waits for longer than this; what seems to was stored before the wall clock was set back.
 const LONGEST_WAIT: Duration = Duration::from_secs(2 * 3600);
@@ -118,6 +119,8 @@ struct Known {
     is_prompt: bool,
     /// Turns without an answer, one after the other.
     silent: u32,
+    /// Turns that came to nothing, one after the other.
+    idle: u32,
     /// It has no turn before this; if that is past, this is when its last turn ended.
     rests_until: Nanos,
 }
@@ -227,16 +230,17 @@ impl Deliverer {
             (error.id(), Ended::NoAnswer)
         });
         let Some(Taking { name, .. }) = self.taking.remove(&id) else { return };
-        let Known { is_prompt, silent, .. } = self.known.remove(&name).unwrap_or_default();
+        let Known { is_prompt, silent, idle, .. } = self.known.remove(&name).unwrap_or_default();
         let (is_prompt, silent, rest) = match ended {
             Ended::Well => (true, 0, Duration::ZERO),
             Ended::Slowly => (false, 0, Duration::ZERO),
             Ended::Asked(wait) => (is_prompt, 0, wait),
             Ended::NoAnswer => (false, silent.saturating_add(1), (FIRST_REST * (1 << silent.min(6))).min(LONGEST_REST)),
             // These say nothing of the receiver.
-            Ended::Idle => (is_prompt, silent, SHORT_REST),
+            Ended::Idle => (is_prompt, silent, SHORT_REST * (1 << idle.min(4))),
             Ended::NoStore => (is_prompt, silent, FIRST_REST),
         };
+        let idle = if ended == Ended::Idle { idle.saturating_add(1) } else { 0 };
         if self.known.len() >= MOST_KNOWN {
             let oldest = self.known.iter().min_by_key(|(_, known)| known.rests_until);
             if let Some(name) = oldest.map(|(name, _)| name.clone()) {
@@ -244,6 +248,6 @@ impl Deliverer {
             }
         }
         let rests_until = self.cx.clock.nanos().saturating_add(nanos(rest));
-        self.known.insert(name, Known { is_prompt, silent, rests_until });
+        self.known.insert(name, Known { is_prompt, silent, idle, rests_until });
     }
 }

@@ -149,6 +149,11 @@ impl Round<'_> {
             Ok(Some(job)) => job,
             // It was erased.
             Ok(None) => return,
+            // It is looked at again when the claim has lapsed, and keeps nobody waiting until then.
+            Err(StoreError::Corrupt(why)) => {
+                tracing::error!(request_id = %id, why, "a job cannot be read, so its end is not announced; run the version that wrote it");
+                return;
+            }
             Err(error) => return self.end(no_store(&error)),
         };
         let is = if job.status.has_ended() {

@@ -50,6 +50,24 @@ async fn change(app: &TestApp, action: &str, body: Value) -> Value {
     answer.json()
 }
 
+/// Goes on from a cursor to the end, as a client does: a call whose store is slow ends early, or is refused for now. Gives how many were changed.
+async fn walk_on(app: &TestApp, action: &str, mut cursor: Value) -> u64 {
+    let mut changed = 0;
+    loop {
+        let answer = app.post(&format!("/jobs/{action}"), json!({"all": true, "cursor": cursor}).to_string()).await;
+        if answer.status == 503 {
+            continue;
+        }
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let (_, done, is_over) = outcome(&answer.json());
+        changed += done;
+        if is_over {
+            return changed;
+        }
+        cursor = answer.json()["next_cursor"].clone();
+    }
+}
+
 /// How many matched, how many were changed, and whether that was the end.
 fn outcome(answer: &Value) -> (u64, u64, bool) {
     let number = |name: &str| answer[name].as_u64().expect("a number");
@@ -276,24 +294,24 @@ async fn a_walk_goes_on_after_a_restart_and_meets_each_job_once(backend: Backend
     app.clock.advance(Duration::from_secs(1));
     submit_many(&app, 10_000, json!({"payload": 1, "vendor": "good"})).await;
     let first = change(&app, "cancel", json!({"all": true})).await;
-    assert_eq!(outcome(&first), (10_000, 10_000, false), "one call looks at so many");
-    let second = change(&app, "cancel", json!({"all": true, "cursor": first["next_cursor"]})).await;
-    assert_eq!(outcome(&second), (0, 0, true));
+    let (_, done, is_over) = outcome(&first);
+    assert!(done <= 10_000 && !is_over, "one call looks at no more: {first}");
+    // What a slow store did not answer for may be done, and counts nowhere.
+    assert!(done + walk_on(&app, "cancel", first["next_cursor"].clone()).await <= 10_000, "each once");
+    assert_eq!(app.get("/vendors/good").await.json()["waiting"], 0);
 
     app.clock.advance(Duration::from_secs(1));
     let first = change(&app, "replay", json!({"all": true})).await;
-    assert_eq!(outcome(&first), (10_000, 10_000, false));
+    let (_, done, is_over) = outcome(&first);
+    assert!(done <= 10_000 && !is_over, "{first}");
     let mut app = app.crash_and_restart().await;
     let rest = json!({"all": true, "cursor": first["next_cursor"]});
-    assert_eq!(outcome(&change(&app, "replay", rest.clone()).await), (20, 20, true));
-    assert_eq!(app.get("/vendors/good").await.json()["waiting"], 10_000);
+    assert!(done + walk_on(&app, "replay", first["next_cursor"].clone()).await <= 10_020, "each once");
+    let waiting = async |vendor: &str| app.get(&format!("/vendors/{vendor}")).await.json()["waiting"].clone();
+    assert_eq!((waiting("good").await, waiting("bad").await), (json!(10_000), json!(20)));
     app.run_until_idle().await;
     assert_eq!((app.calls("bad"), count(&app, "status=failed").await), (40, 20), "they have failed again");
-    assert_eq!(
-        outcome(&change(&app, "replay", rest).await),
-        (0, 0, true),
-        "the same call again, as after a lost answer"
-    );
+    assert_eq!(outcome(&change(&app, "replay", rest).await), (0, 0, true), "a call again, as after a lost answer");
     app.clock.advance(Duration::from_secs(1));
     let new = change(&app, "replay", json!({"filter": {"status": "failed"}})).await;
     assert_eq!(outcome(&new), (20, 20, true), "another walk");

@@ -42,6 +42,7 @@ on_every_backend!(
     a_clock_that_is_set_keeps_nothing_back_and_sends_nothing_twice,
     each_tenant_has_its_own_secret_and_sends_only_its_own_again,
     a_tenant_holds_up_no_other_at_the_same_host,
+    jobs_that_cannot_be_read_hold_up_no_other,
     a_name_that_leads_to_a_private_address_is_never_connected_to,
     a_name_that_changes_its_address_is_looked_at_again,
 );
@@ -317,6 +318,25 @@ async fn one_try(app: &mut TestApp, deliverer: &mut Deliverer, id: &str) -> Valu
     assert_eq!((&told["status"], &told["last_status"]), (&json!("pending"), &json!(null)));
     app.advance(Duration::from_secs(3600)).await;
     told
+}
+
+async fn jobs_that_cannot_be_read_hold_up_no_other(backend: Backend) {
+    let mut app = TestApp::with(backend, ONE).await;
+    // More than a turn claims at once.
+    let mut unreadable = Vec::new();
+    for _ in 0..40 {
+        unreadable.push(submit(&app, "sync", "/sync/hook").await);
+    }
+    app.run_until_idle().await;
+    app.clock.advance(Duration::from_secs(1));
+    let last = submit(&app, "sync", "/sync/hook").await;
+    app.run_until_idle().await;
+    for id in &unreadable {
+        app.damage(id).await;
+    }
+    app.announce().await;
+    assert_eq!(ids(&app, "hook"), [format!("{last}-0")]);
+    app.stop().await;
 }
 
 async fn a_name_that_leads_to_a_private_address_is_never_connected_to(backend: Backend) {

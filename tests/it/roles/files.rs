@@ -118,6 +118,19 @@ async fn the_limits_of_a_process_that_died_hold_for_three_more_looks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reports_of_crashed_processes_are_deleted_once_they_are_no_longer_listed() {
+    let (folder, clock) = (tempfile::tempdir().expect("a folder"), Clock::manual(START));
+    for (wait, reports) in [(0, 1), (30, 2), (20, 3), (20, 3), (61, 1)] {
+        clock.advance(Duration::from_secs(wait * 60));
+        // Nobody stops it in good order.
+        let crashed = process(&folder, &clock, r#"["40/s"]"#).await;
+        let kept = collection(&folder, "processes").await.count_documents(doc! {}).await;
+        assert_eq!(kept.expect("MongoDB is there"), reports);
+        crashed.store.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_set_live_in_one_process_replaces_the_files_of_all() {
     let (folder, clock) = (tempfile::tempdir().expect("a folder"), Clock::manual(START));
     let here = process(&folder, &clock, r#"["40/s"]"#).await;
@@ -138,12 +151,15 @@ async fn what_is_set_live_in_one_process_replaces_the_files_of_all() {
     end(&there).await;
 }
 
-/// A newer version has written this document; its kind of limit nobody knows yet.
-async fn write(folder: &TempDir, collection: &str, document: Document) {
+async fn collection(folder: &TempDir, name: &str) -> mongodb::Collection<Document> {
     let uri = servers::mongo().mongo_url(&database(folder));
     let client = mongodb::Client::with_uri_str(uri).await.expect("a URI");
-    let collection = client.database(&database(folder)).collection::<Document>(collection);
-    collection.insert_one(document).await.expect("MongoDB is there");
+    client.database(&database(folder)).collection(name)
+}
+
+/// A newer version has written this document; its kind of limit nobody knows yet.
+async fn write(folder: &TempDir, name: &str, document: Document) {
+    collection(folder, name).await.insert_one(document).await.expect("MongoDB is there");
 }
 
 const UNKNOWN: &str = r#"{"calls": 5, "per": "1s", "shape": "spiral"}"#;

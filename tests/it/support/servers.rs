@@ -22,8 +22,10 @@ use tempfile::TempDir;
 
 /// What the files of a clock are called that a test sets.
 const CLOCK: &str = "clock";
-/// How long a server may take to listen.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// What takes longer than this never comes. A Sentinel that a busy machine has kept from running does nothing for half a minute.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// How long to leave the processors to what is waited for before looking again.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A server with a port and a folder of its own.
 pub(crate) struct Server {
@@ -146,11 +148,7 @@ impl Server {
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
             stat.rsplit(") ").next().expect("its state").starts_with('T')
         };
-        let since = Instant::now();
-        while !has_stopped() {
-            assert!(since.elapsed() < PATIENCE, "it does not stop");
-            std::thread::yield_now();
-        }
+        until("it stops", has_stopped);
     }
 
     pub(crate) fn thaw(&self) {
@@ -207,6 +205,7 @@ pub(crate) struct Sentinels {
 
 impl Sentinels {
     const DOWN_AFTER_MS: u32 = 3000;
+    const TIME_OUT: &str = "SENTINEL SET mymaster failover-timeout 6000";
 
     /// `needed`: so many replicas have to be there for a write. A master that is cut off stops before it is replaced.
     pub(crate) fn new(needed: u32) -> Sentinels {
@@ -226,13 +225,7 @@ impl Sentinels {
             let file = |folder: &Path| std::fs::write(folder.join("sentinel.conf"), "").expect("written");
             let bind = ["sentinel.conf", "--sentinel", "--bind", "127.0.0.1"];
             let sentinel = Server::with_files("redis-server", &bind, &[], "--dir", file);
-            for command in [
-                format!("SENTINEL MONITOR mymaster 127.0.0.1 {port} 2"),
-                format!("SENTINEL SET mymaster down-after-milliseconds {}", Self::DOWN_AFTER_MS),
-                "SENTINEL SET mymaster failover-timeout 6000".to_owned(),
-            ] {
-                assert_eq!(sentinel.say(&command), "+OK");
-            }
+            assert_eq!(sentinel.say(&format!("SENTINEL MONITOR mymaster 127.0.0.1 {port} 2")), "+OK");
             sentinel
         };
         let sentinels: Vec<Server> = (0..3).map(sentinel).collect();
@@ -240,10 +233,11 @@ impl Sentinels {
             let said = info(sentinel.port, "sentinel");
             said.contains("slaves=2,sentinels=3") && said.contains("status=ok")
         };
-        let begun = Instant::now();
-        while !(sentinels.iter().all(known) && replicas(port) == 2) {
-            assert!(begun.elapsed() < PATIENCE, "the Sentinels do not find each other and the replicas");
-            std::thread::yield_now();
+        until("the Sentinels find each other and the replicas", || sentinels.iter().all(known) && replicas(port) == 2);
+        // Only now: a machine that is busy while they start shall not make them replace the master before the test does.
+        let after = format!("SENTINEL SET mymaster down-after-milliseconds {}", Self::DOWN_AFTER_MS);
+        for (sentinel, command) in sentinels.iter().flat_map(|one| [(one, &*after), (one, Self::TIME_OUT)]) {
+            assert_eq!(sentinel.say(command), "+OK");
         }
         Sentinels { nodes, sentinels }
     }
@@ -292,15 +286,11 @@ impl Cluster {
             assert_eq!(node.say(&format!("CLUSTER ADDSLOTS {}", slots.join(" "))), "+OK");
             assert_eq!(node.say(&format!("CLUSTER MEET 127.0.0.1 {}", nodes[0].port)), "+OK");
         }
-        let begun = Instant::now();
         let is_whole = |node: &Server| {
             let said = text(node.port, "CLUSTER INFO");
             said.contains("cluster_state:ok") && said.contains("cluster_size:3")
         };
-        while !nodes.iter().all(is_whole) {
-            assert!(begun.elapsed() < PATIENCE, "the nodes of the Cluster do not find each other");
-            std::thread::yield_now();
-        }
+        until("the nodes of the Cluster find each other", || nodes.iter().all(is_whole));
         Cluster { nodes }
     }
 
@@ -336,24 +326,46 @@ fn start(arguments: &[String], port: u16, folder: &Path) -> (Child, Child) {
     let mut command = Command::new(program);
     command.current_dir(folder).args(&arguments[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let child = command.spawn();
-    let child = child.unwrap_or_else(|error| {
+    let mut child = child.unwrap_or_else(|error| {
         panic!("{program} cannot be started, {error}: is this `make test`, or `scripts/with-servers cargo test`?")
     });
     let script = r#"trap '' INT TERM HUP; read _; kill -9 "$0" 2>/dev/null; rm -rf "$1""#;
     let mut watch = Command::new("sh");
     watch.args(["-c", script, &child.id().to_string()]).arg(folder);
     let watcher = watch.stdin(Stdio::piped()).spawn().expect("a shell");
-    let begun = Instant::now();
-    // A Redis listens before it has read its log.
-    let is_ready = || match &**program {
-        "redis-server" => ask(port, "PING").is_ok_and(|answer| answer == "+PONG"),
-        _ => TcpStream::connect(("127.0.0.1", port)).is_ok(),
-    };
-    while !is_ready() {
-        assert!(begun.elapsed() < PATIENCE, "{program} does not answer on {port}");
-        std::thread::yield_now();
-    }
+    // Each listens before it can do anything: a Redis reads its log first.
+    let is_redis = arguments.iter().any(|part| part == "redis-server");
+    let is_ready = || if is_redis { ask(port, "PING").is_ok_and(|answer| answer == "+PONG") } else { greets(port) };
+    until(program, || {
+        let has_ended = child.try_wait().expect("a child");
+        assert!(has_ended.is_none(), "{program} has ended, {has_ended:?}: somebody else may have its port, {port}");
+        is_ready()
+    });
     (child, watcher)
+}
+
+/// Waits until it is so.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::park_timeout(PAUSE);
+    }
+}
+
+/// Whether a MongoDB answers a client's first message.
+fn greets(port: u16) -> bool {
+    let hello = mongodb::bson::serialize_to_vec(&mongodb::bson::doc! { "hello": 1, "$db": "admin" }).expect("BSON");
+    // OP_MSG: the header, no flags, and one section, the document.
+    let length = u32::try_from(21 + hello.len()).expect("short");
+    let words: Vec<u8> = [length, 1, 0, 2013, 0].into_iter().flat_map(u32::to_le_bytes).collect();
+    let greet = || -> std::io::Result<()> {
+        let mut connection = TcpStream::connect(("127.0.0.1", port))?;
+        connection.set_read_timeout(Some(Duration::from_secs(1)))?;
+        connection.write_all(&[&words[..], &[0][..], &hello[..]].concat())?;
+        connection.read_exact(&mut [0; 16])
+    };
+    greet().is_ok()
 }
 
 fn ask(port: u16, command: &str) -> std::io::Result<String> {

@@ -14,7 +14,7 @@ use super::{
     mongo::within,
 };
 use crate::{
-    book::{Book, Charge, Filed, LimitsOnRecord, LiveLimits, MOST_ON_RECORD, Pause, Spend},
+    book::{Book, Charge, Filed, LimitsOnRecord, LiveLimits, MOST_ON_RECORD, Pause, REPORTS_KEPT_MS, Spend},
     clock::Time,
     store::StoreError,
 };
@@ -163,9 +163,15 @@ impl Book for RedisMongo {
         let beat = doc! { "$set": report };
         let processes = &self.core.mongo.processes;
         let report = processes.update_one(doc! { "_id": &me.process }, beat).upsert(true);
-        if within(report).await?.upserted_id.is_some() {
-            self.announce_change().await;
+        if within(report).await?.upserted_id.is_none() {
+            return Ok(());
         }
+        if let Some(now) = me.seen_at {
+            // One that lives and only has another clock is not missed: this process keeps the same limits, and it soon reports again.
+            let old = doc! { "limits": &me.limits, "seen_at": { "$lt": now.0.saturating_sub(REPORTS_KEPT_MS) } };
+            within(async { processes.delete_many(old).await }).await?;
+        }
+        self.announce_change().await;
         Ok(())
     }
 

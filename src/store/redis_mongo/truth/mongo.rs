@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{TryStreamExt as _, future::BoxFuture};
@@ -123,11 +123,23 @@ impl Mongo {
             database,
             client,
         };
+        mongo.find_server().await?;
         mongo.check_version().await?;
         mongo.check_schema().await?;
         mongo.make_indexes().await?;
         mongo.note_schema().await?;
         Ok(mongo)
+    }
+
+    /// Waits for the server as long as for a statement: a machine on which much starts at once may take longer to answer than later.
+    async fn find_server(&self) -> Result<(), StoreError> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match within(self.database.run_command(doc! { "ping": 1 })).await {
+                Err(error) if Instant::now() < until => tracing::debug!(%error, "MongoDB was not found; trying again"),
+                found => return found.map(drop),
+            }
+        }
     }
 
     async fn check_version(&self) -> Result<(), StoreError> {

@@ -135,14 +135,19 @@ impl Outbox for RedisMongo {
         let truth = &self.core.mongo;
         let jobs = truth.jobs.clone_with_type::<RawDocumentBuf>();
         let due = doc! { "webhook_to": &**receiver, "webhook_at": docs::up_to(now) };
-        let find = jobs.find(due).sort(doc! { "webhook_at": 1 }).limit(i64::try_from(most).unwrap_or(i64::MAX));
+        let find = jobs.find(due).sort(doc! { "webhook_at": 1 }).batch_size(u32::try_from(most).unwrap_or(u32::MAX));
         let find = find.projection(doc! { "payload": 0, "result": 0, "attempts": 0 }).max_time(PATIENCE);
-        let found: Vec<RawDocumentBuf> = within(async { find.await?.try_collect().await }).await?;
-        let one = |raw: &RawDocumentBuf| {
-            let id = mongo::id_of(raw)?;
-            Some((id, truth.unreadable.skip(id, mongo::read(raw))?.job.webhook?))
-        };
-        Ok(found.iter().filter_map(one).collect())
+        let mut found = within(async { find.await }).await?;
+        let mut due = Vec::new();
+        // Those that cannot be read stay where they are, before the others.
+        while due.len() < most
+            && let Some(raw) = within(found.try_next()).await?
+        {
+            let Some(id) = mongo::id_of(&raw) else { continue };
+            let job = truth.unreadable.skip(id, mongo::read(&raw)).map(|found| found.job);
+            due.extend(job.and_then(|job| job.webhook).map(|webhook| (id, webhook)));
+        }
+        Ok(due)
     }
 
     async fn change(&self, changes: Vec<WebhookChange>) -> Result<Vec<bool>, StoreError> {
