@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Core, index::words::Channel, lock};
 use crate::{
-    clock::{Nanos, nanos},
+    clock::{Nanos, Time, nanos},
     store::{Ready, StoreError},
 };
 
@@ -26,7 +26,7 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 const HELP_EVERY: Duration = Duration::from_millis(500);
 /// A quiet vendor is looked at this often, and whenever it has a job.
 const QUIET_FOR: Duration = Duration::from_secs(600);
-/// What a look has found is believed for so long, if nothing is known to have changed since.
+/// What a look or a claim has found is believed for so long, if nothing is known to have changed since.
 const BELIEVED_FOR: Duration = Duration::from_secs(1);
 
 /// The workers with the same vendors, and whose home is where.
@@ -54,7 +54,7 @@ struct Known {
     quiet_until: Option<Nanos>,
     /// How often it has changed.
     changes: u64,
-    /// What the last look found, and when.
+    /// What the last look or claim found, and when.
     found: Option<(Ready, Nanos)>,
     /// When helpers were last called.
     helped_at: Option<Nanos>,
@@ -111,16 +111,23 @@ impl Homes {
         }
     }
 
-    /// What a look would find, if that is known; else how often the index has changed by now.
-    pub(super) fn found(&self, vendor: &Arc<str>, now: Nanos) -> Result<Ready, u64> {
-        let mut state = lock(&self.state);
-        let believes = !state.live.is_empty();
-        let known = state.vendors.entry(vendor.clone()).or_default();
-        let fresh = known.found.filter(|(_, at)| believes && now - at < nanos(BELIEVED_FOR));
-        fresh.map(|(found, _)| found).ok_or(known.changes)
+    /// A bell said that something is due: the vendor's index has changed, and no look is needed before the next claim.
+    pub(super) fn note_due(&self, vendor: &Arc<str>, now: Nanos) {
+        self.note_change(vendor);
+        // Long ago: due by any clock.
+        let ready = Ready { next_due: Some(Time(0)), ..Ready::default() };
+        self.note_found(vendor, self.changes(vendor), ready, now);
     }
 
-    /// What a look has found that began when the index had changed so often.
+    /// What a look would find, if that is known.
+    pub(super) fn found(&self, vendor: &str, now: Nanos) -> Option<Ready> {
+        let state = lock(&self.state);
+        let found = state.vendors.get(vendor).and_then(|known| known.found);
+        let is_fresh = |at: Nanos| !state.live.is_empty() && now - at < nanos(BELIEVED_FOR);
+        found.filter(|(_, at)| is_fresh(*at)).map(|(found, _)| found)
+    }
+
+    /// What a look or a claim has found that began when the index had changed so often.
     pub(super) fn note_found(&self, vendor: &Arc<str>, changes: u64, found: Ready, now: Nanos) {
         let mut state = lock(&self.state);
         let known = state.vendors.entry(vendor.clone()).or_default();
@@ -322,5 +329,20 @@ mod tests {
         assert!(home.is_quiet("v0", 299 * SECOND) && !home.is_quiet("v0", 600 * SECOND));
         home.note_change("v0");
         assert!(!home.is_quiet("v0", 1));
+    }
+
+    #[test]
+    fn what_a_bell_says_is_believed_for_a_second_or_until_the_next_change() {
+        let all = vendors(1);
+        let home = Homes::new("a", all.iter());
+        home.note_due(&all[0], 0);
+        assert!(home.found("v0", 1).is_none(), "not before it is known who is there");
+        call(&home, &[(&home, 1)], &all, 0);
+        home.note_due(&all[0], 0);
+        assert!(home.found("v0", SECOND - 1).is_some_and(|ready| ready.next_due == Some(Time(0))));
+        assert!(home.found("v0", SECOND).is_none());
+        home.note_due(&all[0], SECOND);
+        home.note_change("v0");
+        assert!(home.found("v0", SECOND).is_none());
     }
 }

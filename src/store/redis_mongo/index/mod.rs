@@ -10,7 +10,7 @@ use self::{
     patience::Patience,
     words::{
         Amendment, Channel, Claimed, CountChanges, Enqueue, Entry, GivenBack, Look, More, Read, Removal, RemoveIf,
-        Stats, StreamNo, Turn, VendorWork,
+        Stats, StreamNo, Turn, VendorWork, ready,
     },
 };
 use crate::{
@@ -159,14 +159,17 @@ impl Index {
         let opens = self.clock.now().plus(self.patience.saw(vendor, epoch, self.clock.nanos()));
         let number = |i: usize| found.get(i).and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
         let is_open = number(1) == 1;
-        let time = |i: usize| Some(Time(number(i))).filter(|at| at.0 >= 0);
         Ok(Some(Look {
             epoch: epoch.clone(),
             sweep: number(2) == 1,
             calls_leased: number(3).unsigned_abs(),
             claimed: number(4),
-            next_call: if is_open { time(5) } else { Some(opens) },
-            next_poll: if is_open { time(6) } else { Some(opens).filter(|_| vendor.polls) },
+            ready: if is_open {
+                ready(number(5), number(6))
+            } else {
+                ready(opens.0, if vendor.polls { opens.0 } else { -1 })
+            },
+            upkeep: number(7) == 1,
         }))
     }
 
@@ -183,8 +186,13 @@ impl Index {
         let Some(found) = self.run::<Vec<Vec<u8>>>(&call).await? else { return Ok(None) };
         let mut found = found.into_iter();
         let epoch = text(found.next());
-        let low = text(found.next()) != "0";
-        Ok(Some(Claimed { epoch, low, entries: entries(found)? }).filter(|claimed| !claimed.epoch.is_empty()))
+        if epoch.is_empty() {
+            return Ok(None);
+        }
+        let mut number = || text(found.next()).parse::<i64>().ok();
+        let (low, call, poll) = (number().is_some_and(|low| low > 0), number(), number());
+        let left = call.zip(poll).map(|(call, poll)| ready(call, poll));
+        Ok(Some(Claimed { epoch, low, left, entries: entries(found)? }))
     }
 
     /// Tenants whose turn it is to be read, and the index that they belong to.

@@ -41,14 +41,7 @@ impl Core {
                 self.signals.webhooks().notify_one();
             }
             PubSubEvent::Message { channel, body } if channel == bells => {
-                let name = String::from_utf8_lossy(body);
-                let (name, is_for_all) = name.strip_prefix('+').map_or((&*name, false), |name| (name, true));
-                if self.vendors.contains_key(name) {
-                    self.homes.note_change(name);
-                }
-                if is_for_all || self.homes.is_home_to(name) {
-                    self.signals.ring(name);
-                }
+                self.hear_bell(&String::from_utf8_lossy(body));
             }
             PubSubEvent::Message { channel, body } if channel == ended => {
                 let ids: Vec<JobId> = body.chunks(16).filter_map(JobId::from_slice).collect();
@@ -62,6 +55,21 @@ impl Core {
         tokio::select! {
             () = self.index.redis().listen(&channels, &self.clock, ASK_EVERY, on_event) => {}
             () = stop.cancelled() => {}
+        }
+    }
+
+    /// `NAME`: the vendor has something due; `?NAME`: it may have; `+NAME`: its home has more than it can claim.
+    fn hear_bell(&self, bell: &str) {
+        let name = bell.trim_start_matches(['?', '+']);
+        let Some(vendor) = self.vendors.get(name) else { return };
+        let is_ours = bell.starts_with('+') || self.homes.is_home_to(name);
+        if is_ours && !bell.starts_with('?') {
+            self.homes.note_due(&vendor.name, self.clock.nanos());
+        } else {
+            self.homes.note_change(name);
+        }
+        if is_ours {
+            self.signals.ring(name);
         }
     }
 

@@ -88,6 +88,7 @@ impl Core {
         self.open_index_of(vendor, some_wait || awaits > 0).await?;
         if !some_wait && awaits == 0 && before.is_empty() {
             self.homes.note_quiet(&vendor.name, changes, self.clock.nanos());
+            return Ok(());
         }
         while !slice.is_empty() {
             self.index.flag(vendor, &slice).await?;

@@ -4,7 +4,7 @@
 -- due_at (ms; -1: it waits for neither).
 even_when_full()
 local now, depth = tonumber(ARGV[1]), tonumber(ARGV[3])
-count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7])
+count(4)
 local name, is_open = epoch()
 if not name then return 0 end
 local rung = ARGV[8] == '1'
@@ -18,5 +18,5 @@ for i = 9, #ARGV, 4 do
     rung = rung or rings
   end
 end
-if rung then ring() end
+if rung then ring(MAYBE) end
 return 1

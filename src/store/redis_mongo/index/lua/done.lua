@@ -4,8 +4,7 @@
 -- next due_at (ms; -1: none).
 even_when_full()
 local now, consumer = tonumber(ARGV[1]), ARGV[3]
-count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7])
-redis.call('HSET', counts, 'settled_at', ARGV[1])
+count(4, ARGV[1])
 if not epoch() then return 0 end
 local rung, removals = ARGV[8] == '1', {}
 for i = 9, #ARGV, 7 do
@@ -24,5 +23,5 @@ for i = 9, #ARGV, 7 do
   end
 end
 for stream, entries in pairs(removals) do remove(stream, leased_by(stream, entries, consumer)) end
-if rung then ring() end
+if rung then ring(MAYBE) end
 return 1

@@ -6,9 +6,10 @@ local function is(key, kind)
   return found == kind or found == 'none' and kind ~= 'stream'
 end
 local whole = is(state, 'hash') and is(index, 'hash') and is(counts, 'hash') and epoch_of_this_run()
+local some_wait = whole and has_tenants(0, streams - 1)
 for stream = 0, streams - 1 do
   whole = whole and is(key_of(stream, 'jobs'), 'stream') and #redis.call('XINFO', 'GROUPS', key_of(stream, 'jobs')) > 0
-  for _, what in ipairs({'due', 'asleep', 'reading', 'resting'}) do whole = whole and is(key_of(stream, what), 'zset') end
+  for _, what in ipairs(some_wait and {'due', 'asleep', 'reading', 'resting'} or {}) do whole = whole and is(key_of(stream, what), 'zset') end
 end
 if whole then return 0 end
 if not is(counts, 'hash') then redis.call('DEL', counts) end
