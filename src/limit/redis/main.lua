@@ -8,7 +8,10 @@ if args.close then close_gate(p, args.close, args.channel) end
 local missing = open(p, args)
 save_state(p)
 if missing then return reply_not_open(p, missing) end
+prefetch(p, args)
 take_back(p, args)
 put_off(p, args.late)
 load_counts(p, args.most)
-return answer(p, args)
+local answered = answer(p, args)
+flush(p)
+return answered

@@ -10,8 +10,10 @@ end
 -- Puts the permits on record, behind those that are there.
 local function record(p, permits)
   local recent = key_of(p, 'recent', '')
-  for i = 1, #permits, 1000 do redis.call('RPUSH', recent, unpack(permits, i, math.min(i + 999, #permits))) end
-  if #permits > 0 then redis.call('LTRIM', recent, -p.spec.most_recent - 1, -1) end
+  local length = 0
+  for i = 1, #permits, 1000 do length = redis.call('RPUSH', recent, unpack(permits, i, math.min(i + 999, #permits))) end
+  -- Some more are kept, so that most scripts need not cut.
+  if length > p.spec.most_recent * 9 / 8 then redis.call('LTRIM', recent, -p.spec.most_recent - 1, -1) end
 end
 
 local function answer(p, args)

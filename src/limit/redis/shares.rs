@@ -137,8 +137,9 @@ impl Shares {
                 let now = self.clock.nanos();
                 let is_idle = share.idle_since.is_some_and(|since| now.saturating_sub(since) >= IDLE);
                 let (busy, why) = if is_idle { (0, Why::Leave) } else { (share.size, Why::Report) };
-                if why == Why::Report && now.saturating_sub(share.renewed) < REPORT {
-                    continue; // renewing has just reported it
+                let is_known = share.idle_since.is_some() || now.saturating_sub(share.renewed) < REPORT;
+                if why == Why::Report && is_known {
+                    continue; // no call is in flight, or renewing has just reported it
                 }
                 if share.size > 0 && (is_idle || now < share.in_use_until(vendor)) {
                     // While Redis is unavailable nothing can be reported; the next round tries again.
