@@ -1,5 +1,5 @@
 # What a contributor does, and what CI does: the same.
-.PHONY: run test test-browser failover servers check fuzz fuzz-plain fuzz-api deny sbom bench load edge bulk million webhooks referee compose-test
+.PHONY: run test test-browser failover servers check fuzz fuzz-plain fuzz-api check-metrics check-manifests clients deny sbom release bench load edge bulk million webhooks referee compose-test
 
 run: ## the whole world: API, worker, embedded store, mock vendors; nothing else needed
 	cargo run --release --locked -- dev
@@ -32,12 +32,24 @@ fuzz-plain: ## changes the corpus at random, on any compiler: TARGET=name or all
 fuzz-api: ## the API of a live server, fuzzed from its OpenAPI file by schemathesis; two minutes
 	scripts/fuzz-api
 
+check-metrics: ## alert rules, their tests, the Grafana dashboard and /metrics, with promtool; installs it
+	scripts/check-metrics
+
+check-manifests: ## the Kubernetes manifests against the schemas of Kubernetes, and the systemd unit
+	scripts/check-manifests
+
+clients: ## clients generated from the OpenAPI file without warnings, and the examples that use them; needs Python 3.11 and Node.js 20
+	scripts/clients
+
 deny: ## licences, sources, bans and, where they can be reached, advisories; installs cargo-deny. `make test` checks licences and sources too
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny --workspace --locked check bans licenses sources $(ADVISORIES)
 
 sbom: ## what is built in, as CycloneDX 1.5, into target/fetchgate.cdx.json
 	scripts/sbom > target/fetchgate.cdx.json
+
+release: ## the archive, checksums, SBOM and image of a release; publishes nothing
+	scripts/release $(ARGS)
 
 compose-test: ## compose.yaml for real, on a local Docker engine; not part of CI
 	scripts/with-servers docker/compose-test

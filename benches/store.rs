@@ -61,6 +61,7 @@ fn job(ids: &JobIds, due_at: Time) -> NewJob {
         tags: Vec::new(),
         idempotency: None,
         webhook: None,
+        caller: None,
     }
 }
 

@@ -110,9 +110,11 @@ pub trait Book: Send + Sync {
     /// Reports that this process runs, and the limits of its file.
     async fn report(&self, me: &Filed) -> Result<(), StoreError>;
 
-    /// The processes that reported other limits than these, including those that have crashed; with an empty text all processes. If one process
-    /// owns the book there are none.
+    /// The processes that reported other limits than these, including those that have crashed. If one process owns the book there are none.
     async fn others(&self, limits: &str) -> Result<Vec<Filed>, StoreError>;
+
+    /// All processes that reported at or after this time, by their own clocks. If one process owns the book there are none.
+    async fn processes(&self, since: Time) -> Result<Vec<Filed>, StoreError>;
 
     /// Deletes the report of a process that stops or has crashed, unless it has reported again since.
     async fn delete_report(&self, gone: &Filed) -> Result<(), StoreError>;

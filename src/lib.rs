@@ -12,7 +12,7 @@
 //! - [`result_webhooks`]: the ends of jobs, announced to those who asked for it.
 //!
 //! Below them: [`book`] (what is durable besides jobs), [`store_error`], [`redis_link`], [`json`] and [`clock`].
-//! Around them: [`config`], [`in_force`] (which limits are in force), [`pauses`], [`keys`] (who asks, and what they may do), [`events`] (for those who listen), [`admission`] (how fast tenants submit), [`service`] (the wiring), [`roles`], [`kernel`], [`telemetry`], [`outcomes`] and [`exposition`] (metrics), [`stats`] (the last minute), [`processes`],
+//! Around them: [`config`], [`in_force`] (which limits are in force), [`pauses`], [`keys`] (who asks, and what they may do), [`events`] (for those who listen), [`admission`] (how fast tenants submit), [`service`] (the wiring), [`roles`], [`kernel`], [`telemetry`], [`outcomes`] and [`exposition`] (metrics), [`spans`] (traces), [`stats`] (the last minute), [`processes`],
 //! [`shutdown`] and [`cli`]. `ARCHITECTURE.md` follows one job through the code.
 
 pub mod admission;
@@ -30,6 +30,7 @@ pub mod json;
 pub mod kernel;
 pub mod keys;
 pub mod limit;
+mod otlp;
 pub mod outcomes;
 pub mod pauses;
 pub mod processes;
@@ -39,6 +40,7 @@ pub mod roles;
 pub mod service;
 mod shown;
 pub mod shutdown;
+pub mod spans;
 pub mod stats;
 pub mod store;
 pub mod store_error;

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    book::{Book, Filed},
+    book::Book,
     clock::{Clock, Time},
     roles::Roles,
     store_error::StoreError,
@@ -17,8 +17,6 @@ use crate::{
 const ALIVE: Duration = Duration::from_secs(15);
 /// Processes are listed for so long after they were last seen.
 const LISTED: Duration = Duration::from_secs(3600);
-/// Reports older than this are deleted.
-const KEPT: Duration = Duration::from_secs(86_400);
 
 /// What a process says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +52,7 @@ impl About {
         serde_json::to_string(&written).expect("our own plain structs always serialize")
     }
 
-    /// `None` for what an older version wrote.
+    /// `None` for what this version cannot read.
     fn read(text: &str) -> Option<About> {
         let Written { roles, version, started_at, config } = serde_json::from_str(text).ok()?;
         Some(About { roles, version, started_at: Time(started_at), config })
@@ -111,29 +109,17 @@ impl Processes {
 
     /// The processes that were seen lately, the oldest first. Those that stopped in good order are not among them.
     pub async fn all(&self) -> Result<Vec<Process>, StoreError> {
-        let now = self.clock.now();
-        let (mut all, mut old) = (vec![self.this()], Vec::new());
-        // No process has empty limits: these are all.
-        for filed in self.book.others("").await? {
-            let (Some(seen), Some(about)) = (filed.seen_at, About::read(&filed.about)) else { continue };
-            match now.since(seen) {
-                silent if silent > KEPT => old.push(filed),
-                silent if silent <= LISTED && filed.process != self.id => {
-                    all.push(Process::new(&filed.process, about, seen, now));
-                }
-                _ => {}
+        let (now, mut all) = (self.clock.now(), vec![self.this()]);
+        let listed = i64::try_from(LISTED.as_millis()).unwrap_or(i64::MAX);
+        for filed in self.book.processes(Time(now.0.saturating_sub(listed))).await? {
+            // This one is there already, and what a later version wrote may not be readable.
+            if let (true, Some(seen), Some(about)) =
+                (filed.process != self.id, filed.seen_at, About::read(&filed.about))
+            {
+                all.push(Process::new(&filed.process, about, seen, now));
             }
         }
-        self.forget(&old).await?;
         all.sort_by(|a, b| (a.started_at, &a.id).cmp(&(b.started_at, &b.id)));
         Ok(all)
-    }
-
-    /// Deletes the reports of processes that have not been seen for a day.
-    async fn forget(&self, old: &[Filed]) -> Result<(), StoreError> {
-        for gone in old {
-            self.book.delete_report(gone).await?;
-        }
-        Ok(())
     }
 }

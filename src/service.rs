@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admission::{self, Admission},
     api::{
-        self, Access, Answers, App, Feasibility, Overview,
+        self, Access, App, Feasibility, Overview,
         edge::Edge,
         server::{self, Door},
         tls::Tls,
@@ -89,18 +89,13 @@ impl Service {
         let admission = Admission::new(config.tenants.clone(), clock.clone(), others.clone());
         let keys = Arc::new(Keys::open(keys, clock.clone(), &config.callers).await?);
         let secret = callback_secret(config, &*book).await?;
-        let (hooks, master) = (&config.result_webhooks, own_secret(&*book, "webhook_secret").await?);
+        let master = own_secret(&*book, "webhook_secret").await?;
         let pools = config.vendors.iter().map(|vendor| (vendor.name.clone(), vendor.pool.clone()));
         let audit = Arc::new(Audit::new(calls, clock.clone(), pools));
-        let metrics = Arc::new(Metrics::new(config.vendors.iter().map(|vendor| vendor.name.clone()), &about));
-        let overview = Arc::new(Overview {
-            stats: Stats::new(metrics.clone(), clock.clone(), others, limits.process()),
-            processes: Processes::new(book.clone(), clock.clone(), limits.process(), about),
-            config: shown.json,
-            store: schema,
-            retention: config.store.retention,
-            answers: Answers::default(),
-        });
+        let metrics = Arc::new(Metrics::new(config, &about));
+        let stats = Stats::new(metrics.clone(), clock.clone(), others, limits.process());
+        let processes = Processes::new(book.clone(), clock.clone(), limits.process(), about);
+        let overview = Arc::new(Overview::new(stats, processes, shown.json, schema, config.store.retention));
         let cx = Arc::new(Context {
             store: store.clone(),
             limiter: limiter.clone(),
@@ -110,23 +105,14 @@ impl Service {
             limits: limits.clone(),
             audit: audit.clone(),
             failures: Failures::default(),
+            stalls: Failures::new("jobs wait for the store, and nothing is lost; one line a minute counts the tries"),
             slow_downs: SlowDowns::default(),
             metrics,
             client: Client::new(),
             clock: clock.clone(),
             retention: config.store.retention,
         });
-        let webhooks = Arc::new(result_webhooks::Context::new(Parts {
-            store: store.clone(),
-            outbox,
-            guard: hooks.guard.clone(),
-            lookup: system_lookup(),
-            secrets: Secrets::new(&config.tenants, &hooks.secrets, master),
-            metrics: cx.metrics.clone(),
-            clock: clock.clone(),
-            give_up_after: hooks.give_up_after,
-            show: api::announced,
-        }));
+        let webhooks = announcer(config, &cx, outbox, master);
         let app = Arc::new(App {
             store: store.clone(),
             limiter: limiter.clone(),
@@ -151,8 +137,7 @@ impl Service {
             bulk: tokio::sync::Mutex::default(),
             queue,
         });
-        let deliverer = Deliverer::new(webhooks);
-        Ok(Service { app, pool: Pool::new(&cx), cx, store, limiter, breakers, deliverer })
+        Ok(Service { app, pool: Pool::new(&cx), cx, store, limiter, breakers, deliverer: Deliverer::new(webhooks) })
     }
 
     /// The parts, for tests, which run the loops themselves on their own clock.
@@ -164,7 +149,8 @@ impl Service {
     pub async fn run(self, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
         let Service { app, cx, pool, store, limiter, breakers, deliverer } = self;
         let (roles, limits, events) = (app.roles, app.limits.clone(), app.events.clone());
-        let mut tasks = JoinSet::new();
+        let (mut tasks, mut exporting, exported) = (JoinSet::new(), JoinSet::new(), CancellationToken::new());
+        exporting.spawn(app.metrics.spans.clone().run(app.clock.clone(), exported.clone()));
         // The API stops after the workers, so that callbacks and waiting callers are served while calls finish.
         let api_stop = CancellationToken::new();
         if let Some(api) = listeners.api {
@@ -178,6 +164,7 @@ impl Service {
         }
         tasks.spawn(follow_hangups(cx, shutdown.reread.clone(), api_stop.clone()));
         if roles.has_worker() {
+            tasks.spawn(log_backlog(app.clone(), shutdown.stop.clone()));
             tasks.spawn(deliverer.run(shutdown.stop.clone()));
         }
         if roles.has_api() {
@@ -212,12 +199,10 @@ impl Service {
         store.signals().dismiss_waiters();
         events.close();
         api_stop.cancel();
-        let drained = async { while tasks.join_next().await.is_some() {} };
-        tokio::select! {
-            () = drained => {}
-            () = shutdown.abort.cancelled() => {}
-        }
-        tasks.shutdown().await;
+        drain(tasks, &shutdown.abort).await;
+        // After those that make spans.
+        exported.cancel();
+        drain(exporting, &shutdown.abort).await;
         breakers.stop().await;
         let returned = limiter.stop().await;
         if let Err(error) = limits.stop().await {
@@ -230,6 +215,16 @@ impl Service {
         returned
             .context("the limiter could not return the permits that it had charged ahead; a little capacity is lost")
     }
+}
+
+/// Waits until tasks that are about to end have ended; drops them at `abort`.
+async fn drain(mut tasks: JoinSet<()>, abort: &CancellationToken) {
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    tokio::select! {
+        () = ended => {}
+        () = abort.cancelled() => {}
+    }
+    tasks.shutdown().await;
 }
 
 /// Where all processes count together, and the name under which they do; `None` if there is only one.
@@ -253,6 +248,21 @@ async fn own_secret(book: &dyn Book, name: &'static str) -> anyhow::Result<[u8; 
     let mut fresh = [0; 32];
     getrandom::fill(&mut fresh).context("the operating system gave no random bytes")?;
     Ok(book.secret(name, fresh).await?)
+}
+
+/// Says how much has waited for this process.
+async fn log_backlog(app: Arc<App>, stop: CancellationToken) {
+    let counting = async {
+        let mut jobs = 0;
+        for vendor in app.vendors.iter() {
+            jobs += app.store.backlog(vendor.name()).await.waiting;
+        }
+        jobs
+    };
+    tokio::select! {
+        jobs = counting => tracing::info!(jobs, "jobs were waiting"),
+        () = stop.cancelled() => {}
+    }
 }
 
 /// Reads secrets again whenever somebody asks for it by SIGHUP.
@@ -378,6 +388,27 @@ struct Backend {
     limiter: Arc<dyn Limiter>,
     breakers: Arc<dyn Breakers>,
     queue: Option<Redis>,
+}
+
+/// What announces the ends of jobs.
+fn announcer(
+    config: &Config,
+    cx: &Context,
+    outbox: Arc<dyn Outbox>,
+    master: [u8; 32],
+) -> Arc<result_webhooks::Context> {
+    let hooks = &config.result_webhooks;
+    Arc::new(result_webhooks::Context::new(Parts {
+        store: cx.store.clone(),
+        outbox,
+        guard: hooks.guard.clone(),
+        lookup: system_lookup(),
+        secrets: Secrets::new(&config.tenants, &hooks.secrets, master),
+        metrics: cx.metrics.clone(),
+        clock: cx.clock.clone(),
+        give_up_after: hooks.give_up_after,
+        show: api::announced,
+    }))
 }
 
 async fn open(config: &Config, clock: &Clock, about: &About) -> anyhow::Result<Backend> {

@@ -23,10 +23,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     clock::Time,
+    config::Config,
     exposition::OfProcess,
-    job::{AttemptOutcome, DeliveryStatus, End},
+    job::{AttemptOutcome, DeliveryStatus, End, Job},
     outcomes::{Blocks, Ends},
     processes::About,
+    spans::Spans,
     stats::Recent,
 };
 
@@ -163,6 +165,8 @@ pub struct VendorMetrics {
     /// A moving average in microseconds; 0 before the first call.
     recent_latency: Arc<AtomicU64>,
     ends: Ends,
+    /// Those of all vendors.
+    pub spans: Spans,
 }
 
 impl VendorMetrics {
@@ -177,6 +181,13 @@ impl VendorMetrics {
             self.ends.count(&end);
             self.recent.ended(&end);
         }
+    }
+
+    /// The same for a job as it is now, with its span.
+    pub fn count_end_of(&self, job: &Job) {
+        let end = End::of(job);
+        self.count_ended(end);
+        self.spans.add(self.spans.of_end(job, end));
     }
 
     pub fn count_call(&self, outcome: AttemptOutcome) {
@@ -219,21 +230,31 @@ pub struct Metrics {
     pub store_errors: Counter,
     /// Rung whenever a vendor's [`VendorMetrics::recent`] has counted something.
     pub changed: Arc<Notify>,
+    pub spans: Spans,
 }
 
 impl Metrics {
-    pub fn new(vendors: impl IntoIterator<Item = Arc<str>>, about: &About) -> Metrics {
+    pub fn new(config: &Config, about: &About) -> Metrics {
         let (mut all, changed) = (Registry::default(), Arc::default());
         all.register_collector(Box::new(OfProcess::new(about.started_at)));
         let registry = all.sub_registry_with_prefix("fetchgate");
-        let vendors = register_vendors(registry, vendors, &changed);
+        let became: Family<ByOutcome, Counter> =
+            family(registry, "spans", "Spans of traces that a collector took, or that were dropped");
+        let spans_that = |outcome| became.get_or_create_owned(&ByOutcome { outcome });
+        let spans = Spans::new(config.traces.as_ref(), spans_that("exported"), spans_that("dropped"));
+        let names = config.vendors.iter().map(|vendor| vendor.name.clone());
+        let vendors = register_vendors(registry, names, &changed, &spans);
         let limit_used = family(registry, "limit_used", "Calls that count against a limit now, read with each scrape");
         let limit_calls = family(registry, "limit_calls", "Calls that a limit allows in its period");
         let http_requests = Family::default();
         registry.register("http_requests", "HTTP requests answered, by route and status", http_requests.clone());
         let http_latency = latency();
         registry.register("http_request_seconds", "Time to answer HTTP requests", http_latency.clone());
-        let webhooks = Family::default();
+        let webhooks: Family<ByOutcome, Counter> = Family::default();
+        for outcome in ["try_again", "delivered", "gave_up"] {
+            // From the start, so that alerts see the first one.
+            webhooks.get_or_create_owned(&ByOutcome { outcome });
+        }
         registry.register("result_webhooks", "Announcements of ends, by what came of each try", webhooks.clone());
         let store_latency = latency();
         registry.register("store_write_seconds", "Time until a submit or settle was durable", store_latency.clone());
@@ -254,6 +275,7 @@ impl Metrics {
             store_latency,
             store_errors,
             changed,
+            spans,
         }
     }
 
@@ -336,6 +358,7 @@ fn register_vendors(
     registry: &mut Registry,
     names: impl IntoIterator<Item = Arc<str>>,
     changed: &Arc<Notify>,
+    spans: &Spans,
 ) -> BTreeMap<Arc<str>, VendorMetrics> {
     let mut counter = |name, help| family::<ByVendor, Counter>(registry, name, help);
     let accepted = counter("jobs_accepted", "Jobs accepted");
@@ -392,6 +415,7 @@ fn register_vendors(
             latency: latencies.get_or_create_owned(&by),
             recent_latency: Arc::default(),
             ends: ends(&name),
+            spans: spans.clone(),
         };
         (name, metrics)
     };

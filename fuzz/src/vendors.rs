@@ -43,6 +43,7 @@ fn job(vendor: &Vendor, payload: Bytes, is_polled: bool) -> Job {
         tags: Vec::new(),
         idempotency: None,
         webhook: None,
+        caller: None,
     };
     let stage = if is_polled { Stage::Poll } else { Stage::Call };
     let ticket = is_polled.then(|| "ticket".to_owned());

@@ -56,14 +56,16 @@ pub(super) async fn submit(
         _ => return Err(body::unsupported(headers, "application/json (an array) or application/x-ndjson")),
     };
     let key = submission::idempotency_key(headers)?;
+    let caller = submission::caller(headers);
     let reading = read_items(&app, &by, request, splitter, key.as_deref());
     // The memory is kept until the answer has been made: the jobs are copies of what was sent.
     let (mut items, _charge) = tokio::time::timeout(MAX_WAIT, reading).await.map_err(|_| body::too_slow())??;
     for item in &mut items {
-        if let Ok(job) = item
-            && let Err(error) = admit(&app, job).await
-        {
-            *item = Err(error);
+        if let Ok(job) = item {
+            job.caller = caller;
+            if let Err(error) = admit(&app, job).await {
+                *item = Err(error);
+            }
         }
     }
     store(&app, items).await

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     clock::Time,
-    job::{End, Job, JobId, Status, lifecycle},
+    job::{Job, JobId, Status, lifecycle},
     store::{Amended, Decide, Filter, Slice},
 };
 
@@ -201,7 +201,7 @@ impl Walk {
                 if let Amended::Changed(job) = amended {
                     self.done += 1;
                     if let Some(metrics) = app.metrics.vendor(&job.lane.vendor).filter(|_| job.status.has_ended()) {
-                        metrics.count_ended(End::of(&job));
+                        metrics.count_end_of(&job);
                     }
                 }
                 // The walk stops where there is no room: those behind it are met again, and do not match if they were changed.
@@ -224,7 +224,23 @@ impl Drop for Walk {
         if self.done > 0 {
             let Walk { action, filter, began, matched, done, is_over, .. } = self;
             let (by, action, walk) = (&self.by.0.by, action.as_str(), began.rfc3339());
-            tracing::info!(%by, action, walk, ?filter, matched, done, is_over, "jobs were changed in bulk");
+            let statuses: Vec<&str> = filter.statuses.iter().map(|status| status.as_str()).collect();
+            tracing::info!(
+                %by,
+                action,
+                walk,
+                status = statuses.join(","),
+                vendor = filter.vendor,
+                tenant = filter.tenant,
+                tag = filter.tag,
+                code = filter.code.map(|code| code.as_str()),
+                created_after = filter.created_after.map(|at| at.rfc3339()),
+                created_before = filter.created_before.map(|at| at.rfc3339()),
+                matched,
+                done,
+                is_over,
+                "jobs were changed in bulk"
+            );
         }
     }
 }

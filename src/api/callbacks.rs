@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock::nanos,
-    job::{End, Job, JobId, lifecycle, lifecycle::Step},
+    job::{Job, JobId, lifecycle, lifecycle::Step},
     store::{Amended, Sees, Which},
     telemetry::CallbackOutcome,
     vendor::{
@@ -298,7 +298,8 @@ async fn amend(
             }
             count(app, vendor, CallbackOutcome::Accepted);
             if let Some(metrics) = app.metrics.vendor(vendor.name()) {
-                metrics.count_ended(End::of(&job));
+                metrics.spans.called_back(&job, now, app.clock.now());
+                metrics.count_end_of(&job);
             }
             Ok(Amended::Changed(job))
         }
@@ -317,7 +318,7 @@ async fn amend(
 }
 
 fn log_ignored(id: JobId, vendor: &str) {
-    tracing::info!(%vendor, job = %id, "callback ignored: the job has ended, or this is for an earlier run");
+    tracing::info!(%vendor, request_id = %id, "callback ignored: the job has ended, or this is for an earlier run");
 }
 
 fn count(app: &App, vendor: &Vendor, outcome: CallbackOutcome) {

@@ -12,7 +12,7 @@ use axum::{
 
 use super::{App, access::By, admission::no_room, body::NoParams, dto, error::ApiError, path::NamedJob, standing};
 use crate::{
-    job::{End, Job, lifecycle},
+    job::{Job, lifecycle},
     store::{Amended, Erased, Which},
 };
 
@@ -26,7 +26,7 @@ pub(super) async fn cancel(
     match app.store.amend(by.sees(), Which::Id(id), app.clock.now(), Box::new(lifecycle::cancel)).await? {
         Amended::Changed(job) => {
             if let Some(metrics) = app.metrics.vendor(&job.lane.vendor) {
-                metrics.count_ended(End::of(&job));
+                metrics.count_end_of(&job);
             }
             Ok(dto::job(&job, None))
         }
@@ -71,7 +71,7 @@ pub(super) async fn erase(
 ) -> Result<Response, ApiError> {
     match app.store.erase(by.sees(), id).await? {
         Erased::Done => {
-            tracing::info!(by = %by.0.by, job = %id, "a job was erased");
+            tracing::info!(by = %by.0.by, request_id = %id, "a job was erased");
             Ok(StatusCode::NO_CONTENT.into_response())
         }
         Erased::NotEnded(status) => {

@@ -37,7 +37,7 @@ struct FailuresView {
 struct GroupView {
     vendor: Arc<str>,
     code: &'static str,
-    message: String,
+    message: Arc<str>,
     count: u64,
     first_at: Time,
     last_at: Time,
@@ -68,6 +68,7 @@ pub(super) async fn failures(State(app): State<Arc<App>>, by: By, request: Reque
     params.finish()?;
     let name = overview::name(&format!("failures {since:?} {vendor:?}"), &sees);
     let making = async {
+        let _in_turn = app.overview.counting.lock().await;
         let now = app.clock.now();
         let ago = |time: Duration| Time(now.0.saturating_sub(i64::try_from(time.as_millis()).unwrap_or(i64::MAX)));
         let wanted = match since {

@@ -51,6 +51,7 @@ pub(super) async fn submit(
     let raw = body::read(request, body::MAX_BODY).await?;
     let mut job = submission::parse(&app, &by, body::check_json(&raw)?)?;
     job.idempotency = key.map(|key| submission::idempotency(key, &raw));
+    job.caller = submission::caller(&headers);
     feasible::check(&app, &job).await?;
     app.admission.take(&job.lane.tenant)?;
     let lane = job.lane.clone();

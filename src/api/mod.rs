@@ -72,11 +72,7 @@ mod vendors;
 mod wait;
 
 pub(crate) use self::result_webhooks::announced;
-pub use self::{
-    access::Access,
-    feasible::Feasibility,
-    overview::{Answers, Overview},
-};
+pub use self::{access::Access, feasible::Feasibility, overview::Overview};
 
 /// The API's description, OpenAPI 3.1. Tests compare the routes and every answer with it.
 pub const OPENAPI: &str = include_str!("../../docs/api/openapi.json");

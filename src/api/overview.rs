@@ -31,19 +31,34 @@ const MOST_KEPT: usize = 256;
 /// The parts of the service that only these answers need.
 pub struct Overview {
     pub stats: Stats,
-    pub processes: Processes,
+    pub(super) processes: Processes,
     /// The config in force, as people may see it.
-    pub config: Box<RawValue>,
+    pub(super) config: Box<RawValue>,
     /// What the jobs are kept in, and the version of its schema.
-    pub store: (&'static str, u64),
+    pub(super) store: (&'static str, u64),
     /// How long ended jobs are kept.
-    pub retention: Duration,
-    pub answers: Answers,
+    pub(super) retention: Duration,
+    pub(super) answers: Answers,
+    /// Locked while failures are counted: however much is asked, lists find a reader of the store that is free.
+    pub(super) counting: tokio::sync::Mutex<()>,
+}
+
+impl Overview {
+    pub fn new(
+        stats: Stats,
+        processes: Processes,
+        config: Box<RawValue>,
+        store: (&'static str, u64),
+        retention: Duration,
+    ) -> Overview {
+        let (answers, counting) = (Answers::default(), tokio::sync::Mutex::default());
+        Overview { stats, processes, config, store, retention, answers, counting }
+    }
 }
 
 /// Answers, by what was asked and for whom.
 #[derive(Default)]
-pub struct Answers(Mutex<HashMap<String, Arc<tokio::sync::Mutex<Option<Kept>>>>>);
+pub(super) struct Answers(Mutex<HashMap<String, Arc<tokio::sync::Mutex<Option<Kept>>>>>);
 
 struct Kept {
     until: Nanos,

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock::Time,
     config::parse_duration,
-    job::{Deadline, Idempotency, Lane, NewJob, Priority, ResultWebhook},
+    job::{Deadline, Idempotency, Lane, NewJob, Priority, ResultWebhook, Trace},
     json,
 };
 
@@ -95,6 +95,7 @@ pub(super) fn parse(app: &App, by: &By, body: &RawValue) -> Result<NewJob, ApiEr
         deadline,
         tags: fields.tags,
         idempotency: None,
+        caller: None,
     })
 }
 
@@ -182,6 +183,13 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Api
         return Err(ApiError::bad_request("invalid_idempotency_key", detail));
     }
     Ok(Some(String::from_utf8_lossy(key).into_owned()))
+}
+
+/// The caller's span, if its `traceparent` can be read; else it is ignored, as the standard wants it.
+pub(super) fn caller(headers: &HeaderMap) -> Option<Trace> {
+    let mut all = headers.get_all("traceparent").iter();
+    let only = all.next().filter(|_| all.next().is_none())?;
+    Trace::parse(only.to_str().ok()?)
 }
 
 /// What makes a submission the same as an earlier one: its key and its raw bytes.

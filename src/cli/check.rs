@@ -111,7 +111,8 @@ fn example(vendor: &str, payload: Bytes) -> Job {
     let now = Clock::system().now();
     let lane = Lane { vendor: vendor.into(), priority: Priority::Normal, tenant: "default".into() };
     let id = JobIds::new().next(now);
-    NewJob { id, lane, payload, due_at: now, deadline: None, tags: Vec::new(), idempotency: None, webhook: None }.into()
+    let (deadline, tags) = (None, Vec::new());
+    NewJob { id, lane, payload, due_at: now, deadline, tags, idempotency: None, webhook: None, caller: None }.into()
 }
 
 /// A request as text: its first line with the whole URL, its headers, its body. Of the headers in the config only some are shown, and of

@@ -216,7 +216,9 @@ impl Service {
     /// The error in an answer that is no success.
     pub(super) fn refusal(&self, reply: &Reply) -> anyhow::Error {
         match serde_json::from_slice::<Problem>(&reply.body) {
-            Ok(problem) if reply.status == StatusCode::UNAUTHORIZED => anyhow!("{}\n{}", problem.of_flags(), self.which_key()),
+            Ok(problem) if reply.status == StatusCode::UNAUTHORIZED => {
+                anyhow!("{}\n{}", problem.of_flags(), self.which_key())
+            }
             Ok(problem) => anyhow!("{}", problem.of_flags()),
             Err(_) => self.stranger(&format!("answered {}", reply.status)),
         }

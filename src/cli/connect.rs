@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs::OpenOptions, io, path::Path, time::Duration
 use anyhow::anyhow;
 use futures_util::{StreamExt as _, stream};
 use mongodb::{
-    Client, Collection,
+    Client, Collection, Database,
     bson::{Document, doc},
     error::{Error, ErrorKind},
     options::{Acknowledgment, ClientOptions, CollectionOptions, WriteConcern},
@@ -16,6 +16,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{Failure, check, print};
 use crate::{
+    clock::Time,
     config::{Config, StoreAt},
     job::retry::Retry,
     redis_link::{Redis, RedisUrl},
@@ -38,32 +39,37 @@ const AT_ONCE: usize = 32;
 pub(super) async fn check(config: &Config) -> Result<(), Failure> {
     let mut broken = Vec::new();
     print::line("")?;
-    let mut report = |name: &str, outcome: Result<String, String>| match outcome {
-        Ok(how) => print::line(&format!("{name}: ok, {how}")),
-        Err(why) => {
-            broken.push(format!("{name}: {why}"));
-            Ok(())
-        }
-    };
-    match &config.store.at {
-        StoreAt::Sqlite(path) => report("store", sqlite(path).map_err(|error| error.to_string()))?,
-        StoreAt::RedisMongo { mongo: uri, database, redis } => {
-            let (store, queue) = tokio::join!(mongo(uri.reveal(), database), queue(redis));
-            report("store", store)?;
-            report("queue", queue)?;
+    for (name, outcome) in servers(config).await {
+        match outcome {
+            Ok(how) => print::line(&format!("{name}: ok, {how}"))?,
+            Err(why) => broken.push(format!("{name}: {why}")),
         }
     }
     for (origin, retry, outcome) in vendors(config).await {
         match outcome {
             Ok(()) => print::line(&format!("vendor {origin}: ok, it accepts connections"))?,
             Err(why) => {
-                let tries = check::tries(&retry);
-                let told = format!("cannot be reached now ({why}); jobs would be tried {tries}, and then fail");
-                print::line(&format!("vendor {origin}: {told}"))?;
+                print::line(&format!("vendor {origin}: {}", unreachable(&why, &retry)))?;
             }
         }
     }
     if broken.is_empty() { Ok(()) } else { Err(Failure::Unreachable(anyhow!(broken.join("\n")))) }
+}
+
+/// What it means that nobody accepts connections at a vendor.
+pub(super) fn unreachable(why: &str, retry: &Retry) -> String {
+    format!("cannot be reached now ({why}); jobs would be tried {}, and then fail", check::tries(retry))
+}
+
+/// The store, and Redis if there is one: whether each can be used, and how, or why not.
+pub(super) async fn servers(config: &Config) -> Vec<(&'static str, Result<String, String>)> {
+    match &config.store.at {
+        StoreAt::Sqlite(path) => vec![("store", sqlite(path).map_err(|error| error.to_string()))],
+        StoreAt::RedisMongo { mongo: uri, database, redis } => {
+            let (store, queue) = tokio::join!(mongo(uri.reveal(), database), queue(redis));
+            vec![("store", store), ("queue", queue)]
+        }
+    }
 }
 
 /// What has to be right before a process starts. Redis may be unavailable: jobs are accepted without it, and workers wait for it.
@@ -92,6 +98,22 @@ async fn queue(url: &RedisUrl) -> Result<String, String> {
     Ok(format!("Redis evicts no keys{}", warning.map(|why| format!("\nqueue: WARNING, {why}")).unwrap_or_default()))
 }
 
+/// What MongoDB's clock shows, and the version of the schema in the database, if Fetchgate has used it.
+pub(super) async fn mongo_facts(uri: &str, database: &str) -> Result<(Time, Option<i64>), String> {
+    let asking = async {
+        let (database, hosts) = open(uri, database).await?;
+        let wrong = |error: Error| explain(&error, &hosts);
+        let settings = database.collection::<Document>("settings");
+        let schema = settings.find_one(doc! { "_id": "schema" }).await.map_err(wrong)?;
+        let schema = schema.and_then(|found| found.get_i64("version").ok());
+        // Last, because the caller compares its own clock with the answer.
+        let hello = database.run_command(doc! { "hello": 1 }).await.map_err(wrong)?;
+        let clock = hello.get_datetime("localTime").map_err(|_| "MongoDB does not say what its clock shows")?;
+        Ok((Time(clock.timestamp_millis()), schema))
+    };
+    timeout(MONGO_PATIENCE, asking).await.unwrap_or_else(|_| Err("MongoDB does not answer".to_owned()))
+}
+
 /// Whether MongoDB answers, is new enough, and acknowledges writes that a majority has on disk.
 async fn mongo(uri: &str, database: &str) -> Result<String, String> {
     match timeout(MONGO_PATIENCE, ask_mongo(uri, database)).await {
@@ -100,14 +122,19 @@ async fn mongo(uri: &str, database: &str) -> Result<String, String> {
     }
 }
 
-async fn ask_mongo(uri: &str, database: &str) -> Result<String, String> {
+/// A database that may not be there, and the hosts that it is at.
+async fn open(uri: &str, database: &str) -> Result<(Database, String), String> {
     let mut options = ClientOptions::parse(uri).await.map_err(|error| explain(&error, ""))?;
     options.server_selection_timeout = Some(PATIENCE);
     options.connect_timeout = Some(PATIENCE);
     let hosts = options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let client = Client::with_options(options).map_err(|error| explain(&error, &hosts))?;
+    Ok((client.database(database), hosts))
+}
+
+async fn ask_mongo(uri: &str, database: &str) -> Result<String, String> {
+    let (database, hosts) = open(uri, database).await?;
     let wrong = |error: Error| explain(&error, &hosts);
-    let client = Client::with_options(options).map_err(wrong)?;
-    let database = client.database(database);
     database.run_command(doc! { "ping": 1 }).await.map_err(wrong)?;
     let info = database.run_command(doc! { "buildInfo": 1 }).await.map_err(wrong)?;
     let version = info.get_str("version").unwrap_or("of an unknown version");
@@ -155,7 +182,7 @@ fn sqlite(path: &Path) -> io::Result<String> {
 }
 
 /// Connects once to each host and port of the vendors; with each comes the retry policy of its least patient vendor.
-async fn vendors(config: &Config) -> Vec<(String, Retry, Result<(), String>)> {
+pub(super) async fn vendors(config: &Config) -> Vec<(String, Retry, Result<(), String>)> {
     let mut origins: BTreeMap<String, (Origin, Retry)> = BTreeMap::new();
     for vendor in &config.vendors {
         let own = vendor.url.origin().and_then(Origin::of);

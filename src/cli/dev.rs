@@ -1,12 +1,16 @@
 //! `dev`: the service, a store and mock vendors without a config, for a first look and for trying things out.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{convert::Infallible, future::pending, net::SocketAddr, path::PathBuf, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::Args;
 use mock_vendors::MockVendors;
 
-use super::{Failure, serve};
+use super::{
+    Failure,
+    client::{self, Call, JSON, Service as Client},
+    healthcheck, serve,
+};
 use crate::{
     clock::Clock,
     config,
@@ -15,11 +19,19 @@ use crate::{
     telemetry,
 };
 
+/// The variable that says where a service listens.
+const LISTEN: &str = "FETCHGATE__SERVER__LISTEN";
+/// Between two jobs that dev submits by itself.
+const TRICKLE: Duration = Duration::from_millis(400);
+
 #[derive(Debug, Args)]
 pub(super) struct DevArgs {
-    /// Where the API listens
-    #[arg(long, default_value = "127.0.0.1:8000", env = "FETCHGATE_DEV_LISTEN")]
-    listen: SocketAddr,
+    /// Where the API listens: a port, or an address with a port [default: 127.0.0.1:8000] [env: FETCHGATE_DEV_LISTEN]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    listen: Option<SocketAddr>,
+    /// Without the vendors with faults, and without the jobs that dev submits by itself
+    #[arg(long)]
+    quiet: bool,
     /// Keeps the store in this folder instead of a temporary one
     #[arg(long, value_name = "DIR")]
     persist: Option<PathBuf>,
@@ -30,21 +42,72 @@ pub(super) async fn run(args: DevArgs) -> Result<(), Failure> {
     let vendors = start_vendors().await.context("the mock vendors cannot start")?;
     let temporary = std::env::temp_dir().join(format!("fetchgate-dev-{}", std::process::id()));
     let folder = args.persist.clone().unwrap_or_else(|| temporary.clone());
-    let api = serve::listen(args.listen)?;
+    let api = serve::listen(asked_for(args.listen)?)?;
     let listen = api.local_addr().context("the port cannot be read")?;
-    let text = world(listen, &folder.join("fetchgate.db"), &vendors.url());
-    let config = config::parse(&text, "the built-in config of dev", std::iter::empty())
-        .map_err(|error| Failure::Usage(error.into()))?;
+    let mut text = world(listen, &folder.join("fetchgate.db"), &vendors.url());
+    if !args.quiet {
+        text.push_str(&showcase(&vendors.url()));
+    }
+    // Where it listens is known already.
+    let variables = config::environment().filter(|(name, _)| name != LISTEN);
+    let config =
+        config::parse(&text, "the built-in config of dev", variables).map_err(|error| Failure::Usage(error.into()))?;
     let service = Service::build(&config, Roles::Both, Clock::system()).await?;
     greet(listen, &vendors.url());
     let listeners = Listeners { api: Some(api), ..Listeners::default() };
-    let outcome = serve::run_until_stopped(service, listeners, &config, None).await;
+    let outcome = tokio::select! {
+        outcome = serve::run_until_stopped(service, listeners, &config, None) => outcome,
+        never = trickle(listen, args.quiet) => match never {},
+    };
     vendors.stop().await;
     if args.persist.is_none() {
         // If this fails, the temporary folder stays, which does no harm.
         let _ = std::fs::remove_dir_all(&temporary);
     }
     Ok(outcome?)
+}
+
+/// An address as people write it: `18870`, `localhost:18870`, `0.0.0.0:18870`.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix("localhost:").unwrap_or(text);
+    if let Ok(port) = port.parse::<u16>() {
+        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+    text.parse()
+        .map_err(|_| "write a port such as 8000, or an IP address with a port such as 127.0.0.1:8000".to_owned())
+}
+
+/// Where the API is to listen: by the option, else by a variable.
+fn asked_for(option: Option<SocketAddr>) -> Result<SocketAddr, Failure> {
+    let by_variable =
+        || [LISTEN, "FETCHGATE_DEV_LISTEN"].into_iter().find_map(|name| Some((name, client::variable(name)?)));
+    match (option, by_variable()) {
+        (Some(listen), _) => Ok(listen),
+        (None, Some((name, text))) => address(&text).map_err(|why| Failure::Usage(anyhow!("{name}: {why}"))),
+        (None, None) => Ok(SocketAddr::from(([127, 0, 0, 1], 8000))),
+    }
+}
+
+/// Submits jobs to the vendors of `showcase` for ever, so that there is something to see. A job that is refused is left out.
+async fn trickle(listen: SocketAddr, is_quiet: bool) -> Infallible {
+    let service = match Client::new(&format!("http://{}", healthcheck::reachable(listen)), None) {
+        Ok(service) if !is_quiet => service,
+        _ => return pending().await,
+    };
+    for n in 0_u64.. {
+        tokio::time::sleep(TRICKLE).await;
+        let vendor = ["prices", "bureau", "prices", "reports"][n as usize % 4];
+        // Now and then many at once, so that there is a backlog.
+        let jobs = if n % 45 == 1 { 40 } else { 1 };
+        for _ in 0..jobs {
+            let body = serde_json::json!({ "vendor": vendor, "payload": { "customer_id": n }, "tags": ["dev"] });
+            let call = Call { body: Some((JSON, body.to_string().into())), ..Call::post("/jobs") };
+            if service.call(call).await.is_err() {
+                break;
+            }
+        }
+    }
+    pending().await
 }
 
 /// The mock vendors, at the port that the documents name, or at any other if it is in use.
@@ -93,10 +156,31 @@ polling = {{ ticket = "/id", url = "{vendors}/polling/{{{{ ticket | path }}}}", 
     )
 }
 
+/// Vendors with a life of their own: one fails now and then, one is slow and calls back, one asks for fewer calls than we may make.
+fn showcase(vendors: &str) -> String {
+    format!(
+        r#"
+[vendors.bureau]
+kind = "sync"
+url = "{vendors}/sync/bureau?latency_ms=150&fail_every=4"
+limits = ["5/s"]
+retry = {{ attempts = 2, first = "2s" }}
+[vendors.prices]
+kind = "sync"
+url = "{vendors}/sync/prices?latency_ms=20&max=2&per_ms=1000&retry_after=1"
+limits = ["10/s"]
+[vendors.reports]
+kind = "webhook"
+url = "{vendors}/async/reports?callback_ms=4000"
+limits = ["60/m"]
+webhook = {{ verify = "none" }}
+"#
+    )
+}
+
 fn greet(listen: SocketAddr, vendors: &str) {
     println!(
-        r#"
-  Fetchgate is running: http://{listen}      (try the API: http://{listen}/docs, stop: Ctrl-C)
+        r#"Fetchgate is running: http://{listen}      (try the API: http://{listen}/docs, stop: Ctrl-C)
 
   curl --location 'http://{listen}/jobs' --header 'Content-Type: application/json' \
     --data '{{"payload": {{"customer_id": 12345, "options": {{"priority": "high", "verify_address": true}}}}, "vendor": "sync"}}'

@@ -27,9 +27,12 @@ pub(super) struct EventsArgs {
     /// Only jobs for this vendor
     #[arg(long)]
     vendor: Option<String>,
-    /// Only jobs that now have this status
-    #[arg(long, value_parser = PossibleValuesParser::new(Status::ALL.map(Status::as_str)))]
+    /// Only jobs that get this status
+    #[arg(long, value_parser = PossibleValuesParser::new(statuses()))]
     status: Option<String>,
+    /// Only jobs of this tenant
+    #[arg(long)]
+    tenant: Option<String>,
     /// Only jobs that have this tag
     #[arg(long)]
     tag: Option<String>,
@@ -38,6 +41,11 @@ pub(super) struct EventsArgs {
     after: Option<String>,
     #[command(flatten)]
     talk: Talk,
+}
+
+/// There is no event before the vendor has accepted a job.
+fn statuses() -> impl Iterator<Item = &'static str> {
+    Status::ALL.into_iter().filter(|status| *status != Status::Pending).map(Status::as_str)
 }
 
 /// Runs until it is stopped, or the service refuses.
@@ -78,7 +86,8 @@ pub(super) async fn run(args: &EventsArgs) -> Result<(), Failure> {
 
 fn path(args: &EventsArgs) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    for (name, value) in [("vendor", &args.vendor), ("status", &args.status), ("tag", &args.tag)] {
+    let EventsArgs { vendor, status, tenant, tag, .. } = args;
+    for (name, value) in [("vendor", vendor), ("status", status), ("tenant", tenant), ("tag", tag)] {
         query.extend_pairs(value.iter().map(|value| (name, value)));
     }
     format!("/events?{}", query.finish()).trim_end_matches('?').to_owned()

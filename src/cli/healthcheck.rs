@@ -54,6 +54,11 @@ pub(super) async fn run(args: &HealthcheckArgs) -> Result<(), Failure> {
     Err(Failure::No(why))
 }
 
+/// Whether a body is what a service answers when it is asked if it is ready.
+pub(super) fn is_ours(body: &[u8]) -> bool {
+    serde_json::from_slice::<Readiness<'_>>(body).is_ok()
+}
+
 /// Where a process with this config answers. Both roles answer on `ops.listen`, so the role need not be known.
 fn url_of(path: Option<&Path>) -> Result<String, Failure> {
     let is_named = path.is_some() || std::env::var_os("FETCHGATE_CONFIG").is_some_and(|path| !path.is_empty());
@@ -69,7 +74,11 @@ fn url_of(path: Option<&Path>) -> Result<String, Failure> {
 }
 
 fn answers_at(config: &Config) -> SocketAddr {
-    let mut address = config.ops_listen.unwrap_or(config.server.listen);
+    reachable(config.ops_listen.unwrap_or(config.server.listen))
+}
+
+/// Where a process on this machine reaches what listens at an address.
+pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
     // A process that listens everywhere is reached over loopback.
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {

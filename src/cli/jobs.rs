@@ -86,12 +86,12 @@ pub(super) async fn act(id: &str, what: &str, talk: &Talk) -> Result<(), Failure
     show(answer.json(), talk)
 }
 
-/// A whole job: below its fields why it has no result, then its payload and its result.
+/// A whole job: below its fields why it has no result, which has its errors too, then its payload and its result.
 pub(super) fn show(job: &RawValue, talk: &Talk) -> Result<(), Failure> {
     const APART: [&str; 2] = ["payload", "result"];
     print::answer(job, talk.output, |job| {
         let times = talk.times();
-        let mut view = print::fields(job, &APART, &times);
+        let mut view = print::fields(job, &["payload", "result", "error", "last_error"], &times);
         // Writing to a string cannot fail.
         if let Some(why) = client::read::<JobState>(job)?.why(&times) {
             let _ = write!(view, "\n\n{why}");

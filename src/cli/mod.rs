@@ -13,9 +13,11 @@ mod check;
 mod client;
 mod connect;
 mod dev;
+mod doctor;
 mod events;
 mod failures;
 mod healthcheck;
+mod init;
 mod jobs;
 mod keys;
 mod limits;
@@ -67,6 +69,10 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Reads the config, says what is wrong, and what it means for each vendor
     Check(check::CheckArgs),
+    /// Writes a first config after three questions: the vendor, how it answers, its limit
+    Init(init::InitArgs),
+    /// Looks at all that a service needs: config, connections, versions, clocks, permissions, disk, ports
+    Doctor(doctor::DoctorArgs),
     /// Jobs of a running service
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
@@ -175,6 +181,8 @@ async fn execute(command: Command) -> Result<(), Failure> {
         Command::Dev(args) => dev::run(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Check(args) => check::run(&args).await,
+        Command::Init(args) => init::run(args),
+        Command::Doctor(args) => doctor::run(&args).await,
         Command::Jobs(command) => jobs::run(command).await,
         Command::Vendors(command) => vendors::run(command).await,
         Command::Webhooks(command) => webhooks::run(command).await,

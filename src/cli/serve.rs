@@ -58,7 +58,9 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let address = |listener: &Option<TcpListener>| Some(listener.as_ref()?.local_addr().ok()?.to_string());
     let (api, ops) = (address(&listeners.api), address(&listeners.ops));
     tracing::info!(roles = roles.names().join(","), api, ops, vendors = config.vendors.len(), "ready");
-    Ok(run_until_stopped(service, listeners, &config, Some(hangups)).await?)
+    run_until_stopped(service, listeners, &config, Some(hangups)).await?;
+    tracing::info!("stopped");
+    Ok(())
 }
 
 /// A worker never binds the API's port, so that it can run beside an API process with the same config.
@@ -101,7 +103,7 @@ pub(super) async fn run_until_stopped(
 /// Connections that the kernel accepts before we do: thousands of clients may start at once.
 const BACKLOG: u32 = 4096;
 
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+pub(super) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

@@ -32,6 +32,7 @@ fn words(text: &[u8], error: &serde_json::Error) -> String {
                 let why = format!("{} is no value; text needs double quotes", shown(&word));
                 return format!("not JSON at line {line}, column {start}: {why}");
             }
+            None if closes(text, line, column) => "a comma stands before the closing bracket",
             None => "a value is missing",
         },
         "key must be a string" => "the names of an object need double quotes",
@@ -40,6 +41,13 @@ fn words(text: &[u8], error: &serde_json::Error) -> String {
         other => other,
     };
     format!("not JSON at line {line}, column {column}: {what}")
+}
+
+/// Whether an array ends here, right after a comma.
+fn closes(text: &[u8], line: usize, column: usize) -> bool {
+    let line = text.split(|byte| *byte == b'\n').nth(line.saturating_sub(1)).unwrap_or_default();
+    let (before, here) = line.split_at(column.saturating_sub(1).min(line.len()));
+    here.starts_with(b"]") && before.trim_ascii_end().ends_with(b",")
 }
 
 /// The word around a place, and the column where it begins.

@@ -71,10 +71,10 @@ impl Times {
         }
     }
 
-    /// `for another 3m`, or `until` a time.
+    /// `3m to go`, or `until` a time.
     pub(super) fn until(&self, text: &str) -> String {
         match (text.parse::<Time>(), &self.zone) {
-            (Ok(at), None) => format!("for another {}", span(at.since(self.now))),
+            (Ok(at), None) => format!("{} to go", span(at.since(self.now))),
             _ => format!("until {}", self.short(text)),
         }
     }
@@ -107,13 +107,13 @@ impl Times {
     }
 }
 
-/// A duration in one whole number, rounded down: `90s`, `3m`, `36h`, `12d`.
+/// A duration in one whole number: `90s`, `3m`, `36h`, `12d`.
 pub(super) fn span(duration: Duration) -> String {
-    let secs = duration.as_secs();
+    let secs = duration.as_secs_f64().round() as u64;
     match secs {
-        ..120 => format!("{secs}s"),
-        ..7200 => format!("{}m", secs / 60),
-        ..172_800 => format!("{}h", secs / 3600),
+        0..120 => format!("{secs}s"),
+        120..7200 => format!("{}m", secs / 60),
+        7200..172_800 => format!("{}h", secs / 3600),
         _ => format!("{}d", secs / 86_400),
     }
 }
@@ -156,7 +156,7 @@ mod tests {
             assert_eq!(times(None).short(text), shown, "{text}");
         }
         assert_eq!(times(None).since("2026-11-22T11:57:00Z"), "for 3m");
-        assert_eq!(times(None).until("2026-11-22T12:10:00Z"), "for another 10m");
+        assert_eq!(times(None).until("2026-11-22T12:09:59.900Z"), "10m to go");
     }
 
     #[test]

@@ -206,7 +206,7 @@ fn list(answer: &RawValue, times: &Times) -> Result<String, Failure> {
     for vendor in each(answer)? {
         let row: Row = client::read(vendor)?;
         let ids: Vec<&str> = row.limits.iter().map(|limit| &*limit.id).collect();
-        let oldest = if row.waiting == 0 { "none" } else { "unknown" };
+        let oldest = if row.in_flight.is_some() { "none due" } else { "unknown" };
         rows.push([
             row.name.clone(),
             row.kind.clone(),
@@ -292,7 +292,7 @@ fn seconds(secs: f64) -> String {
 }
 
 fn state(row: &Row, times: &Times) -> String {
-    let until = || row.until.as_deref().map(|until| format!(" {}", times.until(until))).unwrap_or_default();
+    let until = || row.until.as_deref().map(|until| format!(", {}", times.until(until))).unwrap_or_default();
     match row.blocked_on.as_deref() {
         _ if row.paused && row.paused_until.is_none() => "paused until resumed".to_owned(),
         _ if row.paused => format!("paused{}", until()),

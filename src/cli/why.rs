@@ -31,13 +31,14 @@ impl JobState {
         let JobState { request_id, vendor, status, .. } = self;
         match (status, &self.blocked_on) {
             (Status::Complete, _) => None,
-            (Status::Pending | Status::Processing, Some(on)) => {
+            (Status::Pending | Status::Processing, on) => {
                 let (since, until) = (self.since.as_deref(), self.until.as_deref());
-                let block = Block { on, vendor, job: Some(&**request_id), since, until }.told(times);
-                let before = self.last_error.as_ref().map(|error| format!("\nbefore: {}", error.told(times)));
-                Some(format!("why: {block}{}", before.unwrap_or_default()))
+                let block = on.as_ref().map(|on| Block { on, vendor, job: Some(&**request_id), since, until });
+                let now = block.map(|block| format!("why: {}", block.told(times)));
+                let before = self.last_error.as_ref().map(|error| format!("before: {}", error.told(times)));
+                let lines: Vec<String> = now.into_iter().chain(before).collect();
+                (!lines.is_empty()).then(|| lines.join("\n"))
             }
-            (Status::Pending | Status::Processing, None) => None,
             (Status::Failed | Status::Cancelled | Status::Expired, _) => {
                 let error = self.error.as_ref();
                 let reason = error.map(|error| error.told(times)).unwrap_or_else(|| status.as_str().to_owned());
@@ -116,9 +117,10 @@ pub(super) struct Block<'a> {
 impl Block<'_> {
     /// The reason, how long it has been so and will be, and what to do.
     pub(super) fn told(&self, times: &Times) -> String {
-        let since = self.since.map(|at| format!(", {}", times.since(at))).unwrap_or_default();
-        let until = self.until.map(|at| format!(", {}", times.until(at))).unwrap_or_default();
-        format!("{}{since}{until}. {}", self.reason(), self.mend())
+        let spans = [self.since.map(|at| times.since(at)), self.until.map(|at| times.until(at))];
+        let spans = spans.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        let spans = if spans.is_empty() { spans } else { format!(" ({spans})") };
+        format!("{}{spans}. {}", self.reason(), self.mend())
     }
 
     fn reason(&self) -> String {
@@ -216,7 +218,7 @@ mod tests {
             assert!(!told.contains("blocked on") && told.ends_with('.') && told.matches(". ").count() >= 1, "{told}");
         }
         let block = Block { on: "limit:50/s", vendor: "v", job: None, since: None, until: Some("soon") };
-        assert!(block.told(&times).starts_with("the limit 50/s of v is used up, until soon. Nothing to do"));
+        assert!(block.told(&times).starts_with("the limit 50/s of v is used up (until soon). Nothing to do"));
     }
 
     #[test]

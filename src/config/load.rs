@@ -3,13 +3,17 @@
 //! The only place here that touches the process: its environment is read by [`environment`], its files by [`load`]
 //! (and those that `${file:...}` names).
 
-use std::{io::Read as _, path::Path};
+use std::{
+    collections::BTreeSet,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use super::{
     Config,
     error::{ConfigError, Place, Problem},
     read, root,
-    source::{Env, layered},
+    source::{Env, PREFIX, layered},
 };
 
 /// Where the config is if it is not named.
@@ -36,6 +40,18 @@ pub fn load(path: Option<&Path>, env: impl IntoIterator<Item = (String, String)>
         Ok(text) => parse_with(&text, &name, &env),
         Err(why) => Err(unreadable(&name, named_by, &why).into()),
     }
+}
+
+/// The files that the same config names as `${file:/run/secrets/x}`, comments left out; none if it cannot be read.
+pub fn secret_files(path: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> BTreeSet<PathBuf> {
+    let env = Env(env.into_iter().collect());
+    let by_variable = env.0.get("FETCHGATE_CONFIG").filter(|path| !path.is_empty());
+    let path = path.or(by_variable.map(Path::new)).unwrap_or(Path::new(HERE));
+    let text = read_file(path).unwrap_or_default();
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let overrides = env.0.iter().filter(|(name, _)| name.starts_with(PREFIX)).map(|(_, value)| &**value);
+    let named = lines.chain(overrides).flat_map(|text| text.split("${file:").skip(1));
+    named.filter_map(|rest| Some(PathBuf::from(rest.split_once('}')?.0))).collect()
 }
 
 /// Reads a configuration from a text; `source_name` is what errors call it.

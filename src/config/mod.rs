@@ -55,6 +55,7 @@ mod source;
 mod store;
 mod templates;
 mod tenants;
+mod traces;
 mod vendor;
 mod verify;
 mod webhook;
@@ -63,9 +64,10 @@ pub use asks::{Address, Challenge, Host, Kind, Polling, Webhook};
 pub use duration::{parse as parse_duration, write as write_duration};
 pub use error::{ConfigError, Place, Problem};
 pub use live::{Written, parse_known_limits, parse_known_pools, parse_limits, write_limit, write_limits, write_pools};
-pub use load::{HERE, environment, load, parse};
+pub use load::{HERE, environment, load, parse, secret_files};
 pub use secret::{LiveSecret, Reread, Secret};
 pub use source::EXAMPLE;
+pub use traces::{Collector, Sampler};
 
 /// The whole configuration of one process.
 #[derive(Debug, Clone)]
@@ -83,6 +85,8 @@ pub struct Config {
     pub vendors: Vec<Vendor>,
     /// Each pool once, with its limits; vendors name their pool.
     pub pools: Vec<PoolLimits>,
+    /// Where traces go; `None`: nowhere.
+    pub traces: Option<Collector>,
     /// Warnings about a valid config (for example, a guard that costs more than 1 %).
     pub warnings: Vec<String>,
 }

@@ -18,7 +18,7 @@ use super::{
     error::{ConfigError, Problem, nearest},
     raw, result_webhooks, server,
     source::{Env, Sources},
-    store, tenants, vendor,
+    store, tenants, traces, vendor,
 };
 
 const MOST_VENDORS: usize = 10_000;
@@ -27,9 +27,10 @@ const MOST_VENDORS: usize = 10_000;
 pub(super) fn check(root: &raw::Root, sources: &Sources<'_>, env: &Env) -> Result<Config, ConfigError> {
     let mut cx = Check::new(sources, env);
     let config = config(&mut cx, root);
-    let (mut problems, warnings) = cx.found();
+    let (mut problems, mut warnings) = cx.found();
+    let traces = traces::traces(env, &mut warnings);
     match config {
-        Some(config) if problems.is_empty() => Ok(Config { warnings, ..config }),
+        Some(config) if problems.is_empty() => Ok(Config { warnings, traces, ..config }),
         _ => {
             if problems.is_empty() {
                 let (what, mend) = ("this cannot be used".to_owned(), "Report this: it is a bug".to_owned());
@@ -78,6 +79,7 @@ fn config(cx: &mut Check<'_>, root: &raw::Root) -> Option<Config> {
         result_webhooks: result_webhooks?,
         vendors,
         pools,
+        traces: None,
         warnings: Vec::new(),
     })
 }

@@ -19,7 +19,7 @@ pub(super) struct Env(pub(super) BTreeMap<String, String>);
 pub const EXAMPLE: &str = include_str!("../../fetchgate.example.toml");
 
 /// Variables that override keys begin with this.
-const PREFIX: &str = "FETCHGATE__";
+pub(super) const PREFIX: &str = "FETCHGATE__";
 
 /// Keys whose values in the example are the defaults of every vendor, and the vendor of the example that has them.
 const VENDOR_DEFAULTS: [(&str, &[&str]); 2] =

@@ -47,17 +47,18 @@ export function show(parent, ...children) {
 }
 
 function morphChildren(parent, wanted) {
-  const keys = new Set(wanted.map((node) => node.key));
-  const keyed = new Map();
-  for (const child of [...parent.childNodes]) {
-    if (child.key == null) continue;
-    if (keys.has(child.key)) keyed.set(child.key, child);
-    else child.remove();
+  const old = named(parent.childNodes);
+  const next = named(wanted);
+  for (const [name, have] of old) {
+    if (next.get(name)?.nodeName !== have.nodeName) {
+      old.delete(name);
+      have.remove();
+    }
   }
   let at = parent.firstChild;
-  for (const want of wanted) {
-    const have = want.key == null ? (at?.key == null ? at : null) : keyed.get(want.key);
-    if (!have || !isSame(have, want)) {
+  for (const [name, want] of next) {
+    const have = old.get(name);
+    if (!have) {
       parent.insertBefore(want, at);
     } else {
       if (have === at) at = at.nextSibling;
@@ -65,15 +66,18 @@ function morphChildren(parent, wanted) {
       morph(have, want);
     }
   }
-  while (at) {
-    const next = at.nextSibling;
-    at.remove();
-    at = next;
-  }
 }
 
-function isSame(have, want) {
-  return have.nodeType === want.nodeType && have.nodeName === want.nodeName;
+/** Siblings by what tells one from the other: its key, or else its kind and its place among those of that kind. */
+function named(siblings) {
+  const counts = new Map();
+  const names = [...siblings].map((node) => {
+    if (node.key != null) return [node.key, node];
+    const kind = `${node.nodeName} ${node.classList?.[0] ?? ""}`;
+    counts.set(kind, (counts.get(kind) ?? 0) + 1);
+    return [`${kind} ${counts.get(kind)}`, node];
+  });
+  return new Map(names);
 }
 
 function morph(have, want) {
@@ -100,6 +104,13 @@ function morph(have, want) {
 /** A part of a page with a heading. */
 export function section(id, heading, ...children) {
   return el("section", { key: id, class: id, "aria-labelledby": id }, el("h2", { id }, heading), ...children);
+}
+
+/** A table, each column with its class; it scrolls by itself where it is too wide. Columns with the class `wide` are left out on a phone. */
+export function table(label, head, classes, rows, kind) {
+  const names = head.map((text, i) => el("th", { scope: "col", class: classes[i] }, text));
+  const grid = el("table", { class: kind }, el("thead", null, el("tr", null, names)), el("tbody", null, rows));
+  return el("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": label }, grid);
 }
 
 /** A link within the dashboard: `#/jobs?vendor=x`. The parts are escaped. */

@@ -1,7 +1,7 @@
 // Jobs that ended without a result, grouped by vendor and code, each with its messages: as a table with the buttons that mend them.
 
 import { changeMany } from "./actions.js";
-import { el, link } from "./dom.js";
+import { el, link, table } from "./dom.js";
 import { count, when } from "./words.js";
 
 /** What the codes of a job's error mean, and what to do about them. */
@@ -31,26 +31,7 @@ export function failureTable(failures, most = Infinity) {
     groups.set(id, group);
   }
   const shown = [...groups.values()].sort((a, b) => b.count - a.count).slice(0, most);
-  return el(
-    "div",
-    { class: "scroll" },
-    el(
-      "table",
-      { class: "groups" },
-      el(
-        "thead",
-        null,
-        el(
-          "tr",
-          null,
-          ["Jobs", "Vendor and reason", "Last", "Actions"].map((text, i) =>
-            el("th", { scope: "col", class: ["num", "", "wide", ""][i] }, text),
-          ),
-        ),
-      ),
-      el("tbody", null, shown.map(row)),
-    ),
-  );
+  return table("Failures", ["Jobs", "Vendor and reason", "Last", "Actions"], ["num", "", "wide", ""], shown.map(row), "groups");
 }
 
 function row({ id, vendor, code, count: n, messages, last_at }) {

@@ -1,6 +1,6 @@
 // Jobs as the rows of a table: of the list, and of a vendor's newest.
 
-import { el, link } from "./dom.js";
+import { el, link, table } from "./dom.js";
 import { count, duration, NONE, status, when } from "./words.js";
 
 export function jobTable(jobs) {
@@ -30,24 +30,7 @@ export function jobTable(jobs) {
       cells.map((cell, i) => (i ? el("td", { class: classes[i] }, cell) : el("th", { scope: "row" }, cell))),
     );
   };
-  return el(
-    "div",
-    { class: "scroll" },
-    el(
-      "table",
-      { class: "jobs" },
-      el(
-        "thead",
-        null,
-        el(
-          "tr",
-          null,
-          head.map((text, i) => el("th", { scope: "col", class: classes[i] }, text)),
-        ),
-      ),
-      el("tbody", null, jobs.map(row)),
-    ),
-  );
+  return table("Jobs", head, classes, jobs.map(row), "jobs");
 }
 
 /** An id's end is what differs between jobs of the same moment. */

@@ -17,7 +17,7 @@ export const title = (view) => `Job ${view.rest[0]}`;
 
 export function open(view) {
   const [id] = view.rest;
-  const found = { id, attempts: null, payload: null, result: null, job: null };
+  const found = { id, attempts: null, payload: null, result: null, job: null, shown: {} };
   const draw = () =>
     view.show(
       el("h1", null, "Job ", el("code", null, id)),
@@ -73,7 +73,8 @@ async function readAll(found, signal) {
   if (before && before !== values.status) say(`The job is ${values.status}.`);
 }
 
-function page({ job, payload, result, attempts }, act) {
+function page(found, act) {
+  const { job, payload, attempts } = found;
   return [
     el(
       "p",
@@ -89,19 +90,20 @@ function page({ job, payload, result, attempts }, act) {
     facts(job),
     section("happened", "What happened", timeline(job, attempts)),
     job.result_webhook ? webhook(job, act) : null,
-    el(
-      "div",
-      { class: "data-pair" },
-      payload == null ? null : own("payload", payload, "Payload"),
-      result == null ? null : own("result", result, "Result"),
-    ),
+    el("div", { class: "data-pair" }, own(found, "payload", "Payload"), own(found, "result", "Result")),
   ];
 }
 
-/** A tree that stays as it is, open where it was opened, until its text is another. */
-function own(name, text, label) {
-  const id = `${name} ${text.length} ${text.slice(0, 2000)}`;
-  return el("div", { key: id, own: true }, tree(text, label));
+/** A text as a tree. It is made once, and stays as it is, open where it was opened, until the text is another. */
+function own(found, name, label) {
+  const text = found[name];
+  if (text == null) {
+    delete found.shown[name];
+    return null;
+  }
+  const isNew = found.shown[name]?.text !== text;
+  if (isNew) found.shown[name] = { text, key: {} };
+  return el("div", { key: found.shown[name].key, own: true }, isNew ? tree(text, label) : null);
 }
 
 function buttons(job, payload, act) {

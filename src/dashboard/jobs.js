@@ -118,10 +118,11 @@ function form(filter) {
       name,
       data.get(name) ? new Date(data.get(name)).toISOString() : "",
     ]);
-    location.hash = address(["jobs"], {
-      ...Object.fromEntries([...data].map(([name, value]) => [name, value.trim()])),
-      ...Object.fromEntries(times),
-    });
+    const given = Object.fromEntries([...data].map(([name, value]) => [name, value.trim()]));
+    const next = address(["jobs"], { ...given, ...Object.fromEntries(times) });
+    // The same search once more is a new search.
+    if (location.hash === next) dispatchEvent(new Event("hashchange"));
+    location.hash = next;
   };
   return el(
     "form",

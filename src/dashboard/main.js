@@ -32,6 +32,7 @@ class View {
 
   end() {
     this.#stop.abort();
+    document.querySelectorAll("dialog").forEach((box) => box.close());
     show(document.getElementById("problem"));
   }
 

@@ -1,7 +1,7 @@
 // The processes, what they stand on, and the config that is in force; secrets come masked.
 
 import { read } from "./api.js";
-import { el, section } from "./dom.js";
+import { el, section, table } from "./dom.js";
 import { duration, NONE, when } from "./words.js";
 
 export const title = () => "System";
@@ -38,7 +38,7 @@ function page({ process, uptime_s, processes, store, redis, config }) {
           ),
         )
       : null,
-    section("processes", "Processes", table(processes, process, config)),
+    section("processes", "Processes", processTable(processes, process, config)),
     section(
       "settings",
       ["Config in force"],
@@ -74,7 +74,7 @@ function page({ process, uptime_s, processes, store, redis, config }) {
   ];
 }
 
-function table(processes, own, config) {
+function processTable(processes, own, config) {
   const row = (process) =>
     el(
       "tr",
@@ -104,22 +104,5 @@ function table(processes, own, config) {
     );
   const head = ["Process", "Roles", "Version", "Started", "State", "Config"];
   const classes = ["", "", "wide", "wide", "", "wide"];
-  return el(
-    "div",
-    { class: "scroll" },
-    el(
-      "table",
-      null,
-      el(
-        "thead",
-        null,
-        el(
-          "tr",
-          null,
-          head.map((text, i) => el("th", { scope: "col", class: classes[i] }, text)),
-        ),
-      ),
-      el("tbody", null, processes.map(row)),
-    ),
-  );
+  return table("Processes", head, classes, processes.map(row));
 }

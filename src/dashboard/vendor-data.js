@@ -3,12 +3,15 @@
 
 import { now, read } from "./api.js";
 import { gauge, History, spark } from "./chart.js";
-import { el, link, say } from "./dom.js";
+import { el, link, say, table } from "./dom.js";
 import { pauseVendor, resumeVendor, vendorPath } from "./actions.js";
 import { byNeed, count, duration, ends, NONE, rate, since, trouble, vendorState, when } from "./words.js";
 
 /** Rates are means over so long: other processes count their calls once a second. */
 const MEAN_MS = 5000;
+
+/** If more vendors than this change their state at once, only their number is said. */
+const MOST_NEWS = 3;
 
 /** By name: what was sent a second, and the latest counts. Kept while the tab is open, so that charts go on over pages. */
 const seen = new Map();
@@ -52,8 +55,10 @@ let troubled = null;
 function announce(vendors) {
   const is = new Map(vendors.filter((vendor) => vendor.blocked_on).map((vendor) => [vendor.name, trouble(vendor).word]));
   if (troubled) {
-    for (const [name, word] of is) if (troubled.get(name) !== word) say(`${name}: ${word}.`);
-    for (const name of troubled.keys()) if (!is.has(name)) say(`${name} is called again.`);
+    const news = [...is].filter(([name, word]) => troubled.get(name) !== word).map(([name, word]) => `${name}: ${word}.`);
+    news.push(...[...troubled.keys()].filter((name) => !is.has(name)).map((name) => `${name} is called again.`));
+    if (news.length > MOST_NEWS) say(`${count(news.length)} vendors have changed their state.`);
+    else news.forEach((text) => say(text));
   }
   troubled = is;
 }
@@ -144,7 +149,7 @@ export function vendorTable(vendors, stats, done) {
     "Open",
     "429s",
     "p95",
-    "Empty",
+    "Drained",
     "Actions",
   ];
   const classes = ["", "", "wide", "wide line-up", "num", "num wide", "num wide", "num wide", "num wide", "wide line-up", "wide"];
@@ -172,22 +177,5 @@ export function vendorTable(vendors, stats, done) {
       cells.map((cell, i) => (i ? el("td", { class: classes[i] }, cell) : el("th", { scope: "row" }, cell))),
     );
   };
-  return el(
-    "div",
-    { class: "scroll" },
-    el(
-      "table",
-      null,
-      el(
-        "thead",
-        null,
-        el(
-          "tr",
-          null,
-          head.map((text, i) => el("th", { scope: "col", class: classes[i] }, text)),
-        ),
-      ),
-      el("tbody", null, vendors.map(row)),
-    ),
-  );
+  return table("Vendors", head, classes, vendors.map(row));
 }

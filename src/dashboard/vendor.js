@@ -3,7 +3,7 @@
 import { now, read } from "./api.js";
 import { changeLimits, changeMany, sendTestJob, vendorPath } from "./actions.js";
 import { gauge, lines } from "./chart.js";
-import { el, link, section } from "./dom.js";
+import { el, link, section, table } from "./dom.js";
 import { failureTable } from "./failure-table.js";
 import { jobTable } from "./job-table.js";
 import { historyOf, need, perSecond, readVendor, said, vendorButtons } from "./vendor-data.js";
@@ -80,7 +80,7 @@ function facts(vendor) {
     fact("Pool", el("span", { class: "data" }, vendor.pool)),
     fact("Waiting", count(vendor.waiting)),
     fact("Oldest", vendor.oldest_waiting_s == null ? NONE : duration(vendor.oldest_waiting_s * 1000)),
-    fact("Empty", vendor.waiting ? when(vendor.drain_eta) : NONE),
+    fact("Drained", vendor.waiting ? when(vendor.drain_eta) : NONE),
     fact("In flight", `${count(vendor.in_flight)} of ${count(vendor.concurrency)}`),
     fact("Accepted, unanswered", count(vendor.open)),
     fact("Calls", count(vendor.calls_total)),
@@ -136,22 +136,5 @@ function limits(vendor, audit) {
   };
   const head = ["Limit", "Used now", "Shape", "Counts", "Next call", "Worst window, 5 min", "Worst ever"];
   const classes = ["", "", "wide", "wide", "wide", "num", "num"];
-  return el(
-    "div",
-    { class: "scroll" },
-    el(
-      "table",
-      null,
-      el(
-        "thead",
-        null,
-        el(
-          "tr",
-          null,
-          head.map((text, i) => el("th", { scope: "col", class: classes[i] }, text)),
-        ),
-      ),
-      el("tbody", null, vendor.limits.map(row)),
-    ),
-  );
+  return table("Limits", head, classes, vendor.limits.map(row));
 }

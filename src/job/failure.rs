@@ -19,11 +19,11 @@ impl Failure {
     }
 
     /// The message without what differs from job to job: a word with a digit in it becomes `#` if it is a number of four digits or more, or has
-    /// eight characters or more, as ids have. Statuses and counts stay. At most 200 characters.
+    /// eight characters or more, as ids have, or says where in a body (`line 1 column 5`). Statuses and counts stay. At most 200 characters.
     pub fn stable_part(message: &str) -> String {
         let is_in_word = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
         let mut stable = String::with_capacity(message.len());
-        let mut rest = message;
+        let (mut rest, mut is_place) = (message, false);
         while let Some(first) = rest.chars().next() {
             let end = if is_in_word(first) {
                 rest.find(|c| !is_in_word(c)).unwrap_or(rest.len())
@@ -31,10 +31,15 @@ impl Failure {
                 rest.find(is_in_word).unwrap_or(rest.len())
             };
             let (word, after) = rest.split_at(end);
-            let is_number = word.len() >= 4 && word.bytes().all(|c| c.is_ascii_digit());
-            let is_id = word.chars().count() >= 8 && word.contains(|c: char| c.is_ascii_digit());
-            stable.push_str(if is_in_word(first) && (is_number || is_id) { "#" } else { word });
             rest = after;
+            if !is_in_word(first) {
+                stable.push_str(word);
+                continue;
+            }
+            let is_number = word.bytes().all(|c| c.is_ascii_digit()) && (is_place || word.len() >= 4);
+            let is_id = word.len() >= 8 && word.contains(|c: char| c.is_ascii_digit());
+            stable.push_str(if is_number || is_id { "#" } else { word });
+            is_place = matches!(word, "line" | "column");
         }
         match stable.char_indices().nth(200) {
             Some((end, _)) => stable[..end].to_owned(),
@@ -126,7 +131,7 @@ mod tests {
             ("the vendor answered 422", "the vendor answered 422"),
             ("16 attempts; the last: the vendor answered 503", "16 attempts; the last: the vendor answered 503"),
             ("has nothing at /reports/01a203e8-3838-7a3c-9f21-5b7e0c4d8a16/x", "has nothing at /reports/#/x"),
-            ("expected value at line 1 column 5012", "expected value at line 1 column #"),
+            ("expected value at line 1 column 52", "expected value at line # column #"),
             ("larger than 2097152 bytes", "larger than # bytes"),
             ("Connection refused (os error 111)", "Connection refused (os error 111)"),
             ("10.0.0.1:8080: UTF-8, order_20261127", "10.0.0.1:#: UTF-8, #"),

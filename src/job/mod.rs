@@ -13,6 +13,7 @@ pub use self::{
     failure::{Failure, FailureCode, VendorSaid},
     id::{JobId, JobIds},
     result_webhook::{DeliveryStatus, ResultWebhook, Tried},
+    trace::Trace,
 };
 use crate::clock::Time;
 
@@ -23,6 +24,7 @@ mod id;
 pub mod lifecycle;
 mod result_webhook;
 pub mod retry;
+mod trace;
 pub mod turn;
 
 /// Payloads of up to this many bytes do not count where waiting bytes are bounded: there the number of waiting jobs is bound enough.
@@ -140,6 +142,8 @@ pub struct NewJob {
     pub idempotency: Option<Idempotency>,
     /// Where its end is announced.
     pub webhook: Option<ResultWebhook>,
+    /// The span in which its caller submitted it.
+    pub caller: Option<Trace>,
 }
 
 /// A caller's `Idempotency-Key` and the body that was sent with it.
@@ -242,6 +246,8 @@ pub struct Job {
     pub finished_at: Option<Time>,
     /// Where its end is announced, and how far that is.
     pub webhook: Option<ResultWebhook>,
+    /// The span in which its caller submitted it. `None` too if the job was read only to be shown.
+    pub caller: Option<Trace>,
 }
 
 impl From<NewJob> for Job {
@@ -270,11 +276,20 @@ impl From<NewJob> for Job {
             failure: None,
             finished_at: None,
             webhook: new.webhook,
+            caller: new.caller,
         }
     }
 }
 
 impl Job {
+    /// The span of this run of the job, of which all its calls are children: in its caller's trace, else in one whose id is the job's. Every
+    /// process knows it without asking.
+    pub fn trace(&self) -> Trace {
+        let own = u128::from_be_bytes(*self.id.as_bytes());
+        let (id, is_sampled) = self.caller.map_or((own, true), |caller| (caller.id, caller.is_sampled));
+        Trace { id, span: (own as u64).wrapping_add(u64::from(self.run)).max(1), is_sampled }
+    }
+
     /// What it waits for; nothing once it has ended.
     pub fn live_stage(&self) -> Option<Stage> {
         (!self.status.has_ended()).then_some(self.stage)

@@ -192,7 +192,7 @@ impl Round<'_> {
         let WebhookChange { id, is, .. } = &change;
         if is.status == DeliveryStatus::GaveUp {
             let (receiver, attempts, why) = (&is.receiver, is.attempts, is.last_error.as_deref().unwrap_or_default());
-            tracing::warn!(job = %id, %receiver, attempts, why, "its end is not announced any more; POST /jobs/{{id}}/result-webhook sends it again");
+            tracing::warn!(request_id = %id, %receiver, attempts, why, "its end is not announced any more; POST /jobs/{{id}}/result-webhook sends it again");
         }
         for _ in 0..SETTLE_TRIES {
             match outbox.change(vec![change.clone()]).await {
@@ -202,7 +202,7 @@ impl Round<'_> {
             }
             clock.sleep_until(clock.nanos() + nanos(Duration::from_secs(1))).await;
         }
-        tracing::warn!(job = %id, "what came of announcing its end could not be stored; it is announced again");
+        tracing::warn!(request_id = %id, "what came of announcing its end could not be stored; it is announced again");
     }
 
     fn end(&self, why: Ended) {

@@ -21,7 +21,7 @@ const MOST_COUNTED: usize = 2_000;
 pub struct Group<Id = JobId> {
     pub vendor: Arc<str>,
     pub code: FailureCode,
-    pub message: String,
+    pub message: Arc<str>,
     pub count: u64,
     pub first_at: Time,
     pub last_at: Time,
@@ -50,14 +50,16 @@ pub(super) struct Counting<Id> {
     oldest: Time,
     count: u64,
     omitted: u64,
-    groups: HashMap<(Arc<str>, FailureCode, String), Group<Id>>,
+    groups: HashMap<(Arc<str>, FailureCode, Arc<str>), Group<Id>>,
     vendors: HashMap<String, Arc<str>>,
+    /// The stable parts of messages that were seen: most jobs have one of a few.
+    messages: HashMap<String, Arc<str>>,
 }
 
 impl<Id> Counting<Id> {
     pub(super) fn new(since: Time) -> Counting<Id> {
-        let (groups, vendors) = (HashMap::new(), HashMap::new());
-        Counting { since, examined: 0, oldest: since, count: 0, omitted: 0, groups, vendors }
+        let (groups, vendors, messages) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Counting { since, examined: 0, oldest: since, count: 0, omitted: 0, groups, vendors, messages }
     }
 
     /// Notes that a job that ended then was looked at, whether it is counted or not.
@@ -68,11 +70,9 @@ impl<Id> Counting<Id> {
 
     pub(super) fn add(&mut self, vendor: &str, code: FailureCode, message: &str, ended_at: Time, id: Id) {
         self.count += 1;
-        let vendor = match self.vendors.get(vendor) {
-            Some(known) => known.clone(),
-            None => self.vendors.entry(vendor.to_owned()).or_insert_with(|| vendor.into()).clone(),
-        };
-        let (key, is_full) = ((vendor, code, Failure::stable_part(message)), self.groups.len() >= MOST_COUNTED);
+        let vendor = known(&mut self.vendors, vendor, |vendor| vendor.into());
+        let message = known(&mut self.messages, message, |message| Failure::stable_part(message).into());
+        let (key, is_full) = ((vendor, code, message), self.groups.len() >= MOST_COUNTED);
         match self.groups.get_mut(&key) {
             Some(group) => {
                 group.count += 1;
@@ -106,6 +106,18 @@ impl<Id> Counting<Id> {
     pub(super) fn is_over(&self) -> bool {
         self.examined >= MOST_EXAMINED
     }
+}
+
+/// What a text is made into, looked up if it was made before.
+fn known(all: &mut HashMap<String, Arc<str>>, text: &str, make: impl FnOnce(&str) -> Arc<str>) -> Arc<str> {
+    if let Some(known) = all.get(text) {
+        return known.clone();
+    }
+    let made = make(text);
+    if all.len() < MOST_COUNTED {
+        all.insert(text.to_owned(), made.clone());
+    }
+    made
 }
 
 #[cfg(test)]

@@ -114,6 +114,7 @@ mod tests {
             tags: Vec::new(),
             idempotency: None,
             webhook: None,
+            caller: None,
         };
         let failure = Some(Failure::new(FailureCode::Timeout, "too slow"));
         Job { status: Status::Failed, failure, run, finished_at: Some(Time(finished_at)), ..Job::from(new) }

@@ -2,7 +2,7 @@
 //!
 //! Never calls a vendor and never decides what a step means (see `job::lifecycle`). Callers do not know which backend runs.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -115,6 +115,16 @@ pub enum Which {
         vendor: Arc<str>,
         ticket: String,
     },
+}
+
+/// For the log: a ticket stays with the vendor.
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Which::Id(id) => id.fmt(f),
+            Which::Ticket { vendor, .. } => write!(f, "one of {vendor}, by its ticket"),
+        }
+    }
 }
 
 /// A decision about a job as it is now. A pure function, because a store may call it more than once.

@@ -153,6 +153,7 @@ mod tests {
             tags: Vec::new(),
             idempotency: None,
             webhook: None,
+            caller: None,
         }
     }
 

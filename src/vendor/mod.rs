@@ -56,6 +56,7 @@ mod webhook;
 
 pub use challenge::{Challenged, MAX_CHALLENGE};
 pub use reading::{Reading, Silence};
+pub use request::span_of;
 pub use webhook::{Callback, MAX_EVENTS, TooManyEvents};
 
 /// Bytes of a vendor's ticket at most.

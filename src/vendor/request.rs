@@ -2,7 +2,9 @@
 //!
 //! Never sends anything (see `http`) and never adds credentials (see `auth`).
 
-use hyper::{Method, header::HeaderName};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Method, Request, header::HeaderName};
 use serde_json::value::RawValue;
 
 use super::{
@@ -16,8 +18,11 @@ use super::{
 };
 use crate::{
     config::{Address, Kind},
-    job::{Failure, FailureCode, Job, JobId, Stage},
+    job::{Failure, FailureCode, Job, JobId, Stage, Trace},
 };
+
+/// W3C Trace Context, on every call to the vendor itself.
+const TRACEPARENT: &str = "traceparent";
 
 impl Vendor {
     /// Where calls of this stage go, if the job itself does not say otherwise: connections are opened ahead to it.
@@ -56,10 +61,16 @@ impl Vendor {
 
     /// The job's next call: its submitting call, or a poll.
     pub fn request(&self, job: &Job) -> Result<Outgoing, Failure> {
-        self.with_scope(job, |scope| match self.on(job) {
+        let mut call = self.with_scope(job, |scope| match self.on(job) {
             On::Poll | On::Fetch => self.ask(job, scope),
             On::Call | On::Callback => self.submit_request(job, scope).map_err(unfit),
-        })
+        })?;
+        // Each call is a span of its own. Other origins than the vendor's learn nothing of the job.
+        if call.credentials == Credentials::Sent {
+            let span = job.trace().with_span(fastrand::u64(1..));
+            set(call.request.headers_mut(), HeaderName::from_static(TRACEPARENT), &span.to_string());
+        }
+        Ok(call)
     }
 
     /// Does something with what the templates can speak of in a job.
@@ -96,7 +107,6 @@ impl Vendor {
             let id = scope.request_id;
             set(headers, name.clone(), &if job.run == 0 { id.to_owned() } else { format!("{id}-{}", job.run) });
         }
-        set(headers, HeaderName::from_static("traceparent"), &traceparent(job.id));
         Ok(call)
     }
 
@@ -107,11 +117,11 @@ impl Vendor {
     }
 }
 
-pub(super) fn unfit(error: RenderError) -> Failure {
-    Failure::new(FailureCode::VendorRefused, format!("the payload does not fit the vendor's template: {error}"))
+/// The span that a request carries.
+pub fn span_of(request: &Request<Full<Bytes>>) -> Option<Trace> {
+    Trace::parse(request.headers().get(TRACEPARENT)?.to_str().ok()?)
 }
 
-/// W3C Trace Context: the job is the trace, each call a span of its own.
-fn traceparent(id: JobId) -> String {
-    format!("00-{:032x}-{:016x}-01", u128::from_be_bytes(*id.as_bytes()), fastrand::u64(1..))
+pub(super) fn unfit(error: RenderError) -> Failure {
+    Failure::new(FailureCode::VendorRefused, format!("the payload does not fit the vendor's template: {error}"))
 }

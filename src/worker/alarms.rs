@@ -8,7 +8,7 @@ use super::Context;
 use crate::{
     clock::Time,
     job::{
-        End, Job, JobId,
+        Job, JobId,
         lifecycle::{self, Policy},
         retry::Retry,
     },
@@ -32,7 +32,7 @@ pub(super) async fn ring(cx: &Context, id: JobId, now: Time) -> Result<(), Store
     if let Amended::Changed(job) = cx.store.amend(&Sees::All, Which::Id(id), now, decide).await?
         && let Some(metrics) = cx.metrics.vendor(&job.lane.vendor)
     {
-        metrics.count_ended(End::of(&job));
+        metrics.count_end_of(&job);
     }
     Ok(())
 }

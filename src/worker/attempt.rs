@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::{Nanos, Time, nanos},
     job::{
-        Attempt, End,
+        Attempt, End, Trace,
         lifecycle::{self, Change},
     },
     limit::Permit,
@@ -34,6 +34,7 @@ use crate::{
         error::CallError,
         http::{Connection, Reply},
         outgoing::Outgoing,
+        span_of,
     },
 };
 
@@ -96,6 +97,7 @@ pub(super) async fn run(
         response: response.filter(|body| !body.is_empty()),
     };
     report(&cx, &lease, &attempt, in_flight.metrics());
+    in_flight.metrics().spans.called(&lease.job, &attempt, call.span, call.took);
     let change = lifecycle::advance(&job, reading.step, &vendor.policy(), fastrand::f64(), cx.clock.now());
     settle(&cx, lease, change, attempt, &in_flight).await;
 }
@@ -111,12 +113,14 @@ struct Call {
     /// When it was sent, or when it was clear that it would not be, on the limiter's timeline.
     sent: Nanos,
     took: Duration,
+    /// What it carried.
+    span: Option<Trace>,
 }
 
 async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, metrics: &VendorMetrics) -> Call {
     let not_sent = |reply, unsendable| {
         let sent = cx.clock.nanos();
-        Call { reply, unsendable, sent_at: None, proof: None, sent, took: Duration::ZERO }
+        Call { reply, unsendable, sent_at: None, proof: None, sent, took: Duration::ZERO, span: None }
     };
     let Outgoing { origin, mut request, credentials } = match vendor.request(&lease.job) {
         Ok(outgoing) => outgoing,
@@ -140,6 +144,7 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
     }
     limits::note_sent(cx, vendor, permit);
     let (sent_at, sent, started) = (cx.clock.now(), cx.clock.nanos(), Instant::now());
+    let span = span_of(&request);
     metrics.calls.inc();
     let reply = {
         let reads = |status, headers: &HeaderMap| vendor.reads(&lease.job, status, headers, cx.clock.now());
@@ -155,7 +160,7 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
     let took = started.elapsed();
     metrics.observe_latency(took);
     client.keep(connection);
-    Call { reply, unsendable: None, sent_at: Some(sent_at), proof, sent, took }
+    Call { reply, unsendable: None, sent_at: Some(sent_at), proof, sent, took, span }
 }
 
 /// Whether the permit is still valid and the lease lasts as long as the call may: otherwise another worker might call too.
@@ -188,19 +193,26 @@ fn report(cx: &Context, lease: &Lease, attempt: &Attempt, metrics: &VendorMetric
 /// Stores a change and retries for as long as the store is unavailable: an outcome is never dropped. The dispatcher bounds how many wait here.
 async fn settle(cx: &Context, lease: Lease, change: Change, attempt: Attempt, in_flight: &InFlightCall) {
     let (id, end) = (lease.job.id, End::by(&change, &lease.job, cx.clock.now()));
+    let (vendor, attempt_no) = (lease.job.lane.vendor.clone(), attempt.n);
+    let (metrics, mut span) = (in_flight.metrics(), in_flight.metrics().spans.of_end(&lease.job, end));
     let mut settling = cx.metrics.timed(cx.store.settle(lease, change, attempt)).await;
     let mut wait = FIRST_SETTLE_WAIT;
     loop {
         match settling {
-            Ok(Settled::Stored) => return in_flight.metrics().count_ended(end),
+            Ok(Settled::Stored) => {
+                metrics.spans.add(span.take());
+                return metrics.count_ended(end);
+            }
             Ok(Settled::TooLate) => {
                 let end = end.map(|end| end.status.as_str());
-                tracing::info!(request_id = %id, end, "the outcome came too late: the job had ended, or another worker has it");
+                tracing::info!(request_id = %id, %vendor, attempt = attempt_no, end, "the outcome came too late: the job had ended, or another worker has it");
                 return;
             }
             Err(unsettled) => {
                 let wait_ms = wait.as_millis() as u64;
-                tracing::warn!(request_id = %id, error = %unsettled.why, wait_ms, "the outcome is not stored yet; trying again");
+                tracing::debug!(request_id = %id, %vendor, attempt = attempt_no, error = %unsettled.why, wait_ms, "the outcome is not stored yet; trying again");
+                let reason = format!("an outcome is not stored yet: {}", unsettled.why);
+                cx.stalls.note(&vendor, &reason, cx.clock.nanos());
                 cx.clock.sleep_until(cx.clock.nanos() + nanos(wait)).await;
                 wait = (wait * 2).min(MAX_SETTLE_WAIT);
                 settling =

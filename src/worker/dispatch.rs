@@ -46,7 +46,8 @@ impl Dispatcher {
         limits::begin(&self.cx, &self.vendor).await;
         while !stop.is_cancelled() {
             let tick = self.tick().await.unwrap_or_else(|error| {
-                tracing::warn!(vendor = %self.vendor.name(), %error, "no jobs can be claimed; trying again in a second");
+                let reason = format!("no jobs can be claimed: {error}");
+                self.cx.stalls.note(self.vendor.name(), &reason, self.cx.clock.nanos());
                 self.cx.metrics.store_errors.inc();
                 Tick::WaitUntil(self.cx.clock.nanos() + nanos(STORE_WAIT)).or_at(self.firing.next_at())
             });

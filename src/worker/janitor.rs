@@ -45,6 +45,8 @@ pub struct Janitor {
     /// Jobs whose alarms could not be handled, and when they are tried again.
     skipped: HashSet<JobId>,
     skip_until: Nanos,
+    /// Whether the last turn failed: only the first of a row is logged.
+    is_failing: bool,
 }
 
 impl Janitor {
@@ -64,13 +66,18 @@ impl Janitor {
             secrets_at,
             skipped,
             skip_until: now,
+            is_failing: false,
         }
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let tick = self.tick().await.unwrap_or_else(|error| {
-                tracing::warn!(%error, "the janitor could not do all of its work; trying again in a second");
+            let turned = self.tick().await;
+            let was_failing = std::mem::replace(&mut self.is_failing, turned.is_err());
+            let tick = turned.unwrap_or_else(|error| {
+                if !was_failing {
+                    tracing::warn!(%error, "the janitor could not do all of its work; trying again each second");
+                }
                 self.cx.metrics.store_errors.inc();
                 Tick::WaitUntil(self.cx.clock.nanos() + nanos(Duration::from_secs(1)))
             });
@@ -83,6 +90,7 @@ impl Janitor {
     pub async fn tick(&mut self) -> Result<Tick, StoreError> {
         let (wall, now) = (self.cx.clock.now(), self.cx.clock.nanos());
         self.cx.failures.log_due(now);
+        self.cx.stalls.log_due(now);
         // Alarms come last, because there may be many.
         if self.secrets_at <= now {
             self.secrets_at = self.cx.clock.next_beat(SECRETS_EVERY);
@@ -164,8 +172,8 @@ impl Janitor {
         }
         let rung = join_all(jobs.iter().map(|id| alarms::ring(&self.cx, *id, wall))).await;
         let failed: Vec<_> = jobs.into_iter().zip(rung).filter_map(|(id, rung)| Some((id, rung.err()?))).collect();
-        if let Some((job, error)) = failed.first() {
-            tracing::warn!(jobs = failed.len(), %job, %error, "alarms could not be handled; they are tried again within five seconds");
+        if let Some((id, error)) = failed.first() {
+            tracing::warn!(jobs = failed.len(), request_id = %id, %error, "alarms could not be handled; they are tried again within five seconds");
             self.cx.metrics.store_errors.inc();
         }
         self.skipped.extend(failed.into_iter().map(|(id, _)| id));

@@ -169,6 +169,7 @@ mod tests {
             tags: vec![],
             idempotency: None,
             webhook: None,
+            caller: None,
         });
         let last_error = Some(Failure::new(code, "answered"));
         Change { slowed: times, last_error, ..Change::of(&job, Next::Call { due_at: at }) }.apply(&job, times, at)

@@ -51,6 +51,8 @@ pub struct Context {
     pub slow_downs: SlowDowns,
     pub metrics: Arc<Metrics>,
     pub failures: Failures,
+    /// For the store: jobs that cannot be claimed, outcomes that cannot be stored.
+    pub stalls: Failures,
     pub client: Client,
     pub clock: Clock,
     /// How long ended jobs are kept.

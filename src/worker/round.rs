@@ -320,7 +320,7 @@ impl Rounds {
         let (ended, failed): (Vec<_>, Vec<_>) = expired.into_iter().zip(ended).partition(|(_, ended)| ended.is_ok());
         if let Some((lease, Err(error))) = failed.first() {
             // They stay leased until the leases lapse.
-            tracing::warn!(jobs = failed.len(), job = %lease.job.id, %error, "expired jobs could not be ended; they are tried again when their leases lapse");
+            tracing::warn!(jobs = failed.len(), request_id = %lease.job.id, %error, "expired jobs could not be ended; they are tried again when their leases lapse");
         }
         if !ended.is_empty() {
             // Their jobs have changed, and nobody will settle them.

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
+import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -173,6 +173,13 @@ async function freePort() {
   return port;
 }
 
+function listens(port) {
+  return new Promise((resolve) => {
+    const socket = connect(port, "127.0.0.1", () => (socket.destroy(), resolve(true)));
+    socket.on("error", () => resolve(false));
+  });
+}
+
 /** `scripts/with-servers` puts them on the PATH. */
 async function servers(start, folder) {
   const [redis, mongo] = [await freePort(), await freePort()];
@@ -208,6 +215,7 @@ async function servers(start, folder) {
       "--storage-path",
       place,
     );
+  for (const port of [redis, mongo]) await eventually("a server listens", () => listens(port));
   return `[store]\nurl = "mongodb://127.0.0.1:${mongo}/dashboard?directConnection=true"\n[queue]\nurl = "redis://127.0.0.1:${redis}/0"\n`;
 }
 

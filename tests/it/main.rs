@@ -14,6 +14,8 @@ mod check;
 mod cli;
 /// The command line for many jobs, and for people who look at a terminal.
 mod cli_many;
+/// The command line before there is a service.
+mod cli_more;
 /// The config: every mistake is named with its key, its line and the mend.
 mod config;
 /// The documents: their commands run, their links lead somewhere, their tables have everything.

@@ -227,6 +227,7 @@ fn fresh(vendor: &Vendor) -> Job {
         tags: Vec::new(),
         idempotency: None,
         webhook: None,
+        caller: None,
     }
     .into()
 }

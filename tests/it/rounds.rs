@@ -154,6 +154,7 @@ fn dispatcher(app: &TestApp, limiter: Arc<dyn Limiter>, store: Arc<dyn Store>) -
         audit: of.audit.clone(),
         metrics: of.metrics.clone(),
         failures: Failures::default(),
+        stalls: Failures::default(),
         client: Client::new(),
         clock: of.clock.clone(),
         retention: Duration::from_secs(3_600),

@@ -125,6 +125,7 @@ mod tests {
             tags: vec![],
             idempotency: None,
             webhook: None,
+            caller: None,
         };
         let (status, stage) = (Status::Processing, Stage::Poll);
         Job { status, stage, due_at: Time(due_at), answer_by: Some(Time(answer_by)), ..new.into() }

@@ -114,7 +114,7 @@ impl RedisMongo {
                 match self.decide_on(sees, &which, now, decide).await {
                     // It does not keep the others from being changed.
                     Err(StoreError::Corrupt(why)) => {
-                        tracing::error!(job = %id, why, "a job cannot be read, and is left as it is");
+                        tracing::error!(request_id = %id, why, "a job cannot be read, and is left as it is");
                         Ok(Amended::Unknown)
                     }
                     amended => amended,

@@ -324,7 +324,7 @@ impl Core {
                 }
                 None => lifecycle::crashed(&job).filter(|_| lapses >= MOST_LAPSES),
             };
-            tracing::warn!(job = %job.id, lapses, ends = end.is_some(), "its lease has lapsed: its worker died or hung");
+            tracing::warn!(request_id = %job.id, vendor = %job.lane.vendor, attempt = job.attempt, lapses, ends = end.is_some(), "its lease has lapsed: its worker died or hung");
             if let Some(change) = end {
                 let is = change.apply(&job, attempt, self.clock.now());
                 let mut update = updates::update(&job, &is);

@@ -55,7 +55,7 @@ impl Outcome {
 
     /// In the place of an outcome that is too large: that it is.
     fn said_too_large(self, why: &str) -> Outcome {
-        tracing::error!(job = %self.lease.job.id, why, "its outcome is larger than MongoDB keeps; the job fails");
+        tracing::error!(request_id = %self.lease.job.id, why, "its outcome is larger than MongoDB keeps; the job fails");
         let change = updates::too_large(&self.lease.job, &self.change);
         let detail = Some("the outcome is larger than the store keeps".to_owned());
         let attempt = Attempt { outcome: AttemptOutcome::Refused, detail, ..self.attempt };

@@ -65,7 +65,7 @@ impl Amend {
         let found = match read(tx, &self.jobs[i]) {
             // It does not keep the others from being changed.
             Err(error) if self.jobs.len() > 1 && rows::is_unreadable(&error) => {
-                tracing::error!(job = ?self.jobs[i], %error, "a job cannot be read, and is left as it is");
+                tracing::error!(request_id = %self.jobs[i], %error, "a job cannot be read, and is left as it is");
                 None
             }
             found => found?,
@@ -221,7 +221,7 @@ impl Write for Reclaim {
         for (id, attempt) in lapsed {
             match self.free(tx, id, attempt) {
                 Err(error) if rows::is_unreadable(&error) => {
-                    tracing::error!(job = %id, %error, "a job whose lease has lapsed cannot be read; it is skipped until the next start");
+                    tracing::error!(request_id = %id, %error, "a job whose lease has lapsed cannot be read; it is skipped until the next start");
                     self.unreadable.push((id, attempt));
                 }
                 freed => freed?,
@@ -237,13 +237,13 @@ impl Write for Reclaim {
                 after.index.keep(id, attempt);
             }
             for (row, was, job) in self.lost {
-                tracing::warn!(job = %job.id, attempt = job.attempt, "its worker died or hung in a call that is made at most once");
+                tracing::warn!(request_id = %job.id, vendor = %job.lane.vendor, attempt = job.attempt, "its worker died or hung in a call that is made at most once");
                 after.index.unlease(job.id, Some(job.attempt));
                 reindex(after, row, &was, &job);
             }
             for (id, attempt) in self.freed {
                 let Some(mut leased) = after.index.unlease(id, Some(attempt)) else { continue };
-                tracing::warn!(job = %id, attempt, "its lease has lapsed: its worker died or hung; it is retried");
+                tracing::warn!(request_id = %id, attempt, "its lease has lapsed: its worker died or hung; it is retried");
                 let now = after.now;
                 leased.entry.attempt = attempt;
                 if let Some(vendor) = after.index.put_back(&leased, now) {

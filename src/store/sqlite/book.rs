@@ -165,6 +165,10 @@ impl Book for Sqlite {
         Ok(Vec::new())
     }
 
+    async fn processes(&self, _since: Time) -> Result<Vec<Filed>, StoreError> {
+        Ok(Vec::new())
+    }
+
     async fn delete_report(&self, _gone: &Filed) -> Result<(), StoreError> {
         Ok(())
     }

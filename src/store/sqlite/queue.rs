@@ -115,8 +115,8 @@ fn insert(tx: &mut Tx<'_>, job: &NewJob, now: Time) -> rusqlite::Result<Row> {
     let within = within.map(|within| i64::try_from(within.as_millis()).unwrap_or(i64::MAX));
     tx.conn
         .prepare_cached(
-            "INSERT INTO jobs (n, id, lane, status, stage, due_at, alarm_at, deadline_at, deadline_within, updated_at, tags, payload)
-             VALUES (?1, ?2, ?3, 0, 0, ?4, ?5, ?5, ?6, ?7, ?8, ?9)",
+            "INSERT INTO jobs (n, id, lane, status, stage, due_at, alarm_at, deadline_at, deadline_within, updated_at, tags, payload, traceparent)
+             VALUES (?1, ?2, ?3, 0, 0, ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?
         .execute(params![
             n,
@@ -128,6 +128,7 @@ fn insert(tx: &mut Tx<'_>, job: &NewJob, now: Time) -> rusqlite::Result<Row> {
             now.0,
             (!job.tags.is_empty()).then(|| serde_json::json!(job.tags).to_string()),
             &*job.payload,
+            job.caller.map(|caller| caller.to_string()),
         ])?;
     job.webhook.as_ref().map_or(Ok(()), |webhook| webhooks::put(tx.conn, job.id, webhook))?;
     Ok(Row { n, lane })

@@ -10,14 +10,14 @@ use rusqlite::{Row as SqlRow, types::Type};
 use super::{index::Row, webhooks};
 use crate::{
     clock::Time,
-    job::{Attempts, Deadline, Failure, FailureCode, Fetch, Job, JobId, Lane, Priority, Stage, Status, weight},
+    job::{Attempts, Deadline, Failure, FailureCode, Fetch, Job, JobId, Lane, Priority, Stage, Status, Trace, weight},
     store::With,
 };
 
 /// The columns that [`job`] reads, from jobs `j` and [`WEBHOOKS`]. Payload and result are empty unless they are wanted.
 pub(super) fn columns(with: With) -> String {
     // What is stored behind the payload costs as much to read as the payload.
-    let payload = if with.payload { "j.payload, j.unanswered, j.fetch" } else { "NULL, 0, NULL" };
+    let payload = if with.payload { "j.payload, j.unanswered, j.fetch, j.traceparent" } else { "NULL, 0, NULL, NULL" };
     all_columns(payload, if with.result { "j.result" } else { "NULL" })
 }
 
@@ -33,7 +33,7 @@ fn all_columns(payload: &str, result: &str) -> String {
 /// Where the ends of jobs are announced.
 pub(super) const WEBHOOKS: &str = "LEFT JOIN result_webhooks w ON w.id = j.id";
 /// The first column of that.
-const WEBHOOK: usize = 25;
+const WEBHOOK: usize = 26;
 
 /// A statement, without its condition, that reads jobs with their lanes for [`with_lane`].
 pub(super) fn select(with: With) -> String {
@@ -42,7 +42,7 @@ pub(super) fn select(with: With) -> String {
 
 /// The same without payload and result, but with all that a decision about a job needs.
 pub(super) fn select_to_decide() -> String {
-    select_from("jobs j", &all_columns("NULL, j.unanswered, j.fetch", "NULL"))
+    select_from("jobs j", &all_columns("NULL, j.unanswered, j.fetch, j.traceparent", "NULL"))
 }
 
 /// The same for some columns of jobs `j`, with an index, or a join before them.
@@ -76,12 +76,13 @@ pub(super) fn job(row: &SqlRow<'_>, lane: Lane) -> rusqlite::Result<(Row, Job)> 
     let deadline_at: Option<i64> = row.get(7)?;
     let within: Option<u64> = row.get(8)?;
     let tags: Option<String> = row.get(17)?;
+    let caller: Option<String> = row.get(21)?;
     let blob = |column: usize| Ok::<_, rusqlite::Error>(row.get::<_, Option<Vec<u8>>>(column)?.map(Bytes::from));
     let job = Job {
         id: JobId::from_bytes(row.get(2)?),
         lane,
         payload: blob(18)?.unwrap_or_default(),
-        weight: weight(row.get(24)?),
+        weight: weight(row.get(25)?),
         status: one_of(row, 3, &Status::ALL)?,
         stage: stage(row.get(4)?)?,
         due_at: Time(row.get(5)?),
@@ -94,12 +95,13 @@ pub(super) fn job(row: &SqlRow<'_>, lane: Lane) -> rusqlite::Result<(Row, Job)> 
         attempt: row.get(11)?,
         ticket: row.get(16)?,
         fetch: row.get::<_, Option<String>>(20)?.map(Fetch::from_text),
-        result: blob(21)?,
-        slowed: row.get(23)?,
+        result: blob(22)?,
+        slowed: row.get(24)?,
         failure: failure(row)?,
         updated_at: Time(row.get(12)?),
         finished_at: row.get::<_, Option<i64>>(13)?.map(Time),
         webhook: webhooks::read(row, WEBHOOK)?,
+        caller: caller.map(|text| Trace::parse(&text).ok_or_else(|| bad(21))).transpose()?,
     };
     Ok((Row { n: row.get(0)?, lane: row.get(1)? }, job))
 }
@@ -107,8 +109,8 @@ pub(super) fn job(row: &SqlRow<'_>, lane: Lane) -> rusqlite::Result<(Row, Job)> 
 fn failure(row: &SqlRow<'_>) -> rusqlite::Result<Option<Failure>> {
     let Some(code) = row.get::<_, Option<String>>(14)? else { return Ok(None) };
     let code = FailureCode::from_text(&code).ok_or_else(|| bad(14))?;
-    let said: Option<String> = row.get(22)?;
-    let vendor = said.map(|json| from_json(json.as_bytes(), 22)).transpose()?;
+    let said: Option<String> = row.get(23)?;
+    let vendor = said.map(|json| from_json(json.as_bytes(), 23)).transpose()?;
     Ok(Some(Failure { code, message: row.get(15)?, vendor }))
 }
 

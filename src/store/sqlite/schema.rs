@@ -9,7 +9,7 @@ use rusqlite::{Connection, config::DbConfig};
 use super::writer::BUSY;
 
 /// The schema in steps: `PRAGMA user_version` says how many have been made.
-const MIGRATIONS: [&str; 15] = [
+const MIGRATIONS: [&str; 16] = [
     include_str!("../../../migrations/0001_jobs.sql"),
     include_str!("../../../migrations/0002_live_limits.sql"),
     include_str!("../../../migrations/0003_calls.sql"),
@@ -25,6 +25,7 @@ const MIGRATIONS: [&str; 15] = [
     include_str!("../../../migrations/0013_events.sql"),
     include_str!("../../../migrations/0014_failures.sql"),
     include_str!("../../../migrations/0015_lists.sql"),
+    include_str!("../../../migrations/0016_traces.sql"),
 ];
 
 /// The newest version of the schema.

@@ -27,6 +27,7 @@ fn job(payload: Vec<u8>) -> NewJob {
         tags: Vec::new(),
         idempotency: None,
         webhook: None,
+        caller: None,
     }
 }
 

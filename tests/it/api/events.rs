@@ -231,7 +231,7 @@ async fn a_reader_goes_on_where_it_was_cut_off(backend: Backend) {
 async fn over_two_hundred_a_second_a_count_stands_for_the_rest(backend: Backend) {
     let mut app = TestApp::with(backend, VENDORS).await;
     let mut events = listen(&app, "/events?vendor=sync", &[]).await;
-    let job = |i: usize| json!({"vendor": if i % 10 == 0 { "bad" } else { "sync" }, "payload": i});
+    let job = |i: usize| json!({"vendor": if i.is_multiple_of(10) { "bad" } else { "sync" }, "payload": i});
     let batch: Vec<Value> = (0..400).map(job).collect();
     assert_eq!(app.post("/jobs/batch", json!(batch).to_string()).await.json()["accepted"], 400);
     app.run_until_idle().await;

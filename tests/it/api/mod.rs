@@ -30,5 +30,6 @@ mod sent;
 mod shapes;
 mod stats;
 mod time_outs;
+mod traces;
 mod upgrades;
 mod vendors;

@@ -109,6 +109,10 @@ impl Book for MemoryBook {
         Ok(Vec::new())
     }
 
+    async fn processes(&self, _since: Time) -> Result<Vec<Filed>, StoreError> {
+        Ok(Vec::new())
+    }
+
     async fn delete_report(&self, _gone: &Filed) -> Result<(), StoreError> {
         Ok(())
     }

@@ -118,6 +118,7 @@ impl TestStore {
             tags: Vec::new(),
             idempotency: None,
             webhook: None,
+            caller: None,
         }
     }
 

@@ -199,6 +199,20 @@ impl TestApp {
 
     /// The same on a store that was there before: `fill` puts it where this folder's store is.
     pub(crate) async fn on_filled(backend: Backend, text: &str, fill: impl AsyncFnOnce(&TempDir)) -> TestApp {
+        Self::given(backend, text, &[], fill).await
+    }
+
+    /// The same with variables of the environment.
+    pub(crate) async fn with_environment(backend: Backend, text: &str, env: &[(String, String)]) -> TestApp {
+        Self::given(backend, text, env, async |_| {}).await
+    }
+
+    async fn given(
+        backend: Backend,
+        text: &str,
+        env: &[(String, String)],
+        fill: impl AsyncFnOnce(&TempDir),
+    ) -> TestApp {
         let parse = |address: &str, vendors: &str, folder: &TempDir| {
             let (general, tables) = text.split_at(text.find("[vendors").unwrap_or(text.len()));
             // A test's own `[server]` is the last table before the vendors.
@@ -207,7 +221,7 @@ impl TestApp {
                 "{general}\n{server}listen = \"{address}\"\npublic_url = \"http://{address}\"\n{}{tables}",
                 backend.tables(folder)
             );
-            config::parse(&text.replace("VENDORS", vendors), "test", std::iter::empty())
+            config::parse(&text.replace("VENDORS", vendors), "test", env.iter().cloned())
         };
         Self::configured(backend, parse, fill).await
     }

@@ -170,19 +170,11 @@ impl Book for RedisMongo {
     }
 
     async fn others(&self, limits: &str) -> Result<Vec<Filed>, StoreError> {
-        let others = self.core.mongo.processes.find(doc! { "limits": { "$ne": limits } });
-        let found: Vec<Document> = within(async { others.await?.try_collect().await }).await?;
-        let filed = |filed: &Document| {
-            Some(Filed {
-                process: filed.get_str("_id").ok()?.to_owned(),
-                beat: filed.get_i64("beat").ok()?.cast_unsigned(),
-                limits: filed.get_str("limits").ok()?.to_owned(),
-                about: filed.get_str("about").unwrap_or_default().to_owned(),
-                seen_at: filed.get_i64("seen_at").ok().map(Time),
-            })
-        };
-        let unreadable = || StoreError::Corrupt("a process in the book is not ours".into());
-        found.iter().map(|found| filed(found).ok_or_else(unreadable)).collect()
+        self.filed(doc! { "limits": { "$ne": limits } }).await
+    }
+
+    async fn processes(&self, since: Time) -> Result<Vec<Filed>, StoreError> {
+        self.filed(doc! { "seen_at": { "$gte": since.0 } }).await
     }
 
     async fn delete_report(&self, gone: &Filed) -> Result<(), StoreError> {
@@ -205,6 +197,23 @@ impl Book for RedisMongo {
 }
 
 impl RedisMongo {
+    /// The processes whose reports match.
+    async fn filed(&self, filter: Document) -> Result<Vec<Filed>, StoreError> {
+        let reports = self.core.mongo.processes.find(filter);
+        let found: Vec<Document> = within(async { reports.await?.try_collect().await }).await?;
+        let filed = |filed: &Document| {
+            Some(Filed {
+                process: filed.get_str("_id").ok()?.to_owned(),
+                beat: filed.get_i64("beat").ok()?.cast_unsigned(),
+                limits: filed.get_str("limits").ok()?.to_owned(),
+                about: filed.get_str("about").unwrap_or_default().to_owned(),
+                seen_at: filed.get_i64("seen_at").ok().map(Time),
+            })
+        };
+        let unreadable = || StoreError::Corrupt("a process in the book is not ours".into());
+        found.iter().map(|found| filed(found).ok_or_else(unreadable)).collect()
+    }
+
     /// Tells the other processes to read the book. A process that misses the message reads it a little later anyway.
     pub(super) async fn announce_change(&self) {
         let _ = self.core.briefly(self.core.index.publish(Channel::Book, self.core.process.as_bytes())).await;

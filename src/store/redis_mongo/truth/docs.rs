@@ -12,8 +12,8 @@ use super::{super::index::words::StreamNo, webhooks::WebhookDoc};
 use crate::{
     clock::Time,
     job::{
-        Attempts, Deadline, Failure, FailureCode, Fetch, Job, JobId, Lane, NewJob, Priority, Stage, Status, VendorSaid,
-        weight,
+        Attempts, Deadline, Failure, FailureCode, Fetch, Job, JobId, Lane, NewJob, Priority, Stage, Status, Trace,
+        VendorSaid, weight,
     },
     store::StoreError,
 };
@@ -95,6 +95,9 @@ pub(crate) struct JobDoc {
     /// When that is sent. Only while there is something to send.
     #[serde(skip_serializing, default)]
     webhook_at: Option<i64>,
+    /// What the job was submitted with.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    traceparent: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -194,6 +197,7 @@ impl JobDoc {
             attempts: None,
             webhook: job.webhook.as_ref().map(WebhookDoc::new),
             webhook_at: None,
+            traceparent: job.caller.map(|caller| caller.to_string()),
         }
     }
 
@@ -209,6 +213,7 @@ impl JobDoc {
         };
         let bad = |error| StoreError::Corrupt(format!("job {id} has attempts that no version wrote: {error}"));
         let attempts = self.attempts.as_deref().map(serde_json::from_str).transpose().map_err(bad)?.unwrap_or_default();
+        let bad_trace = || StoreError::Corrupt(format!("job {id} has a traceparent that no version wrote"));
         let within = self.deadline_within_ms.map(|ms| Duration::from_millis(ms.unsigned_abs()));
         let job = Job {
             id,
@@ -233,6 +238,7 @@ impl JobDoc {
             updated_at: self.updated_at.or(self.finished_at).map_or(id.created_at(), Time),
             finished_at: self.finished_at.map(Time),
             webhook: self.webhook.map(|webhook| webhook.read(self.webhook_at)).transpose()?,
+            caller: self.traceparent.map(|text| Trace::parse(&text).ok_or_else(bad_trace)).transpose()?,
         };
         let called_at = self.called_at.map(Time);
         Ok(StoredJob { job, version: self.version, by: self.by, lapses: self.lapses, called_at, attempts })
@@ -316,6 +322,7 @@ mod tests {
             tags: vec![],
             idempotency: None,
             webhook: None,
+            caller: None,
         };
         let document = mongodb::bson::serialize_to_document(&JobDoc::new(new)).unwrap();
         let fields: Vec<&str> = document.keys().map(String::as_str).collect();

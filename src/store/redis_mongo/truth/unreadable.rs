@@ -28,7 +28,7 @@ impl Unreadable {
         let mut known = lock(&self.0);
         known.retain(|_, since| since.elapsed() < SKIPPED);
         if known.len() < MOST && known.insert(id, Instant::now()).is_none() {
-            tracing::error!(job = %id, %error, "a job cannot be read and is skipped; run the version that wrote it");
+            tracing::error!(request_id = %id, %error, "a job cannot be read and is skipped; run the version that wrote it");
         }
         None
     }
