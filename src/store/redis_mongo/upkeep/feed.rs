@@ -32,6 +32,7 @@ impl Core {
             // Earlier messages may have been missed.
             PubSubEvent::Connected => {
                 self.signals.note_unsubscribed(false);
+                self.homes.note_all_changed();
                 self.signals.ring_all();
                 self.signals.alarm().notify_one();
                 self.signals.webhooks().notify_one();
