@@ -1,7 +1,8 @@
 -- One pool's state: whether it can be trusted, what it counts, and when the next slot is. Only functions; main.lua calls them.
 --
 -- Keys, all under the tag of KEYS[1] (`<prefix>:{<pool>}:state`):
---   state                            hash: run, seen, since, epoch, cold, gate, opened, ahead, settled (ahead when the epoch began), floor
+--   state                            hash: run, seen, since (all permits from then on are on record), epoch, cold, gate, opened, ahead,
+--                                    settled (ahead when the epoch began), floor
 --   own                              set: the keys that never expire; a new epoch deletes them
 --   <epoch>:recent                   list: the newest permits, so that they can be given back; the last one is the newest
 --   <epoch>:undone                   list: requests to give permits back that were carried out, in case one arrives twice

@@ -13,7 +13,9 @@ local function record(p, permits)
   local length = 0
   for i = 1, #permits, 1000 do length = redis.call('RPUSH', recent, unpack(permits, i, math.min(i + 999, #permits))) end
   -- Some more are kept, so that most scripts need not cut.
-  if length > p.spec.most_recent * 9 / 8 then redis.call('LTRIM', recent, -p.spec.most_recent - 1, -1) end
+  if length <= p.spec.most_recent * 9 / 8 then return end
+  redis.call('LTRIM', recent, -p.spec.most_recent - 1, -1)
+  redis.call('HSET', p.key, 'since', string.match(redis.call('LINDEX', recent, 0), '^%d+'))
 end
 
 local function answer(p, args)
