@@ -7,7 +7,7 @@ use crate::clock::Nanos;
 /// Rounds in a row that may rely on hints; the next one asks again.
 const MOST_UNSEEN: u32 = 3;
 /// Permits that are taken for granted if the limiter gave the last ones soon.
-const FEW: usize = 4;
+pub(super) const FEW: usize = 4;
 /// With at least this many permits in hand, half of them are used before the limiter is asked for more.
 const MANY: usize = 8;
 

@@ -4,14 +4,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tokio::task::JoinSet;
 
 use super::{
     Context, Tick, alarms,
     breaker::{self, Probes},
     firing::{Firing, InHand},
-    hints::{Granted, Hints},
+    hints::{FEW, Granted, Hints},
     login::{self, Verdict},
     warm::Warmer,
 };
@@ -216,7 +216,13 @@ impl Rounds {
 
     async fn claim_and_reserve(&self, most: usize, calls: usize) -> Result<Round, Early> {
         let wall = self.cx.clock.now();
-        let (leases, expired) = self.claim(most, calls, wall).await?;
+        let prepare = async {
+            if most <= FEW {
+                self.cx.limiter.prepare(&self.vendor.config.pool).await;
+            }
+        };
+        let (claimed, ()) = join(self.claim(most, calls, wall), prepare).await;
+        let (leases, expired) = claimed?;
         if leases.is_empty() {
             // Other jobs may be due behind those that have expired.
             let tick = if expired > 0 { Tick::Ran } else { self.nothing_to_claim(wall).await? };
