@@ -1,21 +1,20 @@
 -- Who may have how many calls of a vendor in flight: each process leases a share of the vendor's places; together never more than there are.
 --
 -- KEYS[1] `<prefix>:{<vendor>}:places` is a hash: run, seen, since (when it was begun), and a member for each process. A share that is not
--- renewed for LIVE is not used by its own process any more. Others get it only when the calls that were begun in it must be over.
+-- renewed for LIVE is not used by its own process any more. Others get it only when the calls that were begun in it must be over. A process
+-- that needs no places deletes its own member.
 
 local SECOND = 1000000
 local LIVE, GRACE = 2 * SECOND, 3 * SECOND
 
--- The time, when the hash was begun, its members by id, the fields to write with the next change, and whether they must be written. Begins it
--- anew when something may have been lost.
+-- The time, when the hash was begun, its members by id, and the fields to write in any case. Begins it anew when something may have been lost.
 local function read_members(args)
   local kept, flat = {}, redis.call('HGETALL', KEYS[1])
   for i = 1, #flat, 2 do kept[flat[i]] = flat[i + 1] end
   local now, run = clock(args.now), run_id()
   local seen, since = tonumber(kept.seen or 0), tonumber(kept.since or 0)
   local expected = args.expected > 0 and args.since == since and args.expected or now
-  local is_new = kept.run ~= run or now < seen - 2 * SECOND or math.abs(now - expected) > 0.5 * SECOND
-  if is_new then
+  if kept.run ~= run or now < seen - 2 * SECOND or math.abs(now - expected) > 0.5 * SECOND then
     redis.call('DEL', KEYS[1])
     kept, since = {}, now
   else
@@ -34,7 +33,7 @@ local function read_members(args)
       end
     end
   end
-  return now, since, members, fields, is_new
+  return now, since, members, fields
 end
 
 -- What a process would like: all places while it uses at least half of its share, else twice what it uses.
@@ -85,14 +84,9 @@ local function new_size(args, me, members, is_uncertain)
 end
 
 local args = cjson.decode(ARGV[1])
-local now, since, members, fields, is_new = read_members(args)
+local now, since, members, fields = read_members(args)
 local me = members[args.member] or { id = args.member, size = 0 }
 me.busy, me.is_live, members[args.member] = args.busy, true, me
-if args.leaves then
-  redis.call('HDEL', KEYS[1], 'of ' .. me.id)
-  if is_new then redis.call('HSET', KEYS[1], unpack(fields)) end
-  return { 0, now, since }
-end
 if not (args.reports and me.size > 0) then
   me.size = new_size(args, me, members, now < since + GRACE)
   fields[#fields + 1], fields[#fields + 2] = 'of ' .. me.id, cmsgpack.pack({ me.size, me.busy, now - args.age, args.timeout })
