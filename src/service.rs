@@ -84,7 +84,7 @@ impl Service {
         let shown = Shown::of(config);
         let about = About::new(roles, clock.now(), &shown.hash);
         let Backend { store, schema, book, calls, keys, outbox, events, limits, limiter, breakers, queue } =
-            open(config, &clock, &about).await?;
+            open(config, roles, &clock, &about).await?;
         let others = counting_place(config, queue.clone());
         let admission = Admission::new(config.tenants.clone(), clock.clone(), others.clone());
         let keys = Arc::new(Keys::open(keys, clock.clone(), &config.callers).await?);
@@ -411,7 +411,7 @@ fn announcer(
     }))
 }
 
-async fn open(config: &Config, clock: &Clock, about: &About) -> anyhow::Result<Backend> {
+async fn open(config: &Config, roles: Roles, clock: &Clock, about: &About) -> anyhow::Result<Backend> {
     let failing = config.vendors.iter().filter_map(|vendor| Some((vendor.name.clone(), vendor.breaker?)));
     let credentials = config
         .vendors
@@ -436,7 +436,7 @@ async fn open(config: &Config, clock: &Clock, about: &About) -> anyhow::Result<B
             let queue = Redis::new(redis.clone());
             let work = config.vendors.iter().map(|vendor| work(config, vendor));
             let opening =
-                RedisMongo::open(mongo.reveal(), database, queue.clone(), work.collect(), clock.clone(), most);
+                RedisMongo::open(mongo.reveal(), database, queue.clone(), work.collect(), clock.clone(), most, roles);
             let store = Arc::new(opening.await?);
             let timeouts = config.vendors.iter().map(|vendor| (vendor.name.clone(), vendor.timeout)).collect();
             let opening = InForce::open(store.clone(), clock.clone(), config.pools.clone(), about.write());

@@ -14,6 +14,7 @@ use super::super::{
 use crate::{
     job::JobId,
     redis_link::PubSubEvent,
+    roles::Roles,
     store::{StoreError, With},
 };
 
@@ -23,10 +24,11 @@ const ASK_EVERY: Duration = Duration::from_secs(5);
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
 impl Core {
-    /// Listens for bells and ends until `stop`.
-    pub(crate) async fn listen(self: Arc<Self>, stop: CancellationToken) {
-        let channels = [Channel::Bells, Channel::Ended, Channel::Book].map(|channel| self.index.channel(channel));
-        let [bells, ended, book] = &channels;
+    /// Listens until `stop`: a worker for bells, an API for the ends that its callers wait for.
+    pub(crate) async fn listen(self: Arc<Self>, roles: Roles, stop: CancellationToken) {
+        let channels = [Channel::Ended, Channel::Book, Channel::Bells].map(|channel| self.index.channel(channel));
+        let [ended, book, bells] = &channels;
+        let heard = usize::from(!roles.has_api())..if roles.has_worker() { 3 } else { 2 };
         self.signals.note_unsubscribed(true);
         let on_event = |event: PubSubEvent<'_>| match event {
             // Earlier messages may have been missed.
@@ -54,7 +56,7 @@ impl Core {
             PubSubEvent::Message { .. } => {}
         };
         tokio::select! {
-            () = self.index.redis().listen(&channels, &self.clock, ASK_EVERY, on_event) => {}
+            () = self.index.redis().listen(&channels[heard], &self.clock, ASK_EVERY, on_event) => {}
             () = stop.cancelled() => {}
         }
     }
