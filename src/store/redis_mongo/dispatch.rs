@@ -222,7 +222,8 @@ impl Core {
         }
         // If open jobs are bounded, the dropped entries counted as calls until now: others may have room.
         let ring = vendor.open.is_some();
-        if !dropped.is_empty() && self.index.remove(vendor, CountChanges::default(), ring, &dropped).await.is_err() {
+        let counts = CountChanges::default();
+        if !dropped.is_empty() && self.index.remove(vendor, counts, ring, &dropped, &[]).await.is_err() {
             self.remove_later(&vendor.name, dropped);
         }
         Ok((leases, is_all))

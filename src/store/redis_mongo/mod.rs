@@ -386,8 +386,7 @@ impl Core {
             return;
         }
         self.signals.announce_ended(ids);
-        let body: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
-        let _ = self.briefly(self.index.publish(Channel::Ended, &body)).await;
+        let _ = self.briefly(self.index.publish_ended(ids)).await;
     }
 
     /// Wakes those who announce ends, in every process. A missed message is caught by a poll.

@@ -239,17 +239,18 @@ impl Index {
         Ok(self.run(&call).await?.unwrap_or(0))
     }
 
-    /// Removes entries of this process whose jobs were settled. `ring`: others may have room now.
+    /// Removes entries of this process whose jobs were settled, and announces those that have `ended`. `ring`: others may have room now.
     pub(super) async fn remove(
         &self,
         vendor: &VendorWork,
         counts: CountChanges,
         ring: bool,
         removals: &[Removal],
+        ended: &[JobId],
     ) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.done, vendor);
         call.arg(&self.consumer).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(counts.bytes);
-        call.arg(u8::from(ring));
+        call.arg(u8::from(ring)).arg(joined(ended));
         for Removal { entry, which, next } in removals {
             let which = match which {
                 RemoveIf::Leased => "leased",
@@ -355,6 +356,11 @@ impl Index {
         Ok(found.into_iter().map(|leased| leased.is_some_and(|leased| leased.starts_with('+'))).collect())
     }
 
+    /// Announces the ends of these jobs.
+    pub(super) async fn publish_ended(&self, ids: &[JobId]) -> Result<(), StoreError> {
+        self.publish(Channel::Ended, &joined(ids)).await
+    }
+
     pub(super) async fn publish(&self, channel: Channel, body: &[u8]) -> Result<(), StoreError> {
         self.redis.command::<i64>(redis::cmd("PUBLISH").arg(self.channel(channel)).arg(body)).await.map(drop)
     }
@@ -372,6 +378,11 @@ fn next_arguments(call: &mut ScriptInvocation<'_>, next: Option<&Enqueue>) {
         Some(next) => call.arg(next.stream.0).arg(&*next.tenant).arg(next.due_at.0.max(0)),
         None => call.arg(0).arg("").arg(-1),
     };
+}
+
+/// Ids as they are announced: one behind the other.
+fn joined(ids: &[JobId]) -> Vec<u8> {
+    ids.iter().flat_map(|id| *id.as_bytes()).collect()
 }
 
 fn ms(time: Duration) -> u64 {

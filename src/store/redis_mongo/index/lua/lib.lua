@@ -109,10 +109,15 @@ local function even_when_full()
   redis.call('DEL', base .. ':none')
 end
 
+-- Publishes on a channel of the service ('bells' or 'ended').
+local function publish(channel, body)
+  redis.call('PUBLISH', string.match(base, '^(.*):{') .. ':' .. channel, body)
+end
+
 -- Wakes the vendor's home. With MAYBE it looks whether anything is due; otherwise something is, and it claims at once.
 local MAYBE = '?'
 local function ring(how)
-  redis.call('PUBLISH', string.match(base, '^(.*):{') .. ':bells', (how or '') .. string.match(base, '{(.*)}$'))
+  publish('bells', (how or '') .. string.match(base, '{(.*)}$'))
 end
 
 local have_turns = {} -- lanes that have taken their turn in this call
@@ -216,7 +221,8 @@ local function add(stream, ids)
   return entries
 end
 
--- Removes entries of a stream, { entry, id } each. They are acknowledged and deleted together, or their memory would never be freed.
+-- Removes entries of a stream, { entry, id } each, and gives how many. They are acknowledged and deleted together, or their memory would never
+-- be freed.
 local function remove(stream, entries)
   for from = 1, #entries, 1000 do
     local names, ids = {}, {}
@@ -225,6 +231,7 @@ local function remove(stream, entries)
     redis.call('XDEL', key_of(stream, 'jobs'), unpack(names))
     redis.call('HDEL', index, unpack(ids))
   end
+  return #entries
 end
 
 -- Those of some entries of a stream, { entry, id } each, that a worker has leased.
