@@ -1,4 +1,5 @@
--- One answer for each wish, in their order: { 0, slot } for a permit, { number of a limit or GATE, time } for "not before".
+-- `answer` of the script that gives permits. The numbers of its reply: for each wish, in their order, 0 and the time of its permit, or the number
+-- of a limit (or GATE) and the time before which it gets none.
 -- When the book does not cover the calls there is no answer at all, but a list of what has to be paid first.
 
 local function charge_all(p, tenant, at, wish, k)

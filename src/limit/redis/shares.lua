@@ -3,6 +3,8 @@
 -- KEYS[1] `<prefix>:{<vendor>}:places` is a hash: run, seen, since (when it was begun), and a member for each process. A share that is not
 -- renewed for LIVE is not used by its own process any more. Others get it only when the calls that were begun in it must be over. A process
 -- that needs no places deletes its own member.
+-- ARGV[1]: the request, as JSON (`Args` in shares.rs names the fields; times and durations in microseconds).
+-- Gives: the size of the caller's share, the time, and when the hash was begun.
 
 local SECOND = 1000000
 local LIVE, GRACE = 2 * SECOND, 3 * SECOND

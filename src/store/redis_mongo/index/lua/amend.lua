@@ -2,6 +2,7 @@
 -- call or a poll.
 -- ARGV: now, streams, depth, counts by (waiting, open, live, bytes), ring (1: others may have room now), then for each job: id, stream, tenant,
 -- due_at (ms; -1: it waits for neither).
+-- Gives 1; 0 while the index is lost: only the counts were changed then.
 even_when_full()
 local now, depth = tonumber(ARGV[1]), tonumber(ARGV[3])
 count(4)

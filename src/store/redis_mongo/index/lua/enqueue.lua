@@ -1,5 +1,6 @@
 -- Queues jobs that MongoDB has and that wait for a call or a poll.
--- ARGV: now, streams, depth, counts by (waiting, open, live, bytes), then for each job: stream, tenant, due_at, id.
+-- ARGV: now, streams, depth, counts by (waiting, open, live, bytes), then for each job: stream, tenant, due_at (ms), id.
+-- Gives 1; 0 while the index is lost: only the counts were changed then.
 local now, depth = tonumber(ARGV[1]), tonumber(ARGV[3])
 count(4)
 local name, is_open = epoch()

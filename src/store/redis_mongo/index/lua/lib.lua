@@ -1,4 +1,6 @@
 -- What the dispatch scripts share. KEYS[1] is "<prefix>:{<vendor>}": all keys of a vendor begin with it, so they are in one hash slot.
+-- ARGV[1] is the time (ms since 1970, by the caller's clock), ARGV[2] the number of the vendor's streams. Every script says at its top what the
+-- other arguments are and what it gives.
 --
 -- Streams have numbers: 0, 1, 2 are for calls of priority high, normal, low; 3, 4, 5 for polls. `streams` is how many the vendor has, 3 or 6.
 -- Each stream has:
@@ -16,10 +18,12 @@ local base = KEYS[1]
 local GROUP, FREE = 'workers', 'free'
 local index, state, counts = base .. ':index', base .. ':state', base .. ':counts'
 
+-- A key of a stream (see above).
 local function key_of(stream, what)
   return base .. ':' .. stream .. ':' .. what
 end
 
+-- All digits of a whole number; tostring prints only 14 of them.
 local function number(text)
   return string.format('%.0f', text)
 end
@@ -131,6 +135,7 @@ local function take_turn(stream, tenant)
   return redis.call('ZADD', key_of(stream, 'due'), 'NX', turn, tenant) == 1
 end
 
+-- Notes that a tenant's next job is due then, unless an earlier time is noted.
 local function sleep(stream, tenant, until_ms)
   redis.call('ZADD', key_of(stream, 'asleep'), 'LT', until_ms, tenant)
 end

@@ -1,5 +1,7 @@
--- A new index, empty, where there was none, only a part of one, or one of another run of Redis. It opens after a while (see look.lua), in which live workers register their leases again.
+-- A new index, empty, where there was none, only a part of one, or one of another run of Redis. It opens after a while (see look.lua), in which
+-- live workers register their leases again.
 -- ARGV: now, streams, a name for it, at once (1: no job is live, so none can be leased. It opens now).
+-- Gives 1; 0 if the index is whole: it stays as it is.
 local streams = tonumber(ARGV[2])
 local function is(key, kind)
   local found = redis.call('TYPE', key).ok

@@ -1,5 +1,6 @@
 -- Releases a worker's entries without an attempt: they keep their places. The entry of a tenant that is to rest is removed from the stream.
 -- ARGV: now, streams, consumer, then for each: stream, entry, id, tenant, rest until (ms; 0: it does not rest).
+-- Gives 1; 0 while the index is lost.
 even_when_full()
 local consumer = ARGV[3]
 if not epoch() then return 0 end

@@ -1,5 +1,5 @@
--- Counts of a vendor's jobs. ARGV: now, streams. Gives: waiting, open, live, leased, when a call was last settled (ms; 0: not known), bytes, then the ids at
--- the head of the streams.
+-- Counts of a vendor's jobs. ARGV: now, streams.
+-- Gives: waiting, open, live, leased, when a call was last settled (ms; 0: not known), bytes, then the ids at the head of the streams.
 local streams = tonumber(ARGV[2])
 local found = redis.call('HMGET', counts, 'waiting', 'open', 'live', 'settled_at', 'bytes')
 local answer = {found[1] or '0', found[2] or '0', found[3] or '0', '0', found[4] or '0', found[5] or '0'}
