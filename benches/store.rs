@@ -21,6 +21,7 @@ use fetchgate::{
         Attempt, AttemptKind, AttemptOutcome, JobIds, Lane, NewJob, Priority,
         lifecycle::{Change, Next},
     },
+    roles::Roles,
     store::{
         Claim, Settled, Store,
         redis_mongo::{RedisMongo, VendorWork},
@@ -142,7 +143,7 @@ fn stores(c: &mut Criterion) {
     let (redis, mongo) = (Server::redis(), Server::mongo());
     let work = VendorWork { name: VENDOR.into(), polls: false, lease: LEASE, depth: 2048, open: None };
     let uri = mongo.mongo_url("bench");
-    let store = RedisMongo::open(&uri, "bench", redis.link(), vec![work], clock, MOST_WAITING);
+    let store = RedisMongo::open(&uri, "bench", redis.link(), vec![work], clock, MOST_WAITING, Roles::Both);
     let store: Arc<dyn Store> = Arc::new(runtime.block_on(store).expect("the store opens"));
     bench(c, &runtime, "Redis and MongoDB", &store);
 }

@@ -55,7 +55,9 @@ use crate::{
 
 /// A stream has room for about half a second of its vendor's rate, within these bounds.
 const DEEPEST: u64 = 2048;
-const SHALLOWEST: u64 = 16;
+const SHALLOWEST: u64 = 8;
+/// A slow vendor's stream has room for up to so many fewer, but at least for half: a tenant with few jobs waits for what is in it already.
+const FEWER: u64 = 16;
 
 /// All parts of one process, built and not yet running.
 pub struct Service {
@@ -84,7 +86,7 @@ impl Service {
         let shown = Shown::of(config);
         let about = About::new(roles, clock.now(), &shown.hash);
         let Backend { store, schema, book, calls, keys, outbox, events, limits, limiter, breakers, queue } =
-            open(config, &clock, &about).await?;
+            open(config, roles, &clock, &about).await?;
         let others = counting_place(config, queue.clone());
         let admission = Admission::new(config.tenants.clone(), clock.clone(), others.clone());
         let keys = Arc::new(Keys::open(keys, clock.clone(), &config.callers).await?);
@@ -412,7 +414,7 @@ fn announcer(
     }))
 }
 
-async fn open(config: &Config, clock: &Clock, about: &About) -> anyhow::Result<Backend> {
+async fn open(config: &Config, roles: Roles, clock: &Clock, about: &About) -> anyhow::Result<Backend> {
     let failing = config.vendors.iter().filter_map(|vendor| Some((vendor.name.clone(), vendor.breaker?)));
     let credentials = config
         .vendors
@@ -437,7 +439,7 @@ async fn open(config: &Config, clock: &Clock, about: &About) -> anyhow::Result<B
             let queue = Redis::new(redis.clone());
             let work = config.vendors.iter().map(|vendor| work(config, vendor));
             let opening =
-                RedisMongo::open(mongo.reveal(), database, queue.clone(), work.collect(), clock.clone(), most);
+                RedisMongo::open(mongo.reveal(), database, queue.clone(), work.collect(), clock.clone(), most, roles);
             let store = Arc::new(opening.await?);
             let timeouts = config.vendors.iter().map(|vendor| (vendor.name.clone(), vendor.timeout)).collect();
             let opening = InForce::open(store.clone(), clock.clone(), config.pools.clone(), about.write());
@@ -475,12 +477,12 @@ fn work(config: &Config, vendor: &config::Vendor) -> VendorWork {
         Per::Rolling(period) => Some(u128::from(limit.calls) * 500 / period.as_millis().max(1)),
         _ => None,
     });
-    let depth = half_second.min().map_or(DEEPEST, |calls| u64::try_from(calls).unwrap_or(DEEPEST));
+    let depth = half_second.min().map_or(DEEPEST + FEWER, |calls| u64::try_from(calls).unwrap_or(DEEPEST + FEWER));
     VendorWork {
         name: vendor.name.clone(),
         polls: vendor.asks_again(),
         lease: vendor.lease(),
-        depth: usize::try_from(depth.clamp(SHALLOWEST, DEEPEST)).unwrap_or(0),
+        depth: usize::try_from((depth - (depth / 2).min(FEWER)).clamp(SHALLOWEST, DEEPEST)).unwrap_or(0),
         open: vendor.open,
     }
 }

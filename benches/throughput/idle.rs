@@ -82,8 +82,6 @@ pub(crate) struct Quiet {
     pub(crate) wake_ups: f64,
     pub(crate) cpu_ms: f64,
     pub(crate) commands: Option<f64>,
-    /// Scripts of the limiter.
-    pub(crate) asked: Option<f64>,
     pub(crate) statements: f64,
 }
 
@@ -98,7 +96,6 @@ impl Quiet {
             wake_ups: woken / took,
             cpu_ms: used.fetchgate * 1000.0 / took,
             commands: used.in_redis.map(|redis| redis.commands / took),
-            asked: used.in_redis.map(|redis| redis.infos / took),
             statements: used.statements / took,
         })
     }

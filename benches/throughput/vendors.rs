@@ -1,6 +1,6 @@
-//! Many vendors in one process: what each costs while nothing is to be done, and how a trickle through two hundred of them fares.
+//! Many vendors: what they cost while nothing is to be done, and how a trickle through two hundred of them fares.
 //!
-//! Never more than one process: what a second one asks of the servers comes on top, once more.
+//! Scaled, with one process that does all, and with two workers more.
 
 use std::{
     fmt::Write as _,
@@ -18,7 +18,7 @@ use crate::{
 };
 
 const QUIET_SECS: usize = 10;
-const COUNTS: [usize; 3] = [1, 100, 1_000];
+const COUNTS: [usize; 3] = [1, 200, 1_000];
 const TRICKLED: usize = 200;
 /// Jobs of each of them, one a second.
 const TRICKLE: usize = 10;
@@ -45,24 +45,30 @@ pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<Table> {
         "wake-ups/s",
         "CPU ms/s",
         "Redis commands/s",
-        "limiter's scripts/s",
-        "MongoDB statements/s",
+        "Redis commands a job",
+        "CPU ms a job: Fetchgate",
+        "Redis",
+        "MongoDB",
     ];
     let mut table = Table::new("vendors", "lab/scale.md", head);
-    for backend in Backend::ALL {
+    for (backend, workers) in [(Backend::Embedded, 1), (Backend::Scaled, 1), (Backend::Scaled, 3)] {
+        let of = if workers > 1 { format!("{backend}, {workers} workers") } else { backend.to_string() };
         for count in COUNTS {
-            let name = format!("{backend}, {} vendors, idle", thousands(count as f64));
+            let name = format!("{of}, {} vendors, idle", thousands(count as f64));
             if bench.wants("vendors", &name) {
-                idle(&mut table, bench, backend, name, count).await?;
+                let mut site = Site::start(bench, backend, many(count)).await?;
+                let ready = site.restart().await?;
+                idle(&mut table, bench, with_workers(site, workers).await?, name, ready).await?;
             } else {
                 table.is_whole = false;
             }
         }
-        let name = format!("{backend}, {TRICKLED} vendors, 1 job/s each");
+        let name = format!("{of}, {TRICKLED} vendors, 1 job/s each");
         if bench.wants("vendors", &name) {
+            let site = Site::start(bench, backend, many(TRICKLED)).await?;
             // A trickle that runs dry is a result too, and the worst one: it belongs into the page.
-            if let Err(why) = trickle(&mut table, bench, backend, name.clone()).await {
-                let rest = std::iter::repeat_n("-".to_owned(), 8);
+            if let Err(why) = trickle(&mut table, bench, with_workers(site, workers).await?, name.clone()).await {
+                let rest = std::iter::repeat_n("-".to_owned(), head.len() - 2);
                 table.row([name, format!("failed: {why}")].into_iter().chain(rest).collect());
             }
         } else {
@@ -72,9 +78,14 @@ pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<Table> {
     Ok(table)
 }
 
-async fn idle(table: &mut Table, bench: &Bench, backend: Backend, name: String, count: usize) -> anyhow::Result<()> {
-    let mut site = Site::start(bench, backend, many(count)).await?;
-    let ready = site.restart().await?;
+async fn with_workers(mut site: Site<'_>, workers: usize) -> anyhow::Result<Site<'_>> {
+    for _ in 1..workers {
+        site.add_worker().await?;
+    }
+    Ok(site)
+}
+
+async fn idle(table: &mut Table, bench: &Bench, site: Site<'_>, name: String, ready: Duration) -> anyhow::Result<()> {
     // Until the first looks and the cold start of the limits are over.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let quiet = Quiet::measure(&site, bench.size(QUIET_SECS)).await?;
@@ -87,15 +98,16 @@ async fn idle(table: &mut Table, bench: &Bench, backend: Backend, name: String, 
         format!("{:.1}", quiet.wake_ups),
         format!("{:.1}", quiet.cpu_ms),
         quiet.commands.map_or("-".into(), |commands| format!("{commands:.0}")),
-        quiet.asked.map_or("-".into(), |asked| format!("{asked:.0}")),
-        quiet.commands.map_or("-".into(), |_| format!("{:.0}", quiet.statements)),
+        "-".into(),
+        "-".into(),
+        "-".into(),
+        "-".into(),
     ]);
     site.stop().await;
     Ok(())
 }
 
-async fn trickle(table: &mut Table, bench: &Bench, backend: Backend, name: String) -> anyhow::Result<()> {
-    let site = Site::start(bench, backend, many(TRICKLED)).await?;
+async fn trickle(table: &mut Table, bench: &Bench, site: Site<'_>, name: String) -> anyhow::Result<()> {
     let (jobs, begun, before, woken) = (bench.size(TRICKLE).max(3), Instant::now(), site.used()?, site.wake_ups()?);
     let mut users = JoinSet::new();
     for i in 0..TRICKLED {
@@ -124,6 +136,7 @@ async fn trickle(table: &mut Table, bench: &Bench, backend: Backend, name: Strin
     }
     arrived.sort_unstable();
     let each_second = |sum: f64| format!("{:.0}", sum / took);
+    let ms_a_job = |seconds: f64| format!("{:.2}", seconds * 1000.0 / (TRICKLED * jobs) as f64);
     table.row(vec![
         name,
         "-".into(),
@@ -133,8 +146,10 @@ async fn trickle(table: &mut Table, bench: &Bench, backend: Backend, name: Strin
         each_second(woken),
         format!("{:.1}", used.fetchgate * 1000.0 / took),
         used.in_redis.map_or("-".into(), |redis| each_second(redis.commands)),
-        used.in_redis.map_or("-".into(), |redis| each_second(redis.infos)),
-        used.in_redis.map_or("-".into(), |_| each_second(used.statements)),
+        used.in_redis.map_or("-".into(), |redis| format!("{:.1}", redis.commands / (TRICKLED * jobs) as f64)),
+        ms_a_job(used.fetchgate),
+        used.in_redis.map_or("-".into(), |_| ms_a_job(used.redis)),
+        used.in_redis.map_or("-".into(), |_| ms_a_job(used.mongo)),
     ]);
     site.stop().await;
     Ok(())

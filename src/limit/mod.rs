@@ -218,6 +218,9 @@ pub trait Limiter: Send + Sync {
     /// When could this tenant's next call go, and what makes that later than now? Its own limits count as well.
     async fn next_for(&self, pool: &str, tenant: &Arc<str>) -> Result<(Nanos, Option<Blocker>), StoreError>;
 
+    /// A permit or two will be asked for soon, it is not known yet for whom: does what that takes and can be done before.
+    async fn prepare(&self, _pool: &str) {}
+
     /// One answer for each wish, in their order; permits are future-dated, not after `until`, and never go backwards.
     /// Each permit is charged to all limits of its pool at once, or not given. A tenant over its own limit
     /// has to wait, and does not delay the wishes behind it.

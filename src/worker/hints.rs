@@ -6,6 +6,8 @@ use crate::clock::Nanos;
 
 /// Rounds in a row that may rely on hints; the next one asks again.
 const MOST_UNSEEN: u32 = 3;
+/// Permits that are taken for granted if the limiter gave the last ones soon.
+pub(super) const FEW: usize = 4;
 /// With at least this many permits in hand, half of them are used before the limiter is asked for more.
 const MANY: usize = 8;
 
@@ -15,6 +17,8 @@ pub(super) struct Hints {
     look_at: Option<Nanos>,
     /// How many permits can be had at `look_at`. Known if the last round got all permits that it wanted: as many as will be used by then.
     permits: Option<usize>,
+    /// The last round got all permits that it wanted, and soon.
+    is_free: bool,
     /// Rounds since the limiter was last asked.
     unseen: u32,
     /// Rounds in a row that claimed as many jobs as they wanted. More jobs are likely to be due then.
@@ -29,7 +33,17 @@ impl Hints {
 
     /// Notes that the limiter has no permit before this time.
     pub(super) fn nothing_before(&mut self, at: Nanos) {
-        self.look_at = Some(at);
+        (self.look_at, self.is_free) = (Some(at), false);
+    }
+
+    /// Notes that some jobs got no permit.
+    pub(super) fn refused(&mut self) {
+        self.is_free = false;
+    }
+
+    /// Permits that a first job, and those right behind it, are likely to get.
+    pub(super) fn few_permits(&self) -> Option<usize> {
+        Some(FEW).filter(|_| self.is_free)
     }
 
     /// Whether jobs are known to be due without asking the store. Every few rounds the answer is no, so that the store is asked.
@@ -55,6 +69,7 @@ impl Hints {
 
     /// Notes the permits of a round. `reserved` is how many permits are reserved now; half of them will be used at `half_used_at`.
     pub(super) fn granted(&mut self, granted: Granted, reserved: usize, half_used_at: Option<Nanos>) {
+        self.is_free = granted.to_all && granted.soon;
         if granted.is_full || granted.permits >= MANY {
             self.look_at = half_used_at;
         }
@@ -78,4 +93,6 @@ pub(super) struct Granted {
     pub(super) is_full: bool,
     /// Every job claimed got its permit.
     pub(super) to_all: bool,
+    /// None of them is far ahead.
+    pub(super) soon: bool,
 }

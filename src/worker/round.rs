@@ -4,14 +4,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tokio::task::JoinSet;
 
 use super::{
     Context, Tick, alarms,
     breaker::{self, Probes},
     firing::{Firing, InHand},
-    hints::{Granted, Hints},
+    hints::{FEW, Granted, Hints},
     login::{self, Verdict},
     warm::Warmer,
 };
@@ -113,7 +113,7 @@ impl Rounds {
         let most = self.allowed_here(in_hand)?;
         let ready = self.ready().await?;
         let most = self.allowed_in_flight(most, in_hand.busy, &ready, now).await?;
-        let (wanted, most) = (most, self.permits(most, now).await?);
+        let (wanted, most) = (most, self.permits(most, in_hand, now).await?);
         let (most, probes) = self.allowed_by_breakers(most, in_hand, now).await?;
         if let Err(verdict) = login::ready(&self.cx, &self.vendor, &mut self.renewing).await {
             breaker::report(&self.cx, &self.vendor, probes, None, verdict).await;
@@ -122,6 +122,9 @@ impl Rounds {
         let round = self.claim_and_reserve(most, self.submitting_calls(most, ready.open, in_hand)).await;
         let is_full = round.as_ref().is_ok_and(|round| round.is_full);
         self.hints.claimed(is_full);
+        if round.as_ref().is_ok_and(|round| !round.all_granted) {
+            self.hints.refused();
+        }
         if is_full && most == wanted {
             // Permits and jobs are left: other workers can help.
             self.cx.store.call_helpers(self.vendor.name()).await;
@@ -169,12 +172,18 @@ impl Rounds {
         if most > 0 { Ok(most) } else { come_back(now, PLACES_WAIT) }
     }
 
-    /// Bounded by the permits that can be had. The limiter need not be asked if an earlier round has shown that there are some.
-    async fn permits(&mut self, most: usize, now: Nanos) -> Result<usize, Early> {
+    /// Bounded by the permits that can be had. The limiter need not be asked if an earlier round has shown that there are some, nor for a lone job
+    /// if there was no wait for the last one: a job that gets no permit after all is given back.
+    async fn permits(&mut self, most: usize, in_hand: InHand, now: Nanos) -> Result<usize, Early> {
         if let Some(permits) = self.hints.take_permits() {
             return Ok(most.min(permits));
         }
-        let outlook = self.cx.limiter.outlook(&self.vendor.config.pool, self.until(), most).await?;
+        let pool = &self.vendor.config.pool;
+        let may_guess = in_hand.busy == 0 && !self.vendor.config.at_most_once && !self.cx.limiter.is_gated(pool);
+        if let Some(permits) = self.hints.few_permits().filter(|_| may_guess) {
+            return Ok(most.min(permits));
+        }
+        let outlook = self.cx.limiter.outlook(pool, self.until(), most).await?;
         if outlook.room > 0 {
             return Ok(outlook.room);
         }
@@ -207,7 +216,13 @@ impl Rounds {
 
     async fn claim_and_reserve(&self, most: usize, calls: usize) -> Result<Round, Early> {
         let wall = self.cx.clock.now();
-        let (leases, expired) = self.claim(most, calls, wall).await?;
+        let prepare = async {
+            if most <= FEW {
+                self.cx.limiter.prepare(&self.vendor.config.pool).await;
+            }
+        };
+        let (claimed, ()) = join(self.claim(most, calls, wall), prepare).await;
+        let (leases, expired) = claimed?;
         if leases.is_empty() {
             // Other jobs may be due behind those that have expired.
             let tick = if expired > 0 { Tick::Ran } else { self.nothing_to_claim(wall).await? };
@@ -252,10 +267,12 @@ impl Rounds {
             return round.tick;
         }
         self.metrics.permits_granted.inc_by(permits as u64);
+        let soon_until = self.cx.clock.nanos() + self.half_horizon() / 2;
+        let soon = round.reserved.last().is_some_and(|(_, permit)| permit.at <= soon_until);
         firing.add(round.reserved, round.probes);
         let (reserved, stage) = firing.reserved();
         self.warmer.warm(&self.vendor, stage, reserved);
-        let granted = Granted { permits, is_full: round.is_full, to_all: round.all_granted };
+        let granted = Granted { permits, is_full: round.is_full, to_all: round.all_granted, soon };
         self.hints.granted(granted, reserved, firing.half_fired_at());
         round.tick
     }

@@ -29,13 +29,12 @@ end
 local function put_off(p, late)
   if not late then return end
   local key = key_of(p, 'late', '')
-  local stored = redis.call('GET', key)
+  local stored = get(p, key)
   local newest_then, by = unpack(stored and cmsgpack.unpack(stored) or { 0, 0 })
   if late.at > newest_then then newest_then, by = newest_permit(p), 0 end
   local more = late.by - by
   if more <= 0 then return end
-  redis.call('SET', key, cmsgpack.pack({ newest_then, late.by }))
-  keep_key(p, key, '', not stored, 0)
+  put(p, key, '', not stored, 0, cmsgpack.pack({ newest_then, late.by }))
   for number, limit in ipairs(p.spec.limits) do
     local c = not limit.per_tenant and count_of(p, number, '', 0)
     if c and c.tat and not c.is_new then c.tat, c.is_charged = c.tat + more, true end

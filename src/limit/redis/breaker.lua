@@ -3,6 +3,9 @@
 -- KEYS[1] `<prefix>:{<vendor>}:breaker` is a hash: until (set from when it opens until it closes), probe and probe_until (the one that is
 -- out), parts (what ended in each part that still counts: number, ended, failed, ...), wait (how long it opened for the last time), since
 -- and why (since when it is not closed, and why it opened last). Without it the breaker is closed, which is safe.
+-- ARGV[1]: what is reported and asked, as JSON (`Call` in breaker.rs names the fields).
+-- Gives: standing (0 closed, 1 half open, 2 open), for how long it is still open, taken (1: the caller's probe goes out), how long ago it was
+-- closed last (-1: it is closed), why it opened.
 
 local call = cjson.decode(ARGV[1])
 local now = clock(call.now)

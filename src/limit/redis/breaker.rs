@@ -24,7 +24,7 @@ use crate::{
     store_error::StoreError,
 };
 
-/// Calls that end within this are reported together.
+/// Failures within this are reported together. Successes wait until the part in which they are counted may be over.
 const TOGETHER: Duration = Duration::from_millis(100);
 /// How an open breaker stands, in the script's words.
 const OPEN: u8 = 2;
@@ -62,6 +62,8 @@ struct Known {
     open_until: Option<Nanos>,
     opened: Option<Opened>,
     unreported: Tally,
+    /// When the first of them ended.
+    unreported_since: Nanos,
 }
 
 /// What is reported and asked in one request.
@@ -156,10 +158,15 @@ async fn report_ended(shared: Arc<Shared>) {
     loop {
         shared.unreported.notified().await;
         shared.clock.sleep_until(shared.clock.nanos().saturating_add(nanos(TOGETHER))).await;
+        let mut some_wait = false;
         for vendor in shared.vendors.values() {
-            shared.report(vendor).await;
+            match vendor.has_to_report(shared.clock.nanos()) {
+                Some(true) => shared.report(vendor).await,
+                Some(false) => some_wait = true,
+                None => {}
+            }
         }
-        if shared.errors.write(&shared.redis, shared.clock.nanos()).await {
+        if shared.errors.write(&shared.redis, shared.clock.nanos()).await || some_wait {
             shared.unreported.notify_one();
         }
     }
@@ -168,6 +175,14 @@ async fn report_ended(shared: Arc<Shared>) {
 impl Vendor {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether to report now, if there is anything to report. A success says nothing before there are failures, and is counted no finer than by
+    /// parts of `within`.
+    fn has_to_report(&self, now: Nanos) -> Option<bool> {
+        let known = self.known();
+        let is_old = now.saturating_sub(known.unreported_since) >= nanos(self.terms.within) / PARTS;
+        (known.unreported.ended > 0).then_some(known.unreported.failed > 0 || is_old)
     }
 
     fn take_unreported(&self) -> Ask {
@@ -274,6 +289,9 @@ impl Breakers for RedisBreakers {
         let Some(vendor) = self.shared.vendors.get(vendor) else { return };
         let is_enough = {
             let mut known = vendor.known();
+            if known.unreported.ended == 0 {
+                known.unreported_since = self.shared.clock.nanos();
+            }
             known.unreported.count(failed);
             vendor.terms.trips(known.unreported)
         };

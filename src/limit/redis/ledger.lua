@@ -12,7 +12,7 @@ local function account_of(p, number, tenant)
   local a = p.accounts[id]
   if not a then
     a = { key = key_of(p, 'book/' .. ledger.name, owner), tenant = owner, subs = {}, is_calendar = ledger.zone > 0 }
-    local stored = redis.call('GET', a.key)
+    local stored = get(p, a.key)
     a.is_new = not stored
     local flat = stored and cmsgpack.unpack(stored) or {}
     for i = 1, #flat, 3 do a.subs[flat[i]] = { used = flat[i + 1], paid = flat[i + 2], before = flat[i + 1] } end
@@ -85,8 +85,7 @@ local function save_accounts(p)
           last = math.max(last, ends_at * 1000 + p.spec.skew - wall)
         end
       end
-      redis.call('SET', a.key, cmsgpack.pack(flat))
-      keep_key(p, a.key, a.tenant, a.is_new, last)
+      put(p, a.key, a.tenant, a.is_new, last, cmsgpack.pack(flat))
     end
   end
   p.accounts = {}

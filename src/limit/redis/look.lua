@@ -1,4 +1,5 @@
--- When could the next call go, why not sooner, and how many fit in until then? Charges nothing. For a tenant its own limits count too.
+-- `answer` of the script that only looks: when could the next call go, why not sooner, and how many fit in within the horizon? Charges nothing.
+-- For a tenant its own limits count too. The numbers of its reply: time, the number of what decides it (0: nothing; GATE), how many.
 
 local function answer(p, args)
   local at, by = next_slot(p, newest_permit(p))

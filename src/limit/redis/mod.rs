@@ -133,6 +133,12 @@ impl Limiter for RedisLimiter {
         Ok((reply.offset.never_early(at), limits.blocker(by)))
     }
 
+    async fn prepare(&self, pool: &str) {
+        if let Some(pool) = self.runner.pools.get(pool) {
+            self.runner.pay_ahead(pool).await;
+        }
+    }
+
     async fn reserve(&self, pool: &str, tenants: &[Arc<str>], until: Nanos) -> Result<Vec<Answer>, StoreError> {
         let Some(pool) = self.runner.pools.get(pool) else {
             return Ok(Permit::without_limits(pool, tenants, self.runner.clock.nanos()));

@@ -17,7 +17,7 @@ end
 -- Stores a count as the caller computed it, in place of what may be here under its name.
 local function store_count(p, row)
   local limit = p.spec.limits[row.limit]
-  local key = key_of(p, limit.name, row.tenant)
+  local key, until_at = key_of(p, limit.name, row.tenant), p.now + limit.memory + p.spec.longest
   if limit.kind == 'exact' then
     redis.call('DEL', key)
     for i = 1, #row.stored, 1000 do
@@ -25,10 +25,10 @@ local function store_count(p, row)
       for k = i, math.min(i + 999, #row.stored) do times[#times + 1] = digits(row.stored[k]) end
       redis.call('RPUSH', key, unpack(times))
     end
+    keep_key(p, key, row.tenant, true, until_at)
   else
-    redis.call('SET', key, cmsgpack.pack(row.stored))
+    put(p, key, row.tenant, true, until_at, cmsgpack.pack(row.stored))
   end
-  keep_key(p, key, row.tenant, true, p.now + limit.memory + p.spec.longest)
   if row.tenant ~= '' then
     local tenants = key_of(p, 'tenants/' .. limit.name, '')
     redis.call('ZADD', tenants, digits(p.now), row.tenant)

@@ -1,7 +1,8 @@
 -- One pool's state: whether it can be trusted, what it counts, and when the next slot is. Only functions; main.lua calls them.
 --
 -- Keys, all under the tag of KEYS[1] (`<prefix>:{<pool>}:state`):
---   state                            hash: run, seen, since, epoch, cold, gate, opened, ahead, settled (ahead when the epoch began), floor
+--   state                            hash: run, seen, since (all permits from then on are on record), epoch, cold, gate, opened, ahead,
+--                                    settled (ahead when the epoch began), floor
 --   own                              set: the keys that never expire; a new epoch deletes them
 --   <epoch>:recent                   list: the newest permits, so that they can be given back; the last one is the newest
 --   <epoch>:undone                   list: requests to give permits back that were carried out, in case one arrives twice
@@ -15,6 +16,8 @@
 --   run, seen, since, ...   the fields of the hash
 --   clock_time              what Redis' clock shows, on the pool's timeline
 --   now                     the same, bounded where that clock cannot be right
+--   kept                    values by their keys, as read or as they will be saved (false: there is none)
+--   unsaved                 keys and values that are saved together at the end
 --   counts                  the counts loaded in this call, by limit and tenant
 --   shared                  those of the whole pool, in the order of the limits
 --   per_tenant              the numbers of the limits that count each tenant separately
@@ -36,7 +39,7 @@ local SLACK = 60 * SECOND
 local function new_pool(key, spec, args)
   return {
     key = key, base = string.sub(key, 1, -6), spec = spec, edges = args.edges, lead = args.lead,
-    counts = {}, shared = {}, per_tenant = {}, newcomers = {}, accounts = {},
+    kept = {}, unsaved = {}, counts = {}, shared = {}, per_tenant = {}, newcomers = {}, accounts = {},
   }
 end
 
@@ -52,6 +55,48 @@ end
 
 local function add_own(p, ...)
   redis.call('SADD', p.base .. 'own', ...)
+end
+
+-- The value of a key.
+local function get(p, key)
+  if p.kept[key] == nil then p.kept[key] = redis.call('GET', key) end
+  return p.kept[key]
+end
+
+-- Sets a key. One of a tenant expires some time after `until_at`; one of the pool itself never does, and is saved at the end of the script.
+local function put(p, key, tenant, is_new, until_at, value)
+  p.kept[key] = value
+  if tenant ~= '' then
+    redis.call('SET', key, value, 'PX', digits(math.ceil((math.max(until_at - p.now, 0) + SLACK) / 1000)))
+    return
+  end
+  p.unsaved[key] = value
+  if is_new then add_own(p, key) end
+end
+
+-- Saves what `put` has left to the end, with one command.
+local function flush(p)
+  local pairs_of = {}
+  for key, value in pairs(p.unsaved) do pairs_of[#pairs_of + 1], pairs_of[#pairs_of + 2] = key, value end
+  if #pairs_of > 0 then redis.call('MSET', unpack(pairs_of)) end
+end
+
+-- Reads what every script needs of the pool itself, with one command.
+local function prefetch(p, args)
+  local keys = {}
+  for _, limit in ipairs(p.spec.limits) do
+    if not limit.per_tenant and limit.kind ~= 'exact' then keys[#keys + 1] = key_of(p, limit.name, '') end
+  end
+  for _, ledger in ipairs(p.spec.ledgers) do
+    if not ledger.per_tenant then keys[#keys + 1] = key_of(p, 'book/' .. ledger.name, '') end
+  end
+  if args.late then keys[#keys + 1] = key_of(p, 'late', '') end
+  local missing = {}
+  for _, key in ipairs(keys) do
+    if p.kept[key] == nil then missing[#missing + 1] = key end
+  end
+  if #missing == 0 then return end
+  for i, value in ipairs(redis.call('MGET', unpack(missing))) do p.kept[missing[i]] = value end
 end
 
 -- Ends the epoch and deletes the pool's state.
@@ -138,7 +183,7 @@ local function count_of(p, number, tenant, k)
   if shape.load then
     shape.load(c, k)
   else
-    local stored = redis.call('GET', c.key)
+    local stored = get(p, c.key)
     c.is_new = not stored
     shape.read(c, stored and cmsgpack.unpack(stored))
   end
@@ -156,7 +201,7 @@ local function load_counts(p, k)
   end
 end
 
--- A key of a tenant expires some time after `until_at`; one of the pool itself never does.
+-- The same for a list that was written already.
 local function keep_key(p, key, tenant, is_new, until_at)
   if tenant ~= '' then
     redis.call('PEXPIRE', key, digits(math.ceil((math.max(until_at - p.now, 0) + SLACK) / 1000)))
@@ -169,9 +214,13 @@ end
 local function save_counts(p)
   for _, c in pairs(p.counts) do
     if c.is_charged then
-      if c.shape.save then c.shape.save(c) else redis.call('SET', c.key, cmsgpack.pack(c.shape.write(c))) end
       local until_at = c.edges and c.edges[#c.edges] + c.skew - p.ahead or p.now + p.spec.longest + c.memory
-      keep_key(p, c.key, c.tenant, c.is_new, until_at)
+      if c.shape.save then
+        c.shape.save(c)
+        keep_key(p, c.key, c.tenant, c.is_new, until_at)
+      else
+        put(p, c.key, c.tenant, c.is_new, until_at, cmsgpack.pack(c.shape.write(c)))
+      end
       if c.tenant ~= '' then
         local tenants = key_of(p, 'tenants/' .. c.name, '')
         if redis.call('ZADD', tenants, digits(p.now), c.tenant) == 1 then add_own(p, tenants) end

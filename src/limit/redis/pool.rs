@@ -3,7 +3,7 @@
 //! Never decides when a call may go: the scripts do.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicI64, Ordering},
@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    args::{Late, Reply, Step, Undo},
+    args::{Late, Paid, Reply, Step, Undo},
     offset::{LOSING_STEP, Offset},
     spec::{Edges, MICRO, Spec, edges, micros_up},
 };
@@ -74,6 +74,8 @@ struct Memory {
     late: Option<Late>,
     /// How often the gate was closed, as far as this process knows.
     raised: u64,
+    /// The newest sub-window of each rolling count of the pool that this process has paid for: when it ends, and for how many calls.
+    paid: HashMap<String, (i64, i64)>,
     /// How long replies take: the slowest of late; each faster one takes an eighth off.
     slow: Nanos,
 }
@@ -119,6 +121,33 @@ impl RedisPool {
         let timeline = memory.timeline.as_ref()?;
         let ahead = memory.step.map_or(timeline.ahead, |step| step.to);
         Some((timeline.offset.latest_at(now), timeline.epoch.clone(), ahead))
+    }
+
+    /// This process has paid for so many calls of a rolling count of the pool, in the sub-window that ends then (in milliseconds).
+    pub(super) fn note_paid(&self, count: &str, ends_at: i64, calls: i64) {
+        let paid = &mut self.memory().paid;
+        match paid.get_mut(count) {
+            Some(known) if *known < (ends_at, calls) => *known = (ends_at, calls),
+            Some(_) => {}
+            None => drop(paid.insert(count.to_owned(), (ends_at, calls))),
+        }
+    }
+
+    /// Whether this process has paid for calls in this sub-window of a count, or in a later one.
+    pub(super) fn has_paid(&self, count: &str, ends_at: i64) -> bool {
+        self.memory().paid.get(count).is_some_and(|(newest, _)| *newest >= ends_at)
+    }
+
+    /// What this process has paid for in sub-windows that are not over, as far as that is known. Reporting it twice does no harm.
+    pub(super) fn paid(&self, limits: &LimitSet, now: Nanos) -> Vec<Paid> {
+        let memory = self.memory();
+        let Some(timeline) = &memory.timeline else { return Vec::new() };
+        let over_at = timeline.offset.redis_at(now).div_euclid(1_000);
+        let of = |(i, ledger): (usize, &Ledger)| {
+            let (ends_at, calls) = *memory.paid.get(&ledger.count).filter(|(ends_at, _)| *ends_at >= over_at)?;
+            Some(Paid { ledger: i + 1, tenant: "".into(), ends_at, calls })
+        };
+        limits.ledgers.iter().enumerate().filter_map(of).collect()
     }
 
     pub(super) fn step(&self) -> Option<Step> {

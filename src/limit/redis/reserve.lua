@@ -1,4 +1,5 @@
--- One answer for each wish, in their order: { 0, slot } for a permit, { number of a limit or GATE, time } for "not before".
+-- `answer` of the script that gives permits. The numbers of its reply: for each wish, in their order, 0 and the time of its permit, or the number
+-- of a limit (or GATE) and the time before which it gets none.
 -- When the book does not cover the calls there is no answer at all, but a list of what has to be paid first.
 
 local function charge_all(p, tenant, at, wish, k)
@@ -10,8 +11,12 @@ end
 -- Puts the permits on record, behind those that are there.
 local function record(p, permits)
   local recent = key_of(p, 'recent', '')
-  for i = 1, #permits, 1000 do redis.call('RPUSH', recent, unpack(permits, i, math.min(i + 999, #permits))) end
-  if #permits > 0 then redis.call('LTRIM', recent, -p.spec.most_recent - 1, -1) end
+  local length = 0
+  for i = 1, #permits, 1000 do length = redis.call('RPUSH', recent, unpack(permits, i, math.min(i + 999, #permits))) end
+  -- Some more are kept, so that most scripts need not cut.
+  if length <= p.spec.most_recent * 9 / 8 then return end
+  redis.call('LTRIM', recent, -p.spec.most_recent - 1, -1)
+  redis.call('HSET', p.key, 'since', string.match(redis.call('LINDEX', recent, 0), '^%d+'))
 end
 
 local function answer(p, args)

@@ -18,12 +18,12 @@ use super::{
     history::{Begin, Record, clock_ahead, note_clock},
     offset::Offset,
     pool::{LimitSet, RedisPool, forgotten_before},
-    spec::MICRO,
+    spec::{MICRO, sub_window},
 };
 use crate::{
     book::{Book, Charge, Spend},
     clock::{Clock, Nanos, Time},
-    limit::Answer,
+    limit::{Answer, Key, ledger::Ledger},
     redis_link::{Redis, script},
     store_error::StoreError,
 };
@@ -229,7 +229,48 @@ impl Runner {
             paid.push(Paid { ledger: number + 1, tenant: tenant.clone(), ends_at, calls });
         }
         self.book.charge(charges).await?;
+        for paid in &paid {
+            let ledger = &limits.ledgers[paid.ledger - 1];
+            if can_be_paid_ahead(ledger) {
+                pool.note_paid(&ledger.count, paid.ends_at, paid.calls);
+            }
+        }
         Ok(paid)
+    }
+
+    /// Pays for a block of calls now, if this process has not paid for any at this time: a lone call finds nothing paid as a rule, because
+    /// sub-windows are short. If it is not needed after all, it only counts as used after a loss of Redis' state.
+    pub(super) async fn pay_ahead(&self, pool: &RedisPool) {
+        let now = self.clock.nanos();
+        let (limits, Some((at, ..))) = (pool.limits(now), pool.expected(now)) else { return };
+        let charge = |ledger: &Ledger| {
+            let len = sub_window(ledger);
+            let ends_at = (at.div_euclid(len) * len + len + 999).div_euclid(1_000);
+            let spend = Spend {
+                pool: pool.name.to_string(),
+                count: ledger.count.clone(),
+                tenant: String::new(),
+                ends_at: Time(ends_at),
+                calls: ledger.block,
+            };
+            Charge { spend, forget: forgotten_before(at, ledger.memory) }
+        };
+        let ahead = limits.ledgers.iter().filter(|ledger| can_be_paid_ahead(ledger)).map(charge);
+        let charges: Vec<Charge> =
+            ahead.filter(|charge| !pool.has_paid(&charge.spend.count, charge.spend.ends_at.0)).collect();
+        if charges.is_empty() {
+            return;
+        }
+        match self.book.charge(charges.clone()).await {
+            Ok(()) => {
+                for Charge { spend, .. } in charges {
+                    pool.note_paid(&spend.count, spend.ends_at.0, i64::try_from(spend.calls).unwrap_or(i64::MAX));
+                }
+            }
+            Err(error) => {
+                tracing::debug!(pool = %pool.name, %error, "nothing is paid ahead; the request for a permit pays");
+            }
+        }
     }
 
     /// Spends that ended before this matter to nobody.
@@ -245,7 +286,8 @@ impl Runner {
         until: Nanos,
     ) -> Result<Vec<Answer>, StoreError> {
         // One set of limits throughout: payments go by the numbers of its ledgers.
-        let (limits, mut paid) = (pool.limits(self.clock.nanos()), Vec::new());
+        let limits = pool.limits(self.clock.nanos());
+        let mut paid = pool.paid(&limits, self.clock.nanos());
         for _ in 0..MOST_PAYMENTS {
             let query = Query { until, most: tenants.len(), tenants, paid: &paid };
             let reply = self.run(pool, &limits, &self.scripts.reserve, &query).await?;
@@ -266,6 +308,11 @@ impl Runner {
     pub(super) async fn report(&self, pool: &RedisPool) -> Result<(), StoreError> {
         self.run(pool, &pool.limits(self.clock.nanos()), &self.scripts.look, &Query::default()).await.map(drop)
     }
+}
+
+/// Whether it is known what has to be paid without asking Redis: not for tenants, and calendars have long periods.
+fn can_be_paid_ahead(ledger: &Ledger) -> bool {
+    ledger.key == Key::Vendor && sub_window(ledger) > 0
 }
 
 pub(super) fn unreadable() -> StoreError {

@@ -29,10 +29,10 @@ shapes.exact = {
   load = function(c, k)
     local length = redis.call('LLEN', c.key)
     c.is_new, c.len = length == 0, math.max(length - 1, 0)
-    c.forgotten = tonumber(redis.call('LINDEX', c.key, 0) or c.opened)
-    -- The next k calls, and the look at the one after them, need these and no others.
+    c.forgotten = tonumber(length > 0 and redis.call('LINDEX', c.key, 0) or c.opened)
+    -- The next k calls, and the look at the one after them, need these and no others; none while all of them fit in.
     c.first = math.max(c.len - c.calls, 0)
-    c.slice = redis.call('LRANGE', c.key, c.first + 1, c.first + 1 + k)
+    c.slice = c.len + k >= c.calls and redis.call('LRANGE', c.key, c.first + 1, c.first + 1 + k) or {}
     c.new = {}
   end,
   save = function(c)

@@ -1,12 +1,15 @@
 -- Who may have how many calls of a vendor in flight: each process leases a share of the vendor's places; together never more than there are.
 --
 -- KEYS[1] `<prefix>:{<vendor>}:places` is a hash: run, seen, since (when it was begun), and a member for each process. A share that is not
--- renewed for LIVE is not used by its own process any more. Others get it only when the calls that were begun in it must be over.
+-- renewed for LIVE is not used by its own process any more. Others get it only when the calls that were begun in it must be over. A process
+-- that needs no places deletes its own member.
+-- ARGV[1]: the request, as JSON (`Args` in shares.rs names the fields; times and durations in microseconds).
+-- Gives: the size of the caller's share, the time, and when the hash was begun.
 
 local SECOND = 1000000
 local LIVE, GRACE = 2 * SECOND, 3 * SECOND
 
--- The time, when the hash was begun, and its members by id. Begins it anew when something may have been lost.
+-- The time, when the hash was begun, its members by id, and the fields to write in any case. Begins it anew when something may have been lost.
 local function read_members(args)
   local kept, flat = {}, redis.call('HGETALL', KEYS[1])
   for i = 1, #flat, 2 do kept[flat[i]] = flat[i + 1] end
@@ -19,7 +22,7 @@ local function read_members(args)
   else
     now = math.max(now, seen)
   end
-  redis.call('HSET', KEYS[1], 'run', run, 'seen', digits(now), 'since', digits(since))
+  local fields = { 'run', run, 'seen', digits(now), 'since', digits(since) }
   local members = {}
   for name, packed in pairs(kept) do
     local id = string.match(name, '^of (.+)$')
@@ -32,7 +35,7 @@ local function read_members(args)
       end
     end
   end
-  return now, since, members
+  return now, since, members, fields
 end
 
 -- What a process would like: all places while it uses at least half of its share, else twice what it uses.
@@ -83,14 +86,12 @@ local function new_size(args, me, members, is_uncertain)
 end
 
 local args = cjson.decode(ARGV[1])
-local now, since, members = read_members(args)
+local now, since, members, fields = read_members(args)
 local me = members[args.member] or { id = args.member, size = 0 }
 me.busy, me.is_live, members[args.member] = args.busy, true, me
-if args.leaves then
-  redis.call('HDEL', KEYS[1], 'of ' .. me.id)
-  me.size = 0
-elseif not (args.reports and me.size > 0) then
+if not (args.reports and me.size > 0) then
   me.size = new_size(args, me, members, now < since + GRACE)
-  redis.call('HSET', KEYS[1], 'of ' .. me.id, cmsgpack.pack({ me.size, me.busy, now - args.age, args.timeout }))
+  fields[#fields + 1], fields[#fields + 2] = 'of ' .. me.id, cmsgpack.pack({ me.size, me.busy, now - args.age, args.timeout })
 end
+redis.call('HSET', KEYS[1], unpack(fields))
 return { me.size, now, since }

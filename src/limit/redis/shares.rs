@@ -77,14 +77,6 @@ struct Args<'a> {
     age: i64,
     /// Enter the share again if Redis has lost it; change nothing otherwise.
     reports: bool,
-    leaves: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Why {
-    Renew,
-    Report,
-    Leave,
 }
 
 impl Shares {
@@ -120,7 +112,7 @@ impl Shares {
             return Ok(share.size);
         }
         share.most = most;
-        self.run(vendor, &mut share, busy, Why::Renew).await?;
+        self.run(vendor, &mut share, busy, false).await?;
         Ok(share.size)
     }
 
@@ -136,40 +128,50 @@ impl Shares {
                 }
                 let now = self.clock.nanos();
                 let is_idle = share.idle_since.is_some_and(|since| now.saturating_sub(since) >= IDLE);
-                let (busy, why) = if is_idle { (0, Why::Leave) } else { (share.size, Why::Report) };
-                if why == Why::Report && now.saturating_sub(share.renewed) < REPORT {
-                    continue; // renewing has just reported it
-                }
-                if share.size > 0 && (is_idle || now < share.in_use_until(vendor)) {
-                    // While Redis is unavailable nothing can be reported; the next round tries again.
-                    let _ = self.run(vendor, &mut share, busy, why).await;
-                }
+                let has_calls = share.idle_since.is_none() && share.size > 0 && now < share.in_use_until(vendor);
+                // While Redis is unavailable nothing can be reported; the next round tries again.
+                let _ = if is_idle {
+                    self.leave(vendor, &mut share).await
+                } else if has_calls && now.saturating_sub(share.renewed) >= REPORT {
+                    let busy = share.size;
+                    self.run(vendor, &mut share, busy, true).await
+                } else {
+                    Ok(())
+                };
             }
         }
     }
 
     pub(super) async fn give_back(&self) -> Result<(), StoreError> {
         for vendor in self.vendors.values() {
-            let mut share = vendor.share.lock().await;
-            if share.size > 0 {
-                self.run(vendor, &mut share, 0, Why::Leave).await?;
-            }
+            self.leave(vendor, &mut *vendor.share.lock().await).await?;
         }
         Ok(())
     }
 
-    async fn run(&self, vendor: &Vendor, share: &mut Share, busy: usize, why: Why) -> Result<(), StoreError> {
+    /// Gives the share back: no call is in flight. If that is lost, others get it when a call that was begun in it would be over.
+    async fn leave(&self, vendor: &Vendor, share: &mut Share) -> Result<(), StoreError> {
+        if share.size == 0 {
+            return Ok(());
+        }
+        share.size = 0; // it may be another process's as soon as this is sent
+        let mut leaving = ::redis::cmd("HDEL");
+        self.redis.command::<i64>(leaving.arg(&vendor.key).arg(format!("of {}", self.member))).await.map(drop)
+    }
+
+    /// Renews the share, or only reports it.
+    async fn run(&self, vendor: &Vendor, share: &mut Share, busy: usize, reports: bool) -> Result<(), StoreError> {
         let before = self.clock.nanos();
         if before >= share.in_use_until(vendor) {
             share.size = 0;
         }
         let in_use = busy.min(share.size);
-        if why != Why::Report {
+        if !reports {
             // Places that are not in use may be another process's as soon as this is sent, whether or not a reply arrives.
             share.size = in_use;
         }
         let (expected, since) = share.last.map_or((0, 0), |(offset, since)| (offset.redis_at(before), since));
-        let age = if why == Why::Report { before.saturating_sub(share.renewed).div_euclid(MICRO) } else { 0 };
+        let age = if reports { before.saturating_sub(share.renewed).div_euclid(MICRO) } else { 0 };
         let args = Args {
             now: self.clock.injected().map_or(0, |now| now.div_euclid(MICRO)),
             expected,
@@ -180,13 +182,12 @@ impl Shares {
             in_use,
             timeout: micros(vendor.timeout),
             age,
-            reports: why == Why::Report,
-            leaves: why == Why::Leave,
+            reports,
         };
         let args = serde_json::to_string(&args).expect("numbers and names are JSON");
         let (size, at, since): (usize, i64, i64) = self.redis.run(self.script.key(&vendor.key).arg(args)).await?;
         share.last = Some((Offset::new(before, self.clock.nanos(), at), since));
-        if why != Why::Report {
+        if !reports {
             (share.size, share.renewed) = (size, before);
             if size > 0 {
                 self.obtained.notify_one();

@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use crate::{
-    clock::Nanos,
+    clock::{Nanos, nanos},
     limit::{
         Key, Limit, Per,
         calendar::{SKEW, period_at},
@@ -69,7 +69,7 @@ enum ShapeSpec {
 struct LedgerSpec {
     name: String,
     per_tenant: bool,
-    /// Length of its sub-windows, of a rolling one.
+    /// See [`sub_window`].
     len: i64,
     zone: usize,
     block: u64,
@@ -135,17 +135,21 @@ impl LimitSpec {
 
 impl LedgerSpec {
     fn new(ledger: &Ledger, zones: &mut Vec<Per>) -> LedgerSpec {
-        let len = match &ledger.per {
-            Per::Rolling(period) => crate::clock::nanos(*period) / SUB_WINDOWS / MICRO,
-            _ => 0,
-        };
         LedgerSpec {
             name: ledger.count.clone(),
             per_tenant: ledger.key == Key::Tenant,
-            len,
+            len: sub_window(ledger),
             zone: zone_of(&ledger.per, zones),
             block: ledger.block.clamp(1, MOST_EXACT),
         }
+    }
+}
+
+/// Length of a ledger's sub-windows; 0 for one of a calendar.
+pub(super) fn sub_window(ledger: &Ledger) -> i64 {
+    match &ledger.per {
+        Per::Rolling(period) => nanos(*period) / SUB_WINDOWS / MICRO,
+        _ => 0,
     }
 }
 

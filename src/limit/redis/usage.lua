@@ -1,4 +1,5 @@
--- How much of each limit is used now, and when it allows the next call: { used, time, ... } in the order of the limits.
+-- `answer` of the script that shows a pool: how much of each limit is used now, and when it allows the next call. The numbers of its reply:
+-- used and time, for each limit in their order.
 
 -- The count of the busiest tenant, among those that called last; nothing when no tenant has one.
 local function busiest_of(p, number, limit)

@@ -12,7 +12,7 @@ use super::{
     Core,
     index::{
         leases::LeasedEntry,
-        words::{Claimed, CountChanges, Enqueue, Entry, GivenBack, Removal, RemoveIf, StreamNo, VendorWork},
+        words::{Claimed, CountChanges, Enqueue, Entry, GivenBack, Look, Removal, RemoveIf, StreamNo, VendorWork},
     },
     lock,
     truth::{
@@ -57,12 +57,18 @@ pub(super) async fn release(core: Arc<Core>, releases: Vec<Release>) {
 impl Core {
     pub(super) async fn ready(&self, name: &str) -> Result<Ready, StoreError> {
         let Some(vendor) = self.vendors.get(name) else { return Ok(Ready::default()) };
+        let found = match self.homes.found(&vendor.name, self.clock.nanos()) {
+            Some(found) => found,
+            None => self.look(vendor).await?.ready,
+        };
         // What is due later is the business of its home.
         let is_ours = |due: &Time| *due <= self.clock.now() || self.homes.is_home_to(name);
-        let changes = match self.homes.found(&vendor.name, self.clock.nanos()) {
-            Ok(found) => return Ok(Ready { next_due: found.next_due.filter(is_ours), ..found }),
-            Err(changes) => changes,
-        };
+        Ok(Ready { next_due: found.next_due.filter(is_ours), ..found })
+    }
+
+    /// Looks at a vendor's index. Opens a lost one, and sweeps first if that is due.
+    async fn look(&self, vendor: &VendorWork) -> Result<Look, StoreError> {
+        let changes = self.homes.changes(&vendor.name);
         for _ in 0..LOOKS {
             let Some(look) = self.index.look(vendor).await? else {
                 self.open_index(vendor).await?;
@@ -73,11 +79,8 @@ impl Core {
                 self.request_sweep(vendor).await;
                 continue;
             }
-            let next_due = [look.next_call, look.next_poll].into_iter().flatten().min();
-            // `open` is not counted here: a claim counts it itself (see `calls`).
-            let found = Ready { next_due, next_poll: look.next_poll, open: 0 };
-            self.homes.note_found(&vendor.name, changes, found, self.clock.nanos());
-            return Ok(Ready { next_due: next_due.filter(is_ours), ..found });
+            self.homes.note_found(&vendor.name, changes, look.ready, self.clock.nanos());
+            return Ok(look);
         }
         Err(StoreError::Unavailable("the index in Redis is lost again and again".into()))
     }
@@ -124,11 +127,12 @@ impl Core {
         let most = claim.most - leases.len();
         let calls = calls.saturating_sub(leases.iter().filter(|lease| lease.job.stage == Stage::Call).count());
         let until = self.clock.nanos().saturating_add(nanos(claim.lease));
+        let changes = self.homes.changes(&vendor.name);
         let Some(claimed) = self.index.claim(vendor, most, calls.min(most), claimed_by).await? else {
             self.open_index(vendor).await?;
             return Ok(false);
         };
-        let (low, got) = (claimed.low, claimed.entries.len());
+        let (low, got, left) = (claimed.low, claimed.entries.len(), claimed.left);
         if let Err(error) = self.note_epoch(vendor, &claimed.epoch).await {
             self.give_back(vendor, claimed.entries).await;
             return Err(error);
@@ -136,6 +140,9 @@ impl Core {
         let (leased, is_all) = self.lease(vendor, claimed, claim.now, until).await?;
         // Behind the entries that were dropped there may be others.
         let some_dropped = leased.len() < got;
+        if let Some(left) = left.filter(|_| !low && !some_dropped) {
+            self.homes.note_found(&vendor.name, changes, left, self.clock.nanos());
+        }
         leases.extend(leased);
         if leases.len() >= claim.most || !is_all {
             self.note_low(vendor, low);
@@ -215,7 +222,8 @@ impl Core {
         }
         // If open jobs are bounded, the dropped entries counted as calls until now: others may have room.
         let ring = vendor.open.is_some();
-        if !dropped.is_empty() && self.index.remove(vendor, CountChanges::default(), ring, &dropped).await.is_err() {
+        let counts = CountChanges::default();
+        if !dropped.is_empty() && self.index.remove(vendor, counts, ring, &dropped, &[]).await.is_err() {
             self.remove_later(&vendor.name, dropped);
         }
         Ok((leases, is_all))
@@ -279,11 +287,14 @@ impl Core {
     }
 
     async fn reclaim_of(&self, vendor: &VendorWork) -> Result<usize, StoreError> {
-        // A dispatcher that waits because too many jobs are open sleeps until a message wakes it, and messages can be lost. So it is also
-        // woken here, as long as something is due.
-        let ready = self.ready(&vendor.name).await?;
-        if vendor.open.is_some() && ready.next_due.is_some_and(|due| due <= self.clock.now()) {
+        // A dispatcher sleeps until a message wakes it, and messages can be lost. So it is also woken here, as long as something is due.
+        let look = self.look(vendor).await?;
+        if look.ready.next_due.is_some_and(|due| due <= self.clock.now()) {
             self.signals.ring(&vendor.name);
+        }
+        // Now and then also without a reason: that forgets workers which left nothing but their names.
+        if !look.upkeep && fastrand::u8(..) != 0 {
+            return Ok(0);
         }
         let mut freed = 0;
         loop {

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Core, index::words::Channel, lock};
 use crate::{
-    clock::{Nanos, nanos},
+    clock::{Nanos, Time, nanos},
     store::{Ready, StoreError},
 };
 
@@ -26,7 +26,9 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 const HELP_EVERY: Duration = Duration::from_millis(500);
 /// A quiet vendor is looked at this often, and whenever it has a job.
 const QUIET_FOR: Duration = Duration::from_secs(600);
-/// What a look has found is believed for so long, if nothing is known to have changed since.
+/// Changes when bells say something that earlier versions do not understand: their workers are no homes of ours then, nor we of theirs.
+const BELLS: u8 = 2;
+/// What a look or a claim has found is believed for so long, if nothing is known to have changed since.
 const BELIEVED_FOR: Duration = Duration::from_secs(1);
 
 /// The workers with the same vendors, and whose home is where.
@@ -54,16 +56,24 @@ struct Known {
     quiet_until: Option<Nanos>,
     /// How often it has changed.
     changes: u64,
-    /// What the last look found, and when.
+    /// What the last look or claim found, and when.
     found: Option<(Ready, Nanos)>,
     /// When helpers were last called.
     helped_at: Option<Nanos>,
 }
 
+impl Known {
+    /// Nothing that was found before is true any more, and what is being looked for now may be false.
+    fn change(&mut self) {
+        (self.quiet_until, self.found) = (None, None);
+        self.changes += 1;
+    }
+}
+
 impl Homes {
-    /// Workers with other vendors have other homes, so that each vendor of a config has one that knows it.
+    /// Workers with other vendors have other homes, so that each vendor of a config has one that knows it; so have workers that hear other bells.
     pub(super) fn new<'a>(process: &str, vendors: impl Iterator<Item = &'a Arc<str>>) -> Homes {
-        let mut all = Sha256::new();
+        let mut all = Sha256::new_with_prefix([BELLS]);
         vendors.for_each(|vendor| {
             all.update(&**vendor);
             all.update([0]);
@@ -104,23 +114,34 @@ impl Homes {
     pub(super) fn note_change(&self, vendor: &str) {
         let mut state = lock(&self.state);
         if let Some(known) = state.vendors.get_mut(vendor) {
-            (known.quiet_until, known.found) = (None, None);
-            known.changes += 1;
+            known.change();
         } else {
             state.vendors.insert(vendor.into(), Known { changes: 1, ..Known::default() });
         }
     }
 
-    /// What a look would find, if that is known; else how often the index has changed by now.
-    pub(super) fn found(&self, vendor: &Arc<str>, now: Nanos) -> Result<Ready, u64> {
-        let mut state = lock(&self.state);
-        let believes = !state.live.is_empty();
-        let known = state.vendors.entry(vendor.clone()).or_default();
-        let fresh = known.found.filter(|(_, at)| believes && now - at < nanos(BELIEVED_FOR));
-        fresh.map(|(found, _)| found).ok_or(known.changes)
+    /// Bells may have been missed: any vendor's index may have changed.
+    pub(super) fn note_all_changed(&self) {
+        lock(&self.state).vendors.values_mut().for_each(Known::change);
     }
 
-    /// What a look has found that began when the index had changed so often.
+    /// A bell said that something is due: the vendor's index has changed, and no look is needed before the next claim.
+    pub(super) fn note_due(&self, vendor: &Arc<str>, now: Nanos) {
+        self.note_change(vendor);
+        // Long ago: due by any clock.
+        let ready = Ready { next_due: Some(Time(0)), ..Ready::default() };
+        self.note_found(vendor, self.changes(vendor), ready, now);
+    }
+
+    /// What a look would find, if that is known.
+    pub(super) fn found(&self, vendor: &str, now: Nanos) -> Option<Ready> {
+        let state = lock(&self.state);
+        let found = state.vendors.get(vendor).and_then(|known| known.found);
+        let is_fresh = |at: Nanos| !state.live.is_empty() && now - at < nanos(BELIEVED_FOR);
+        found.filter(|(_, at)| is_fresh(*at)).map(|(found, _)| found)
+    }
+
+    /// What a look or a claim has found that began when the index had changed so often.
     pub(super) fn note_found(&self, vendor: &Arc<str>, changes: u64, found: Ready, now: Nanos) {
         let mut state = lock(&self.state);
         let known = state.vendors.entry(vendor.clone()).or_default();
@@ -176,7 +197,14 @@ impl Homes {
         }
         let mine: HashSet<Arc<str>> = vendors.filter(|vendor| home_of(vendor, &live) == Some(&self.me)).collect();
         let come: Vec<Arc<str>> = mine.difference(&state.mine).cloned().collect();
-        state.vendors.retain(|vendor, _| mine.contains(vendor) && !come.contains(vendor));
+        for (vendor, known) in &mut state.vendors {
+            if !mine.contains(vendor) {
+                known.change();
+            }
+        }
+        for vendor in &come {
+            state.vendors.entry(vendor.clone()).or_default().change();
+        }
         (state.live, state.mine) = (live, mine);
         (gone, come)
     }
@@ -184,7 +212,8 @@ impl Homes {
     /// Nobody knows who is there.
     fn lost(&self) {
         let mut state = lock(&self.state);
-        *state = State { count: state.count, ..State::default() };
+        state.vendors.values_mut().for_each(Known::change);
+        (state.seen, state.live, state.mine) = Default::default();
     }
 
     /// Whether helpers can be called now.
@@ -228,6 +257,8 @@ impl Core {
         let (gone, come) = self.homes.heard(said, self.vendors.keys().cloned(), self.clock.nanos());
         for vendor in come {
             self.signals.ring(&vendor);
+            // Nobody waits for it: most vendors turn out to be quiet.
+            drop(self.sweep_soon(&vendor));
         }
         if !gone.is_empty() {
             redis.command::<i64>(redis::cmd("HDEL").arg(&key).arg(gone)).await?;
@@ -322,5 +353,36 @@ mod tests {
         assert!(home.is_quiet("v0", 299 * SECOND) && !home.is_quiet("v0", 600 * SECOND));
         home.note_change("v0");
         assert!(!home.is_quiet("v0", 1));
+    }
+
+    #[test]
+    fn what_a_bell_says_is_believed_for_a_second_or_until_the_next_change() {
+        let all = vendors(1);
+        let home = Homes::new("a", all.iter());
+        home.note_due(&all[0], 0);
+        assert!(home.found("v0", 1).is_none(), "not before it is known who is there");
+        call(&home, &[(&home, 1)], &all, 0);
+        home.note_due(&all[0], 0);
+        assert!(home.found("v0", SECOND - 1).is_some_and(|ready| ready.next_due == Some(Time(0))));
+        assert!(home.found("v0", SECOND).is_none());
+        home.note_due(&all[0], SECOND);
+        home.note_change("v0");
+        assert!(home.found("v0", SECOND).is_none());
+        home.note_due(&all[0], SECOND);
+        home.note_all_changed();
+        assert!(home.found("v0", SECOND).is_none(), "bells may have been missed");
+    }
+
+    #[test]
+    fn what_is_found_while_bells_are_missed_is_not_believed() {
+        let all = vendors(1);
+        let home = Homes::new("a", all.iter());
+        call(&home, &[(&home, 1)], &all, 0);
+        let before = home.changes("v0");
+        home.lost();
+        call(&home, &[(&home, 2)], &all, 1);
+        home.note_found(&all[0], before, Ready::default(), 1);
+        home.note_quiet(&all[0], before, 1);
+        assert!(home.found("v0", 2).is_none() && !home.is_quiet("v0", 2));
     }
 }

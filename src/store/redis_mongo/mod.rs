@@ -38,6 +38,7 @@ use crate::{
     clock::{Clock, Time, nanos},
     job::{Attempt, Attempts, Idempotency, Job, JobId, Lane, NewJob, lifecycle::Change},
     redis_link::Redis,
+    roles::Roles,
 };
 
 mod amend;
@@ -116,6 +117,7 @@ impl RedisMongo {
         vendors: Vec<VendorWork>,
         clock: Clock,
         most_waiting: impl Into<MostWaiting>,
+        roles: Roles,
     ) -> Result<RedisMongo, StoreError> {
         let connecting: BoxFuture<'_, _> = Box::pin(Mongo::open(uri, database));
         let process = format!("{:016x}", fastrand::u64(..));
@@ -147,7 +149,7 @@ impl RedisMongo {
                 break;
             }
         }
-        tasks.spawn(core.clone().listen(stop.clone()));
+        tasks.spawn(core.clone().listen(roles, stop.clone()));
         tasks.spawn(core.clone().run_upkeep(stop.clone()));
         let of = |core: &Arc<Core>| core.clone();
         let (submitting, batching, settling, amending) = (of(&core), of(&core), of(&core), of(&core));
@@ -384,8 +386,7 @@ impl Core {
             return;
         }
         self.signals.announce_ended(ids);
-        let body: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
-        let _ = self.briefly(self.index.publish(Channel::Ended, &body)).await;
+        let _ = self.briefly(self.index.publish_ended(ids)).await;
     }
 
     /// Wakes those who announce ends, in every process. A missed message is caught by a poll.

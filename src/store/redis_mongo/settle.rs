@@ -200,8 +200,8 @@ fn settler(core: &Core, attempt: &Attempt) -> String {
 
 /// Updates the index, vendor by vendor, and wakes the callers that wait for these jobs.
 async fn update_index(core: &Core, requests: &[Outcome], all_leased: &[Option<LeasedEntry>], took: &[Took]) {
-    let mut by_vendor: HashMap<&str, (CountChanges, bool, Vec<Removal>)> = HashMap::new();
-    let (mut ended, mut owes_webhooks) = (Vec::new(), false);
+    let mut by_vendor: HashMap<&str, (CountChanges, bool, Vec<Removal>, Vec<JobId>)> = HashMap::new();
+    let mut owes_webhooks = false;
     for ((request, leased), took) in requests.iter().zip(all_leased).zip(took) {
         let (was, is, which) = match took {
             // After a loss of the index another process may have claimed the job. Its call is on record, so only we settle it.
@@ -214,7 +214,7 @@ async fn update_index(core: &Core, requests: &[Outcome], all_leased: &[Option<Le
             Took::Nothing(is) => (is.as_deref(), is.as_deref(), RemoveIf::Leased),
         };
         let nothing = matches!(took, Took::Nothing(_));
-        let (counts, ring, removals) = by_vendor.entry(&request.lease.job.lane.vendor).or_default();
+        let (counts, ring, removals, ended) = by_vendor.entry(&request.lease.job.lane.vendor).or_default();
         let now = is.and_then(Job::live_stage);
         counts.add(was, is);
         *ring |= leaves_room(now);
@@ -230,19 +230,19 @@ async fn update_index(core: &Core, requests: &[Outcome], all_leased: &[Option<Le
             removals.push(Removal { entry: leased.entry.clone(), which, next });
         }
     }
-    for (name, (counts, ring, removals)) in by_vendor {
+    for (name, (counts, ring, removals, ended)) in by_vendor {
         let Some(vendor) = core.vendors.get(name) else { continue };
         let ring = ring && vendor.open.is_some();
         if ring || removals.iter().any(|removal| removal.next.is_some()) {
             core.homes.note_change(name);
         }
-        if core.briefly(core.index.remove(vendor, counts, ring, &removals)).await.is_err() {
+        if core.briefly(core.index.remove(vendor, counts, ring, &removals, &ended)).await.is_err() {
             core.remove_later(name, removals);
         }
+        core.signals.announce_ended(&ended);
     }
     if owes_webhooks {
         // Whoever settles is a worker, and workers announce ends.
         core.signals.webhooks().notify_one();
     }
-    core.announce_ended(&ended).await;
 }

@@ -36,6 +36,8 @@ mod events;
 mod failover;
 /// Processes that die at the worst moment.
 mod faults;
+/// Which worker looks after which vendor.
+mod homes;
 /// What Redis holds, with many jobs waiting and with none.
 mod memory;
 /// MongoDB or Redis is away.

@@ -9,6 +9,7 @@ use fetchgate::{
         Status,
         lifecycle::{Change, Next},
     },
+    roles::Roles,
     store::{
         Claim, Lease, Sees, Settled, Store, Submitted, Unsettled, With,
         redis_mongo::{RedisMongo, VendorWork},
@@ -231,8 +232,8 @@ async fn open_for(backend: Backend, folder: &TempDir, clock: &Clock, max_waiting
         Backend::RedisMongo => {
             let database = database(folder);
             let (uri, redis) = (servers::mongo().mongo_url(&database), servers::redis().link());
-            let store =
-                RedisMongo::open(&uri, &database, redis, VENDORS.map(work).to_vec(), clock.clone(), max_waiting);
+            let work = VENDORS.map(work).to_vec();
+            let store = RedisMongo::open(&uri, &database, redis, work, clock.clone(), max_waiting, Roles::Both);
             Arc::new(store.await.expect("the store opens"))
         }
     }

@@ -6,6 +6,7 @@ use fetchgate::{
     clock::{Clock, Time},
     job::{JobId, JobIds, Priority},
     redis_link::Redis,
+    roles::Roles,
     store::redis_mongo::{RedisMongo, VendorWork, key_of},
 };
 use redis::FromRedisValue;
@@ -77,7 +78,8 @@ impl Site {
     pub(super) async fn process_for(&self, work: Vec<VendorWork>, clock: &Clock) -> TestStore {
         let database = self.database();
         let uri = self.mongo.as_ref().unwrap_or_else(|| servers::mongo()).mongo_url(&database);
-        let store = RedisMongo::open(&uri, &database, self.redis().link(), work, clock.clone(), 1_000_000);
+        let redis = self.redis().link();
+        let store = RedisMongo::open(&uri, &database, redis, work, clock.clone(), 1_000_000, Roles::Both);
         let store = Arc::new(store.await.expect("the store opens"));
         let (ids, folder) = (JobIds::new(), self.folder.clone());
         TestStore { store, clock: clock.clone(), ids, backend: Backend::RedisMongo, folder }

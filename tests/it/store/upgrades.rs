@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use fetchgate::{
     job::{Idempotency, JobId, JobIds, Status, lifecycle},
+    roles::Roles,
     store::{Amended, Sees, Submitted, Which, With, redis_mongo::RedisMongo},
 };
 use mongodb::bson::{Binary, Bson, Document, doc, spec::BinarySubtype};
@@ -247,8 +248,8 @@ async fn a_database_that_a_newer_version_has_used_is_refused_and_left_as_it_is()
     assert_eq!(noted.get_i64("version").ok(), Some(1));
     settings.update_one(doc! { "_id": "schema" }, doc! { "$set": { "version": 999_i64 } }).await.unwrap();
     let url = servers::mongo().mongo_url(&site.database());
-    let work = VENDORS.map(work).to_vec();
-    let opened = RedisMongo::open(&url, &site.database(), site.redis().link(), work, site.clock.clone(), 10_u64).await;
+    let (redis, work) = (site.redis().link(), VENDORS.map(work).to_vec());
+    let opened = RedisMongo::open(&url, &site.database(), redis, work, site.clock.clone(), 10_u64, Roles::Both).await;
     let Err(why) = opened else { panic!("the database was opened") };
     let why = why.to_string();
     assert!(why.contains("newer version of Fetchgate (schema 999, this one knows 1)"), "{why}");

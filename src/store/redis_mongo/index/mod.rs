@@ -10,7 +10,7 @@ use self::{
     patience::Patience,
     words::{
         Amendment, Channel, Claimed, CountChanges, Enqueue, Entry, GivenBack, Look, More, Read, Removal, RemoveIf,
-        Stats, StreamNo, Turn, VendorWork,
+        Stats, StreamNo, Turn, VendorWork, ready,
     },
 };
 use crate::{
@@ -159,14 +159,17 @@ impl Index {
         let opens = self.clock.now().plus(self.patience.saw(vendor, epoch, self.clock.nanos()));
         let number = |i: usize| found.get(i).and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
         let is_open = number(1) == 1;
-        let time = |i: usize| Some(Time(number(i))).filter(|at| at.0 >= 0);
         Ok(Some(Look {
             epoch: epoch.clone(),
             sweep: number(2) == 1,
             calls_leased: number(3).unsigned_abs(),
             claimed: number(4),
-            next_call: if is_open { time(5) } else { Some(opens) },
-            next_poll: if is_open { time(6) } else { Some(opens).filter(|_| vendor.polls) },
+            ready: if is_open {
+                ready(number(5), number(6))
+            } else {
+                ready(opens.0, if vendor.polls { opens.0 } else { -1 })
+            },
+            upkeep: number(7) == 1,
         }))
     }
 
@@ -183,8 +186,13 @@ impl Index {
         let Some(found) = self.run::<Vec<Vec<u8>>>(&call).await? else { return Ok(None) };
         let mut found = found.into_iter();
         let epoch = text(found.next());
-        let low = text(found.next()) != "0";
-        Ok(Some(Claimed { epoch, low, entries: entries(found)? }).filter(|claimed| !claimed.epoch.is_empty()))
+        if epoch.is_empty() {
+            return Ok(None);
+        }
+        let mut number = || text(found.next()).parse::<i64>().ok();
+        let (low, call, poll) = (number().is_some_and(|low| low > 0), number(), number());
+        let left = call.zip(poll).map(|(call, poll)| ready(call, poll));
+        Ok(Some(Claimed { epoch, low, left, entries: entries(found)? }))
     }
 
     /// Tenants whose turn it is to be read, and the index that they belong to.
@@ -231,17 +239,18 @@ impl Index {
         Ok(self.run(&call).await?.unwrap_or(0))
     }
 
-    /// Removes entries of this process whose jobs were settled. `ring`: others may have room now.
+    /// Removes entries of this process whose jobs were settled, and announces those that have `ended`. `ring`: others may have room now.
     pub(super) async fn remove(
         &self,
         vendor: &VendorWork,
         counts: CountChanges,
         ring: bool,
         removals: &[Removal],
+        ended: &[JobId],
     ) -> Result<(), StoreError> {
         let mut call = self.on(&self.scripts.done, vendor);
         call.arg(&self.consumer).arg(counts.waiting).arg(counts.open).arg(counts.live).arg(counts.bytes);
-        call.arg(u8::from(ring));
+        call.arg(u8::from(ring)).arg(joined(ended));
         for Removal { entry, which, next } in removals {
             let which = match which {
                 RemoveIf::Leased => "leased",
@@ -347,6 +356,11 @@ impl Index {
         Ok(found.into_iter().map(|leased| leased.is_some_and(|leased| leased.starts_with('+'))).collect())
     }
 
+    /// Announces the ends of these jobs.
+    pub(super) async fn publish_ended(&self, ids: &[JobId]) -> Result<(), StoreError> {
+        self.publish(Channel::Ended, &joined(ids)).await
+    }
+
     pub(super) async fn publish(&self, channel: Channel, body: &[u8]) -> Result<(), StoreError> {
         self.redis.command::<i64>(redis::cmd("PUBLISH").arg(self.channel(channel)).arg(body)).await.map(drop)
     }
@@ -364,6 +378,11 @@ fn next_arguments(call: &mut ScriptInvocation<'_>, next: Option<&Enqueue>) {
         Some(next) => call.arg(next.stream.0).arg(&*next.tenant).arg(next.due_at.0.max(0)),
         None => call.arg(0).arg("").arg(-1),
     };
+}
+
+/// Ids as they are announced: one behind the other.
+fn joined(ids: &[JobId]) -> Vec<u8> {
+    ids.iter().flat_map(|id| *id.as_bytes()).collect()
 }
 
 fn ms(time: Duration) -> u64 {

@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     clock::Time,
     job::{Job, JobId, Priority, Stage},
+    store::Ready,
 };
 
 /// What the index has to know about a vendor.
@@ -137,8 +138,16 @@ pub(crate) struct Look {
     pub(crate) calls_leased: u64,
     /// Calls that were ever claimed.
     pub(crate) claimed: i64,
-    pub(crate) next_call: Option<Time>,
-    pub(crate) next_poll: Option<Time>,
+    pub(crate) ready: Ready,
+    /// Something is leased, or tenants rest.
+    pub(crate) upkeep: bool,
+}
+
+/// When the next call and the next poll are due, in milliseconds; negative: none. `open` is not counted here: a claim counts it itself.
+pub(crate) fn ready(next_call: i64, next_poll: i64) -> Ready {
+    let time = |at: i64| Some(Time(at)).filter(|at| at.0 >= 0);
+    let (next_call, next_poll) = (time(next_call), time(next_poll));
+    Ready { next_due: [next_call, next_poll].into_iter().flatten().min(), next_poll, open: 0 }
 }
 
 impl Stats {
@@ -180,6 +189,8 @@ pub(crate) struct Claimed {
     pub(crate) epoch: String,
     /// Streams run dry while there is more in MongoDB.
     pub(crate) low: bool,
+    /// What a look would find now. Not known while the index is not open.
+    pub(crate) left: Option<Ready>,
     pub(crate) entries: Vec<Entry>,
 }
 

@@ -14,6 +14,7 @@ use super::super::{
 use crate::{
     job::JobId,
     redis_link::PubSubEvent,
+    roles::Roles,
     store::{StoreError, With},
 };
 
@@ -23,15 +24,17 @@ const ASK_EVERY: Duration = Duration::from_secs(5);
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
 impl Core {
-    /// Listens for bells and ends until `stop`.
-    pub(crate) async fn listen(self: Arc<Self>, stop: CancellationToken) {
-        let channels = [Channel::Bells, Channel::Ended, Channel::Book].map(|channel| self.index.channel(channel));
-        let [bells, ended, book] = &channels;
+    /// Listens until `stop`: a worker for bells, an API for the ends that its callers wait for.
+    pub(crate) async fn listen(self: Arc<Self>, roles: Roles, stop: CancellationToken) {
+        let channels = [Channel::Ended, Channel::Book, Channel::Bells].map(|channel| self.index.channel(channel));
+        let [ended, book, bells] = &channels;
+        let heard = usize::from(!roles.has_api())..if roles.has_worker() { 3 } else { 2 };
         self.signals.note_unsubscribed(true);
         let on_event = |event: PubSubEvent<'_>| match event {
             // Earlier messages may have been missed.
             PubSubEvent::Connected => {
                 self.signals.note_unsubscribed(false);
+                self.homes.note_all_changed();
                 self.signals.ring_all();
                 self.signals.alarm().notify_one();
                 self.signals.webhooks().notify_one();
@@ -41,14 +44,7 @@ impl Core {
                 self.signals.webhooks().notify_one();
             }
             PubSubEvent::Message { channel, body } if channel == bells => {
-                let name = String::from_utf8_lossy(body);
-                let (name, is_for_all) = name.strip_prefix('+').map_or((&*name, false), |name| (name, true));
-                if self.vendors.contains_key(name) {
-                    self.homes.note_change(name);
-                }
-                if is_for_all || self.homes.is_home_to(name) {
-                    self.signals.ring(name);
-                }
+                self.hear_bell(&String::from_utf8_lossy(body));
             }
             PubSubEvent::Message { channel, body } if channel == ended => {
                 let ids: Vec<JobId> = body.chunks(16).filter_map(JobId::from_slice).collect();
@@ -60,8 +56,23 @@ impl Core {
             PubSubEvent::Message { .. } => {}
         };
         tokio::select! {
-            () = self.index.redis().listen(&channels, &self.clock, ASK_EVERY, on_event) => {}
+            () = self.index.redis().listen(&channels[heard], &self.clock, ASK_EVERY, on_event) => {}
             () = stop.cancelled() => {}
+        }
+    }
+
+    /// `NAME`: the vendor has something due; `?NAME`: it may have; `+NAME`: its home has more than it can claim.
+    fn hear_bell(&self, bell: &str) {
+        let name = bell.trim_start_matches(['?', '+']);
+        let Some(vendor) = self.vendors.get(name) else { return };
+        let is_ours = bell.starts_with('+') || self.homes.is_home_to(name);
+        if is_ours && !bell.starts_with('?') {
+            self.homes.note_due(&vendor.name, self.clock.nanos());
+        } else {
+            self.homes.note_change(name);
+        }
+        if is_ours {
+            self.signals.ring(name);
         }
     }
 

@@ -43,12 +43,15 @@ pub(crate) struct Request {
 impl Core {
     /// Queues a sweep of a vendor and waits for it, briefly. If it takes longer, the jobs that it finds wake the vendor's dispatcher.
     pub(crate) async fn request_sweep(&self, vendor: &VendorWork) {
-        let (done, swept) = oneshot::channel();
-        // If the queue is full, the next sweep of this vendor is due in ten seconds.
-        if self.sweeps.try_send(Request { vendor: vendor.name.clone(), done }).is_err() {
-            return;
+        if let Some(swept) = self.sweep_soon(&vendor.name) {
+            let _ = tokio::time::timeout(self.patience(), swept).await;
         }
-        let _ = tokio::time::timeout(self.patience(), swept).await;
+    }
+
+    /// Queues a sweep of a vendor; gives what says that it is over. If the queue is full, the next sweep of this vendor is due in ten seconds.
+    pub(crate) fn sweep_soon(&self, vendor: &Arc<str>) -> Option<oneshot::Receiver<()>> {
+        let (done, swept) = oneshot::channel();
+        self.sweeps.try_send(Request { vendor: vendor.clone(), done }).ok().map(|()| swept)
     }
 
     /// Runs the queued sweeps, until `stop`.
@@ -88,6 +91,7 @@ impl Core {
         self.open_index_of(vendor, some_wait || awaits > 0).await?;
         if !some_wait && awaits == 0 && before.is_empty() {
             self.homes.note_quiet(&vendor.name, changes, self.clock.nanos());
+            return Ok(());
         }
         while !slice.is_empty() {
             self.index.flag(vendor, &slice).await?;

@@ -108,7 +108,8 @@ impl Core {
                 // The lease may have lapsed, and this process may have claimed the entry again.
                 let leased: HashSet<Entry> = self.leases.of(&name, false).into_iter().collect();
                 removals.retain(|removal| !leased.contains(&removal.entry));
-                failed = self.index.remove(vendor, CountChanges::default(), vendor.open.is_some(), &removals).await;
+                let (counts, ring) = (CountChanges::default(), vendor.open.is_some());
+                failed = self.index.remove(vendor, counts, ring, &removals, &[]).await;
             }
             if failed.is_err() {
                 self.remove_later(&name, removals);

@@ -253,6 +253,43 @@ fn a_limit_that_is_removed_and_set_again_counts_the_calls_made_meanwhile() {
     });
 }
 
+#[test]
+fn what_was_paid_ahead_is_not_paid_again_and_counts_as_used_when_redis_has_lost_it() {
+    run_io(async {
+        let scene = Scene::new(&[paced(50), per_minute(4)]);
+        let limiter = scene.warm().await;
+        limiter.prepare("acme").await;
+        limiter.prepare("acme").await;
+        assert_eq!(scene.book.writes.load(Ordering::Relaxed), 1);
+        assert_eq!(reserve(&limiter, &scene, 1).await.len(), 1);
+        assert_eq!(scene.book.writes.load(Ordering::Relaxed), 1);
+        advance(&scene.clock, SECOND);
+        limiter.prepare("acme").await;
+        scene.flush();
+        limiter.outlook("acme", 0, 1).await.unwrap();
+        advance(&scene.clock, 12 * SECOND);
+        assert_eq!(reserve(&limiter, &scene, 4).await.len(), 2);
+    });
+}
+
+#[test]
+fn a_new_limit_counts_permits_that_are_no_longer_on_record() {
+    run_io(async {
+        let scene = Scene::new(&[window_of(1_000, 1)]);
+        let limiter = scene.warm().await;
+        let mut given = reserve(&limiter, &scene, 1_000).await;
+        advance(&scene.clock, 1_100 * MS);
+        given.extend(reserve(&limiter, &scene, 1_000).await);
+        assert!(given.len() > 1_900, "{}", given.len());
+        // The record has the newest thousand or so. Some of these are taken back, so that it is shorter than it can be.
+        limiter.give_back(given.split_off(given.len() - 5)).await;
+        limiter.set_limits("acme", vec![window_of(2_000, 9)]).await.unwrap();
+        advance(&scene.clock, SECOND);
+        let more = reserve(&limiter, &scene, 1_000).await.len();
+        assert!(given.len() + more <= 2_000, "{} and {more} more in 9 s", given.len());
+    });
+}
+
 fn window_of(calls: u64, secs: u64) -> Limit {
     limit(calls, Duration::from_secs(secs), Shape::Window)
 }

@@ -2,9 +2,10 @@
 -- call or a poll.
 -- ARGV: now, streams, depth, counts by (waiting, open, live, bytes), ring (1: others may have room now), then for each job: id, stream, tenant,
 -- due_at (ms; -1: it waits for neither).
+-- Gives 1; 0 while the index is lost: only the counts were changed then.
 even_when_full()
 local now, depth = tonumber(ARGV[1]), tonumber(ARGV[3])
-count(tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7])
+count(4)
 local name, is_open = epoch()
 if not name then return 0 end
 local rung = ARGV[8] == '1'
@@ -18,5 +19,5 @@ for i = 9, #ARGV, 4 do
     rung = rung or rings
   end
 end
-if rung then ring() end
+if rung then ring(MAYBE) end
 return 1

@@ -1,5 +1,6 @@
 -- Adds jobs that were read from MongoDB to a stream, and notes when their tenants are to be read again.
--- ARGV: now, streams, epoch, stream, number of tenants, for each tenant: name, when it has more (ms; 0: it has more that is due; -1: nothing), then ids.
+-- ARGV: now, streams, epoch, stream, number of tenants, for each tenant: name, when it has more (ms; 0: it has more that is due; -1: nothing),
+-- then ids.
 -- Gives how many ids were new.
 local now, stream = tonumber(ARGV[1]), ARGV[4]
 local name = epoch()

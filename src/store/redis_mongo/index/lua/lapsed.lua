@@ -4,7 +4,7 @@
 -- ARGV: now, streams, consumer, epoch, look (what was leased before this one of that index has lapsed; 0: nothing has).
 -- Gives: epoch, the number of this look (what is leased now was leased before it), then for each: stream, entry, id.
 local streams, consumer = tonumber(ARGV[2]), ARGV[3]
-local name = epoch_of_this_run()
+local name, _, looks = epoch_of_this_run('looks')
 if not name then return {'', '0'} end
 even_when_full()
 local look, any_leased = name == ARGV[4] and tonumber(ARGV[5]) or 0, false
@@ -48,5 +48,5 @@ for stream = 0, streams - 1 do
   redis.call('ZREMRANGEBYSCORE', key_of(stream, 'resting'), '-inf', ARGV[1])
 end
 -- While nothing is leased, the number need not grow.
-answer[2] = tostring(any_leased and redis.call('HINCRBY', state, 'looks', 1) or redis.call('HGET', state, 'looks'))
+answer[2] = tostring(any_leased and redis.call('HINCRBY', state, 'looks', 1) or looks)
 return answer

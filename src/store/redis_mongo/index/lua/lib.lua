@@ -1,4 +1,6 @@
 -- What the dispatch scripts share. KEYS[1] is "<prefix>:{<vendor>}": all keys of a vendor begin with it, so they are in one hash slot.
+-- ARGV[1] is the time (ms since 1970, by the caller's clock), ARGV[2] the number of the vendor's streams. Every script says at its top what the
+-- other arguments are and what it gives.
 --
 -- Streams have numbers: 0, 1, 2 are for calls of priority high, normal, low; 3, 4, 5 for polls. `streams` is how many the vendor has, 3 or 6.
 -- Each stream has:
@@ -16,16 +18,20 @@ local base = KEYS[1]
 local GROUP, FREE = 'workers', 'free'
 local index, state, counts = base .. ':index', base .. ':state', base .. ':counts'
 
+-- A key of a stream (see above).
 local function key_of(stream, what)
   return base .. ':' .. stream .. ':' .. what
 end
 
+-- All digits of a whole number; tostring prints only 14 of them.
 local function number(text)
   return string.format('%.0f', text)
 end
 
 -- How many entries of a stream can be claimed, how many of those were given back, and how many are leased.
 local function waiting(stream)
+  local length = redis.call('XLEN', key_of(stream, 'jobs'))
+  if length == 0 then return 0, 0, 0 end
   local pending = redis.call('XPENDING', key_of(stream, 'jobs'), GROUP)
   local free = 0
   if pending[1] > 0 then
@@ -33,7 +39,47 @@ local function waiting(stream)
       if consumer[1] == FREE then free = tonumber(consumer[2]) end
     end
   end
-  return redis.call('XLEN', key_of(stream, 'jobs')) - pending[1] + free, free, pending[1] - free
+  return length - pending[1] + free, free, pending[1] - free
+end
+
+-- The same for all streams of the vendor, by stream. Raises NOGROUP if one is missing.
+local function waiting_in_all(streams)
+  local keys, here, free, leased = {}, {}, {}, {}
+  for stream = 0, streams - 1 do keys[#keys + 1] = key_of(stream, 'jobs') end
+  if redis.call('EXISTS', unpack(keys)) < streams then
+    for _, key in ipairs(keys) do redis.call('XPENDING', key, GROUP) end
+  end
+  for stream = 0, streams - 1 do here[stream], free[stream], leased[stream] = waiting(stream) end
+  return here, free, leased
+end
+
+-- Whether any tenant has a turn, sleeps, is being read or rests in these streams. As a rule none does: asking once for all saves commands.
+local function has_tenants(first, last)
+  local keys = {}
+  for stream = first, last do
+    for _, what in ipairs({'due', 'asleep', 'reading', 'resting'}) do keys[#keys + 1] = key_of(stream, what) end
+  end
+  return redis.call('EXISTS', unpack(keys)) > 0
+end
+
+-- When the next call and the next poll are due (ms; -1: none). `here`: how many entries of each stream can be claimed; `some_wait`: what
+-- `has_tenants` said of all streams.
+local function next_due(streams, now, here, some_wait)
+  local next_at = {-1, -1}
+  for stream = 0, streams - 1 do
+    local kind, soonest = stream < 3 and 1 or 2, -1
+    if here[stream] > 0 or some_wait and redis.call('ZCARD', key_of(stream, 'due')) > 0 then
+      soonest = now
+    elseif some_wait then
+      for _, what in ipairs({'asleep', 'reading'}) do
+        local first = redis.call('ZRANGE', key_of(stream, what), 0, 0, 'WITHSCORES')
+        local at = tonumber(first[2])
+        if at and (soonest == -1 or at < soonest) then soonest = at end
+      end
+    end
+    if soonest ~= -1 and (next_at[kind] == -1 or soonest < next_at[kind]) then next_at[kind] = soonest end
+  end
+  return number(next_at[1]), number(next_at[2])
 end
 
 -- Whether a stream is to be refilled. A refill reads the entries that are still there once more, so it is better late. But not too late: a claim
@@ -55,10 +101,11 @@ local function run_id()
 end
 
 -- The same for scripts that lease entries: in another run of Redis the index counts as lost, because it may be too old to know the last claims.
--- Other scripts may write into such an index: that is deleted when the new one begins.
-local function epoch_of_this_run()
-  if redis.call('HGET', state, 'run') ~= run_id() then return nil end
-  return epoch()
+-- Other scripts may write into such an index: that is deleted when the new one begins. Also gives other fields of `state` (false: not there).
+local function epoch_of_this_run(...)
+  local found = redis.call('HMGET', state, 'run', 'epoch', 'is_open', ...)
+  if found[1] ~= run_id() or not (found[2] and found[3]) then return nil end
+  return found[2], found[3] == '1', unpack(found, 4)
 end
 
 -- For scripts that free memory or need very little: they also run when Redis is full, because that is checked only before the first write.
@@ -66,8 +113,15 @@ local function even_when_full()
   redis.call('DEL', base .. ':none')
 end
 
-local function ring()
-  redis.call('PUBLISH', string.match(base, '^(.*):{') .. ':bells', string.match(base, '{(.*)}$'))
+-- Publishes on a channel of the service ('bells' or 'ended').
+local function publish(channel, body)
+  redis.call('PUBLISH', string.match(base, '^(.*):{') .. ':' .. channel, body)
+end
+
+-- Wakes the vendor's home. With MAYBE it looks whether anything is due; otherwise something is, and it claims at once.
+local MAYBE = '?'
+local function ring(how)
+  publish('bells', (how or '') .. string.match(base, '{(.*)}$'))
 end
 
 local have_turns = {} -- lanes that have taken their turn in this call
@@ -81,6 +135,7 @@ local function take_turn(stream, tenant)
   return redis.call('ZADD', key_of(stream, 'due'), 'NX', turn, tenant) == 1
 end
 
+-- Notes that a tenant's next job is due then, unless an earlier time is noted.
 local function sleep(stream, tenant, until_ms)
   redis.call('ZADD', key_of(stream, 'asleep'), 'LT', until_ms, tenant)
 end
@@ -117,11 +172,11 @@ end
 -- A clock can be set back; the number of looks only grows. One look is a second, which leaves room for the time that a script takes.
 local LOOK = 1000
 
--- Leases entries of a stream to a worker, or renews its leases.
-local function lease(stream, entries, worker)
+-- Leases entries of a stream to a worker, or renews its leases. `looks`: the number of the last look, if it is known.
+local function lease(stream, entries, worker, looks)
   local claim = {'XCLAIM', key_of(stream, 'jobs'), GROUP, worker, '0'}
   for _, entry in ipairs(entries) do claim[#claim + 1] = entry end
-  for _, word in ipairs({'TIME', number(redis.call('HGET', state, 'looks') * LOOK), 'JUSTID'}) do claim[#claim + 1] = word end
+  for _, word in ipairs({'TIME', number((looks or redis.call('HGET', state, 'looks')) * LOOK), 'JUSTID'}) do claim[#claim + 1] = word end
   redis.call(unpack(claim))
 end
 
@@ -171,7 +226,8 @@ local function add(stream, ids)
   return entries
 end
 
--- Removes entries of a stream, { entry, id } each. They are acknowledged and deleted together, or their memory would never be freed.
+-- Removes entries of a stream, { entry, id } each, and gives how many. They are acknowledged and deleted together, or their memory would never
+-- be freed.
 local function remove(stream, entries)
   for from = 1, #entries, 1000 do
     local names, ids = {}, {}
@@ -180,6 +236,7 @@ local function remove(stream, entries)
     redis.call('XDEL', key_of(stream, 'jobs'), unpack(names))
     redis.call('HDEL', index, unpack(ids))
   end
+  return #entries
 end
 
 -- Those of some entries of a stream, { entry, id } each, that a worker has leased.
@@ -225,7 +282,7 @@ local function enqueue(stream, tenant, due_at, now, is_open, room)
   end
   local lane = stream .. ' ' .. tenant
   if free_lanes[lane] == nil then
-    free_lanes[lane] = not (rests(stream, tenant, now)
+    free_lanes[lane] = not has_tenants(tonumber(stream), tonumber(stream)) or not (rests(stream, tenant, now)
       or redis.call('ZSCORE', key_of(stream, 'due'), tenant) or redis.call('ZSCORE', key_of(stream, 'reading'), tenant))
   end
   if not is_open or room <= 0 or not free_lanes[lane] then
@@ -235,10 +292,18 @@ local function enqueue(stream, tenant, due_at, now, is_open, room)
   return true, true
 end
 
--- By how much the counts of the vendor change.
-local function count(waiting_by, open_by, live_by, bytes_by)
-  if waiting_by ~= 0 then redis.call('HINCRBY', counts, 'waiting', waiting_by) end
-  if open_by ~= 0 then redis.call('HINCRBY', counts, 'open', open_by) end
-  if live_by ~= 0 then redis.call('HINCRBY', counts, 'live', live_by) end
-  if bytes_by ~= '0' then redis.call('HINCRBY', counts, 'bytes', bytes_by) end
+-- Changes the counts of the vendor by what ARGV has from `first` on (waiting, open, live, bytes). `settled_at`: an outcome was stored then.
+local function count(first, settled_at)
+  if not settled_at and table.concat(ARGV, '', first, first + 3) == '0000' then return end
+  local names, fields = {'waiting', 'open', 'live', 'bytes'}, {}
+  local before = redis.call('HMGET', counts, unpack(names))
+  for i, name in ipairs(names) do
+    local by = ARGV[first + i - 1]
+    if by ~= '0' then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = number((before[i] or 0) + by)
+    end
+  end
+  if settled_at then fields[#fields + 1], fields[#fields + 2] = 'settled_at', settled_at end
+  redis.call('HSET', counts, unpack(fields))
 end

@@ -1,14 +1,17 @@
--- A new index, empty, where there was none, only a part of one, or one of another run of Redis. It opens after a while (see look.lua), in which live workers register their leases again.
+-- A new index, empty, where there was none, only a part of one, or one of another run of Redis. It opens after a while (see look.lua), in which
+-- live workers register their leases again.
 -- ARGV: now, streams, a name for it, at once (1: no job is live, so none can be leased. It opens now).
+-- Gives 1; 0 if the index is whole: it stays as it is.
 local streams = tonumber(ARGV[2])
 local function is(key, kind)
   local found = redis.call('TYPE', key).ok
   return found == kind or found == 'none' and kind ~= 'stream'
 end
 local whole = is(state, 'hash') and is(index, 'hash') and is(counts, 'hash') and epoch_of_this_run()
+local some_wait = whole and has_tenants(0, streams - 1)
 for stream = 0, streams - 1 do
   whole = whole and is(key_of(stream, 'jobs'), 'stream') and #redis.call('XINFO', 'GROUPS', key_of(stream, 'jobs')) > 0
-  for _, what in ipairs({'due', 'asleep', 'reading', 'resting'}) do whole = whole and is(key_of(stream, what), 'zset') end
+  for _, what in ipairs(some_wait and {'due', 'asleep', 'reading', 'resting'} or {}) do whole = whole and is(key_of(stream, what), 'zset') end
 end
 if whole then return 0 end
 if not is(counts, 'hash') then redis.call('DEL', counts) end
