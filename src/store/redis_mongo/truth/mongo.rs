@@ -19,6 +19,7 @@ use mongodb::{
 
 use super::{
     super::index::words::VendorWork,
+    book::Forgotten,
     docs::{self, JobDoc, StoredJob, id_bson, id_in},
     events::EVENT_AT,
     unreadable::Unreadable,
@@ -89,6 +90,7 @@ pub(crate) struct Mongo {
     pub(crate) tallies: Collection<Document>,
     pub(crate) verdicts: Collection<Document>,
     pub(crate) unreadable: Unreadable,
+    pub(crate) forgotten: Forgotten,
 }
 
 impl Mongo {
@@ -120,6 +122,7 @@ impl Mongo {
             tallies: database.collection("tallies"),
             verdicts: database.collection("verdicts"),
             unreadable: Unreadable::default(),
+            forgotten: Forgotten::default(),
             database,
             client,
         };
@@ -173,6 +176,8 @@ impl Mongo {
         // Each charge forgets what is old of the same count.
         let of_count = doc! { "pool": 1, "count": 1, "ends_at": 1 };
         within(async { self.spends.create_index(IndexModel::builder().keys(of_count).build()).await }).await?;
+        let of_pool = IndexModel::builder().keys(doc! { "pool": 1, "since": 1 }).build();
+        within(async { self.limits_on_record.create_index(of_pool).await }).await?;
         let in_order = IndexModel::builder().keys(doc! { "pool": 1, "first": 1, "_id": 1 }).build();
         within(async { self.calls.create_index(in_order).await }).await.map(drop)
     }
