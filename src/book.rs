@@ -24,7 +24,7 @@ pub struct Spend {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Charge {
     pub spend: Spend,
-    /// Spends of the same count (and tenant) that ended before this time are deleted.
+    /// Spends of the same count (and tenant) that ended before this time are deleted, now or a little later.
     pub forget: Time,
 }
 
@@ -85,8 +85,8 @@ pub const REPORTS_KEPT_MS: i64 = 3_600_000;
 /// What is durable besides jobs.
 #[async_trait]
 pub trait Book: Send + Sync {
-    /// All spends whose sub-window ends at or after `since`, including those that are still open.
-    async fn spends(&self, since: Time) -> Result<Vec<Spend>, StoreError>;
+    /// The spends of a pool, or of all pools, whose sub-window ends at or after `since`, including those that are still open.
+    async fn spends(&self, pool: Option<&str>, since: Time) -> Result<Vec<Spend>, StoreError>;
 
     /// Sets each spend to its number (it does not add), in this order. When it returns all are durable, or none.
     async fn charge(&self, charges: Vec<Charge>) -> Result<(), StoreError>;

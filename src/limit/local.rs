@@ -90,7 +90,7 @@ impl Local {
     ) -> Result<Local, StoreError> {
         let opened = clock.nanos();
         let retention = pools.iter().map(|pool| kept_for(change::memory_of(pool))).max().unwrap_or(0);
-        let spends = spends(&*book, &clock, retention).await?;
+        let spends = spends(&*book, None, &clock, retention).await?;
         let mut states: HashMap<Arc<str>, State> = HashMap::new();
         for PoolLimits { pool, limits, formers } in pools {
             let of_pool: Vec<Spend> = spends.iter().filter(|spend| spend.pool == *pool).cloned().collect();
@@ -117,8 +117,7 @@ impl Local {
         let _in_order = pool.writing.lock().await;
         self.retention.fetch_max(kept_for(limits.as_deref().map_or(0, change::memory)), Ordering::Relaxed);
         let kept = self.retention.load(Ordering::Relaxed);
-        let mut spends = spends(&*self.book, &self.clock, kept).await?;
-        spends.retain(|spend| spend.pool == *pool.name);
+        let spends = spends(&*self.book, Some(&pool.name), &self.clock, kept).await?;
         pool.lock().change(limits, &spends, &self.clock, self.tick);
         Ok(())
     }
@@ -338,9 +337,9 @@ fn kept_for(memory: Nanos) -> Nanos {
     memory.saturating_add(60 * SECOND)
 }
 
-/// What the book has, in the order of the ends.
-async fn spends(book: &dyn Book, clock: &Clock, kept: Nanos) -> Result<Vec<Spend>, StoreError> {
-    let mut spends = book.spends(clock.time_at(clock.nanos().saturating_sub(kept))).await?;
+/// What the book has of a pool, or of all, in the order of the ends.
+async fn spends(book: &dyn Book, pool: Option<&str>, clock: &Clock, kept: Nanos) -> Result<Vec<Spend>, StoreError> {
+    let mut spends = book.spends(pool, clock.time_at(clock.nanos().saturating_sub(kept))).await?;
     spends.sort_by_key(|spend| spend.ends_at);
     Ok(spends)
 }

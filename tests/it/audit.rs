@@ -8,6 +8,7 @@ use fetchgate::{
         block::{self, Call},
     },
     clock::Time,
+    store::calls::Tally,
 };
 use hyper::Method;
 use serde_json::{Value, json};
@@ -29,6 +30,7 @@ on_every_backend!(
     each_tenant_is_judged_by_its_own_limit,
     what_a_vendor_is_asked_and_asks_is_counted_for_good,
     old_calls_are_forgotten,
+    calls_that_are_written_again_count_once,
     calls_from_before_other_limits_were_set_are_no_breach,
     limits_of_other_periods_set_in_a_row_are_no_breach,
     a_window_around_a_change_is_judged_by_the_looser_limits,
@@ -371,6 +373,22 @@ async fn what_was_allowed_before_a_crash_is_still_known(backend: Backend) {
     calls_at(&app, 150_000, 7);
     app.advance(Duration::from_secs(20)).await;
     assert_eq!(breaches(&app).await, (json!(3), true));
+    app.stop().await;
+}
+
+async fn calls_that_are_written_again_count_once(backend: Backend) {
+    let app = TestApp::with(backend, &one("[]")).await;
+    let tally = |vendor: &str, calls| Tally { vendor: vendor.to_owned(), calls, throttled: 1 };
+    let blocks: Vec<_> = (0..3)
+        .map(|id| (block::encode("one", id, &[call(id, "t")]), vec![tally("one", 1), tally("other", 10)]))
+        .collect();
+    let log = &app.app.audit.log;
+    log.log(&blocks[..2]).await.expect("the store works");
+    log.log(&blocks).await.expect("the store works");
+    let counted = async |vendor| log.tally(vendor).await.expect("the store works");
+    assert_eq!(counted("one").await, Tally { throttled: 3, ..tally("one", 3) });
+    assert_eq!(counted("other").await, Tally { throttled: 3, ..tally("other", 30) });
+    assert_eq!(audit(&app, "?window=1s").await["calls"], 3);
     app.stop().await;
 }
 

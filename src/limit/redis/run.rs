@@ -169,7 +169,7 @@ impl Runner {
         missing: &[i64],
         record: Option<Record>,
     ) -> Result<History, StoreError> {
-        let spends = self.book.spends(self.forgotten_before(reply.redis)).await?;
+        let spends = self.book.spends(Some(&pool.name), self.forgotten_before(reply.redis)).await?;
         let in_book = if reply.is_new { clock_ahead(&pool.name, &spends) } else { reply.ahead };
         pool.adopt(reply.ahead, in_book);
         let now = self.clock.nanos();

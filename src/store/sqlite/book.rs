@@ -24,20 +24,24 @@ impl Sqlite {
 
 #[async_trait]
 impl Book for Sqlite {
-    async fn spends(&self, since: Time) -> Result<Vec<Spend>, StoreError> {
+    async fn spends(&self, pool: Option<&str>, since: Time) -> Result<Vec<Spend>, StoreError> {
+        let pool = pool.map(str::to_owned);
         self.readers
             .read(move |conn| {
-                conn.prepare_cached("SELECT pool, count, tenant, ends_at, calls FROM spends WHERE ends_at >= ?1")?
-                    .query_map([since.0], |row| {
-                        Ok(Spend {
-                            pool: row.get(0)?,
-                            count: row.get(1)?,
-                            tenant: row.get(2)?,
-                            ends_at: Time(row.get(3)?),
-                            calls: row.get(4)?,
-                        })
-                    })?
-                    .collect()
+                conn.prepare_cached(
+                    "SELECT pool, count, tenant, ends_at, calls FROM spends
+                     WHERE ends_at >= ?1 AND pool = coalesce(?2, pool)",
+                )?
+                .query_map((since.0, &pool), |row| {
+                    Ok(Spend {
+                        pool: row.get(0)?,
+                        count: row.get(1)?,
+                        tenant: row.get(2)?,
+                        ends_at: Time(row.get(3)?),
+                        calls: row.get(4)?,
+                    })
+                })?
+                .collect()
             })
             .await
     }

@@ -45,7 +45,7 @@ pub(crate) struct MemoryBook {
 
 #[async_trait]
 impl Book for MemoryBook {
-    async fn spends(&self, since: Time) -> Result<Vec<Spend>, StoreError> {
+    async fn spends(&self, pool: Option<&str>, since: Time) -> Result<Vec<Spend>, StoreError> {
         let rows = self.rows.lock().unwrap();
         let row = |((pool, count, tenant, ends_at), calls): (&(String, String, String, i64), &u64)| Spend {
             pool: pool.clone(),
@@ -54,7 +54,8 @@ impl Book for MemoryBook {
             ends_at: Time(*ends_at),
             calls: *calls,
         };
-        Ok(rows.iter().map(row).filter(|spend| spend.ends_at >= since).collect())
+        let wanted = |spend: &Spend| spend.ends_at >= since && pool.is_none_or(|pool| pool == spend.pool);
+        Ok(rows.iter().map(row).filter(wanted).collect())
     }
 
     async fn charge(&self, charges: Vec<Charge>) -> Result<(), StoreError> {

@@ -23,6 +23,8 @@ use crate::support::{Backend, START, database, servers};
 
 /// Whoever waits for work is woken for it.
 mod bells;
+/// The use of long limits.
+mod book;
 /// Clocks that are set while jobs wait.
 mod clocks;
 /// Files that cannot be used, rows that cannot be read, disks that are full.

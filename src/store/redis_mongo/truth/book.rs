@@ -2,7 +2,10 @@
 //!
 //! Never keeps anything in memory: the limiter and the dispatchers have their own copies.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
@@ -19,13 +22,23 @@ use crate::{
     store::StoreError,
 };
 
+/// Each process deletes the old spends of a count this often, in milliseconds. Nothing depends on their being gone: a reader says how old they
+/// may be.
+const FORGET_EVERY: i64 = 60_000;
+/// Counts of which that is remembered, at most.
+const MOST_COUNTS: usize = 100_000;
+
+/// By pool and count: before which time this process has deleted spends.
+pub(crate) type Forgotten = Mutex<HashMap<(String, String), Time>>;
+
 #[async_trait]
 impl Book for RedisMongo {
-    async fn spends(&self, since: Time) -> Result<Vec<Spend>, StoreError> {
-        let found: Vec<Document> = within(async {
-            self.core.mongo.spends.find(doc! { "ends_at": { "$gte": since.0 } }).await?.try_collect().await
-        })
-        .await?;
+    async fn spends(&self, pool: Option<&str>, since: Time) -> Result<Vec<Spend>, StoreError> {
+        let mut wanted = Document::new();
+        wanted.extend(pool.map(|pool| ("pool".to_owned(), pool.into())));
+        wanted.insert("ends_at", doc! { "$gte": since.0 });
+        let found: Vec<Document> =
+            within(async { self.core.mongo.spends.find(wanted).await?.try_collect().await }).await?;
         let spend = |spend: &Document| {
             let text = |key: &str| spend.get_str(key).map(str::to_owned).ok();
             Some(Spend {
@@ -52,16 +65,10 @@ impl Book for RedisMongo {
             doc! { "q": { "_id": name }, "u": change, "upsert": true }
         });
         self.core.mongo.update_in("spends", updates.collect()).await?;
-        let of = |charge: &Charge| (charge.spend.pool.clone(), charge.spend.count.clone(), charge.forget.0);
-        let counts: BTreeSet<(String, String, i64)> = charges.iter().map(of).collect();
-        let old = counts
-            .into_iter()
-            .map(|(pool, count, forget)| doc! { "pool": pool, "count": count, "ends_at": { "$lt": forget } });
-        let old: Vec<Document> = old.collect();
-        if old.is_empty() {
-            return Ok(());
+        for old in old_spends(&self.core.mongo.forgotten, &charges) {
+            within(async { self.core.mongo.spends.delete_many(old).await }).await?;
         }
-        within(async { self.core.mongo.spends.delete_many(doc! { "$or": old }).await }).await.map(drop)
+        Ok(())
     }
 
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
@@ -132,18 +139,7 @@ impl Book for RedisMongo {
     }
 
     async fn limits_on_record(&self) -> Result<Vec<LimitsOnRecord>, StoreError> {
-        let found: Vec<Document> =
-            within(async { self.core.mongo.limits_on_record.find(doc! {}).await?.try_collect().await }).await?;
-        let record = |record: &Document| {
-            Some(LimitsOnRecord {
-                pool: record.get_str("pool").ok()?.to_owned(),
-                since: Time(record.get_i64("since").ok()?),
-                limits: record.get_str("limits").ok()?.to_owned(),
-            })
-        };
-        let mut records: Vec<LimitsOnRecord> = found.iter().filter_map(record).collect();
-        records.sort_by(|a, b| (&a.pool, a.since).cmp(&(&b.pool, b.since)));
-        Ok(records)
+        self.records_of_limits(doc! {}).await
     }
 
     async fn record_limits(&self, record: LimitsOnRecord) -> Result<(), StoreError> {
@@ -151,10 +147,9 @@ impl Book for RedisMongo {
         let document = doc! { "pool": &pool, "since": since.0, "limits": limits };
         let records = &self.core.mongo.limits_on_record;
         within(records.insert_one(document)).await?;
-        let known = self.limits_on_record().await?;
-        let of_pool: Vec<Time> = known.iter().filter(|known| known.pool == pool).map(|known| known.since).collect();
-        let Some(last) = of_pool.len().checked_sub(MOST_ON_RECORD + 1) else { return Ok(()) };
-        within(records.delete_many(doc! { "pool": &pool, "since": { "$lte": of_pool[last].0 } })).await.map(drop)
+        let known = self.records_of_limits(doc! { "pool": &pool }).await?;
+        let Some(last) = known.len().checked_sub(MOST_ON_RECORD + 1) else { return Ok(()) };
+        within(records.delete_many(doc! { "pool": &pool, "since": { "$lte": known[last].since.0 } })).await.map(drop)
     }
 
     async fn report(&self, me: &Filed) -> Result<(), StoreError> {
@@ -202,7 +197,41 @@ impl Book for RedisMongo {
     }
 }
 
+/// Which spends to delete with these charges: those of counts of which this process has deleted none for a while.
+fn old_spends(forgotten: &Forgotten, charges: &[Charge]) -> Vec<Document> {
+    let mut forgotten = forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+    if forgotten.len() >= MOST_COUNTS {
+        forgotten.clear();
+    }
+    let mut old = Vec::new();
+    for Charge { spend: Spend { pool, count, .. }, forget } in charges {
+        let name = (pool.clone(), count.clone());
+        if forgotten.get(&name).is_some_and(|last| forget.0 < last.0.saturating_add(FORGET_EVERY)) {
+            continue;
+        }
+        forgotten.insert(name, *forget);
+        old.push(doc! { "pool": pool, "count": count, "ends_at": { "$lt": forget.0 } });
+    }
+    old
+}
+
 impl RedisMongo {
+    /// The records of limits that match, by pool and time.
+    async fn records_of_limits(&self, filter: Document) -> Result<Vec<LimitsOnRecord>, StoreError> {
+        let found: Vec<Document> =
+            within(async { self.core.mongo.limits_on_record.find(filter).await?.try_collect().await }).await?;
+        let record = |record: &Document| {
+            Some(LimitsOnRecord {
+                pool: record.get_str("pool").ok()?.to_owned(),
+                since: Time(record.get_i64("since").ok()?),
+                limits: record.get_str("limits").ok()?.to_owned(),
+            })
+        };
+        let mut records: Vec<LimitsOnRecord> = found.iter().filter_map(record).collect();
+        records.sort_by(|a, b| (&a.pool, a.since).cmp(&(&b.pool, b.since)));
+        Ok(records)
+    }
+
     /// The processes whose reports match.
     async fn filed(&self, filter: Document) -> Result<Vec<Filed>, StoreError> {
         let reports = self.core.mongo.processes.find(filter);

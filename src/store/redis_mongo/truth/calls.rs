@@ -2,6 +2,8 @@
 //!
 //! Never looks into a block.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use mongodb::bson::{Bson, Document, doc};
@@ -14,25 +16,32 @@ use crate::store::{
 
 /// Blocks deleted in one slice.
 const SLICE: i64 = 1000;
+/// Bytes of blocks in one statement, about. Well under the 16 MiB that MongoDB takes.
+const MOST_BYTES: usize = 6 << 20;
 
 #[async_trait]
 impl CallLog for RedisMongo {
     /// Blocks first: a process that dies between the two has its last second on record and not in the tallies.
     async fn log(&self, blocks: &[(CallBlock, Vec<Tally>)]) -> Result<(), StoreError> {
-        for (block, tallies) in blocks {
-            let once = doc! { "$setOnInsert": {
-                "pool": &block.pool, "first": block.first, "last": block.last, "count": signed(block.count),
-                "body": docs::binary(&block.body),
-            } };
-            let add = self.core.mongo.calls.update_one(doc! { "_id": block.id }, once).upsert(true);
-            let is_new = within(add).await?.upserted_id.is_some();
-            let updates = tallies.iter().map(|tally| {
-                let more = doc! { "calls": signed(tally.calls), "throttled": signed(tally.throttled) };
-                doc! { "q": { "_id": &tally.vendor }, "u": { "$inc": more }, "upsert": true }
-            });
-            if is_new && !tallies.is_empty() {
-                self.core.mongo.update_in("tallies", updates.collect()).await?;
+        let mut rest = blocks;
+        while !rest.is_empty() {
+            let (some, later) = rest.split_at(fitting(rest));
+            let new = self.core.mongo.add_in("calls", some.iter().map(|(block, _)| add(block)).collect()).await?;
+            let mut by_vendor: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+            for tally in new.into_iter().filter_map(|i| some.get(i)).flat_map(|(_, tallies)| tallies) {
+                let (calls, throttled) = by_vendor.entry(&tally.vendor).or_default();
+                *calls += tally.calls;
+                *throttled += tally.throttled;
             }
+            let updates = by_vendor.into_iter().map(|(vendor, (calls, throttled))| {
+                let more = doc! { "calls": signed(calls), "throttled": signed(throttled) };
+                doc! { "q": { "_id": vendor }, "u": { "$inc": more }, "upsert": true }
+            });
+            let updates: Vec<Document> = updates.collect();
+            if !updates.is_empty() {
+                self.core.mongo.update_in("tallies", updates).await?;
+            }
+            rest = later;
         }
         Ok(())
     }
@@ -99,6 +108,25 @@ impl CallLog for RedisMongo {
         let filter = doc! { "_id": pool, "judged_to": before };
         Ok(within(verdicts.update_one(filter, doc! { "$set": new })).await?.matched_count == 1)
     }
+}
+
+/// How many of these blocks fit into one statement: one at least.
+fn fitting(blocks: &[(CallBlock, Vec<Tally>)]) -> usize {
+    let mut bytes = 0;
+    let is_over = |(block, _): &(CallBlock, Vec<Tally>)| {
+        bytes += block.body.len() + 512;
+        bytes > MOST_BYTES
+    };
+    blocks.iter().position(is_over).map_or(blocks.len(), |fitting| fitting.max(1))
+}
+
+/// Stores a block, unless it is stored already.
+fn add(block: &CallBlock) -> Document {
+    let once = doc! {
+        "pool": &block.pool, "first": block.first, "last": block.last, "count": signed(block.count),
+        "body": docs::binary(&block.body),
+    };
+    doc! { "q": { "_id": block.id }, "u": { "$setOnInsert": once }, "upsert": true }
 }
 
 fn signed(number: u64) -> i64 {

@@ -19,6 +19,7 @@ use mongodb::{
 
 use super::{
     super::index::words::VendorWork,
+    book::Forgotten,
     docs::{self, JobDoc, StoredJob, id_bson, id_in},
     events::EVENT_AT,
     unreadable::Unreadable,
@@ -89,6 +90,7 @@ pub(crate) struct Mongo {
     pub(crate) tallies: Collection<Document>,
     pub(crate) verdicts: Collection<Document>,
     pub(crate) unreadable: Unreadable,
+    pub(crate) forgotten: Forgotten,
 }
 
 impl Mongo {
@@ -120,6 +122,7 @@ impl Mongo {
             tallies: database.collection("tallies"),
             verdicts: database.collection("verdicts"),
             unreadable: Unreadable::default(),
+            forgotten: Forgotten::default(),
             database,
             client,
         };
@@ -185,20 +188,29 @@ impl Mongo {
         // Each charge forgets what is old of the same count.
         let of_count = doc! { "pool": 1, "count": 1, "ends_at": 1 };
         within(async { self.spends.create_index(IndexModel::builder().keys(of_count).build()).await }).await?;
+        let of_pool = IndexModel::builder().keys(doc! { "pool": 1, "since": 1 }).build();
+        within(async { self.limits_on_record.create_index(of_pool).await }).await?;
         let in_order = IndexModel::builder().keys(doc! { "pool": 1, "first": 1, "_id": 1 }).build();
         within(async { self.calls.create_index(in_order).await }).await.map(drop)
     }
 
     /// Many updates of jobs with one command; says how many documents they matched.
     pub(crate) async fn update_jobs(&self, updates: Vec<Document>) -> Result<usize, NotStored> {
-        self.update_all_in("jobs", updates).await
+        Ok(matched(&self.update_all_in("jobs", updates).await?))
     }
 
     pub(crate) async fn update_in(&self, collection: &str, updates: Vec<Document>) -> Result<usize, StoreError> {
-        Ok(self.update_all_in(collection, updates).await?)
+        Ok(matched(&self.update_all_in(collection, updates).await?))
     }
 
-    async fn update_all_in(&self, collection: &str, updates: Vec<Document>) -> Result<usize, NotStored> {
+    /// Updates with one command that add what is not there yet; gives the places of those that did.
+    pub(crate) async fn add_in(&self, collection: &str, updates: Vec<Document>) -> Result<Vec<usize>, StoreError> {
+        let done = self.update_all_in(collection, updates).await?;
+        let added = done.get_array("upserted").into_iter().flatten().filter_map(Bson::as_document);
+        Ok(added.filter_map(|added| usize::try_from(added.get_i32("index").ok()?).ok()).collect())
+    }
+
+    async fn update_all_in(&self, collection: &str, updates: Vec<Document>) -> Result<Document, NotStored> {
         let command = doc! {
             "update": collection,
             "updates": updates,
@@ -216,8 +228,7 @@ impl Mongo {
             let is_too_large = codes(&done).any(|code| TOO_LARGE.contains(&code));
             return Err(if is_too_large { NotStored::TooLarge(why) } else { StoreError::Unavailable(why).into() });
         }
-        let matched = done.get_i32("n").map(i64::from).or_else(|_| done.get_i64("n")).unwrap_or(0);
-        Ok(usize::try_from(matched).unwrap_or(0))
+        Ok(done)
     }
 
     /// Changes one job, if it is still as the filter says; says whether it was.
@@ -451,6 +462,12 @@ pub(crate) fn duplicates(error: Error) -> Result<Vec<usize>, StoreError> {
         return Err(explain(error));
     }
     Ok(writes.iter().map(|write| write.index).collect())
+}
+
+/// How many documents a command with updates matched or added.
+fn matched(answer: &Document) -> usize {
+    let matched = answer.get_i32("n").map(i64::from).or_else(|_| answer.get_i64("n")).unwrap_or(0);
+    usize::try_from(matched).unwrap_or(0)
 }
 
 fn write_errors(answer: &Document) -> impl Iterator<Item = &Document> {
