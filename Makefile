@@ -1,5 +1,5 @@
 # What a contributor does, and what CI does: the same.
-.PHONY: run test test-browser failover servers check fuzz fuzz-plain fuzz-api check-metrics check-manifests clients deny sbom release bench load edge bulk million webhooks referee compose-test
+.PHONY: run test test-browser failover servers check fuzz fuzz-plain fuzz-api check-metrics check-manifests clients deny sbom release bench load edge bulk million webhooks storm referee compose-test
 
 run: ## the whole world: API, worker, embedded store, mock vendors; nothing else needed
 	cargo run --release --locked -- dev
@@ -71,6 +71,9 @@ million: ## what GET /stats and /failures cost with a million ended jobs in the 
 
 webhooks: ## result webhooks with real processes: kills, silent receivers, what they cost, names that lie; ARGS=once, silent, cost or names
 	scripts/with-servers load/webhooks $(ARGS)
+
+storm: ## webhooks, bulk changes, events and keys at once on a scaled service, while each of its processes is killed and Redis loses what it had; three minutes, against target/release or target/debug
+	scripts/with-servers load/storm
 
 referee: ## real time: are limits kept at the vendor's side, whatever breaks? a quarter of an hour; half of that with ARGS=--quick
 	scripts/with-servers cargo bench --locked --bench referee -- $(ARGS)

@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -22,6 +22,7 @@ use super::{
     },
 };
 use crate::{
+    clock::{Nanos, nanos},
     job::Job,
     store::{
         Backlog, StoreError,
@@ -34,7 +35,7 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// The same for a count of all jobs that is no more than a tenth of the bound: ten processes cannot exceed it meanwhile.
 const COUNT_SELDOM: Duration = Duration::from_secs(10);
 /// Counting takes no more than one part in so many of the time.
-const SHARE: u32 = 20;
+const SHARE: i64 = 20;
 /// A count that takes no longer than this is made again whenever a job does not fit.
 const QUICK: Duration = Duration::from_millis(100);
 /// Tenants whose counts are kept at once.
@@ -56,7 +57,7 @@ struct Count {
     /// Jobs that were accepted and are not stored yet, so that a count may miss them.
     in_flight: Arc<Mutex<Load>>,
     /// When it was counted, and what that took.
-    at: Option<(Instant, Duration)>,
+    at: Option<(Nanos, Nanos)>,
 }
 
 /// Jobs of tenants with a bound that are to wait, until they are stored.
@@ -78,17 +79,17 @@ impl Count {
     }
 
     /// Whether it is so small that it need not be new.
-    fn is_far_below(&self, most: Load) -> bool {
+    fn is_far_below(&self, most: Load, now: Nanos) -> bool {
         let live = self.live();
         let is_small = live.jobs <= most.jobs / 10 && live.bytes <= most.bytes / 10;
-        is_small && self.at.is_some_and(|(at, _)| at.elapsed() < COUNT_SELDOM)
+        is_small && self.at.is_some_and(|(at, _)| now - at < nanos(COUNT_SELDOM))
     }
 
     /// Whether it is good enough for a job that fits by it, or for one that does not.
-    fn is_fresh(&self, fits: bool) -> bool {
+    fn is_fresh(&self, fits: bool, now: Nanos) -> bool {
         self.at.is_some_and(|(at, took)| {
-            let rest = if took <= QUICK { Duration::ZERO } else { took * SHARE };
-            at.elapsed() < if fits { rest.max(COUNT_EVERY) } else { rest }
+            let rest = if took <= nanos(QUICK) { 0 } else { took.saturating_mul(SHARE) };
+            now - at < if fits { rest.max(nanos(COUNT_EVERY)) } else { rest }
         })
     }
 }
@@ -98,8 +99,8 @@ impl Core {
     pub(super) async fn has_room(&self, more: Load, most: Load) -> bool {
         let fits = |count: &Count| more.over(most.minus(count.live())).is_none();
         {
-            let count = lock(&self.live.in_all);
-            if fits(&count) && (count.is_fresh(true) || count.is_far_below(most)) {
+            let (count, now) = (lock(&self.live.in_all), self.clock.nanos());
+            if fits(&count) && (count.is_fresh(true, now) || count.is_far_below(most, now)) {
                 return true;
             }
         }
@@ -111,7 +112,7 @@ impl Core {
             counted = counted.plus(Load { jobs: of_vendor(stats.live), bytes: of_vendor(stats.bytes) });
         }
         let mut count = lock(&self.live.in_all);
-        *count = Count { counted, at: Some((Instant::now(), Duration::ZERO)), ..Count::default() };
+        *count = Count { counted, at: Some((self.clock.nanos(), 0)), ..Count::default() };
         fits(&count)
     }
 
@@ -135,14 +136,15 @@ impl Core {
             let count = self.count_of(&tenant);
             // One of those who ask for the same tenant counts, the others wait for that.
             let mut count = count.lock().await;
-            if !count.is_fresh(more.over(bound.minus(count.live())).is_none()) {
-                let started = Instant::now();
+            let started = self.clock.nanos();
+            if !count.is_fresh(more.over(bound.minus(count.live())).is_none(), started) {
                 // They may be counted or not: until the next count both is assumed.
                 let missed = *lock(&count.in_flight);
                 let counting: BoxFuture<'_, _> = Box::pin(self.count_live(&tenant, bound));
                 let counted = counting.await?;
                 (count.counted, count.accepted_since) = (counted, missed);
-                count.at = Some((Instant::now(), started.elapsed()));
+                let now = self.clock.nanos();
+                count.at = Some((now, now - started));
             }
             let room = bound.minus(count.live());
             let fits = Load { jobs: more.jobs.min(room.jobs), bytes: more.bytes.min(room.bytes) };
