@@ -102,8 +102,10 @@ pub(super) fn page(jobs: &[Job], next_cursor: Option<&str>) -> Response {
 }
 
 pub(super) fn render(job: &Job, payload: bool, why: Option<&WhyWaiting>) -> Vec<u8> {
-    let failure = job.failure.as_ref().map(ErrorView::of);
-    let (error, last_error) = if job.status.has_ended() { (failure, None) } else { (None, failure) };
+    let (error, last_error) = job.failure.as_ref().map_or((None, None), |why| match job.status.has_ended() {
+        true => (Some(ErrorView::of(why)), None),
+        false => (None, Some(ErrorView { code: why.code.of_attempt(job.last_outcome(why)), ..ErrorView::of(why) })),
+    });
     let view = JobView {
         request_id: job.id,
         vendor: &job.lane.vendor,

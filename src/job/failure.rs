@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::AttemptOutcome;
+
 /// Why a job failed or expired: a stable code, and a sentence for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -113,6 +115,14 @@ impl FailureCode {
             FailureCode::Deadline => "deadline",
             FailureCode::Crashed => "crashed",
             FailureCode::UnknownOutcome => "unknown_outcome",
+        }
+    }
+
+    /// The word for one attempt that failed so: `AttemptsExhausted` is the end of a job, and a job whose credentials are refused goes on.
+    pub fn of_attempt(self, outcome: AttemptOutcome) -> &'static str {
+        match (self, outcome) {
+            (FailureCode::AttemptsExhausted, _) | (_, AttemptOutcome::Unauthorized) => outcome.as_str(),
+            _ => self.as_str(),
         }
     }
 

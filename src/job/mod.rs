@@ -314,6 +314,18 @@ impl Job {
         if self.failure.as_ref().is_some_and(|last| last.code == code) { self.slowed } else { 0 }
     }
 
+    /// What its last attempt came to, of a job that goes on after `failure`. A connection that broke in the middle of a reply counts as
+    /// `TryAgain` here: the vendor had answered.
+    pub fn last_outcome(&self, failure: &Failure) -> AttemptOutcome {
+        match failure.code {
+            FailureCode::Timeout => AttemptOutcome::Timeout,
+            FailureCode::VendorRefused => AttemptOutcome::Unauthorized,
+            _ if self.slowed > 0 => AttemptOutcome::SlowDown,
+            _ if failure.vendor.is_some() => AttemptOutcome::TryAgain,
+            _ => AttemptOutcome::NoConnection,
+        }
+    }
+
     /// Whether an earlier call of this run may have been done, by the record of the job's attempts.
     pub fn may_be_done(&self, record: &Attempts) -> bool {
         // A worker that died left no record of its call. The count of attempts is over all runs, so it proves that only in the first.

@@ -71,7 +71,7 @@ pub(super) async fn run(
         None => vendor.read(&job, call.reply, may_be_done, cx.clock.now()),
     };
     if let Some(why) = reading.failure() {
-        cx.breakers.note_error(vendor.name(), login::written(why, cx.clock.now()));
+        cx.breakers.note_error(vendor.name(), login::written(why, reading.outcome, cx.clock.now()));
     }
     limits::apply_to_gate(&cx, &vendor, &reading, answer, in_flight.metrics()).await;
     let failed = was_tried.then(|| breaker::is_failure(&reading.step));

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::Context;
 use crate::{
     clock::Time,
-    job::{Failure, FailureCode, Job, lifecycle::Step},
+    job::{AttemptOutcome, Failure, FailureCode, Job, lifecycle::Step},
     limit::breaker::Standing,
     vendor::{
         Vendor,
@@ -49,7 +49,7 @@ pub(super) fn verdict(
                 oauth::Refusal::TryNewer => Verdict::Unknown,
                 // The vendor took a call that was sent after this one: the credentials are good.
                 oauth::Refusal::Final if vendor.login.has_taken_since(sent_at) => Verdict::Unknown,
-                oauth::Refusal::Final => Verdict::Refused(written(why, now)),
+                oauth::Refusal::Final => Verdict::Refused(written(why, AttemptOutcome::Unauthorized, now)),
             }
         }
         // A vendor that is busy or broken may not have looked at them.
@@ -71,9 +71,9 @@ fn times_refused(vendor: &Vendor, job: &Job) -> u32 {
     }
 }
 
-/// A failure as the API shows it.
-pub(super) fn written(why: &Failure, at: Time) -> Arc<str> {
-    let mut error = json!({ "code": why.code.as_str(), "message": why.message, "at": at.rfc3339() });
+/// Why an attempt had this outcome, as the API shows it.
+pub(super) fn written(why: &Failure, outcome: AttemptOutcome, at: Time) -> Arc<str> {
+    let mut error = json!({ "code": why.code.of_attempt(outcome), "message": why.message, "at": at.rfc3339() });
     if let Some(said) = &why.vendor {
         error["vendor"] = json!(said);
     }
@@ -100,7 +100,8 @@ pub(super) async fn ready(cx: &Arc<Context>, vendor: &Arc<Vendor>, renewing: &mu
         }
         oauth::Standing::Missing => {
             let asked = oauth.renew(vendor.token_client(&cx.client), &cx.clock).await;
-            asked.map_err(|why| Verdict::Refused(written(&why, cx.clock.now())))
+            let refused = |why| Verdict::Refused(written(&why, AttemptOutcome::NoConnection, cx.clock.now()));
+            asked.map_err(refused)
         }
     }
 }

@@ -214,7 +214,8 @@ async fn report_13_the_vendors_words_are_kept(backend: Backend) {
     let id = app.submit("one", "1").await;
     app.run_for(Duration::from_millis(100)).await;
     let waiting = app.find(&id).await;
-    let error = json!({"code": "attempts_exhausted", "message": "the vendor answered 500", "vendor": {"status": 500, "body": "first"}});
+    let error =
+        json!({"code": "try_again", "message": "the vendor answered 500", "vendor": {"status": 500, "body": "first"}});
     assert_eq!((&waiting["last_error"], waiting.get("error")), (&error, None), "{waiting}");
     assert!(waiting["since"].is_string() && waiting["until"].is_string(), "{waiting}");
     app.vendors.script("one", vec![Answer::status(503).body("x".repeat(5000)); 2]);

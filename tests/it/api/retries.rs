@@ -19,6 +19,7 @@ on_every_backend!(
     unanswered_orders_are_counted_over_a_restart,
     a_vendor_may_be_ordered_from_only_once_or_more_often,
     a_replay_may_order_again,
+    the_code_of_a_job_that_goes_on_is_that_of_its_last_attempt,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -153,5 +154,43 @@ async fn a_replay_may_order_again(backend: Backend) {
         assert_eq!((app.find(&id).await["error"]["code"].clone(), app.calls("one")), (json!("no_answer"), orders));
         app.post(&format!("/jobs/{id}/replay"), "").await;
     }
+    app.stop().await;
+}
+
+async fn the_code_of_a_job_that_goes_on_is_that_of_its_last_attempt(backend: Backend) {
+    let cases = [
+        ("busy", Answer::status(503), "try_again"),
+        ("hung", Answer::hang(), "timeout"),
+        ("slow", Answer::status(429), "slow_down"),
+        ("locked", Answer::status(401), "unauthorized"),
+        ("gone", Answer::status(200), "no_connection"),
+    ];
+    let vendor = |name: &str| {
+        let host = if name == "gone" { "http://127.0.0.1:1" } else { "VENDORS" };
+        format!(
+            "[vendors.{name}]\nkind = \"sync\"\nurl = \"{host}/sync/{name}\"\nlimits = []\nbreaker = false\n\
+             timeout = \"500ms\"\nretry = {{ attempts = 2, first = \"30s\" }}\n"
+        )
+    };
+    let config: String = cases.iter().map(|(name, ..)| vendor(name)).collect();
+    let mut app = TestApp::with(backend, &config).await;
+    let mut ids = Vec::new();
+    for (name, answer, _) in cases.clone() {
+        app.vendors.script(name, vec![answer; 2]);
+        ids.push(app.submit(name, "1").await);
+    }
+    app.run_for(SECOND / 10).await;
+    for (id, (name, _, code)) in ids.iter().zip(&cases) {
+        let (job, vendor) = (app.find(id).await, app.get(&format!("/vendors/{name}")).await.json());
+        let attempts = app.get(&format!("/jobs/{id}/attempts")).await.json();
+        assert_eq!((&job["status"], &job["last_error"]["code"]), (&json!("pending"), &json!(code)), "{job}");
+        assert_eq!((&vendor["last_error"]["code"], &attempts["attempts"][0]["outcome"]), (&json!(code), &json!(code)));
+    }
+    app.run_until_idle().await;
+    for (id, name) in ids.iter().zip(["busy", "hung"]) {
+        let (job, code) = (app.find(id).await, if name == "hung" { "timeout" } else { "attempts_exhausted" });
+        assert_eq!((&job["error"]["code"], job.get("last_error")), (&json!(code), None), "{job}");
+    }
+    assert_eq!(app.find(&ids[4]).await["error"]["code"], "attempts_exhausted", "no attempt reached it");
     app.stop().await;
 }
