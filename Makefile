@@ -1,5 +1,5 @@
 # What a contributor does, and what CI does: the same.
-.PHONY: run test test-browser failover servers check fuzz fuzz-plain fuzz-api check-metrics check-manifests clients deny sbom release bench load edge bulk million webhooks storm referee compose-test
+.PHONY: run test test-browser failover servers check fuzz fuzz-plain fuzz-api check-metrics check-manifests clients deny sbom release bench load edge bulk million pages webhooks storm referee compose-test
 
 run: ## the whole world: API, worker, embedded store, mock vendors; nothing else needed
 	cargo run --release --locked -- dev
@@ -68,6 +68,9 @@ bulk: ## 100,000 failed jobs replayed by a filter: the p99 of others' submits me
 
 million: ## what GET /stats and /failures cost with a million ended jobs in the embedded store; two minutes, against target/release or target/debug
 	load/million $(SHARE)
+
+pages: ## what a hundred open pages of the dashboard cost a busy embedded service; a minute, against target/release or target/debug
+	load/pages $(ARGS)
 
 webhooks: ## result webhooks with real processes: kills, silent receivers, what they cost, names that lie; ARGS=once, silent, cost or names
 	scripts/with-servers load/webhooks $(ARGS)

@@ -167,7 +167,7 @@ function facts(job) {
     fact("Tenant", data(job.tenant)),
     fact("Priority", job.priority),
     fact("Tags", job.tags.length ? job.tags.map((tag) => el("span", { class: "tag data" }, tag)) : null),
-    fact("Calls", `${count(job.attempts)}, of which ${count(job.tries)} count`),
+    fact("Calls", job.attempts ? `${count(job.attempts)}, of which ${count(job.tries)} count` : "none yet"),
     fact("Vendor's ticket", data(job.ticket)),
     fact("Deadline", job.deadline ? when(job.deadline) : null),
   );

@@ -47,11 +47,7 @@ export function open(view) {
         { class: "buttons" },
         isWhole
           ? el("span", null, `${counted(shown.length, "job")}; that is all.`)
-          : el(
-              "button",
-              { type: "button", onclick: () => ((isPaged = true), further()) },
-              shown.length ? "Show more" : "Search further back",
-            ),
+          : cursor && el("button", { type: "button", onclick: further }, shown.length ? "Show more" : "Search further back"),
         text && shown.length ? el("span", { role: "status" }, text) : null,
       ),
     );
@@ -60,8 +56,9 @@ export function open(view) {
     const query = new URLSearchParams({ ...filter, limit: PAGE, ...(from ? { cursor: from } : {}) });
     return read(`/jobs?${query}`, { signal });
   };
-  /** Reads on until there are as many more as a page has. */
+  /** Reads on until there are as many more as a page has. What is shown stays from then on. */
   const further = async () => {
+    isPaged = true;
     const wanted = jobs.size + PAGE;
     for (let n = 0; n < MOST_READS && jobs.size < wanted && !isWhole; n++) {
       draw("Searching …");
@@ -79,8 +76,6 @@ export function open(view) {
     found.jobs.forEach((job) => jobs.set(job.request_id, job));
     if (!isPaged) [cursor, isWhole] = [found.next_cursor, found.next_cursor == null];
     if (isPaged || jobs.size || isWhole) return draw();
-    // Looked for further back once: what is there does not come anew.
-    isPaged = true;
     await further();
   };
   view.show(
@@ -104,7 +99,10 @@ export function open(view) {
     [isDue, last] = [false, Date.now()];
     await newest(signal);
   });
-  const of = new URLSearchParams(Object.entries(filter).filter(([name]) => ["vendor", "status", "tag"].includes(name)));
+  // Jobs leave these two with an event of another status.
+  const isLive = ["pending", "processing"].includes(filter.status);
+  const names = ["vendor", "tag", ...(isLive ? [] : ["status"])];
+  const of = new URLSearchParams(Object.entries(filter).filter(([name]) => names.includes(name)));
   view.follow(of.size ? `/events?${of}` : "/events", () => (isDue = true));
   draw("Reading …");
 }

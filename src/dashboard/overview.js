@@ -84,7 +84,8 @@ function more(all, parts) {
 const sum = (vendors, name) => vendors.reduce((sum, vendor) => sum + (vendor[name] ?? 0), 0);
 
 function tiles(stats, vendors) {
-  const isOfAll = vendors.some((vendor) => vendor.breaches_total != null);
+  // A tenant's key does not see what is of all tenants.
+  const isOfAll = stats.accepted_per_s !== undefined;
   const broken = sum(vendors, "breaches_total");
   const { p50, p95 } = stats.end_to_end_ms ?? {};
   const tile = (name, value, note, kind = "") =>
@@ -105,15 +106,15 @@ function tiles(stats, vendors) {
           broken ? "bad" : "good",
         )
       : null,
-    tile("Jobs in", rate(stats.accepted_per_s), "a second"),
-    tile("Done", rate(stats.done_per_s), "a second"),
-    tile("Failed", rate(stats.failed_per_s), "a second", stats.failed_per_s > 0 ? "bad" : ""),
+    isOfAll && tile("Jobs in", rate(stats.accepted_per_s), "a second"),
+    isOfAll && tile("Done", rate(stats.done_per_s), "a second"),
+    isOfAll && tile("Failed", rate(stats.failed_per_s), "a second", stats.failed_per_s > 0 ? "bad" : ""),
     tile(
       "Waiting",
       count(stats.waiting),
       stats.oldest_waiting_s > 1 ? `oldest ${duration(stats.oldest_waiting_s * 1000)}` : `${count(stats.open)} with vendors`,
     ),
-    tile("End to end", p50 == null ? NONE : duration(p50), p95 == null ? "median" : `median; p95 ${duration(p95)}`),
+    isOfAll && tile("End to end", p50 == null ? NONE : duration(p50), p95 == null ? "median" : `median; p95 ${duration(p95)}`),
   );
 }
 

@@ -74,7 +74,9 @@ function page({ vendor, recent, failures, audit }, again, failed) {
 }
 
 function facts(vendor) {
-  const fact = (name, ...value) => el("div", null, el("dt", null, name), el("dd", null, value));
+  const fact = (name, ...value) => el("div", { key: name }, el("dt", null, name), el("dd", null, value));
+  // A tenant's key does not see what is of all tenants.
+  const isOfAll = vendor.calls_total != null;
   const jobs = (n, status) => (n ? link(["jobs"], { vendor: vendor.name, status }, count(n)) : count(n));
   return el(
     "dl",
@@ -82,13 +84,13 @@ function facts(vendor) {
     fact("Kind", vendor.kind),
     fact("Pool", el("span", { class: "data" }, vendor.pool)),
     fact("Waiting", jobs(vendor.waiting, "pending")),
-    fact("Oldest", vendor.oldest_waiting_s == null ? NONE : duration(vendor.oldest_waiting_s * 1000)),
-    fact("Drained", drained(vendor)),
-    fact("In flight", `${count(vendor.in_flight)} of ${count(vendor.concurrency)}`),
+    isOfAll && fact("Oldest", vendor.oldest_waiting_s == null ? NONE : duration(vendor.oldest_waiting_s * 1000)),
+    isOfAll && fact("Drained", drained(vendor)),
+    isOfAll && fact("In flight", `${count(vendor.in_flight)} of ${count(vendor.concurrency)}`),
     fact("Accepted, unanswered", jobs(vendor.open, "processing")),
-    fact("Calls", count(vendor.calls_total)),
-    fact("429s", count(vendor.throttled_total)),
-    fact("Breaches", el("strong", { class: vendor.breaches_total ? "bad" : "good" }, count(vendor.breaches_total))),
+    isOfAll && fact("Calls", count(vendor.calls_total)),
+    isOfAll && fact("429s", count(vendor.throttled_total)),
+    isOfAll && fact("Breaches", el("strong", { class: vendor.breaches_total ? "bad" : "good" }, count(vendor.breaches_total))),
     fact("Breaker", vendor.breaker.replace("_", " ")),
   );
 }

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { after, before, describe, test } from "node:test";
-import { assertAccessible, assertNoFaults, eventually, KINDS, world } from "./world.mjs";
+import { assertAccessible, assertNoFaults, eventually, KINDS, press, world } from "./world.mjs";
 
 for (const kind of KINDS) {
   describe(`a service that is ${kind}`, () => {
@@ -200,21 +200,4 @@ for (const kind of KINDS) {
       await done(page);
     });
   });
-}
-
-/** Goes to a button by Tab, and presses it. */
-async function press(page, name) {
-  await page.locator("body").press("Tab");
-  for (let i = 0; i < 60; i++) {
-    const here = await page.evaluate(
-      () => document.activeElement.getAttribute("aria-label") ?? document.activeElement.textContent,
-    );
-    if (here === name) {
-      const outline = await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
-      assert.equal(outline, "solid", "the focus can be seen");
-      return page.keyboard.press("Enter");
-    }
-    await page.keyboard.press("Tab");
-  }
-  assert.fail(`no way to ${name} by Tab`);
 }

@@ -2,15 +2,9 @@
 
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import { assertAccessible, assertNoFaults, eventually, KINDS, world } from "./world.mjs";
+import { assertAccessible, assertNoFaults, eventually, KINDS, LOOKS, world } from "./world.mjs";
 
 const MOST_LOADS = 12;
-const LOOKS = [
-  [1280, "light"],
-  [1280, "dark"],
-  [390, "light"],
-  [390, "dark"],
-];
 
 for (const kind of KINDS) {
   describe(`a service that is ${kind}`, () => {

@@ -19,6 +19,14 @@ const ADMIN = "an-admin-key-of-at-least-32-characters";
 /** `open`: no keys, the embedded store. `keyed`: with keys. `scaled`: with keys, over Redis and MongoDB. */
 export const KINDS = (process.env.KINDS ?? "open keyed scaled").split(" ");
 
+/** Widths and themes. */
+export const LOOKS = [
+  [1280, "light"],
+  [1280, "dark"],
+  [390, "light"],
+  [390, "dark"],
+];
+
 const FLAGS = [
   "no-sandbox",
   "disable-gpu",
@@ -149,6 +157,23 @@ export async function assertAccessible(page, what) {
   assert.deepEqual(findings, [], what);
   const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
   assert.ok(over <= 0, `${what} is ${over} pixels too wide`);
+}
+
+/** Goes to a button or a link by Tab, and presses it. */
+export async function press(page, name) {
+  await page.locator("body").press("Tab");
+  for (let i = 0; i < 60; i++) {
+    const here = await page.evaluate(
+      () => document.activeElement.getAttribute("aria-label") ?? document.activeElement.textContent,
+    );
+    if (here === name) {
+      const outline = await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
+      assert.equal(outline, "solid", "the focus can be seen");
+      return page.keyboard.press("Enter");
+    }
+    await page.keyboard.press("Tab");
+  }
+  assert.fail(`no way to ${name} by Tab`);
 }
 
 export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
