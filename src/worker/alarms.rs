@@ -8,7 +8,7 @@ use super::{Context, login};
 use crate::{
     clock::Time,
     job::{
-        Failure, Job, JobId, Status,
+        AttemptOutcome, Failure, Job, JobId, Status,
         lifecycle::{self, Policy},
         retry::Retry,
     },
@@ -42,6 +42,6 @@ pub(super) async fn ring(cx: &Context, id: JobId, now: Time) -> Result<(), Store
 
 /// Shows people that a vendor accepted a job and did not answer in time: in the log, and as the vendor's last error.
 pub(super) fn note_unanswered(cx: &Context, vendor: &Arc<str>, why: &Failure) {
-    cx.breakers.note_error(vendor, login::written(why, cx.clock.now()));
+    cx.breakers.note_error(vendor, login::written(why, AttemptOutcome::Timeout, cx.clock.now()));
     cx.failures.note(vendor, &why.message, cx.clock.nanos());
 }

@@ -8,6 +8,9 @@
 
 local SECOND = 1000000
 local LIVE, GRACE = 2 * SECOND, 3 * SECOND
+-- One place of so many goes only to a process that has nearly all of its own in use. When a process dies, nobody knows what it had in flight:
+-- with these places others begin at once.
+local SPARE = 8
 
 -- The time, when the hash was begun, its members by id, and the fields to write in any case. Begins it anew when something may have been lost.
 local function read_members(args)
@@ -82,7 +85,10 @@ local function new_size(args, me, members, is_uncertain)
   for _, member in pairs(members) do
     if member ~= me then others = others + member.size end
   end
-  return math.max(math.min(fair_share(me, members, args.most), args.most - others), in_use)
+  local left, fair = args.most - others, fair_share(me, members, args.most)
+  local spare = math.floor(args.most / SPARE)
+  if args.busy < left - spare then fair = math.min(fair, left - spare) end
+  return math.max(math.min(fair, left), in_use)
 end
 
 local args = cjson.decode(ARGV[1])

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fetchgate::{
     book::{Book, Charge, Spend},
     clock::{Clock, Time},
+    roles::Roles,
     store::{redis_mongo::RedisMongo, sqlite::Sqlite},
 };
 use tempfile::TempDir;
@@ -27,7 +28,7 @@ async fn open(backend: Backend, folder: &TempDir) -> Arc<dyn Book> {
         Backend::RedisMongo => {
             let database = database(folder);
             let (uri, redis) = (servers::mongo().mongo_url(&database), servers::redis().link());
-            let store = RedisMongo::open(&uri, &database, redis, VENDORS.map(work).to_vec(), clock, 10);
+            let store = RedisMongo::open(&uri, &database, redis, VENDORS.map(work).to_vec(), clock, 10, Roles::Both);
             Arc::new(store.await.expect("the store opens"))
         }
     }

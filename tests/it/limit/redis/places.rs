@@ -15,15 +15,15 @@ async fn settled(scene: &Scene) -> RedisLimiter {
 }
 
 #[test]
-fn a_lone_process_has_all_places_and_two_share_them() {
+fn a_lone_process_has_all_places_that_it_needs_and_two_share_them() {
     run_io(async {
         let scene = Scene::new(&[]);
         let (a, b) = (settled(&scene).await, scene.process());
-        assert_eq!(places(&a, 10, 1).await, 10);
+        assert_eq!(places(&a, 10, 9).await, 10);
         assert_eq!(places(&b, 10, 1).await, 0, "all are given");
         advance(&scene.clock, 500 * MS);
         assert_eq!(places(&a, 10, 2).await, 5);
-        assert_eq!(places(&b, 10, 1).await, 5);
+        assert_eq!(places(&b, 10, 1).await, 4);
         // What one does not use the other may have.
         advance(&scene.clock, 500 * MS);
         assert_eq!((places(&b, 10, 1).await, places(&a, 10, 5).await), (4, 6));
@@ -37,11 +37,11 @@ fn inside_a_block_nothing_is_asked() {
     run_io(async {
         let scene = Scene::new(&[]);
         let a = settled(&scene).await;
-        assert_eq!(places(&a, 10, 1).await, 10);
+        assert_eq!(places(&a, 10, 1).await, 9);
         scene.flush();
-        assert_eq!(places(&a, 10, 5).await, 10);
+        assert_eq!(places(&a, 10, 5).await, 9);
         advance(&scene.clock, 99 * MS);
-        assert_eq!(places(&a, 10, 10).await, 10);
+        assert_eq!(places(&a, 10, 10).await, 9);
     });
 }
 
@@ -57,7 +57,18 @@ fn the_block_of_a_dead_process_is_given_away_only_when_its_calls_are_over() {
             assert_eq!(places(&b, 10, 1).await, 0); // 2 s of lease and 5 s of a call
         }
         advance(&scene.clock, 200 * MS);
-        assert_eq!(places(&b, 10, 1).await, 10);
+        assert_eq!(places(&b, 10, 1).await, 9);
+    });
+}
+
+#[test]
+fn when_a_process_dies_that_did_not_need_all_places_another_begins_at_once() {
+    run_io(async {
+        let scene = Scene::new(&[]);
+        let (dead, b) = (settled(&scene).await, scene.process());
+        assert_eq!(places(&dead, 80, 1).await, 70);
+        drop(dead);
+        assert_eq!(places(&b, 80, 1).await, 10);
     });
 }
 
@@ -66,7 +77,7 @@ fn after_a_loss_what_is_in_use_is_kept_and_nothing_new_is_given_for_three_second
     run_io(async {
         let scene = Scene::new(&[]);
         let (a, b) = (settled(&scene).await, scene.process());
-        assert_eq!(places(&a, 10, 6).await, 10);
+        assert_eq!(places(&a, 10, 6).await, 9);
         advance(&scene.clock, 500 * MS);
         scene.flush();
         assert_eq!(places(&b, 10, 4).await, 0);
@@ -83,9 +94,9 @@ fn a_stop_gives_places_back_at_once() {
     run_io(async {
         let scene = Scene::new(&[]);
         let (a, b) = (settled(&scene).await, scene.process());
-        assert_eq!(places(&a, 10, 1).await, 10);
+        assert_eq!(places(&a, 10, 9).await, 10);
         a.stop().await.unwrap();
-        assert_eq!(places(&b, 10, 1).await, 10);
+        assert_eq!(places(&b, 10, 9).await, 10);
     });
 }
 
