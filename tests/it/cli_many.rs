@@ -1,6 +1,7 @@
 //! The command line for many jobs, and for people: filters, files, tables, times, colours, pipes.
 
 use std::{
+    collections::BTreeSet,
     io::{BufReader, Write as _},
     net::TcpListener,
     process::{Command, Stdio},
@@ -11,7 +12,9 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{Dev, Run, nowhere, read_line, run},
+    docs::pages,
     failure::BINARY,
+    house::read,
 };
 
 /// Jobs of a paused vendor, with the tag `many`; their ids, oldest first.
@@ -140,6 +143,61 @@ fn there_is_a_manual_page_for_each_command_and_the_help_has_the_exit_codes() {
             commands.all(|one| is_told(&format!("{name} {}", one.get_name())) || is_told(one.get_name())),
             "{name}"
         );
+    }
+}
+
+/// A command as the shell splits it, up to its end.
+fn words(text: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (_, '\\') => word.get_or_insert_default().extend(chars.next()),
+            (Some(open), c) if c == open => quote = None,
+            (None, '"' | '\'') => (quote, word) = (Some(c), Some(word.unwrap_or_default())),
+            (None, ' ') => words.extend(word.take()),
+            (None, '|' | ';' | '&' | '<' | ')') => break,
+            (None, '#') if word.is_none() => break,
+            (None, '>') => {
+                word = word.filter(|word| word != "2");
+                break;
+            }
+            _ => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// Every command in a document, in its blocks and in its sentences.
+fn commands(page: &str) -> BTreeSet<Vec<String>> {
+    let (text, mut found) = (read(page).replace("\\\n", " "), BTreeSet::new());
+    for (n, part) in text.split("```").enumerate() {
+        if n % 2 == 0 {
+            let part = part.replace('\n', " ");
+            let code = part.split('`').skip(1).step_by(2).filter(|code| code.starts_with("fetchgate "));
+            found.extend(code.map(words));
+        } else if let Some(block) = part.strip_prefix("sh\n").or_else(|| part.strip_prefix("console\n")) {
+            for line in block.lines() {
+                let begins = line.match_indices("fetchgate ").map(|(at, _)| line.split_at(at));
+                let begins = begins.filter(|(before, _)| before.is_empty() || before.ends_with([' ', '(']));
+                found.extend(begins.map(|(_, command)| words(command)));
+            }
+        }
+    }
+    // Printed text may have the name with any word after it, and COMMAND stands for each command.
+    found.retain(|words| words.get(1).is_some_and(|word| word.starts_with(|c: char| c.is_ascii_lowercase())));
+    found
+}
+
+#[test]
+fn every_command_in_the_documents_is_one_that_there_is() {
+    let found: BTreeSet<Vec<String>> = pages().iter().flat_map(|page| commands(page)).collect();
+    assert!(found.len() > 50, "{found:?}");
+    for words in found {
+        // Nothing is done; but whatever comes before is checked.
+        let args: Vec<&str> = words[1..].iter().map(String::as_str).chain(["--help"]).collect();
+        run(&nowhere(), &args).succeeds();
     }
 }
 

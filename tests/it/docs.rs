@@ -107,7 +107,7 @@ fn commands_run(page: &str) {
 }
 
 /// Every document, by its path from the root.
-fn pages() -> Vec<String> {
+pub(crate) fn pages() -> Vec<String> {
     fn below(folder: PathBuf, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
