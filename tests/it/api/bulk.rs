@@ -298,7 +298,7 @@ async fn a_walk_goes_on_after_a_restart_and_meets_each_job_once(backend: Backend
     assert!(done <= 10_000 && !is_over, "one call looks at no more: {first}");
     // What a slow store did not answer for may be done, and counts nowhere.
     assert!(done + walk_on(&app, "cancel", first["next_cursor"].clone()).await <= 10_000, "each once");
-    assert_eq!(app.get("/vendors/good").await.json()["waiting"], 0);
+    assert_eq!(walk_on(&app, "cancel", Value::Null).await, 0, "nothing is left");
 
     app.clock.advance(Duration::from_secs(1));
     let first = change(&app, "replay", json!({"all": true})).await;
@@ -307,9 +307,10 @@ async fn a_walk_goes_on_after_a_restart_and_meets_each_job_once(backend: Backend
     let mut app = app.crash_and_restart().await;
     let rest = json!({"all": true, "cursor": first["next_cursor"]});
     assert!(done + walk_on(&app, "replay", first["next_cursor"].clone()).await <= 10_020, "each once");
-    let waiting = async |vendor: &str| app.get(&format!("/vendors/{vendor}")).await.json()["waiting"].clone();
-    assert_eq!((waiting("good").await, waiting("bad").await), (json!(10_000), json!(20)));
+    assert_eq!(walk_on(&app, "replay", Value::Null).await, 0, "nothing is left");
     app.run_until_idle().await;
+    // The index may have missed what a slow store did not answer for, until the next sweep.
+    app.run_for(Duration::from_secs(11)).await;
     assert_eq!((app.calls("bad"), count(&app, "status=failed").await), (40, 20), "they have failed again");
     assert_eq!(outcome(&change(&app, "replay", rest).await), (0, 0, true), "a call again, as after a lost answer");
     app.clock.advance(Duration::from_secs(1));

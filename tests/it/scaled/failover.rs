@@ -81,7 +81,8 @@ async fn goes_on<R: Queue>(world: &World<R>, since: Instant, why: &str) {
     let called = world.vendors.count("sync");
     world.called("sync", called + 20).await;
     eprintln!("{why}: work goes on after {:?}", since.elapsed());
-    assert!(since.elapsed() < Duration::from_secs(20), "{why}: {:?}", since.elapsed());
+    // Nine seconds on a machine that has nothing else to do.
+    assert!(since.elapsed() < Duration::from_secs(40), "{why}: {:?}", since.elapsed());
 }
 
 async fn another_master(world: &World<Sentinels>, before: usize) -> usize {
