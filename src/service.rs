@@ -55,9 +55,7 @@ use crate::{
 
 /// A stream has room for about half a second of its vendor's rate, within these bounds.
 const DEEPEST: u64 = 2048;
-const SHALLOWEST: u64 = 8;
-/// A slow vendor's stream has room for up to so many fewer, but at least for half: a tenant with few jobs waits for what is in it already.
-const FEWER: u64 = 16;
+const SHALLOWEST: u64 = 16;
 
 /// All parts of one process, built and not yet running.
 pub struct Service {
@@ -477,12 +475,12 @@ fn work(config: &Config, vendor: &config::Vendor) -> VendorWork {
         Per::Rolling(period) => Some(u128::from(limit.calls) * 500 / period.as_millis().max(1)),
         _ => None,
     });
-    let depth = half_second.min().map_or(DEEPEST + FEWER, |calls| u64::try_from(calls).unwrap_or(DEEPEST + FEWER));
+    let depth = half_second.min().map_or(DEEPEST, |calls| u64::try_from(calls).unwrap_or(DEEPEST));
     VendorWork {
         name: vendor.name.clone(),
         polls: vendor.asks_again(),
         lease: vendor.lease(),
-        depth: usize::try_from((depth - (depth / 2).min(FEWER)).clamp(SHALLOWEST, DEEPEST)).unwrap_or(0),
+        depth: usize::try_from(depth.clamp(SHALLOWEST, DEEPEST)).unwrap_or(0),
         open: vendor.open,
     }
 }

@@ -198,9 +198,19 @@ fn settler(core: &Core, attempt: &Attempt) -> String {
     format!("{}/{}", core.process, attempt.n)
 }
 
+/// What outcomes change in the index of one vendor.
+#[derive(Default)]
+struct IndexChanges {
+    counts: CountChanges,
+    /// Others may have room now.
+    ring: bool,
+    removals: Vec<Removal>,
+    ended: Vec<JobId>,
+}
+
 /// Updates the index, vendor by vendor, and wakes the callers that wait for these jobs.
 async fn update_index(core: &Core, requests: &[Outcome], all_leased: &[Option<LeasedEntry>], took: &[Took]) {
-    let mut by_vendor: HashMap<&str, (CountChanges, bool, Vec<Removal>, Vec<JobId>)> = HashMap::new();
+    let mut by_vendor: HashMap<&str, IndexChanges> = HashMap::new();
     let mut owes_webhooks = false;
     for ((request, leased), took) in requests.iter().zip(all_leased).zip(took) {
         let (was, is, which) = match took {
@@ -214,12 +224,12 @@ async fn update_index(core: &Core, requests: &[Outcome], all_leased: &[Option<Le
             Took::Nothing(is) => (is.as_deref(), is.as_deref(), RemoveIf::Leased),
         };
         let nothing = matches!(took, Took::Nothing(_));
-        let (counts, ring, removals, ended) = by_vendor.entry(&request.lease.job.lane.vendor).or_default();
+        let changes = by_vendor.entry(&request.lease.job.lane.vendor).or_default();
         let now = is.and_then(Job::live_stage);
-        counts.add(was, is);
-        *ring |= leaves_room(now);
+        changes.counts.add(was, is);
+        changes.ring |= leaves_room(now);
         if now.is_none() && !nothing {
-            ended.push(request.lease.job.id);
+            changes.ended.push(request.lease.job.id);
             owes_webhooks |= is.is_some_and(Job::owes_webhook);
         }
         let next = is.filter(|job| job.needs_call()).map(Enqueue::of);
@@ -227,10 +237,10 @@ async fn update_index(core: &Core, requests: &[Outcome], all_leased: &[Option<Le
         if let Some(leased) =
             leased.as_ref().filter(|leased| !(nothing && core.leases.has_later(&request.lease, leased)))
         {
-            removals.push(Removal { entry: leased.entry.clone(), which, next });
+            changes.removals.push(Removal { entry: leased.entry.clone(), which, next });
         }
     }
-    for (name, (counts, ring, removals, ended)) in by_vendor {
+    for (name, IndexChanges { counts, ring, removals, ended }) in by_vendor {
         let Some(vendor) = core.vendors.get(name) else { continue };
         let ring = ring && vendor.open.is_some();
         if ring || removals.iter().any(|removal| removal.next.is_some()) {
