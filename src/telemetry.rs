@@ -4,8 +4,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Debug,
-    hash::Hash,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,8 +12,8 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeMetric, text},
-    metrics::{TypedMetric, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
 use tokio::sync::Notify;
@@ -24,12 +22,12 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     clock::Time,
     config::Config,
-    exposition::OfProcess,
+    exposition::{OfProcess, family},
     job::{AttemptOutcome, DeliveryStatus, End, Job},
     outcomes::{Blocks, Ends},
     processes::About,
+    recent::Recent,
     spans::Spans,
-    stats::Recent,
 };
 
 /// Sends logs to standard error: `RUST_LOG` says how much (default `info`), JSON when standard error is no terminal.
@@ -340,17 +338,6 @@ impl Metrics {
 
 fn latency() -> Histogram {
     Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
-}
-
-/// A metric with labels, registered.
-pub(crate) fn family<L, M>(registry: &mut Registry, name: &str, help: &str) -> Family<L, M>
-where
-    L: Clone + Hash + Eq + EncodeLabelSet + Debug + Send + Sync + 'static,
-    M: Default + EncodeMetric + TypedMetric + Debug + Send + Sync + 'static,
-{
-    let family = Family::default();
-    registry.register(name, help, family.clone());
-    family
 }
 
 /// Registers the metrics of vendors, and resolves the handles of each.

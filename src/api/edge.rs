@@ -28,7 +28,7 @@ use super::{
     memory::{Charge, Memory, Reserved},
 };
 
-/// Requests under way at most. Callbacks have places of their own; probes need none.
+/// Requests in flight at most. Callbacks have a bound of their own; probes have none.
 const MOST_CALLS: usize = 8000;
 const MOST_CALLBACKS: usize = 1000;
 /// Answers that are smaller are not charged to a budget.
@@ -42,7 +42,7 @@ pub struct Edge {
     pub memory: Memory,
     /// Origins whose pages may read answers.
     cors: Vec<HeaderValue>,
-    /// Places for requests under way, but for callbacks and probes.
+    /// Bounds the requests in flight, other than callbacks and probes.
     pub calls: Semaphore,
     pub callbacks: Semaphore,
 }
@@ -61,7 +61,7 @@ impl Edge {
 /// What a request is, for the bounds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Answered however much is under way.
+    /// Answered however many requests are in flight.
     Probe,
     Callback,
     Batch,
@@ -113,12 +113,12 @@ pub(super) async fn around(State(app): State<Arc<App>>, request: Request, next: 
 
 /// The answer of the handler, if there is room for the request.
 async fn bounded(app: &App, kind: Kind, mut request: Request, next: Next) -> Response {
-    let places = match kind {
+    let bound = match kind {
         Kind::Probe => None,
         Kind::Callback => Some(&app.edge.callbacks),
         Kind::Batch | Kind::Call => Some(&app.edge.calls),
     };
-    let Ok(_place) = places.map(Semaphore::try_acquire).transpose() else {
+    let Ok(_in_flight) = bound.map(Semaphore::try_acquire).transpose() else {
         let detail = "too many requests are under way; nothing was changed, send the same again later";
         let full = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "over_capacity", detail);
         return full.retry_after(1).into_response();
@@ -225,7 +225,7 @@ impl AsRef<[u8]> for Charged {
     }
 }
 
-/// What a page may do: load what is ours, and be in no frame. The script inside it is known by its hash.
+/// What a page may do: load files from this service, and be in no frame. The script inside it is allowed by its hash.
 static PAGE_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let script = health::DOCS.split_once("<script>").and_then(|(_, rest)| rest.split_once("</script>"));
     let hash = BASE64_STANDARD.encode(Sha256::digest(script.map_or("", |(script, _)| script)));
@@ -236,21 +236,21 @@ static PAGE_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::from_str(&policy).expect("visible ASCII")
 });
 
-/// What browsers are told about every answer. A handler may have said something else.
+/// The headers for browsers that every answer gets, unless its handler has set them.
 fn protect(headers: &mut HeaderMap, route: &str) {
     let is_page = headers.get(header::CONTENT_TYPE).is_some_and(|sort| sort.as_bytes().starts_with(b"text/html"));
     let is_public = route.starts_with("/docs") || route == "/openapi.json";
-    let mut say = |name: HeaderName, value: HeaderValue| {
+    let mut set = |name: HeaderName, value: HeaderValue| {
         headers.entry(name).or_insert(value);
     };
-    say(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    say(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    set(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    set(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     if !is_public {
-        say(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        set(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     if is_page {
-        say(header::CONTENT_SECURITY_POLICY, PAGE_POLICY.clone());
-        say(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        set(header::CONTENT_SECURITY_POLICY, PAGE_POLICY.clone());
+        set(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     }
 }
 

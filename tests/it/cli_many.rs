@@ -149,7 +149,10 @@ fn one_command_says_why_a_job_failed_and_what_to_do() {
     let submit = ["jobs", "submit", "--vendor", "faulty", "--payload", r#"{"status": 422}"#, "--wait", "30s"];
     let shown = dev.run(&submit).fails(1, &["the vendor answered 422 (vendor_refused)"]).stdout;
     let why = "\n\nwhy: the vendor answered 422 (vendor_refused)\nthe vendor said: 422 ";
-    assert!(shown.contains(why) && shown.contains("\nnext: If the payload is wrong, submit a corrected job. If "), "{shown}");
+    assert!(
+        shown.contains(why) && shown.contains("\nnext: If the payload is wrong, submit a corrected job. If "),
+        "{shown}"
+    );
     let id = shown.split_whitespace().nth(1).expect("the id");
     assert!(dev.run(&["jobs", "get", id]).succeeds().stdout.contains(why), "later too");
     let attempts = dev.run(&["jobs", "attempts", id]).succeeds().stdout;
