@@ -12,7 +12,7 @@
 //! - [`result_webhooks`]: the ends of jobs, announced to those who asked for it.
 //!
 //! Below them: [`book`] (what is durable besides jobs), [`store_error`], [`redis_link`], [`guard`] (where result webhooks may go), [`json`] and [`clock`].
-//! Around them: [`config`], [`in_force`] (which limits are in force), [`pauses`], [`keys`] (who asks, and what they may do), [`events`] (for those who listen), [`admission`] (how fast tenants submit), [`service`] (the wiring), [`roles`], [`kernel`], [`telemetry`], [`outcomes`] and [`exposition`] (metrics), [`spans`] (traces), [`recent`] and [`stats`] (the last minute), [`processes`],
+//! Around them: [`config`], [`in_force`] (which limits are in force), [`pauses`], [`keys`] (who asks, and what they may do), [`events`] (for those who listen), [`admission`] (how fast tenants submit), [`service`] (the wiring), [`roles`], [`kernel`], [`logs`], [`telemetry`], [`outcomes`] and [`exposition`] (metrics), [`spans`] (traces), [`recent`] and [`stats`] (the last minute), [`processes`],
 //! [`shutdown`] and [`cli`]. `ARCHITECTURE.md` follows one job through the code.
 
 pub mod admission;
@@ -31,6 +31,7 @@ pub mod json;
 pub mod kernel;
 pub mod keys;
 pub mod limit;
+pub mod logs;
 mod otlp;
 pub mod outcomes;
 pub mod pauses;

@@ -1,6 +1,6 @@
-//! Logs and metrics: the one list of metric names, and the handles that the hot paths keep.
+//! Metrics: the one list of their names, and the handles that the hot paths keep.
 //!
-//! Never carries an id as a label, and never a payload, a header or a secret anywhere.
+//! Never carries an id as a label.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,6 @@ use prometheus_client::{
     registry::Registry,
 };
 use tokio::sync::Notify;
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     clock::Time,
@@ -29,18 +28,6 @@ use crate::{
     recent::Recent,
     spans::Spans,
 };
-
-/// Sends logs to standard error: `RUST_LOG` says how much (default `info`), JSON when standard error is no terminal.
-pub fn start_logs() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second call, for example in a test binary, changes nothing.
-    let _ = if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        logs.with_target(false).try_init()
-    } else {
-        logs.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
-    };
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByVendor {

@@ -18,7 +18,6 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
-use tracing::Instrument;
 
 use super::{
     App,
@@ -27,6 +26,7 @@ use super::{
     health,
     memory::{Charge, Memory, Reserved},
 };
+use crate::logs::HTTP_REQUEST_ID;
 
 /// Requests in flight at most. Callbacks have a bound of their own; probes have none.
 const MOST_CALLS: usize = 8000;
@@ -86,11 +86,10 @@ pub(super) async fn around(State(app): State<Arc<App>>, request: Request, next: 
     let route = matched.as_ref().map_or("unknown", |route| route.as_str());
     let (method, id) = (request.method().clone(), request_id(request.headers()));
     let origin = request.headers().get(header::ORIGIN).filter(|origin| app.edge.cors.contains(origin)).cloned();
-    // Every line that is logged for this request names it, whatever the level of the logs.
-    let span = tracing::error_span!("request", http_request_id = id.to_str().unwrap_or_default());
     let mut response = match &origin {
         Some(_) if is_preflight(&request) => preflight(),
-        _ => bounded(&app, Kind::of(route), request, next).instrument(span).await,
+        // Every line that is logged meanwhile names the request.
+        _ => HTTP_REQUEST_ID.scope(id.clone(), bounded(&app, Kind::of(route), request, next)).await,
     };
     if let Some(problem) = response.extensions_mut().remove::<ApiError>() {
         *response.body_mut() = Body::from(problem.written(id.to_str().ok()));
