@@ -53,17 +53,9 @@ impl Source {
 }
 
 fn job(ids: &JobIds, due_at: Time) -> NewJob {
-    NewJob {
-        id: ids.next(START),
-        lane: Lane { vendor: VENDOR.into(), priority: Priority::Normal, tenant: "default".into() },
-        payload: r#"{"name":"Ada Lovelace","street":"Main Street 1","city":"London","born":"1815-12-10"}"#.into(),
-        due_at,
-        deadline: None,
-        tags: Vec::new(),
-        idempotency: None,
-        webhook: None,
-        caller: None,
-    }
+    let lane = Lane { vendor: VENDOR.into(), priority: Priority::Normal, tenant: "default".into() };
+    let payload = r#"{"name":"Ada Lovelace","street":"Main Street 1","city":"London","born":"1815-12-10"}"#;
+    NewJob::new(ids.next(START), lane, payload, due_at)
 }
 
 /// Leases so many jobs and settles each, as the attempts of a worker do.

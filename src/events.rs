@@ -32,7 +32,7 @@ const MOST_OF_A_KEY: usize = 100;
 /// Streams that read the store at the same time; others wait.
 const MOST_READING: usize = 8;
 
-/// Events that came together, and the place up to which a listener has seen all of them then.
+/// Events that were read together, and the place in the log up to which a listener then has all.
 #[derive(Debug)]
 pub struct Batch {
     pub events: Vec<Event>,
@@ -49,8 +49,8 @@ pub struct Events {
     /// Rung when the first listener comes.
     wanted: Notify,
     closed: CancellationToken,
-    /// Places for streams.
-    pub places: Arc<Semaphore>,
+    /// One permit for each stream that may still be opened.
+    pub free_streams: Arc<Semaphore>,
     of_keys: Mutex<HashMap<String, usize>>,
     reading: Semaphore,
 }
@@ -62,15 +62,15 @@ struct Reader {
     recent: BTreeSet<EventId>,
 }
 
-/// Why there is no place for one more stream.
+/// Why no more streams can be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
     InAll,
     OfKey,
 }
 
-/// A stream's place, until it is dropped.
-pub struct Place {
+/// Counts one open stream, until it is dropped.
+pub struct OpenStream {
     events: Arc<Events>,
     key: Option<String>,
     _permit: OwnedSemaphorePermit,
@@ -85,7 +85,7 @@ impl Events {
             reader: tokio::sync::Mutex::default(),
             wanted: Notify::new(),
             closed: CancellationToken::new(),
-            places: Arc::new(Semaphore::new(MOST_STREAMS)),
+            free_streams: Arc::new(Semaphore::new(MOST_STREAMS)),
             of_keys: Mutex::default(),
             reading: Semaphore::new(MOST_READING),
         }
@@ -127,7 +127,7 @@ impl Events {
         Ok(true)
     }
 
-    /// Begins to listen: everything that is stored from now on will come. Gives the place where that begins.
+    /// Begins to listen: receives everything that is stored from now on. Also returns the place in the log where that begins.
     pub async fn listen(&self) -> Result<(broadcast::Receiver<Arc<Batch>>, EventId), StoreError> {
         let mut kept = self.reader.lock().await;
         if kept.is_none() {
@@ -152,7 +152,7 @@ impl Events {
         self.closed.cancelled()
     }
 
-    /// Events of the past, for a stream that was away or is slow.
+    /// Earlier events, for a client that has reconnected or is slow.
     pub async fn after(&self, place: EventId, most: usize) -> Result<EventPage, StoreError> {
         let _turn = self.reading.acquire().await;
         self.log.after(place, most).await
@@ -173,9 +173,9 @@ impl Events {
         self.log.of_job(id).await
     }
 
-    /// A place for a stream with this key.
-    pub fn place(self: &Arc<Self>, key: Option<&str>) -> Result<Place, Full> {
-        let permit = self.places.clone().try_acquire_owned().map_err(|_| Full::InAll)?;
+    /// Counts one more stream with this key, if there may be one.
+    pub fn open_stream(self: &Arc<Self>, key: Option<&str>) -> Result<OpenStream, Full> {
+        let permit = self.free_streams.clone().try_acquire_owned().map_err(|_| Full::InAll)?;
         if let Some(key) = key {
             let mut of_keys = self.of_keys();
             let open = of_keys.entry(key.to_owned()).or_default();
@@ -184,7 +184,7 @@ impl Events {
             }
             *open += 1;
         }
-        Ok(Place { events: self.clone(), key: key.map(str::to_owned), _permit: permit })
+        Ok(OpenStream { events: self.clone(), key: key.map(str::to_owned), _permit: permit })
     }
 
     /// A panic elsewhere does not make the counts wrong.
@@ -201,11 +201,11 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Gives what it has not given before, with the place that is reached by that.
+    /// Passes on the events that are new, each time with the place up to which all have been read.
     async fn read(
         &mut self,
         log: &dyn EventLog,
-        mut give: impl FnMut(Vec<Event>, EventId) + Send,
+        mut pass_on: impl FnMut(Vec<Event>, EventId) + Send,
     ) -> Result<(), StoreError> {
         let mut from = self.reached.earlier_by(log.overlap());
         loop {
@@ -213,7 +213,7 @@ impl Reader {
             self.reached = self.reached.max(page.reached);
             let new: Vec<Event> = page.events.into_iter().filter(|event| self.recent.insert(event.id)).collect();
             if !new.is_empty() {
-                give(new, self.reached);
+                pass_on(new, self.reached);
             }
             if !page.more {
                 break;
@@ -225,7 +225,7 @@ impl Reader {
     }
 }
 
-impl Drop for Place {
+impl Drop for OpenStream {
     fn drop(&mut self) {
         let Some(key) = &self.key else { return };
         let mut of_keys = self.events.of_keys();

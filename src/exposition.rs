@@ -1,13 +1,19 @@
-//! Metrics as they are written: in the text form that came before OpenMetrics, and what the operating system says of this process.
+//! Metrics as they are registered and written: families, the text form that came before OpenMetrics, and what the operating system says of
+//! this process.
 //!
 //! Never counts anything (see `telemetry`). Where the system has no `/proc`, its part is left out.
 
-use std::{fmt, fs};
+use std::{
+    fmt::{self, Debug},
+    fs,
+    hash::Hash,
+};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{TypedMetric, counter::ConstCounter, family::Family, gauge::ConstGauge},
+    registry::Registry,
 };
 
 use crate::clock::Time;
@@ -19,6 +25,17 @@ pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; char
 
 /// Ticks of `/proc/self/stat` in a second: the kernel shows them as 100 on every machine that we run on.
 const TICKS: f64 = 100.0;
+
+/// A metric with labels, registered.
+pub(crate) fn family<L, M>(registry: &mut Registry, name: &str, help: &str) -> Family<L, M>
+where
+    L: Clone + Hash + Eq + EncodeLabelSet + Debug + Send + Sync + 'static,
+    M: Default + EncodeMetric + TypedMetric + Debug + Send + Sync + 'static,
+{
+    let family = Family::default();
+    registry.register(name, help, family.clone());
+    family
+}
 
 /// Processor time, memory and start of this process, under the names that every dashboard knows.
 #[derive(Debug)]

@@ -11,8 +11,8 @@
 //! - [`vendor`]: how to talk to vendors, and what their replies mean.
 //! - [`result_webhooks`]: the ends of jobs, announced to those who asked for it.
 //!
-//! Below them: [`book`] (what is durable besides jobs), [`store_error`], [`redis_link`], [`json`] and [`clock`].
-//! Around them: [`config`], [`in_force`] (which limits are in force), [`pauses`], [`keys`] (who asks, and what they may do), [`events`] (for those who listen), [`admission`] (how fast tenants submit), [`service`] (the wiring), [`roles`], [`kernel`], [`telemetry`], [`outcomes`] and [`exposition`] (metrics), [`spans`] (traces), [`stats`] (the last minute), [`processes`],
+//! Below them: [`book`] (what is durable besides jobs), [`store_error`], [`redis_link`], [`guard`] (where result webhooks may go), [`json`] and [`clock`].
+//! Around them: [`config`], [`in_force`] (which limits are in force), [`pauses`], [`keys`] (who asks, and what they may do), [`events`] (for those who listen), [`admission`] (how fast tenants submit), [`service`] (the wiring), [`roles`], [`kernel`], [`logs`], [`telemetry`], [`outcomes`] and [`exposition`] (metrics), [`spans`] (traces), [`recent`] and [`stats`] (the last minute), [`processes`],
 //! [`shutdown`] and [`cli`]. `ARCHITECTURE.md` follows one job through the code.
 
 pub mod admission;
@@ -24,16 +24,19 @@ pub mod clock;
 pub mod config;
 pub mod events;
 pub mod exposition;
+pub mod guard;
 pub mod in_force;
 pub mod job;
 pub mod json;
 pub mod kernel;
 pub mod keys;
 pub mod limit;
+pub mod logs;
 mod otlp;
 pub mod outcomes;
 pub mod pauses;
 pub mod processes;
+pub mod recent;
 pub mod redis_link;
 pub mod result_webhooks;
 pub mod roles;

@@ -9,8 +9,8 @@ use prometheus_client::{
 };
 
 use crate::{
+    exposition::family,
     job::{End, FailureCode, Status},
-    telemetry::family,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -50,7 +50,7 @@ use crate::{
     },
     telemetry::Metrics,
     vendor::{Registry, auth::oauth, http::Client},
-    worker::{Context, Failures, Pool, slow_downs::SlowDowns},
+    worker::{self, Context, Failures, Pool, slow_downs::SlowDowns},
 };
 
 /// A stream has room for about half a second of its vendor's rate, within these bounds.
@@ -274,7 +274,7 @@ async fn follow_hangups(cx: Arc<Context>, reread: Arc<Notify>, stop: Cancellatio
             () = stop.cancelled() => return,
         }
         tracing::info!("SIGHUP: reading the secrets in files again");
-        cx.reread_secrets().await;
+        worker::reread_secrets(&cx).await;
     }
 }
 

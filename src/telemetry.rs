@@ -1,11 +1,9 @@
-//! Logs and metrics: the one list of metric names, and the handles that the hot paths keep.
+//! Metrics: the one list of their names, and the handles that the hot paths keep.
 //!
-//! Never carries an id as a label, and never a payload, a header or a secret anywhere.
+//! Never carries an id as a label.
 
 use std::{
     collections::BTreeMap,
-    fmt::Debug,
-    hash::Hash,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,35 +12,22 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeMetric, text},
-    metrics::{TypedMetric, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
 use tokio::sync::Notify;
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     clock::Time,
     config::Config,
-    exposition::OfProcess,
+    exposition::{OfProcess, family},
     job::{AttemptOutcome, DeliveryStatus, End, Job},
     outcomes::{Blocks, Ends},
     processes::About,
+    recent::Recent,
     spans::Spans,
-    stats::Recent,
 };
-
-/// Sends logs to standard error: `RUST_LOG` says how much (default `info`), JSON when standard error is no terminal.
-pub fn start_logs() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second call, for example in a test binary, changes nothing.
-    let _ = if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        logs.with_target(false).try_init()
-    } else {
-        logs.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
-    };
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByVendor {
@@ -340,17 +325,6 @@ impl Metrics {
 
 fn latency() -> Histogram {
     Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
-}
-
-/// A metric with labels, registered.
-pub(crate) fn family<L, M>(registry: &mut Registry, name: &str, help: &str) -> Family<L, M>
-where
-    L: Clone + Hash + Eq + EncodeLabelSet + Debug + Send + Sync + 'static,
-    M: Default + EncodeMetric + TypedMetric + Debug + Send + Sync + 'static,
-{
-    let family = Family::default();
-    registry.register(name, help, family.clone());
-    family
 }
 
 /// Registers the metrics of vendors, and resolves the handles of each.

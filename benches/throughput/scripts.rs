@@ -1,6 +1,6 @@
-//! The limiter's script alone: how long Redis works on one question, and so how many permits one Redis can give.
+//! The limiter's script alone: how long Redis works on one request, and so how many permits one Redis can give.
 //!
-//! On a clock that is moved by hand, so that every wish can be granted and the shape of the limit is all that counts.
+//! On a clock that is moved by hand, so that every permit requested can be granted and the shape of the limit is all that counts.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -17,9 +17,9 @@ use crate::{
     usage::RedisUse,
 };
 
-const QUESTIONS: usize = 2_000;
-const WISHES: [usize; 3] = [1, 10, 100];
-/// So long after the last permit of a question the next one is asked: a little slower than the limits allow.
+const REQUESTS: usize = 2_000;
+const PERMITS: [usize; 3] = [1, 10, 100];
+/// The time between requests, for each permit requested: a little longer than the limits demand.
 const EACH: Duration = Duration::from_micros(1_100);
 const POOL: &str = "sync";
 
@@ -34,17 +34,17 @@ const SHAPES: [(&str, &str); 5] = [
 pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<Table> {
     let head = &[
         "limits of the pool",
-        "wishes",
+        "permits requested",
         "granted",
-        "µs in Redis for a question",
+        "µs in Redis for a request",
         "µs for a permit",
         "permits/s of one Redis, at most",
     ];
     let mut table = Table::new("scripts", "lab/scale.md", head);
     for (name, limits) in SHAPES {
-        for wishes in WISHES {
+        for permits in PERMITS {
             if bench.wants("scripts", name) {
-                row(&mut table, bench, (name, limits), wishes).await?;
+                row(&mut table, bench, (name, limits), permits).await?;
             } else {
                 table.is_whole = false;
             }
@@ -53,7 +53,7 @@ pub(crate) async fn measure(bench: &Bench) -> anyhow::Result<Table> {
     Ok(table)
 }
 
-async fn row(table: &mut Table, bench: &Bench, (name, limits): (&str, &str), wishes: usize) -> anyhow::Result<()> {
+async fn row(table: &mut Table, bench: &Bench, (name, limits): (&str, &str), permits: usize) -> anyhow::Result<()> {
     let redis = &bench.servers().redis;
     redis.say("FLUSHALL");
     let vendor = format!("[vendors.{POOL}]\nkind = \"sync\"\nurl = \"http://127.0.0.1:1/\"\nlimits = {limits}\n");
@@ -66,10 +66,10 @@ async fn row(table: &mut Table, bench: &Bench, (name, limits): (&str, &str), wis
     limiter.outlook(POOL, clock.nanos(), 1).await?;
     clock.advance(Duration::from_secs(120)); // the cold start is over
 
-    let (tenants, before) = (vec![Arc::from("default"); wishes], RedisUse::read(redis.port)?);
-    let (mut granted, questions) = (0, bench.size(QUESTIONS));
-    for _ in 0..questions {
-        clock.advance(EACH * u32::try_from(wishes)?);
+    let (tenants, before) = (vec![Arc::from("default"); permits], RedisUse::read(redis.port)?);
+    let (mut granted, requests) = (0, bench.size(REQUESTS));
+    for _ in 0..requests {
+        clock.advance(EACH * u32::try_from(permits)?);
         let until = clock.nanos() + nanos(limiter.horizon());
         let answers = limiter.reserve(POOL, &tenants, until).await?;
         granted += answers.iter().filter(|answer| matches!(answer, Answer::Granted(_))).count();
@@ -77,8 +77,8 @@ async fn row(table: &mut Table, bench: &Bench, (name, limits): (&str, &str), wis
     let used = RedisUse::read(redis.port)?.since(before);
     table.row(vec![
         name.to_owned(),
-        wishes.to_string(),
-        format!("{:.0} %", granted as f64 * 100.0 / (questions * wishes) as f64),
+        permits.to_string(),
+        format!("{:.0} %", granted as f64 * 100.0 / (requests * permits) as f64),
         format!("{:.0}", used.scripts_us / used.scripts),
         format!("{:.1}", used.scripts_us / granted as f64),
         thousands(granted as f64 * 1e6 / used.scripts_us),

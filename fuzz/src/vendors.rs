@@ -34,17 +34,7 @@ fn vendor(name: &[u8]) -> &'static Arc<Vendor> {
 
 fn job(vendor: &Vendor, payload: Bytes, is_polled: bool) -> Job {
     let lane = Lane { vendor: vendor.name().clone(), priority: Priority::Normal, tenant: "default".into() };
-    let new = NewJob {
-        id: JobId::first_at(NOW),
-        lane,
-        payload,
-        due_at: NOW,
-        deadline: None,
-        tags: Vec::new(),
-        idempotency: None,
-        webhook: None,
-        caller: None,
-    };
+    let new = NewJob::new(JobId::first_at(NOW), lane, payload, NOW);
     let stage = if is_polled { Stage::Poll } else { Stage::Call };
     let ticket = is_polled.then(|| "ticket".to_owned());
     Job { status: Status::Processing, stage, ticket, ..Job::from(new) }

@@ -4,13 +4,13 @@
 
 use axum::http::StatusCode;
 
-use super::{App, error::ApiError, jobs::GLANCE};
+use super::{App, error::ApiError};
 use crate::{
     admission::{Admission, TooFast},
     config::{SubmitRate, write_duration},
     job::NewJob,
     store::{
-        Sees, StoreError, Submitted,
+        Sees, StoreError, Submitted, With,
         room::{Bound, NoRoom},
     },
 };
@@ -29,7 +29,7 @@ pub(super) async fn store(app: &App, jobs: Vec<NewJob>) -> Result<Vec<Submitted>
         if matches!(*outcome, Submitted::NoRoom(_)) {
             match app.store.recall(&tenant, &key).await? {
                 // A key whose job was never written stands for no job: whoever wrote it died meanwhile.
-                Some(Submitted::Known(id)) if app.store.find(&Sees::All, id, GLANCE).await?.is_none() => {}
+                Some(Submitted::Known(id)) if app.store.find(&Sees::All, id, With::NEITHER).await?.is_none() => {}
                 known => *outcome = known.unwrap_or(*outcome),
             }
         }

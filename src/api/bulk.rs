@@ -127,7 +127,7 @@ impl Action {
     /// The decision about a job that matched when it was listed.
     fn decide(self, filter: &Filter, now: Time) -> Decide {
         match self {
-            // Whether it is being called now, its document may not say.
+            // The stored job may not say whether it is being called now.
             Action::Cancel => Box::new(lifecycle::cancel),
             Action::Replay => {
                 let filter = filter.clone();
@@ -137,15 +137,15 @@ impl Action {
     }
 }
 
-/// One call's part of a walk over all jobs, from the newest to the oldest. Each job is met once, also if it fails again meanwhile, and if the
-/// client repeats a call: what was replayed and has ended again since the walk began does not match.
+/// One call's part of a walk over all jobs, from the newest to the oldest. No job is replayed twice in a walk, also if it fails again meanwhile
+/// or the client repeats a call: a job that was replayed and has ended again since the walk began does not match.
 struct Walk {
     by: By,
     action: Action,
     filter: Filter,
     dry_run: bool,
     began: Time,
-    /// All jobs from this id on have been met.
+    /// All jobs from this id on have been visited.
     before: Option<JobId>,
     is_over: bool,
     matched: usize,
@@ -153,10 +153,10 @@ struct Walk {
 }
 
 impl Walk {
-    /// Goes as far as one call may. If something fails after some jobs were changed, their number is the answer, and the next call meets the
-    /// error where this one stopped.
+    /// Goes as far as one call may. If something fails after some jobs were changed, the answer is their number, and the next call
+    /// begins where this one stopped.
     async fn go(&mut self, app: &App) -> Result<(), ApiError> {
-        // None of the statuses asked for allows it.
+        // No status in the filter allows this action.
         self.is_over = self.filter.statuses.is_empty();
         let mut left = MOST_EXAMINED;
         while !self.is_over && left > 0 {
@@ -169,9 +169,9 @@ impl Walk {
         Ok(())
     }
 
-    /// Meets the next slice of jobs; says how many were looked at.
+    /// Changes the next slice of jobs; returns how many were examined.
     async fn step(&mut self, app: &App, examine: usize) -> Result<usize, ApiError> {
-        // One after the other: however many walks there are, they take no more from others than one does.
+        // One walk at a time, so that many walks slow down other requests no more than one does.
         let _turn = app.bulk.lock().await;
         let slice = Slice { before: self.before, most: SLICE, examine };
         let page = app.store.list(self.by.sees(), &self.filter, slice).await?;
@@ -190,9 +190,9 @@ impl Walk {
         while !ids.is_empty() {
             let now = app.clock.now();
             let amended = app.store.amend_all(self.by.sees(), ids, now, self.action.decide(&self.filter, now)).await?;
-            let (met, rest) = ids.split_at(amended.len());
+            let (visited, rest) = ids.split_at(amended.len());
             let mut full = None;
-            for (id, amended) in met.iter().zip(amended) {
+            for (id, amended) in visited.iter().zip(amended) {
                 if let Amended::NoRoom(job, why) = amended {
                     full = full.or_else(|| Some(no_room(&app.admission, &job.lane.tenant, why)));
                     continue;
@@ -204,7 +204,7 @@ impl Walk {
                         metrics.count_end_of(&job);
                     }
                 }
-                // The walk stops where there is no room: those behind it are met again, and do not match if they were changed.
+                // The walk stops where there is no room. The jobs behind it are visited again, and do not match if they were changed.
                 if full.is_none() {
                     self.before = Some(*id);
                 }
@@ -218,7 +218,7 @@ impl Walk {
     }
 }
 
-/// On record, also if the caller goes away before it is over.
+/// Logs what was done, also if the client disconnects before the end.
 impl Drop for Walk {
     fn drop(&mut self) {
         if self.done > 0 {
@@ -245,7 +245,7 @@ impl Drop for Walk {
     }
 }
 
-/// A cursor: the last job that was met, and when the walk began.
+/// A cursor: the last job that was visited, and when the walk began.
 fn write_position(before: JobId, began: Time) -> String {
     write_cursor(&[&before.as_bytes()[..], &began.0.to_be_bytes()].concat())
 }

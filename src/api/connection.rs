@@ -27,16 +27,16 @@ use tokio::{
 };
 
 use super::{
+    door::{Door, MAX_HEAD},
     edge,
     error::ApiError,
     memory::{Budget, Charge, PATIENCE},
-    server::{Door, MAX_HEAD},
 };
 
 /// Heads up to this many bytes are in no budget; few are larger.
 const SMALL_HEAD: usize = 4 << 10;
 
-/// A client has to take this many bytes of its answer, or the rest of it, within [`TimeOuts::answer`](super::server::TimeOuts).
+/// A client has to take this many bytes of its answer, or the rest of it, within [`TimeOuts::answer`](super::door::TimeOuts).
 const STEP: usize = 16 << 10;
 /// Bytes that the kernel buffers for a client that does not read; by default that would be megabytes.
 const SEND_BUFFER: usize = 256 << 10;
@@ -140,7 +140,7 @@ impl Peer {
 /// How long a client has kept us waiting, so that the server can find the slowest. For the head of a request the wait begins when the
 /// connection was opened or the last answer was made: a head that comes byte by byte is one wait.
 #[derive(Clone)]
-pub(super) struct Waits(Arc<Waiting>);
+pub(super) struct ClientWait(Arc<Waiting>);
 
 struct Waiting {
     began: Instant,
@@ -150,9 +150,13 @@ struct Waiting {
     is_busy: AtomicBool,
 }
 
-impl Waits {
-    pub(super) fn new() -> Waits {
-        Waits(Arc::new(Waiting { began: Instant::now(), since: AtomicU64::new(1), is_busy: AtomicBool::new(false) }))
+impl ClientWait {
+    pub(super) fn new() -> ClientWait {
+        ClientWait(Arc::new(Waiting {
+            began: Instant::now(),
+            since: AtomicU64::new(1),
+            is_busy: AtomicBool::new(false),
+        }))
     }
 
     fn note(&self, waits: bool) {
@@ -182,9 +186,9 @@ impl Waits {
 }
 
 /// A connection that gives up a client that does not read its answers.
-pub(super) struct Patient<S> {
+pub(super) struct StallGuard<S> {
     inner: S,
-    waits: Waits,
+    waits: ClientWait,
     /// While an answer cannot be written: since when, and when to check next.
     stall: Option<(Instant, Pin<Box<Sleep>>)>,
     /// Bytes that the client took since it stalled.
@@ -201,10 +205,10 @@ pub(super) struct Patient<S> {
     has_answered: bool,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Patient<S> {
-    pub(super) fn new(inner: S, waits: Waits, door: &Door) -> Patient<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> StallGuard<S> {
+    pub(super) fn new(inner: S, waits: ClientWait, door: &Door) -> StallGuard<S> {
         let (answers, heads) = (door.answers.clone(), door.heads.clone());
-        Patient {
+        StallGuard {
             inner,
             waits,
             stall: None,
@@ -287,7 +291,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Patient<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for StallGuard<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
@@ -301,7 +305,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.instead.is_none() {
             self.instead = with_body(buf).map(|answer| (answer, buf.len()));

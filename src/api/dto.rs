@@ -32,20 +32,8 @@ struct JobView<'a> {
     tries: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     ticket: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    blocked_on: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    since: Option<Time>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    until: Option<Time>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    eligible_at: Option<Time>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    position: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    position_at_least: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    eta: Option<Time>,
+    #[serde(flatten)]
+    why: Option<&'a WhyWaiting>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline: Option<Time>,
     created_at: Time,
@@ -118,13 +106,7 @@ pub(super) fn render(job: &Job, payload: bool, why: Option<&WhyWaiting>) -> Vec<
         attempts: job.attempt,
         tries: job.tries,
         ticket: job.ticket.as_deref().filter(|_| !job.status.has_ended()),
-        blocked_on: why.map(|why| &*why.blocked_on),
-        since: why.and_then(|why| why.since),
-        until: why.and_then(|why| why.until),
-        eligible_at: why.and_then(|why| why.eligible_at),
-        position: why.and_then(|why| why.position),
-        position_at_least: why.and_then(|why| why.position_at_least),
-        eta: why.and_then(|why| why.eta),
+        why,
         deadline: job.deadline.map(|deadline| deadline.at),
         created_at: job.id.created_at(),
         updated_at: job.updated_at,

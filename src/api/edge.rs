@@ -18,7 +18,6 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
-use tracing::Instrument;
 
 use super::{
     App,
@@ -27,8 +26,9 @@ use super::{
     health,
     memory::{Charge, Memory, Reserved},
 };
+use crate::logs::HTTP_REQUEST_ID;
 
-/// Requests under way at most. Callbacks have places of their own; probes need none.
+/// Requests in flight at most. Callbacks have a bound of their own; probes have none.
 const MOST_CALLS: usize = 8000;
 const MOST_CALLBACKS: usize = 1000;
 /// Answers that are smaller are not charged to a budget.
@@ -42,7 +42,7 @@ pub struct Edge {
     pub memory: Memory,
     /// Origins whose pages may read answers.
     cors: Vec<HeaderValue>,
-    /// Places for requests under way, but for callbacks and probes.
+    /// Bounds the requests in flight, other than callbacks and probes.
     pub calls: Semaphore,
     pub callbacks: Semaphore,
 }
@@ -61,7 +61,7 @@ impl Edge {
 /// What a request is, for the bounds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Answered however much is under way.
+    /// Answered however many requests are in flight.
     Probe,
     Callback,
     Batch,
@@ -86,11 +86,10 @@ pub(super) async fn around(State(app): State<Arc<App>>, request: Request, next: 
     let route = matched.as_ref().map_or("unknown", |route| route.as_str());
     let (method, id) = (request.method().clone(), request_id(request.headers()));
     let origin = request.headers().get(header::ORIGIN).filter(|origin| app.edge.cors.contains(origin)).cloned();
-    // Every line that is logged for this request names it, whatever the level of the logs.
-    let span = tracing::error_span!("request", http_request_id = id.to_str().unwrap_or_default());
     let mut response = match &origin {
         Some(_) if is_preflight(&request) => preflight(),
-        _ => bounded(&app, Kind::of(route), request, next).instrument(span).await,
+        // Every line that is logged meanwhile names the request.
+        _ => HTTP_REQUEST_ID.scope(id.clone(), bounded(&app, Kind::of(route), request, next)).await,
     };
     if let Some(problem) = response.extensions_mut().remove::<ApiError>() {
         *response.body_mut() = Body::from(problem.written(id.to_str().ok()));
@@ -113,12 +112,12 @@ pub(super) async fn around(State(app): State<Arc<App>>, request: Request, next: 
 
 /// The answer of the handler, if there is room for the request.
 async fn bounded(app: &App, kind: Kind, mut request: Request, next: Next) -> Response {
-    let places = match kind {
+    let bound = match kind {
         Kind::Probe => None,
         Kind::Callback => Some(&app.edge.callbacks),
         Kind::Batch | Kind::Call => Some(&app.edge.calls),
     };
-    let Ok(_place) = places.map(Semaphore::try_acquire).transpose() else {
+    let Ok(_in_flight) = bound.map(Semaphore::try_acquire).transpose() else {
         let detail = "too many requests are under way; nothing was changed, send the same again later";
         let full = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "over_capacity", detail);
         return full.retry_after(1).into_response();
@@ -225,7 +224,7 @@ impl AsRef<[u8]> for Charged {
     }
 }
 
-/// What a page may do: load what is ours, and be in no frame. The script inside it is known by its hash.
+/// What a page may do: load files from this service, and be in no frame. The script inside it is allowed by its hash.
 static PAGE_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let script = health::DOCS.split_once("<script>").and_then(|(_, rest)| rest.split_once("</script>"));
     let hash = BASE64_STANDARD.encode(Sha256::digest(script.map_or("", |(script, _)| script)));
@@ -236,21 +235,21 @@ static PAGE_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::from_str(&policy).expect("visible ASCII")
 });
 
-/// What browsers are told about every answer. A handler may have said something else.
+/// The headers for browsers that every answer gets, unless its handler has set them.
 fn protect(headers: &mut HeaderMap, route: &str) {
     let is_page = headers.get(header::CONTENT_TYPE).is_some_and(|sort| sort.as_bytes().starts_with(b"text/html"));
     let is_public = route.starts_with("/docs") || route == "/openapi.json";
-    let mut say = |name: HeaderName, value: HeaderValue| {
+    let mut set = |name: HeaderName, value: HeaderValue| {
         headers.entry(name).or_insert(value);
     };
-    say(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    say(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    set(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    set(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     if !is_public {
-        say(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        set(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     if is_page {
-        say(header::CONTENT_SECURITY_POLICY, PAGE_POLICY.clone());
-        say(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        set(header::CONTENT_SECURITY_POLICY, PAGE_POLICY.clone());
+        set(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     }
 }
 

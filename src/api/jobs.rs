@@ -31,8 +31,6 @@ use crate::{
 
 /// A job without its payload.
 const SMALL: With = With { payload: false, result: true };
-/// Only how far it is: nobody waits with more in memory.
-pub(super) const GLANCE: With = With { payload: false, result: false };
 
 /// `POST /jobs`
 pub(super) async fn submit(
@@ -96,7 +94,7 @@ pub(super) async fn submit(
 async fn wait_until_ended(app: &App, by: &By, id: JobId, wait: Duration, peer: &Peer) -> Result<bool, ApiError> {
     // Registered before the job is looked at, so that an end between the two is not missed.
     let Some(waiter) = app.store.signals().wait_for(id) else { return Ok(true) };
-    let job = app.store.find(by.sees(), id, GLANCE).await?;
+    let job = app.store.find(by.sees(), id, With::NEITHER).await?;
     if job.is_some_and(|job| !job.status.has_ended()) {
         wait::until_ended(waiter, wait, peer).await;
     }

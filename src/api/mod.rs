@@ -45,6 +45,7 @@ mod change;
 mod connection;
 mod credentials;
 mod dashboard;
+mod door;
 mod dto;
 pub mod edge;
 mod error;

@@ -25,57 +25,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use super::door::{Door, TimeOuts};
 use super::{
-    connection::{Patient, Socket, Waits},
-    memory::{Budget, Memory, PATIENCE},
-    tls::Tls,
+    connection::{ClientWait, Socket, StallGuard},
+    door::MAX_HEAD,
+    memory::PATIENCE,
 };
 
 /// Open connections at most; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 10_000;
-/// Bytes of a request's head at most: what ten thousand clients can send before anybody knows who they are.
-pub(super) const MAX_HEAD: usize = 16 << 10;
 /// How long to wait after a connection could not be accepted, for example because there are too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
-
-/// How long a client may keep its connection waiting. Longer, and it is closed.
-#[derive(Debug, Clone, Copy)]
-pub struct TimeOuts {
-    /// To end a TLS handshake.
-    pub handshake: Duration,
-    /// To send a request's head, and the next request on a connection that is kept alive.
-    pub head: Duration,
-    /// To take 16 KiB of an answer, or the rest of it. A second while other answers wait for memory.
-    pub answer: Duration,
-}
-
-impl Default for TimeOuts {
-    fn default() -> TimeOuts {
-        let secs = Duration::from_secs;
-        TimeOuts { handshake: secs(10), head: secs(30), answer: secs(30) }
-    }
-}
-
-/// What differs from one port to another.
-pub struct Door {
-    /// Unset: plain HTTP.
-    pub tls: Option<Tls>,
-    /// Connections at most from one IPv4 address, or one /64 of IPv6. Unset: no bound, for ports that a proxy connects to.
-    pub max_per_address: Option<usize>,
-    /// The memory of answers that clients have not read yet: while it is short, slow readers are given up sooner.
-    pub answers: Arc<Budget>,
-    /// The memory for large heads.
-    pub heads: Arc<Budget>,
-    pub times: TimeOuts,
-}
-
-impl Door {
-    /// Plain HTTP, without a bound for each address.
-    pub fn plain(memory: &Memory) -> Door {
-        let (answers, heads) = (memory.answers.clone(), memory.heads.clone());
-        Door { tls: None, max_per_address: None, answers, heads, times: TimeOuts::default() }
-    }
-}
 
 /// Serves until `stop`, then lets every request in flight finish.
 pub async fn serve(listener: TcpListener, router: Router, door: Door, stop: CancellationToken) {
@@ -102,7 +62,7 @@ pub async fn serve(listener: TcpListener, router: Router, door: Door, stop: Canc
         if open.has_too_many_from(from) {
             continue;
         }
-        let waits = Waits::new();
+        let waits = ClientWait::new();
         let router = TowerToHyperService::new(router.clone());
         let talk = Talk { stream, door: door.clone(), router, waits: waits.clone(), watcher: graceful.watcher() };
         open.add(talk.run(), from, waits);
@@ -116,7 +76,7 @@ pub async fn serve(listener: TcpListener, router: Router, door: Door, stop: Canc
 struct Open {
     tasks: JoinSet<()>,
     /// Each with its client's network, and since when that keeps us waiting.
-    connections: HashMap<Id, (AbortHandle, IpAddr, Waits)>,
+    connections: HashMap<Id, (AbortHandle, IpAddr, ClientWait)>,
     max_per_address: Option<usize>,
     /// How many from where; only if they are bounded.
     from: HashMap<IpAddr, usize>,
@@ -128,7 +88,7 @@ impl Open {
         Open { tasks, connections, max_per_address, from }
     }
 
-    fn add(&mut self, talk: impl Future<Output = ()> + Send + 'static, from: IpAddr, waits: Waits) {
+    fn add(&mut self, talk: impl Future<Output = ()> + Send + 'static, from: IpAddr, waits: ClientWait) {
         let task = self.tasks.spawn(talk);
         self.connections.insert(task.id(), (task, from, waits));
         if self.max_per_address.is_some() {
@@ -193,7 +153,7 @@ struct Talk {
     stream: TcpStream,
     door: Arc<Door>,
     router: TowerToHyperService<Router>,
-    waits: Waits,
+    waits: ClientWait,
     watcher: Watcher,
 }
 
@@ -217,7 +177,7 @@ impl Talk {
                 }
             }
         };
-        let wire = TokioIo::new(Patient::new(wire, waits.clone(), &door));
+        let wire = TokioIo::new(StallGuard::new(wire, waits.clone(), &door));
         let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
             waits.set_busy(true);
             request.extensions_mut().insert(peer.clone());

@@ -2,6 +2,8 @@
 //!
 //! Never fails a request: what is not known is left out. The times assume that no other vendor of the pool takes permits.
 
+use serde::Serialize;
+
 use super::{App, credentials, error::ApiError};
 use crate::{
     clock::{Nanos, Time, nanos},
@@ -12,19 +14,25 @@ use crate::{
     vendor::Vendor,
 };
 
-/// Why a job waits, and until when, as far as that is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why a job waits, and until when, as far as that is known: members of the job, in the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct WhyWaiting {
     pub(super) blocked_on: String,
     /// How long it has been so.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<Time>,
     /// Until when at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) until: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) eligible_at: Option<Time>,
     /// Its place among the vendor's waiting jobs, from 1, or else the least that it can be.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) position: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) position_at_least: Option<u64>,
     /// When it is expected to be called.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) eta: Option<Time>,
 }
 

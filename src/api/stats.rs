@@ -11,7 +11,8 @@ use serde::Serialize;
 use super::{App, access::By, body::NoParams, error::ApiError, overview};
 use crate::{
     clock::Time,
-    stats::{Counts, Window},
+    recent::Counts,
+    stats::Window,
     store::{Backlog, Sees},
 };
 

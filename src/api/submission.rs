@@ -86,17 +86,10 @@ pub(super) fn parse(app: &App, by: &By, body: &RawValue) -> Result<NewJob, ApiEr
             format!("cannot be met: because of not_before the job begins at {} at the earliest", due_at.rfc3339());
         return Err(ApiError::field("infeasible", "/deadline", detail).earliest(due_at));
     }
-    Ok(NewJob {
-        id,
-        webhook: fields.webhook.map(|webhook| webhook.of(&tenant)),
-        lane: Lane { vendor: vendor.name().clone(), priority: fields.priority, tenant },
-        payload: Bytes::copy_from_slice(payload.get().as_bytes()),
-        due_at,
-        deadline,
-        tags: fields.tags,
-        idempotency: None,
-        caller: None,
-    })
+    let webhook = fields.webhook.map(|webhook| webhook.of(&tenant));
+    let lane = Lane { vendor: vendor.name().clone(), priority: fields.priority, tenant };
+    let payload = Bytes::copy_from_slice(payload.get().as_bytes());
+    Ok(NewJob { deadline, tags: fields.tags, webhook, ..NewJob::new(id, lane, payload, due_at) })
 }
 
 fn known_vendor<'a>(app: &'a App, named: Option<&str>) -> Result<&'a Arc<crate::vendor::Vendor>, ApiError> {

@@ -149,7 +149,7 @@ impl Judge {
             if calls > case.finding.worst {
                 (case.finding.worst, case.finding.worst_at) = (calls, Some(began));
             }
-            if case.is_too_many(&self.eras, call, began, calls) {
+            if case.is_breach(&self.eras, call, began, calls) {
                 case.finding.breaches += 1;
                 breaches += 1;
             }
@@ -169,7 +169,7 @@ impl Case {
     }
 
     /// Whether the window that ends with this call, or a later part of it, has more calls than every set of limits in force during it allows.
-    fn is_too_many(&self, eras: &[(i64, i64)], call: &Call, began: i64, calls: u64) -> bool {
+    fn is_breach(&self, eras: &[(i64, i64)], call: &Call, began: i64, calls: u64) -> bool {
         let exceeds = |since: i64, calls: u64| {
             let during =
                 eras.iter().zip(&self.allowances).filter(|((from, until), _)| *from <= call.at && *until > since);
@@ -251,7 +251,7 @@ impl Windows {
         let whose = if self.key == Key::Tenant { call.tenant.clone() } else { self.whole_pool.clone() };
         if self.seen.len() >= self.forget_at && !self.seen.contains_key(&whose) {
             let oldest = call.at.saturating_sub(memory(&self.per));
-            self.seen.retain(|_, seen| seen.reaches(oldest));
+            self.seen.retain(|_, seen| seen.matters_after(oldest));
             self.forget_at = (self.seen.len() * 2).max(MANY_TENANTS);
         }
         let per = &self.per;
@@ -299,7 +299,7 @@ impl Seen {
         }
     }
 
-    fn reaches(&self, oldest: i64) -> bool {
+    fn matters_after(&self, oldest: i64) -> bool {
         match self {
             Seen::Window(calls) => calls.back().is_some_and(|last| *last > oldest),
             Seen::Period { end, .. } => *end > oldest,

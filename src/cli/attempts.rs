@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::{
     Failure,
     client::{self, Call},
-    jobs::OneJob,
+    job::OneJob,
     print::{self, shown},
     times::Times,
 };

@@ -17,7 +17,7 @@ use serde_json::json;
 use super::{
     Failure, Output,
     client::{self, Call, JSON, Service, Talk},
-    jobs,
+    job,
     listing::{Filter, FilterArgs, Listing},
     print,
 };
@@ -80,7 +80,7 @@ pub(super) async fn run(change: Change, args: &BulkArgs) -> Result<(), Failure> 
             let call = Call::delete(format!("/jobs/{}", client::segment(id)));
             args.talk.ask(call, |_| Ok(print::shown(&format!("{id} is erased")))).await
         }
-        (Some(id), _) => jobs::act(id, change.verb(), &args.talk).await,
+        (Some(id), _) => job::act(id, change.verb(), &args.talk).await,
         (None, _) => many(change, args).await,
     }
 }

@@ -14,12 +14,13 @@ use mongodb::{
 };
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Failure, check, print};
+use super::{Failure, print};
 use crate::{
     clock::Time,
     config::{Config, StoreAt},
     job::retry::Retry,
     redis_link::{Redis, RedisUrl},
+    shown::tries,
     store::StoreError,
     vendor::{http::Origin, proxy::Proxy},
 };
@@ -58,7 +59,7 @@ pub(super) async fn check(config: &Config) -> Result<(), Failure> {
 
 /// What it means that nobody accepts connections at a vendor.
 pub(super) fn unreachable(why: &str, retry: &Retry) -> String {
-    format!("cannot be reached now ({why}); jobs would be tried {}, and then fail", check::tries(retry))
+    format!("cannot be reached now ({why}); jobs would be tried {}, and then fail", tries(retry))
 }
 
 /// The store, and Redis if there is one: whether each can be used, and how, or why not.

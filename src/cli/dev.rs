@@ -13,10 +13,9 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config,
+    config, logs,
     roles::Roles,
     service::{Listeners, Service},
-    telemetry,
 };
 
 /// The variable that says where a service listens.
@@ -38,7 +37,7 @@ pub(super) struct DevArgs {
 }
 
 pub(super) async fn run(args: DevArgs) -> Result<(), Failure> {
-    telemetry::start_logs();
+    logs::start();
     let vendors = start_vendors().await.context("the mock vendors cannot start")?;
     let temporary = std::env::temp_dir().join(format!("fetchgate-dev-{}", std::process::id()));
     let folder = args.persist.clone().unwrap_or_else(|| temporary.clone());

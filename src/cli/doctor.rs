@@ -50,7 +50,7 @@ pub(super) struct DoctorArgs {
     output: Output,
 }
 
-/// How one thing is.
+/// The state of one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum State {
@@ -93,7 +93,7 @@ pub(super) async fn run(args: &DoctorArgs) -> Result<(), Failure> {
     };
     print::line(&match args.output {
         Output::Json => serde_json::json!({ "checks": findings }).to_string(),
-        Output::Table => findings.iter().map(Finding::told).collect::<Vec<_>>().join("\n"),
+        Output::Table => findings.iter().map(Finding::written).collect::<Vec<_>>().join("\n"),
     })?;
     match findings.iter().filter(|finding| finding.state == State::Bad).count() {
         0 => Ok(()),
@@ -103,7 +103,7 @@ pub(super) async fn run(args: &DoctorArgs) -> Result<(), Failure> {
 }
 
 impl Finding {
-    fn told(&self) -> String {
+    fn written(&self) -> String {
         let state = match self.state {
             State::Ok => "ok  ",
             State::Warn => "warn",
@@ -212,7 +212,7 @@ async fn mongo_facts(uri: &str, database: &str) -> Vec<Finding> {
             let found = found.and_then(|found| u64::try_from(found).ok()).unwrap_or(0);
             vec![schema("store version", found, redis_mongo::SCHEMA.unsigned_abs()), compared("MongoDB", clock)]
         }
-        // That it cannot be used was said before.
+        // An earlier finding says that it cannot be used.
         Err(why) => vec![warn("clock", format!("MongoDB's is unknown: {why}"), "Mend the store first.")],
     }
 }

@@ -18,6 +18,7 @@ mod events;
 mod failures;
 mod healthcheck;
 mod init;
+mod job;
 mod jobs;
 mod keys;
 mod limits;
@@ -31,7 +32,6 @@ mod syntax;
 mod system;
 mod times;
 mod top;
-mod vendor_words;
 mod vendors;
 mod watch;
 mod webhooks;
@@ -51,8 +51,6 @@ Environment:
   FETCHGATE_CONFIG  the config file, as --config
   NO_COLOR          if it is set, no output has colours
   COLUMNS           the width of tables; by default that of the terminal";
-
-pub(crate) use self::check::vendors_in_words;
 
 /// Calls outside vendors as fast as their limits allow, and never faster.
 #[derive(Debug, Parser)]

@@ -9,7 +9,8 @@ use console::{Term, measure_text_width, style, truncate_str};
 use serde_json::value::RawValue;
 
 use super::{Failure, Output, times::Times};
-use crate::json;
+pub(super) use crate::shown::shown;
+use crate::{json, shown::push_shown};
 
 /// Between two columns.
 const GAP: usize = 2;
@@ -280,17 +281,6 @@ fn copy_string(rest: &mut std::str::Chars<'_>, out: &mut String) {
         }
         escaped = c == '\\' && !escaped;
     }
-}
-
-/// Text from outside, with its control characters spelled out.
-pub(super) fn shown(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    text.chars().for_each(|c| push_shown(c, &mut out));
-    out
-}
-
-fn push_shown(c: char, out: &mut String) {
-    if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
 }
 
 #[cfg(test)]

@@ -14,10 +14,10 @@ use crate::{
     api::tls::Tls,
     clock::Clock,
     config::{self, Config, StoreAt},
+    logs,
     roles::Roles,
     service::{Listeners, Service},
     shutdown::{self, Shutdown},
-    telemetry,
 };
 
 #[derive(Debug, Args)]
@@ -46,7 +46,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
         let why = "one process owns a SQLite store, so it has both roles; leave --role out, or write --role api,worker";
         return Err(Failure::Usage(anyhow::anyhow!(why)));
     }
-    telemetry::start_logs();
+    logs::start();
     // Before all that takes its time: nobody who asks for secrets to be read again should end a process that is starting.
     let hangups = shutdown::hangups().context("signals cannot be listened to")?;
     for warning in &config.warnings {

@@ -16,7 +16,7 @@ use super::{
     Failure,
     batch::{self, Batch, MAX_JOB},
     client::{self, Call, JSON, Service, Talk},
-    jobs, print, syntax,
+    job, print, syntax,
     why::JobState,
 };
 use crate::job::Priority;
@@ -85,7 +85,7 @@ pub(super) async fn run(args: &SubmitArgs) -> Result<(), Failure> {
     };
     let waited = service.job(&id, false, wait).await;
     let job = waited.map_err(|failure| failure.context(format!("job {id} is accepted, but waiting for it failed")))?;
-    jobs::show(job.json(), &args.talk)?;
+    job::show(job.json(), &args.talk)?;
     job.read::<JobState>()?.verdict()
 }
 

@@ -4,7 +4,7 @@ use clap::Subcommand;
 
 use super::{
     Failure,
-    jobs::{OneJob, act},
+    job::{OneJob, act},
 };
 
 #[derive(Debug, Subcommand)]

@@ -191,7 +191,7 @@ impl Block<'_> {
 }
 
 /// What to do about a job that ended without a result.
-pub(super) fn mend_of(status: Status, code: Option<&str>, id: &str, vendor: &str) -> String {
+fn mend_of(status: Status, code: Option<&str>, id: &str, vendor: &str) -> String {
     let (id, vendor) = (shown(id), shown(vendor));
     let attempts = format!("`fetchgate jobs attempts {id}` shows each call");
     let replay = format!("`fetchgate jobs replay {id}` runs it again");

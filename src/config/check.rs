@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use hyper::header::HeaderName;
+use hyper::{Method, header::HeaderName};
 
 use super::{
     LiveSecret, Secret, duration,
@@ -120,6 +120,13 @@ impl<'a> Check<'a> {
             _ => mend.into(),
         };
         self.refuse(key, &text.span, format!("{wrong} {}", text.shown), mend)
+    }
+
+    /// The method of calls to a vendor.
+    pub(super) fn method(&mut self, key: &str, raw: &raw::Text) -> Option<Method> {
+        let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH];
+        let words = methods.each_ref().map(|method| (method.as_str(), method.clone()));
+        self.word(key, raw, &words, "vendors are not called with", "Write \"GET\", \"POST\", \"PUT\" or \"PATCH\"")
     }
 
     /// A header's name; `example` is one that could stand there.

@@ -10,21 +10,12 @@ use super::{
     Kind,
     check::{Check, Whole, quoted_key},
     polling::polling,
+    templates::Sends,
     webhook::webhook,
 };
-use crate::vendor::{
-    body::Body,
-    template::{Name, Template},
-};
+use crate::vendor::template::{Name, Template};
 
 const KINDS: [&str; 3] = ["sync", "webhook", "polling"];
-
-/// The templates of a submitting call, as far as they can be used.
-pub(super) struct Sends<'a> {
-    pub(super) url: Option<&'a Template>,
-    pub(super) body: Option<&'a Body>,
-    pub(super) headers: Option<&'a [(HeaderName, Template)]>,
-}
 
 pub(super) fn kind(cx: &mut Check<'_>, whole: &Whole<'_>, sends: &Sends<'_>, public_url: Option<&Url>) -> Option<Kind> {
     let key = whole.key("kind");

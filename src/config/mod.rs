@@ -10,11 +10,11 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 use hyper::header::{AUTHORIZATION, HeaderName};
 
 use crate::{
+    guard::Guard,
     job::retry::Retry,
     json::Pointer,
     limit::{PoolLimits, breaker::Terms},
     redis_link::RedisUrl,
-    result_webhooks::guard::Guard,
     store::room::{Load, MostWaiting},
     vendor::{
         body::Body,

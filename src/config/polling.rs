@@ -14,7 +14,6 @@ use super::{
     raw,
     replies::matching,
     templates,
-    vendor::method,
 };
 use crate::vendor::{
     body::Body,
@@ -32,7 +31,7 @@ pub(super) fn polling(cx: &mut Check<'_>, whole: &Whole<'_>, url: Option<&Templa
     let ticket_header =
         optional(table.ticket_header.as_ref(), |raw| cx.header(&key("ticket_header"), raw, "Operation-Location"));
     let method = match &table.method {
-        Some(raw) => method(cx, &key("method"), raw),
+        Some(raw) => cx.method(&key("method"), raw),
         None => Some(Method::GET),
     };
     let body = optional(table.body.as_ref(), |raw| poll_body(cx, &key("body"), raw, method.as_ref()));
@@ -45,7 +44,7 @@ pub(super) fn polling(cx: &mut Check<'_>, whole: &Whole<'_>, url: Option<&Templa
     let waits = waits(cx, whole, table);
     let done = optional(table.done.as_ref(), |raw| matching(cx, &key("done"), raw));
     let result = optional(table.result.as_ref(), |raw| cx.pointer(&key("result"), raw));
-    let Waits { first, every, max, missing } = waits?;
+    let Intervals { first, every, max, missing } = waits?;
     Some(Polling {
         ticket: ticket?,
         ticket_header: ticket_header?,
@@ -110,14 +109,14 @@ fn poll_body(cx: &mut Check<'_>, key: &str, raw: &Spanned<raw::Body>, method: Op
     Some(body)
 }
 
-struct Waits {
+struct Intervals {
     first: Duration,
     every: Duration,
     max: Option<Duration>,
     missing: Duration,
 }
 
-fn waits(cx: &mut Check<'_>, whole: &Whole<'_>, table: &raw::Polling) -> Option<Waits> {
+fn waits(cx: &mut Check<'_>, whole: &Whole<'_>, table: &raw::Polling) -> Option<Intervals> {
     let key = |name: &str| whole.key(&format!("polling.{name}"));
     let mut wait =
         |name: &str, raw: &Option<raw::Text>| optional(raw.as_ref(), |raw| cx.duration(&key(name), raw, LONGEST));
@@ -132,5 +131,5 @@ fn waits(cx: &mut Check<'_>, whole: &Whole<'_>, table: &raw::Polling) -> Option<
         let what = "the longest wait is shorter than the usual one";
         return cx.refuse(&key("max"), &raw.span(), what, "Make polling.max at least polling.every, or remove it");
     }
-    Some(Waits { first: first?.unwrap_or(every), every, max, missing: missing?.unwrap_or(Polling::MISSING) })
+    Some(Intervals { first: first?.unwrap_or(every), every, max, missing: missing?.unwrap_or(Polling::MISSING) })
 }

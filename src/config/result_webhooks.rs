@@ -14,7 +14,7 @@ use super::{
     raw, verify,
 };
 use crate::{
-    result_webhooks::guard::Guard,
+    guard::Guard,
     vendor::{http::Origin, verify::hmac::Key},
 };
 

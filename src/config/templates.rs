@@ -2,7 +2,10 @@
 //!
 //! Errors never repeat a URL, for people put keys into the query, nor what was filled in from variables and files.
 
-use hyper::{Method, header::HeaderValue};
+use hyper::{
+    Method,
+    header::{HeaderName, HeaderValue},
+};
 use toml::Spanned;
 
 use super::{
@@ -18,6 +21,13 @@ use crate::vendor::{
 
 /// Fields of a form at most.
 const MOST_FIELDS: usize = 100;
+
+/// The templates of a submitting call, as far as they can be used.
+pub(super) struct Sends<'a> {
+    pub(super) url: Option<&'a Template>,
+    pub(super) body: Option<&'a Body>,
+    pub(super) headers: Option<&'a [(HeaderName, Template)]>,
+}
 
 /// What a template is for, as its checks need it.
 struct Use<'a> {

@@ -4,7 +4,6 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
-use hyper::Method;
 use toml::Spanned;
 use url::Url;
 
@@ -13,9 +12,8 @@ use super::{
     check::{Check, LONGEST, Whole, all, optional, quoted_key, shown},
     connection,
     headers::headers,
-    kind::{self, Sends},
-    limits, polling, raw, replies, templates,
-    templates::url_template,
+    kind, limits, polling, raw, replies,
+    templates::{self, Sends, url_template},
 };
 use crate::{
     job::retry::Retry,
@@ -124,7 +122,7 @@ fn pools(cx: &mut Check<'_>, stated: Vec<Stated<'_>>) -> Vec<PoolLimits> {
 /// Everything but name, pool and secrets, which the caller fills in.
 fn vendor_alone(cx: &mut Check<'_>, whole: &Whole<'_>, public_url: Option<&Url>) -> Option<Vendor> {
     let raw = whole.raw;
-    let method = method(cx, &whole.key("method"), &raw.method);
+    let method = cx.method(&whole.key("method"), &raw.method);
     let url = cx.needed(&whole.key("url"), &whole.span, &raw.url, "Write url = \"https://vendor.example/path\"");
     let url = url.and_then(|url| url_template(cx, &whole.key("url"), url));
     let body = optional(raw.body.as_ref(), |body| templates::body(cx, &whole.key("body"), body, method.as_ref()));
@@ -193,12 +191,6 @@ fn refuse_for_sync(cx: &mut Check<'_>, whole: &Whole<'_>) {
         let mend = "Remove it; it is for the kinds \"webhook\" and \"polling\"";
         cx.problem(&whole.key("open"), &open.span(), "a sync vendor answers at once", mend);
     }
-}
-
-pub(super) fn method(cx: &mut Check<'_>, key: &str, raw: &raw::Text) -> Option<Method> {
-    let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH];
-    let words = methods.each_ref().map(|method| (method.as_str(), method.clone()));
-    cx.word(key, raw, &words, "vendors are not called with", "Write \"GET\", \"POST\", \"PUT\" or \"PATCH\"")
 }
 
 fn retry(cx: &mut Check<'_>, whole: &Whole<'_>) -> Option<Retry> {

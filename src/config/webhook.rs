@@ -8,10 +8,10 @@ use super::{
     Challenge, Webhook,
     addresses::{self, Known},
     check::{Check, Whole, optional},
-    kind::Sends,
     raw,
     replies::matching,
     secret::fits_line,
+    templates::Sends,
     verify::{secrets, verify},
 };
 use crate::vendor::{template::Name, verify::Verify};

@@ -146,6 +146,14 @@ pub struct NewJob {
     pub caller: Option<Trace>,
 }
 
+impl NewJob {
+    /// A job with nothing that a caller may leave out.
+    pub fn new(id: JobId, lane: Lane, payload: impl Into<Bytes>, due_at: Time) -> NewJob {
+        let (payload, tags) = (payload.into(), Vec::new());
+        NewJob { id, lane, payload, due_at, deadline: None, tags, idempotency: None, webhook: None, caller: None }
+    }
+}
+
 /// A caller's `Idempotency-Key` and the body that was sent with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idempotency {

@@ -160,7 +160,7 @@ impl Limiter for Local {
         HORIZON
     }
 
-    async fn places(&self, _vendor: &str, most: usize, _busy: usize) -> Result<usize, StoreError> {
+    async fn share_in_flight(&self, _vendor: &str, most: usize, _busy: usize) -> Result<usize, StoreError> {
         Ok(most)
     }
 
@@ -216,7 +216,7 @@ impl Limiter for Local {
         permit.check(pool.gate(), now)
     }
 
-    fn left(&self, permit: &Permit, now: Nanos) {
+    fn call_left(&self, permit: &Permit, now: Nanos) {
         if let (Some(late), Some(pool)) = (permit.puts_off(now), self.pools.get(&permit.pool)) {
             pool.lock().put_off(permit.at, late);
         }

@@ -135,7 +135,7 @@ impl Permit {
     }
 }
 
-/// A limiter's answer to one wish for a call.
+/// A limiter's answer to one request for a permit.
 #[derive(Debug)]
 pub enum Answer {
     Granted(Permit),
@@ -171,7 +171,7 @@ pub struct Outlook {
     pub next_at: Nanos,
     /// What makes it later than now, if anything does.
     pub by: Option<Blocker>,
-    /// How many permits are available from now until the time given, up to the number given.
+    /// How many permits are available between now and the `until` of the request, up to its `most`.
     pub room: usize,
 }
 
@@ -209,8 +209,8 @@ pub trait Limiter: Send + Sync {
     fn horizon(&self) -> Duration;
 
     /// How many calls of a vendor this process may have in flight now, out of `most` in all processes. `busy`: how many it has or is
-    /// about to have; with 0 others may use its places.
-    async fn places(&self, vendor: &str, most: usize, busy: usize) -> Result<usize, StoreError>;
+    /// about to have; with 0 others may use its share.
+    async fn share_in_flight(&self, vendor: &str, most: usize, busy: usize) -> Result<usize, StoreError>;
 
     /// When could the next call go, and how many before `until` (at most `most`)? Unknown pools have no limits.
     async fn outlook(&self, pool: &str, until: Nanos, most: usize) -> Result<Outlook, StoreError>;
@@ -221,9 +221,9 @@ pub trait Limiter: Send + Sync {
     /// A permit or two will be asked for soon, it is not known yet for whom: does what that takes and can be done before.
     async fn prepare(&self, _pool: &str) {}
 
-    /// One answer for each wish, in their order; permits are future-dated, not after `until`, and never go backwards.
-    /// Each permit is charged to all limits of its pool at once, or not given. A tenant over its own limit
-    /// has to wait, and does not delay the wishes behind it.
+    /// Reserves one permit for each of these tenants; one answer for each, in their order. Permits are future-dated, not after `until`, and never
+    /// go backwards. Each is charged to all limits of its pool at once, or not given. A tenant over its own limit has to wait, and does not
+    /// delay those behind it.
     async fn reserve(&self, pool: &str, tenants: &[Arc<str>], until: Nanos) -> Result<Vec<Answer>, StoreError>;
 
     /// The last look before the bytes go out: is this permit still good at `now`?
@@ -231,7 +231,7 @@ pub trait Limiter: Send + Sync {
 
     /// The call with this permit has left: its first bytes were written by `now`, which is later than the last look if the machine paused
     /// in between. A late call puts off later ones of paced and bucket limits, so that half of the guard remains for the network.
-    fn left(&self, permit: &Permit, now: Nanos);
+    fn call_left(&self, permit: &Permit, now: Nanos);
 
     /// The time at `now` on the clock that all processes of this limiter share, in microseconds: for the record of calls.
     fn stamp(&self, pool: &str, now: Nanos) -> i64;
@@ -242,7 +242,7 @@ pub trait Limiter: Send + Sync {
     /// Closes the gate of the whole pool until then, because the vendor asked for it. Never makes it open earlier than it would have.
     async fn close_gate(&self, pool: &str, until: Nanos);
 
-    /// The pool's gate, if a vendor keeps it closed now. That a limiter starts cold is no vendor's wish.
+    /// The pool's gate, if a vendor keeps it closed now. A gate that is closed only because the limiter starts cold does not count.
     async fn gate(&self, pool: &str) -> Result<Option<Gate>, StoreError>;
 
     /// Whether a vendor keeps the pool's gate closed now, as far as this process knows: for metrics.

@@ -5,7 +5,7 @@
 
 use super::{
     Former, Key, Limit, Per,
-    past::{OUTLASTS, names},
+    past::{CHANGE_OVERLAP, names},
     state::SECOND,
 };
 use crate::clock::{Nanos, nanos};
@@ -30,8 +30,10 @@ impl Enforced {
         for former in formers {
             for (limit, name) in former.limits.iter().zip(names(&former.limits)) {
                 let Per::Rolling(period) = limit.per else { continue };
-                let ends =
-                    former.until.saturating_add(OUTLASTS).saturating_add(nanos(period.saturating_add(limit.guard)));
+                let ends = former
+                    .until
+                    .saturating_add(CHANGE_OVERLAP)
+                    .saturating_add(nanos(period.saturating_add(limit.guard)));
                 let most = newer.iter().map(|limits| most_in(limits, limit.key, nanos(period))).max();
                 let calls = most.unwrap_or(u64::MAX).max(limit.calls);
                 if ends > now && calls < u64::MAX && !taken.contains(&name) {

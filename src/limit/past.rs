@@ -31,7 +31,7 @@ const MOST_FORMERS: usize = 8;
 
 /// How long after a change a call under the former limits may still be made: permits are dated up to half a second ahead, and another process
 /// may learn of the change a second later.
-pub(super) const OUTLASTS: Nanos = 1_500 * MS;
+pub(super) const CHANGE_OVERLAP: Nanos = 1_500 * MS;
 
 /// Limits of a pool that were in force until they were changed.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,7 +125,7 @@ impl Past<'_> {
             }
             let begun = self.formers.get(i + 1).map_or(Nanos::MIN, |older| older.until);
             // Calls around a change may have been allowed by either set of limits, so they count for both.
-            let span = (begun.max(from), self.recorded_since.min(former.until.saturating_add(OUTLASTS)));
+            let span = (begun.max(from), self.recorded_since.min(former.until.saturating_add(CHANGE_OVERLAP)));
             let bounds = former.limits.iter().filter(|limit| limit.key == Key::Vendor || self.tenant.is_some());
             let bounds = bounds.map(|limit| self.bound(limit, span, most));
             let Some(fewest) = bounds.min_by_key(|calls| calls.iter().map(|(_, n)| *n).fold(0, u64::saturating_add))
@@ -213,7 +213,7 @@ pub(super) fn later_by(formers: &[Former<Nanos>], now: &Limit) -> Nanos {
 }
 
 /// How long after their change limits can still matter: their longest period.
-pub(super) fn matters_for(limits: &[Limit]) -> Nanos {
+fn matters_for(limits: &[Limit]) -> Nanos {
     let period = |limit: &Limit| match &limit.per {
         Per::Rolling(period) => nanos(period.saturating_add(limit.guard)),
         Per::Day(_) => 26 * 3600 * SECOND,

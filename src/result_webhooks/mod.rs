@@ -1,7 +1,7 @@
 //! Announcing the ends of jobs that have a `callback_url`: which receiver has its turn, and what an announcement may cost.
 //!
 //! Never holds up a call of a vendor, and never lets one receiver take what is for others: each has a turn of its own, and those that
-//! answered promptly the last time have places that no other receiver can take.
+//! answered promptly the last time have turns that no other receiver can take.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -9,13 +9,13 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    guard::Guard,
     secrets::Secrets,
     send::{Lookup, Sender},
     turn::Ended,
 };
 use crate::{
     clock::{Clock, Nanos, Time, nanos},
+    guard::Guard,
     job::{Job, ResultWebhook},
     store::{
         Store, StoreError,
@@ -25,14 +25,13 @@ use crate::{
     vendor::tls::LiveTls,
 };
 
-pub mod guard;
 pub mod secrets;
 pub mod send;
 mod turn;
 
-/// Receivers that have their turn at once: so many of those that answered promptly the last time, and as many of all others. These failed,
-/// were slow, or are not known yet: each of them may take all the time that a receiver has to answer.
-const PLACES: usize = 32;
+/// Turns at once, at most: so many of receivers that answered promptly the last time, and as many of all others. These failed, were slow, or
+/// are not known yet, and each of them may take all the time that a receiver has to answer.
+const MOST_TURNS: usize = 32;
 /// Receivers that one look sees.
 const PAGE: usize = 1000;
 /// Looks are at least this far apart, so that ends that come together share them, and so far that they take a fifth of the time at most.
@@ -163,7 +162,7 @@ impl Deliverer {
         self.finish_turns().await;
     }
 
-    /// Looks at a page of receivers and begins the turns of those that something is due for, as far as there are places: whoever has waited
+    /// Looks at a page of receivers and begins the turns of those that something is due for, up to [`MOST_TURNS`]: whoever has waited
     /// longest comes first. Says when to look again, unless woken or a turn ends.
     pub async fn tick(&mut self) -> Result<Nanos, StoreError> {
         while let Some(ended) = self.turns.try_join_next_with_id() {
@@ -216,7 +215,7 @@ impl Deliverer {
     fn begin(&mut self, name: Arc<str>) {
         let known = self.known.get(&name);
         let is_prompt = known.is_some_and(|known| known.is_prompt);
-        if self.taking.values().filter(|taking| taking.is_prompt == is_prompt).count() < PLACES {
+        if self.taking.values().filter(|taking| taking.is_prompt == is_prompt).count() < MOST_TURNS {
             let answers = known.is_some_and(|known| known.silent == 0);
             let turn = self.turns.spawn(turn::take(self.cx.clone(), name.clone(), answers));
             self.taking.insert(turn.id(), Taking { name, is_prompt });

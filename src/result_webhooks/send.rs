@@ -1,4 +1,4 @@
-//! One try to announce an end: one signed POST to an address that was looked at.
+//! One try to announce an end: one signed POST to an address that the guard has checked.
 //!
 //! Never follows a redirect, never uses a proxy, never resolves a name twice, and reads no more of an answer than its beginning.
 
@@ -15,9 +15,9 @@ use http_body_util::Full;
 use hyper::{Request, header};
 use tokio::time::timeout_at;
 
-use super::guard::{Guard, Target};
 use crate::{
     clock::Time,
+    guard::{Guard, Target},
     job::Tried,
     vendor::{
         dial,
@@ -33,7 +33,7 @@ use crate::{
 pub(super) const TIMEOUT: Duration = Duration::from_secs(15);
 /// Addresses of a name that are looked at.
 const MOST_ADDRESSES: usize = 64;
-/// Bytes of words that are kept of a failure.
+/// Bytes kept of the message of a failure.
 const MOST_WORDS: usize = 500;
 const USER_AGENT: &str = concat!("fetchgate/", env!("CARGO_PKG_VERSION"));
 
@@ -67,15 +67,15 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// A place for connections that are used again.
+    /// A client that keeps its connections for reuse.
     pub(super) fn client(&self) -> Client {
         Client::through(self.tls.clone(), None, Credentials::Sent)
     }
 
-    /// Sends a message once, over a connection that `client` has left, or a new one. `now` is for the receiver's `Retry-After`.
+    /// Sends a message once, over a connection that `client` has kept, or a new one. `now` is for the receiver's `Retry-After`.
     pub(super) async fn send(&self, client: &Client, url: &str, message: Message, now: Time) -> Tried {
         let failed = |mut why: String| {
-            // The names in a receiver's certificate are among the words.
+            // It may have the names of a receiver's certificate in it.
             why.truncate(why.floor_char_boundary(MOST_WORDS));
             Tried::Failed { status: None, why, wait: None }
         };
@@ -143,7 +143,7 @@ fn read(reply: &Reply, now: Time) -> Tried {
     }
 }
 
-/// The client speaks of vendors.
+/// The message of an error. The client's own messages speak of a vendor.
 fn words(error: &CallError) -> String {
     match error {
         CallError::Unreachable(why) => format!("no connection to the receiver: {why}"),

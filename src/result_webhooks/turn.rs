@@ -18,16 +18,16 @@ use crate::{
     vendor::http::Client,
 };
 
-/// Sent to one receiver at once, once it has answered.
-const LANES: usize = 8;
-/// Claimed for each of them at once.
+/// Messages in flight to one receiver at most, once it has answered.
+const AT_ONCE: usize = 8;
+/// Messages claimed for each of these at once.
 const EACH: usize = 4;
-/// After this nothing more is claimed: others have their turn. Nor is anything begun that was claimed longer ago, so what was claimed is
-/// settled in time.
+/// A turn claims nothing more after this, so that others have their turn. Nor does it send what was claimed longer ago, so that whatever was
+/// sent is settled before its claim lapses.
 const BEGIN_WITHIN: Duration = Duration::from_secs(2);
 /// A receiver that takes longer than this for an answer is slow.
 const SLOW: Duration = Duration::from_secs(2);
-/// What was claimed is somebody else's after this, and up to [`SPREAD`] more: so that two claims hardly have the same end.
+/// A claim lapses after this and up to [`SPREAD`] more, so that two claims hardly ever lapse at the same time.
 const CLAIM: Duration = Duration::from_secs(60);
 const SPREAD: Duration = Duration::from_secs(10);
 /// How often it is tried to store what came of a message, a second apart.
@@ -51,17 +51,17 @@ pub(super) enum Ended {
 
 /// Gives a receiver its turn. One that is not known to answer is sent one message at a time until it has.
 pub(super) async fn take(cx: Arc<Context>, receiver: Arc<str>, answers: bool) -> Ended {
-    let (began, mut lanes) = (Instant::now(), if answers { LANES } else { 1 });
+    let (began, mut at_once) = (Instant::now(), if answers { AT_ONCE } else { 1 });
     // The connections of this turn, and of no other: so there are never many.
     let client = cx.sender.client();
     let slowest = Mutex::default();
     while began.elapsed() < BEGIN_WITHIN && !cx.stop.is_cancelled() {
-        let claimed = match claim(&cx, &receiver, lanes * EACH).await {
+        let claimed = match claim(&cx, &receiver, at_once * EACH).await {
             Ok(claimed) if claimed.is_empty() => break,
             Ok(claimed) => claimed,
             Err(error) => return no_store(&error),
         };
-        let round = Round {
+        let batch = Batch {
             cx: &cx,
             client: &client,
             claimed: Mutex::new(claimed.into()),
@@ -69,11 +69,11 @@ pub(super) async fn take(cx: Arc<Context>, receiver: Arc<str>, answers: bool) ->
             slowest: &slowest,
             ended: Mutex::default(),
         };
-        join_all((0..lanes).map(|_| round.lane())).await;
-        if let Some(why) = round.give_back().await {
+        join_all((0..at_once).map(|_| batch.send())).await;
+        if let Some(why) = batch.give_back().await {
             return why;
         }
-        lanes = LANES;
+        at_once = AT_ONCE;
     }
     match *lock(&slowest) {
         None => Ended::Idle,
@@ -87,7 +87,7 @@ fn no_store(error: &StoreError) -> Ended {
     Ended::NoStore
 }
 
-/// Takes some of what is due for a receiver, so that no other process sends it meanwhile.
+/// Claims some of the announcements that are due for a receiver, so that no other process sends them meanwhile.
 async fn claim(cx: &Context, receiver: &Arc<str>, most: usize) -> Result<Vec<WebhookChange>, StoreError> {
     let now = cx.clock.now();
     let until = now.plus(CLAIM + SPREAD.mul_f64(fastrand::f64()));
@@ -100,7 +100,7 @@ async fn claim(cx: &Context, receiver: &Arc<str>, most: usize) -> Result<Vec<Web
     Ok(claims.into_iter().zip(is_ours).filter(|(_, is_ours)| *is_ours).map(|(claim, _)| claim).collect())
 }
 
-/// What is due for a receiver; if nothing is, what was stored before the wall clock was set back, which would wait for far too long.
+/// What is due for a receiver. If nothing is: what would have to wait for far too long, because it was stored before the wall clock was set back.
 async fn due(
     cx: &Context,
     receiver: &Arc<str>,
@@ -118,7 +118,7 @@ async fn due(
 }
 
 /// What was claimed together.
-struct Round<'a> {
+struct Batch<'a> {
     cx: &'a Context,
     client: &'a Client,
     claimed: Mutex<VecDeque<WebhookChange>>,
@@ -129,9 +129,9 @@ struct Round<'a> {
     ended: Mutex<Option<Ended>>,
 }
 
-impl Round<'_> {
-    /// Sends one after the other.
-    async fn lane(&self) {
+impl Batch<'_> {
+    /// Sends one message after the other until none is left; called several times side by side.
+    async fn send(&self) {
         while let Some(claim) = self.next() {
             self.announce(claim.id, &claim.is).await;
         }
@@ -201,7 +201,7 @@ impl Round<'_> {
         }
         for _ in 0..SETTLE_TRIES {
             match outbox.change(vec![change.clone()]).await {
-                // If somebody wished it to be sent again meanwhile, it is.
+                // If nothing was changed, somebody has had it sent again meanwhile: it stays as it is.
                 Ok(_) => return,
                 Err(error) => self.end(no_store(&error)),
             }
@@ -214,7 +214,7 @@ impl Round<'_> {
         lock(&self.ended).get_or_insert(why);
     }
 
-    /// What was not sent is due again, as it was. Says why, if the turn is over.
+    /// Makes what was not sent due again, as it was before the claim. Returns why the turn is over, if it is.
     async fn give_back(self) -> Option<Ended> {
         let left = self.claimed.into_inner().unwrap_or_else(PoisonError::into_inner);
         let back = left.into_iter().map(|WebhookChange { id, was, is }| WebhookChange { id, was: is, is: was });

@@ -114,17 +114,8 @@ mod tests {
     use crate::job::{Failure, Lane, NewJob, Priority};
 
     fn failed(run: u32, finished_at: i64) -> Job {
-        let new = NewJob {
-            id: JobId::first_at(Time(500)),
-            lane: Lane { vendor: "v".into(), priority: Priority::Normal, tenant: "t".into() },
-            payload: "1".into(),
-            due_at: Time(0),
-            deadline: None,
-            tags: Vec::new(),
-            idempotency: None,
-            webhook: None,
-            caller: None,
-        };
+        let lane = Lane { vendor: "v".into(), priority: Priority::Normal, tenant: "t".into() };
+        let new = NewJob::new(JobId::first_at(Time(500)), lane, "1", Time(0));
         let failure = Some(Failure::new(FailureCode::Timeout, "too slow"));
         Job { status: Status::Failed, failure, run, finished_at: Some(Time(finished_at)), ..Job::from(new) }
     }

@@ -218,7 +218,7 @@ pub trait Store: Send + Sync {
     /// over its own limit).
     async fn release(&self, leases: Vec<(Lease, Option<Time>)>);
 
-    /// Ends the rest of all lanes of a vendor: its tenants' limits may have changed.
+    /// Lets lanes of a vendor that rest go on at once: its tenants' limits may have changed.
     async fn wake(&self, vendor: &str) -> Result<(), StoreError>;
 
     /// Stores what an attempt made of its job, if the lease is still good. `Complete` is stored from a stale lease too,
@@ -249,8 +249,8 @@ pub trait Store: Send + Sync {
     /// that never steps. With many processes, each measures a lease from the first call of this method that saw it.
     async fn reclaim(&self) -> Result<usize, StoreError>;
 
-    /// To be called by a worker once a second: it is there, and learns which others are. With many processes each vendor has a home among the
-    /// workers; the home wakes up for its jobs. False: there can be no others.
+    /// Called by each worker once a second: reports that it is alive, and reads which other workers are. With many processes each vendor has a
+    /// home among the workers, which wakes up for its jobs. False if this store can have only one process.
     async fn roll_call(&self) -> Result<bool, StoreError> {
         Ok(false)
     }
@@ -258,7 +258,7 @@ pub trait Store: Send + Sync {
     /// Wakes the other workers for a vendor with more due jobs than this one can claim at once.
     async fn call_helpers(&self, _vendor: &str) {}
 
-    /// Whether this worker is to say how much waits at the vendor: it is home to it, and something is going on there.
+    /// Whether this worker measures the vendor's backlog: it is the vendor's home, and the vendor is not idle.
     fn looks_after(&self, _vendor: &str) -> bool {
         true
     }

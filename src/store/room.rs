@@ -144,17 +144,8 @@ mod tests {
     };
 
     fn job(tenant: &str, payload: usize) -> NewJob {
-        NewJob {
-            id: JobIds::new().next(Time(0)),
-            lane: Lane { vendor: "v".into(), priority: Priority::Normal, tenant: tenant.into() },
-            payload: vec![b'1'; payload].into(),
-            due_at: Time(0),
-            deadline: None,
-            tags: Vec::new(),
-            idempotency: None,
-            webhook: None,
-            caller: None,
-        }
+        let lane = Lane { vendor: "v".into(), priority: Priority::Normal, tenant: tenant.into() };
+        NewJob::new(JobIds::new().next(Time(0)), lane, vec![b'1'; payload], Time(0))
     }
 
     fn most(jobs: u64) -> Load {

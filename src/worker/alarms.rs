@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Context, login};
+use super::{context::Context, login};
 use crate::{
     clock::Time,
     job::{
@@ -23,7 +23,7 @@ const NO_POLICY: Policy = Policy {
 };
 
 /// Handles the alarm of a job, if it is still due.
-pub(super) async fn ring(cx: &Context, id: JobId, now: Time) -> Result<(), StoreError> {
+pub(super) async fn handle(cx: &Context, id: JobId, now: Time) -> Result<(), StoreError> {
     let (vendors, jitter) = (cx.vendors.clone(), fastrand::f64());
     let decide = Box::new(move |job: &Job| {
         let policy = vendors.get(&job.lane.vendor).map_or(NO_POLICY, |vendor| vendor.policy());

@@ -13,8 +13,9 @@ use std::{
 use hyper::HeaderMap;
 
 use super::{
-    Context, alarms,
+    alarms,
     breaker::{self, Probes},
+    context::Context,
     in_flight::InFlightCall,
     limits::{self, Answer},
     login::{self, Verdict},
@@ -154,7 +155,7 @@ async fn call(cx: &Context, vendor: &Vendor, lease: &Lease, permit: &Permit, met
         let mut sending = pin!(connection.call(request, within, reads));
         // The first step writes the request.
         let first = poll_fn(|task| Poll::Ready(sending.as_mut().poll(task))).await;
-        cx.limiter.left(permit, cx.clock.nanos());
+        cx.limiter.call_left(permit, cx.clock.nanos());
         match first {
             Poll::Ready(reply) => reply,
             Poll::Pending => sending.await,

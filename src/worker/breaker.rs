@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{
-    Context,
+    context::Context,
     login::{self, Verdict},
 };
 use crate::{

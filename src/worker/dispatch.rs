@@ -7,7 +7,15 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Tick, breaker::Breaker, firing::Firing, in_flight::InFlight, limits, pause, round::Rounds};
+use super::{
+    breaker::Breaker,
+    context::Context,
+    firing::Firing,
+    in_flight::InFlight,
+    limits,
+    round::Rounds,
+    tick::{Tick, pause},
+};
 use crate::{
     clock::{Clock, Nanos, nanos},
     limit::breaker::Standing,
@@ -51,7 +59,7 @@ impl Dispatcher {
                 self.cx.metrics.store_errors.inc();
                 Tick::WaitUntil(self.cx.clock.nanos() + nanos(STORE_WAIT)).or_at(self.firing.next_at())
             });
-            if tick == Tick::Ran {
+            if tick == Tick::Again {
                 // Attempts run on the same threads: a busy vendor lets others have their turn.
                 tokio::task::yield_now().await;
                 continue;
@@ -97,7 +105,7 @@ impl Dispatcher {
             }
         };
         let tick = self.rounds.end(round, &mut self.firing);
-        Ok(if fired { Tick::Ran } else { tick.or_at(self.firing.next_at()) })
+        Ok(if fired { Tick::Again } else { tick.or_at(self.firing.next_at()) })
     }
 
     async fn give_back(&mut self) {

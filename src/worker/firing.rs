@@ -7,8 +7,9 @@ use std::{collections::VecDeque, sync::Arc};
 use tokio::task::JoinSet;
 
 use super::{
-    Context, attempt,
+    attempt,
     breaker::{self, Probes},
+    context::Context,
     in_flight::{InFlight, InFlightCall},
     login::Verdict,
 };

@@ -7,7 +7,12 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures_util::{StreamExt as _, future::join_all, stream};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Tick, alarms, login, pause};
+use super::{
+    alarms,
+    context::Context,
+    login,
+    tick::{Tick, pause},
+};
 use crate::{
     audit::watch::Watch,
     clock::{Nanos, Time, nanos},
@@ -95,13 +100,13 @@ impl Janitor {
         // Alarms come last, because there may be many.
         if self.secrets_at <= now {
             self.secrets_at = self.cx.clock.next_beat(SECRETS_EVERY);
-            login::reread(&self.cx).await;
+            login::reread_secrets(&self.cx).await;
         }
         let called = self.roll_call(now).await;
         let reclaimed = self.reclaim(wall, now).await;
         let pruned = self.prune(wall, now).await;
         let judged = self.judge(now).await;
-        let alarms = self.ring_alarms(wall, now).await;
+        let alarms = self.handle_alarms(wall, now).await;
         called.and(reclaimed).and(pruned).and(judged)?;
         match alarms? {
             Tick::WaitUntil(at) => {
@@ -156,7 +161,7 @@ impl Janitor {
     }
 
     /// Handles some of the alarms that are due. A job whose alarm fails (it cannot be read, say) does not stop the others.
-    async fn ring_alarms(&mut self, wall: Time, now: Nanos) -> Result<Tick, StoreError> {
+    async fn handle_alarms(&mut self, wall: Time, now: Nanos) -> Result<Tick, StoreError> {
         if self.skip_until <= now {
             self.skipped.clear();
             self.skip_until = self.cx.clock.next_beat(RECLAIM_EVERY);
@@ -171,14 +176,15 @@ impl Janitor {
             let next = overdue.next_at.map_or(Nanos::MAX, |at| self.cx.clock.nanos_at(at));
             return Ok(Tick::WaitUntil(if self.skipped.is_empty() { next } else { next.min(self.skip_until) }));
         }
-        let rung = join_all(jobs.iter().map(|id| alarms::ring(&self.cx, *id, wall))).await;
-        let failed: Vec<_> = jobs.into_iter().zip(rung).filter_map(|(id, rung)| Some((id, rung.err()?))).collect();
+        let handled = join_all(jobs.iter().map(|id| alarms::handle(&self.cx, *id, wall))).await;
+        let failed: Vec<_> =
+            jobs.into_iter().zip(handled).filter_map(|(id, handled)| Some((id, handled.err()?))).collect();
         if let Some((id, error)) = failed.first() {
             tracing::warn!(jobs = failed.len(), request_id = %id, %error, "alarms could not be handled; they are tried again within five seconds");
             self.cx.metrics.store_errors.inc();
         }
         self.skipped.extend(failed.into_iter().map(|(id, _)| id));
-        Ok(Tick::Ran)
+        Ok(Tick::Again)
     }
 
     async fn update_gauges(&self, now: Time) {

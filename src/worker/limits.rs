@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Context, slow_downs::Begun};
+use super::{context::Context, slow_downs::Begun};
 use crate::{
     audit::block::Call,
     clock::{Nanos, nanos},
@@ -18,7 +18,7 @@ use crate::{
 pub(super) async fn begin(cx: &Context, vendor: &Vendor) {
     cx.breakers.look(vendor.name()).await;
     let asked = cx.limiter.outlook(&vendor.config.pool, cx.clock.nanos(), 1).await;
-    if asked.is_ok() && cx.limiter.places(vendor.name(), vendor.config.concurrency, 1).await.is_err() {
+    if asked.is_ok() && cx.limiter.share_in_flight(vendor.name(), vendor.config.concurrency, 1).await.is_err() {
         tracing::debug!(vendor = %vendor.name(), "the limiter went away at the start");
     }
 }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::Context;
+use super::context::Context;
 use crate::{
     clock::Time,
     job::{AttemptOutcome, Failure, FailureCode, Job, lifecycle::Step},
@@ -114,7 +114,7 @@ async fn renew(cx: Arc<Context>, vendor: Arc<Vendor>) {
 }
 
 /// Reads secrets in files again. A vendor that waits because of its credentials is asked at once if one of them has changed.
-pub(super) async fn reread(cx: &Context) {
+pub async fn reread_secrets(cx: &Context) {
     for vendor in cx.vendors.iter().filter(|vendor| vendor.is_in_files()) {
         // Reading a file can take its time, on a file system of another machine say.
         let reading = vendor.clone();
@@ -160,18 +160,7 @@ mod tests {
     /// A job whose last answers, the last one at `at`, were of this kind so many times in a row.
     fn answered(code: FailureCode, times: u32, at: Time) -> Job {
         let lane = Lane { vendor: "one".into(), priority: Priority::Normal, tenant: "t".into() };
-        let (id, payload, due_at) = (JobId::first_at(Time(1)), Bytes::from_static(b"1"), Time(1));
-        let job = Job::from(NewJob {
-            id,
-            lane,
-            payload,
-            due_at,
-            deadline: None,
-            tags: vec![],
-            idempotency: None,
-            webhook: None,
-            caller: None,
-        });
+        let job = Job::from(NewJob::new(JobId::first_at(Time(1)), lane, "1", Time(1)));
         let last_error = Some(Failure::new(code, "answered"));
         Change { slowed: times, last_error, ..Change::of(&job, Next::Call { due_at: at }) }.apply(&job, times, at)
     }

@@ -8,11 +8,13 @@ use futures_util::future::{join, join_all};
 use tokio::task::JoinSet;
 
 use super::{
-    Context, Tick, alarms,
+    alarms,
     breaker::{self, Probes},
+    context::Context,
     firing::{Firing, InHand},
     hints::{FEW, Granted, Hints},
     login::{self, Verdict},
+    tick::Tick,
     warm::Warmer,
 };
 use crate::{
@@ -33,7 +35,7 @@ const MOST_UNSETTLED: usize = 2048;
 /// A connection is opened this long before the permit that will use it.
 const WARM_AHEAD: Duration = Duration::from_millis(500);
 /// The wait while this process's share of the calls in flight is used up.
-const PLACES_WAIT: Duration = Duration::from_millis(100);
+const SHARE_WAIT: Duration = Duration::from_millis(100);
 /// The wait while another call is the probe.
 const PROBE_WAIT: Duration = Duration::from_millis(100);
 /// The wait after an OAuth token could not be had, unless the breaker sets a longer one.
@@ -69,14 +71,14 @@ impl Round {
 }
 
 /// Why a round ends before its last step.
-enum Early {
+enum EarlyReturn {
     ComeBack(Tick),
     Failed(StoreError),
 }
 
-impl From<StoreError> for Early {
-    fn from(error: StoreError) -> Early {
-        Early::Failed(error)
+impl From<StoreError> for EarlyReturn {
+    fn from(error: StoreError) -> EarlyReturn {
+        EarlyReturn::Failed(error)
     }
 }
 
@@ -100,15 +102,15 @@ impl Rounds {
     pub(super) async fn run(&mut self, in_hand: InHand, now: Nanos) -> Result<Round, StoreError> {
         match self.steps(in_hand, now).await {
             Ok(round) => Ok(round),
-            Err(Early::ComeBack(tick)) => Ok(Round::nothing(tick)),
-            Err(Early::Failed(error)) => Err(error),
+            Err(EarlyReturn::ComeBack(tick)) => Ok(Round::nothing(tick)),
+            Err(EarlyReturn::Failed(error)) => Err(error),
         }
     }
 
     /// `most` is how many jobs may be claimed; each step can only lower it, or end the round.
-    async fn steps(&mut self, in_hand: InHand, now: Nanos) -> Result<Round, Early> {
+    async fn steps(&mut self, in_hand: InHand, now: Nanos) -> Result<Round, EarlyReturn> {
         if let Some(at) = self.hints.look_later(now) {
-            return Err(Early::ComeBack(Tick::WaitUntil(at)));
+            return Err(EarlyReturn::ComeBack(Tick::WaitUntil(at)));
         }
         let most = self.allowed_here(in_hand)?;
         let ready = self.ready().await?;
@@ -139,16 +141,16 @@ impl Rounds {
     }
 
     /// The bounds that need neither the store nor the limiter.
-    fn allowed_here(&self, in_hand: InHand) -> Result<usize, Early> {
+    fn allowed_here(&self, in_hand: InHand) -> Result<usize, EarlyReturn> {
         let not_in_flight = self.vendor.config.concurrency.saturating_sub(in_hand.busy);
         let at_once = if self.vendor.config.at_most_once { MOST_MARKED } else { MOST_AT_ONCE };
         let most = not_in_flight.min(at_once).min(MOST_UNSETTLED.saturating_sub(in_hand.unsettled));
         // The next attempt that ends wakes the dispatcher.
-        if most > 0 { Ok(most) } else { Err(Early::ComeBack(Tick::Idle)) }
+        if most > 0 { Ok(most) } else { Err(EarlyReturn::ComeBack(Tick::Idle)) }
     }
 
     /// What is due. The store need not be asked if an earlier round has shown that more jobs are due.
-    async fn ready(&mut self) -> Result<Ready, Early> {
+    async fn ready(&mut self) -> Result<Ready, EarlyReturn> {
         if self.hints.jobs_are_due() && self.vendor.config.open.is_none() {
             return Ok(Ready { next_due: Some(self.cx.clock.now()), ..Ready::default() });
         }
@@ -156,7 +158,13 @@ impl Rounds {
     }
 
     /// Bounded by what is free of this process's share of the vendor's calls in flight. When nothing is due, the share is given up.
-    async fn allowed_in_flight(&self, most: usize, busy: usize, ready: &Ready, now: Nanos) -> Result<usize, Early> {
+    async fn allowed_in_flight(
+        &self,
+        most: usize,
+        busy: usize,
+        ready: &Ready,
+        now: Nanos,
+    ) -> Result<usize, EarlyReturn> {
         let wall = self.cx.clock.now();
         let nothing_due = match ready.next_due {
             None => Some(Tick::Idle),
@@ -164,17 +172,17 @@ impl Rounds {
             Some(_) => None,
         };
         let wanted = busy + usize::from(nothing_due.is_none());
-        let share = self.cx.limiter.places(self.vendor.name(), self.vendor.config.concurrency, wanted).await?;
+        let share = self.cx.limiter.share_in_flight(self.vendor.name(), self.vendor.config.concurrency, wanted).await?;
         if let Some(tick) = nothing_due {
-            return Err(Early::ComeBack(tick));
+            return Err(EarlyReturn::ComeBack(tick));
         }
         let most = most.min(share.saturating_sub(busy));
-        if most > 0 { Ok(most) } else { come_back(now, PLACES_WAIT) }
+        if most > 0 { Ok(most) } else { come_back(now, SHARE_WAIT) }
     }
 
     /// Bounded by the permits that can be had. The limiter need not be asked if an earlier round has shown that there are some, nor for a lone job
     /// if there was no wait for the last one: a job that gets no permit after all is given back.
-    async fn permits(&mut self, most: usize, in_hand: InHand, now: Nanos) -> Result<usize, Early> {
+    async fn permits(&mut self, most: usize, in_hand: InHand, now: Nanos) -> Result<usize, EarlyReturn> {
         if let Some(permits) = self.hints.take_permits() {
             return Ok(most.min(permits));
         }
@@ -188,7 +196,7 @@ impl Rounds {
             return Ok(outlook.room);
         }
         self.metrics.limit_waits.inc();
-        Err(Early::ComeBack(self.wait_for_permit(outlook.next_at, now)))
+        Err(EarlyReturn::ComeBack(self.wait_for_permit(outlook.next_at, now)))
     }
 
     /// All calls while the breakers are closed; otherwise one call, if its probes can be had.
@@ -197,7 +205,7 @@ impl Rounds {
         most: usize,
         in_hand: InHand,
         now: Nanos,
-    ) -> Result<(usize, Option<Probes>), Early> {
+    ) -> Result<(usize, Option<Probes>), EarlyReturn> {
         let is_closed = |name: &str| self.cx.breakers.standing(name) == Standing::Closed;
         if is_closed(self.vendor.name()) && is_closed(&self.vendor.login.breaker) {
             return Ok((most, None));
@@ -214,7 +222,7 @@ impl Rounds {
         })
     }
 
-    async fn claim_and_reserve(&self, most: usize, calls: usize) -> Result<Round, Early> {
+    async fn claim_and_reserve(&self, most: usize, calls: usize) -> Result<Round, EarlyReturn> {
         let wall = self.cx.clock.now();
         let prepare = async {
             if most <= FEW {
@@ -225,8 +233,8 @@ impl Rounds {
         let (leases, expired) = claimed?;
         if leases.is_empty() {
             // Other jobs may be due behind those that have expired.
-            let tick = if expired > 0 { Tick::Ran } else { self.nothing_to_claim(wall).await? };
-            return Err(Early::ComeBack(tick));
+            let tick = if expired > 0 { Tick::Again } else { self.nothing_to_claim(wall).await? };
+            return Err(EarlyReturn::ComeBack(tick));
         }
         let is_full = leases.len() == most;
         let leases = if self.vendor.config.at_most_once { self.mark(leases).await? } else { leases };
@@ -235,12 +243,12 @@ impl Rounds {
 
     /// For a vendor that is called at most once: puts the submitting calls on record. If a tenant has limits of its own, the limiter is asked
     /// first, so that only jobs that can get a permit are on record: they end with an unknown outcome if the process dies.
-    async fn mark(&self, mut leases: Vec<Lease>) -> Result<Vec<Lease>, Early> {
+    async fn mark(&self, mut leases: Vec<Lease>) -> Result<Vec<Lease>, EarlyReturn> {
         if self.cx.limits.any_is_per_tenant(&self.vendor.config.pool) {
             let round = self.reserve(leases).await?;
             let (can_go, permits): (Vec<_>, Vec<_>) = round.reserved.into_iter().unzip();
             if can_go.is_empty() {
-                return Err(Early::ComeBack(round.tick));
+                return Err(EarlyReturn::ComeBack(round.tick));
             }
             // By the time that the record is stored these permits would be late.
             self.cx.limiter.give_back(permits).await;
@@ -257,7 +265,7 @@ impl Rounds {
                 }
             }
         }
-        if leases.is_empty() { Err(Early::ComeBack(Tick::Ran)) } else { Ok(leases) }
+        if leases.is_empty() { Err(EarlyReturn::ComeBack(Tick::Again)) } else { Ok(leases) }
     }
 
     /// Hands the reserved jobs to `firing`; returns when to come back.
@@ -322,7 +330,7 @@ impl Rounds {
             leases.into_iter().partition(|lease| lease.job.alarm_at().is_some_and(|at| at <= now));
         let count = expired.len();
         // Side by side: the store writes them together.
-        let ended = join_all(expired.iter().map(|lease| alarms::ring(&self.cx, lease.job.id, now))).await;
+        let ended = join_all(expired.iter().map(|lease| alarms::handle(&self.cx, lease.job.id, now))).await;
         let (ended, failed): (Vec<_>, Vec<_>) = expired.into_iter().zip(ended).partition(|(_, ended)| ended.is_ok());
         if let Some((lease, Err(error))) = failed.first() {
             // They stay leased until the leases lapse.
@@ -363,7 +371,7 @@ impl Rounds {
         self.cx.store.release(back).await;
         // Lanes of tenants over their own limit rest now; the lanes behind them may have jobs for the permits.
         let tick = if any_rests || !reserved.is_empty() {
-            Tick::Ran
+            Tick::Again
         } else {
             Tick::WaitUntil((again_at - self.half_horizon()).max(self.cx.clock.nanos() + 1))
         };
@@ -375,6 +383,6 @@ impl Rounds {
     }
 }
 
-fn come_back<T>(now: Nanos, wait: Duration) -> Result<T, Early> {
-    Err(Early::ComeBack(Tick::WaitUntil(now + nanos(wait))))
+fn come_back<T>(now: Nanos, wait: Duration) -> Result<T, EarlyReturn> {
+    Err(EarlyReturn::ComeBack(Tick::WaitUntil(now + nanos(wait))))
 }

@@ -217,19 +217,7 @@ fn answer() -> impl Strategy<Value = Answer> {
 
 fn fresh(vendor: &Vendor) -> Job {
     let lane = Lane { vendor: vendor.name().clone(), priority: Priority::Normal, tenant: "default".into() };
-    let id = JobIds::new().next(START);
-    NewJob {
-        id,
-        lane,
-        payload: Bytes::from_static(b"1"),
-        due_at: START,
-        deadline: None,
-        tags: Vec::new(),
-        idempotency: None,
-        webhook: None,
-        caller: None,
-    }
-    .into()
+    NewJob::new(JobIds::new().next(START), lane, "1", START).into()
 }
 
 /// What must hold of each reading, whatever was answered.

@@ -63,9 +63,9 @@ impl Limiter for Slow {
         self.limiter.is_gated(pool)
     }
 
-    async fn places(&self, vendor: &str, most: usize, busy: usize) -> Result<usize, StoreError> {
+    async fn share_in_flight(&self, vendor: &str, most: usize, busy: usize) -> Result<usize, StoreError> {
         self.leave.acquire().await.expect("it is never closed").forget();
-        self.limiter.places(vendor, most, busy).await
+        self.limiter.share_in_flight(vendor, most, busy).await
     }
 
     fn horizon(&self) -> Duration {
@@ -92,8 +92,8 @@ impl Limiter for Slow {
         self.limiter.check(permit, now)
     }
 
-    fn left(&self, permit: &Permit, now: Nanos) {
-        self.limiter.left(permit, now);
+    fn call_left(&self, permit: &Permit, now: Nanos) {
+        self.limiter.call_left(permit, now);
     }
 
     fn stamp(&self, pool: &str, now: Nanos) -> i64 {
@@ -180,7 +180,7 @@ async fn waiting(backend: Backend, jobs: usize, leave: usize) -> (TestApp, Arc<S
 /// A dispatcher that holds these jobs for their permits, which begin now; its next round will wait.
 async fn holding(backend: Backend, jobs: usize) -> (TestApp, Arc<Slow>, Dispatcher, Vec<String>) {
     let (app, slow, mut dispatcher, ids) = waiting(backend, jobs, 1).await;
-    assert_eq!(dispatcher.tick().await.expect("the store works"), Tick::Ran, "permits were reserved");
+    assert_eq!(dispatcher.tick().await.expect("the store works"), Tick::Again, "permits were reserved");
     (app, slow, dispatcher, ids)
 }
 
@@ -203,7 +203,7 @@ async fn calls_whose_time_comes_while_a_round_waits_go_out_at_it(backend: Backen
             app.clock.advance(PACE);
         }
         slow.leave.add_permits(1);
-        assert_eq!(turn.await.expect("the store works"), Tick::Ran);
+        assert_eq!(turn.await.expect("the store works"), Tick::Again);
     }
     dispatcher.finish_attempts().await;
     for id in &ids {
@@ -249,7 +249,7 @@ async fn a_round_that_waits_for_longer_than_the_horizon_gets_its_permits(backend
         assert!(futures_util::poll!(&mut turn).is_pending());
         app.clock.advance(2 * slow.horizon());
         slow.leave.add_permits(1);
-        assert_eq!(turn.await.expect("the store works"), Tick::Ran, "permits were reserved");
+        assert_eq!(turn.await.expect("the store works"), Tick::Again, "permits were reserved");
     }
     app.stop().await;
 }
@@ -278,7 +278,7 @@ async fn no_call_is_begun_that_its_lease_might_not_outlast(backend: Backend) {
         turn_until(&mut turn, "the job is leased", || slow.reserving.load(Ordering::Relaxed) == 1).await;
         app.clock.advance(Duration::from_secs(6));
         slow.reserve.add_permits(1);
-        assert_eq!(turn.await.expect("the store works"), Tick::Ran, "a permit was reserved");
+        assert_eq!(turn.await.expect("the store works"), Tick::Again, "a permit was reserved");
     }
     turn(&slow, &mut dispatcher).await;
     assert_eq!(app.calls("one"), 0, "its lease would lapse during the call");
@@ -301,7 +301,7 @@ async fn a_job_that_was_reclaimed_while_its_round_waited_is_not_called_twice(bac
         app.run_for(Duration::from_secs(1)).await;
         assert_eq!((&*app.status(&id).await, app.calls("one")), ("complete", 1), "by another dispatcher");
         slow.reserve.add_permits(1);
-        assert_eq!(turn.await.expect("the store works"), Tick::Ran, "a permit was reserved");
+        assert_eq!(turn.await.expect("the store works"), Tick::Again, "a permit was reserved");
     }
     turn(&slow, &mut dispatcher).await;
     assert_eq!(app.calls("one"), 1);

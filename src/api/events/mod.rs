@@ -89,9 +89,9 @@ impl Shows {
 }
 
 async fn open(app: Arc<App>, by: By, shows: Shows, peer: Peer, last: LastEventId) -> Result<Response, ApiError> {
-    let place = app.events.place(by.0.key()).map_err(no_place)?;
+    let open_stream = app.events.open_stream(by.0.key()).map_err(too_many)?;
     let listening = app.events.listen().await?;
-    let mut events = Stream::new(app, by, shows, peer, place, listening);
+    let mut events = Stream::new(app, by, shows, peer, open_stream, listening);
     events.begin(last).await;
     let pieces = unfold(events, |mut events| async move {
         let piece = events.next().await?;
@@ -102,7 +102,7 @@ async fn open(app: Arc<App>, by: By, shows: Shows, peer: Peer, last: LastEventId
     Ok((headers, Body::from_stream(pieces)).into_response())
 }
 
-fn no_place(full: Full) -> ApiError {
+fn too_many(full: Full) -> ApiError {
     let (status, code, detail) = match full {
         Full::InAll => (
             StatusCode::SERVICE_UNAVAILABLE,

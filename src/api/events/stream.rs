@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     clock::{Nanos, Time, nanos},
-    events::{Batch, LOOK_EVERY, Place},
+    events::{Batch, LOOK_EVERY, OpenStream},
     job::JobId,
     store::{
         StoreError, With,
@@ -67,7 +67,7 @@ pub(super) struct Stream {
     /// What is to be sent.
     out: String,
     is_over: bool,
-    _place: Place,
+    _open_stream: OpenStream,
 }
 
 impl Stream {
@@ -76,7 +76,7 @@ impl Stream {
         by: By,
         shows: Shows,
         peer: Peer,
-        place: Place,
+        open_stream: OpenStream,
         (live, reached): (Receiver<Arc<Batch>>, EventId),
     ) -> Stream {
         let comment_at = app.clock.nanos() + nanos(COMMENT_EVERY);
@@ -95,7 +95,7 @@ impl Stream {
             comment_at,
             out: RETRY.to_owned(),
             is_over: false,
-            _place: place,
+            _open_stream: open_stream,
         }
     }
 
@@ -145,8 +145,8 @@ impl Stream {
     async fn follow(&mut self) {
         let clock = &self.app.clock;
         let key_at = self.by.0.key().map(|_| clock.next_beat(LOOK_EVERY));
-        let told_at = (self.left_out > 0).then(|| self.second.0 + nanos(SECOND));
-        let wake_at = [key_at, told_at].into_iter().flatten().fold(self.comment_at, Nanos::min);
+        let count_at = (self.left_out > 0).then(|| self.second.0 + nanos(SECOND));
+        let wake_at = [key_at, count_at].into_iter().flatten().fold(self.comment_at, Nanos::min);
         tokio::select! {
             batch = self.live.recv() => match batch {
                 Ok(batch) => self.take(&batch),
@@ -196,7 +196,7 @@ impl Stream {
             self.out.push_str(":\n\n");
             self.behind = Some(EventId::FIRST);
         } else {
-            // With a place, so that a reader with few events need not go far back.
+            // With the place reached, so that a client with few events need not go far back when it reconnects.
             self.out.push_str(&format!(":\nid: {}\n\n", self.place()));
         }
     }

@@ -106,7 +106,6 @@ pub(super) fn no_answer(job: &Job, policy: &Policy, jitter: f64, now: Time) -> C
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
 
     use super::*;
     use crate::job::{JobId, Lane, NewJob, Priority, Status, lifecycle::alarmed, retry::Retry};
@@ -115,18 +114,7 @@ mod tests {
 
     fn polled(due_at: i64, answer_by: i64) -> Job {
         let lane = Lane { vendor: "v".into(), priority: Priority::Normal, tenant: "t".into() };
-        let (id, payload) = (JobId::first_at(Time(0)), Bytes::from_static(b"1"));
-        let new = NewJob {
-            id,
-            lane,
-            payload,
-            due_at: Time(0),
-            deadline: None,
-            tags: vec![],
-            idempotency: None,
-            webhook: None,
-            caller: None,
-        };
+        let new = NewJob::new(JobId::first_at(Time(0)), lane, "1", Time(0));
         let (status, stage) = (Status::Processing, Stage::Poll);
         Job { status, stage, due_at: Time(due_at), answer_by: Some(Time(answer_by)), ..new.into() }
     }

@@ -109,7 +109,7 @@ impl Limiter for RedisLimiter {
         HORIZON
     }
 
-    async fn places(&self, vendor: &str, most: usize, busy: usize) -> Result<usize, StoreError> {
+    async fn share_in_flight(&self, vendor: &str, most: usize, busy: usize) -> Result<usize, StoreError> {
         self.shares.get(vendor, most, busy).await
     }
 
@@ -161,7 +161,7 @@ impl Limiter for RedisLimiter {
     }
 
     /// The next request that is answered reports it: half a horizon from now at the latest, while calls are made.
-    fn left(&self, permit: &Permit, now: Nanos) {
+    fn call_left(&self, permit: &Permit, now: Nanos) {
         if let (Some(late), Some(pool)) = (permit.puts_off(now), self.runner.pools.get(&permit.pool)) {
             pool.note_late(permit.at, late);
         }

@@ -7,11 +7,11 @@ use tokio::sync::oneshot;
 
 use super::{
     index::Row,
+    lane_cache::Entry,
     mark,
     queue::{Fence, attempts_so_far, reindex, update, with_attempt},
     room::Place,
     rows,
-    shelf::Entry,
     writer::{After, Tx, Write},
 };
 use crate::{
@@ -31,7 +31,7 @@ pub(super) struct Amend {
     now: Time,
     /// What became of the first of them.
     found: Vec<Option<Found>>,
-    /// Their keys, which this run or one before has taken off their shelves.
+    /// Their keys, which this run or one before has taken out of their caches.
     entries: Vec<Option<Entry>>,
     reply: oneshot::Sender<Result<Vec<Amended>, StoreError>>,
 }
@@ -112,7 +112,7 @@ impl Write for Amend {
             amended.push(match found {
                 None => Amended::Unknown,
                 Some(Found { row, was, is: Some(job), room, .. }) if outcome.is_ok() => {
-                    // A refill in the same batch may have put it on its shelf again.
+                    // A refill in the same batch may have put it into its cache again.
                     after.index.remove(row, was.stage);
                     after.index.unlease(job.id, None);
                     reindex(after, row, &was, &job);
@@ -132,7 +132,7 @@ impl Write for Amend {
     }
 }
 
-/// Puts a job that was not changed back on its shelf.
+/// Puts a job that was not changed back into its cache.
 fn put_back(after: &mut After<'_>, found: &Found, entry: Option<Entry>) {
     let Found { row, was, attempt, .. } = found;
     if attempt.is_some() || !was.needs_call() {

@@ -11,8 +11,8 @@ use std::{
 
 use super::{
     counts::{Counts, TenantCounts},
+    lane_cache::Entry,
     leases::LeasedJob,
-    shelf::Entry,
     steady::{Now, Steady},
     turns::{LaneState, Queued, VendorState, next_priority, pass_cost, requeue},
 };
@@ -100,7 +100,7 @@ impl Index {
         let vendor = self.vendor_id(&lane.vendor);
         // A lane that is not in memory has no jobs in the table: it is new, or was forgotten when it was empty.
         let state = self.lanes.entry(id).or_insert_with(|| LaneState::empty(vendor, lane));
-        state.shelf(stage).put(entry.timed_again(&self.steady));
+        state.cache(stage).put(entry.timed_again(&self.steady));
         requeue(id, state, &mut self.vendors[vendor], now.steady);
     }
 
@@ -108,17 +108,17 @@ impl Index {
     pub(super) fn put_back(&mut self, leased: &LeasedJob, now: Now) -> Option<Arc<str>> {
         // The lane of a leased job is never forgotten.
         let (state, vendor) = lane_and_vendor(&mut self.lanes, &mut self.vendors, leased.lane)?;
-        state.shelf(leased.stage).put(leased.entry.timed_again(&self.steady));
+        state.cache(leased.stage).put(leased.entry.timed_again(&self.steady));
         requeue(leased.lane, state, vendor, now.steady);
         Some(vendor.name.clone())
     }
 
-    /// Removes a job from its shelf, if it is there: it no longer waits, or must not be claimed for now.
+    /// Removes a job from its cache, if it is there: it no longer waits, or must not be claimed for now.
     pub(super) fn remove(&mut self, row: Row, stage: Stage) -> Option<Entry> {
         let (state, vendor) = lane_and_vendor(&mut self.lanes, &mut self.vendors, row.lane)?;
-        let shelf = state.shelf(stage);
-        let removed = shelf.remove(row.n);
-        if shelf.is_drained() {
+        let cache = state.cache(stage);
+        let removed = cache.remove(row.n);
+        if cache.is_drained() {
             self.unread.insert(row.lane);
         }
         // The lane's next job is not due earlier than this one was. If it is due already, the next claim finds it.
@@ -185,15 +185,15 @@ impl Index {
             return Taken::Nothing;
         };
         let stage = if state.polls.due(now.steady).is_some() { Stage::Poll } else { Stage::Call };
-        let shelf = state.shelf(stage);
-        let Some(entry) = shelf.due(now.steady).copied() else { return Taken::Nothing };
+        let cache = state.cache(stage);
+        let Some(entry) = cache.due(now.steady).copied() else { return Taken::Nothing };
         if stage == Stage::Call && !calls_too {
             return Taken::OnlyCalls;
         }
         if entry.bytes as usize > bytes_left && bytes_left < MOST_CLAIMED {
             return Taken::TooLarge;
         }
-        shelf.pop();
+        cache.pop();
         let (vendor, tenant) = (state.vendor, state.tenant.clone());
         self.leases.insert(entry.id, LeasedJob::new(lane, entry, stage, vendor, until));
         Taken::Job { entry, stage, tenant }

@@ -4,7 +4,7 @@
 
 use super::{
     index::{Index, LaneId, Row},
-    shelf::Entry,
+    lane_cache::Entry,
 };
 use crate::{
     clock::{Nanos, Time},
@@ -39,7 +39,7 @@ impl LeasedJob {
 }
 
 impl Index {
-    /// Leases a job that is not on a shelf.
+    /// Leases a job that is not in a cache.
     pub(super) fn lease(&mut self, lane: LaneId, entry: Entry, vendor: &str, until: Nanos) {
         let vendor = self.vendor_id(&vendor.into());
         self.vendors[vendor].leased += 1;

@@ -102,7 +102,7 @@ impl Write for Unmark {
     }
 }
 
-/// Ends leases and puts their jobs back on their shelves. With a time, the lane rests until then.
+/// Ends leases and puts their jobs back into their caches. With a time, the lane rests until then.
 pub(super) fn give_back(index: &mut Index, leases: impl Iterator<Item = (Lease, Option<Time>)>, now: Now) {
     for (lease, rest_until) in leases {
         let Some(leased) = index.unlease(lease.job.id, Some(lease.attempt)) else { continue };

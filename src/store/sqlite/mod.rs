@@ -46,6 +46,7 @@ mod events;
 mod file;
 mod index;
 mod keys;
+mod lane_cache;
 mod leases;
 mod list;
 mod mark;
@@ -55,7 +56,6 @@ mod refill;
 mod room;
 mod rows;
 mod schema;
-mod shelf;
 mod standing;
 mod steady;
 #[cfg(test)]

@@ -8,11 +8,10 @@ use tokio::sync::oneshot;
 use super::{
     amend::read,
     index::Row,
+    lane_cache::Entry,
     mark,
     room::Place,
-    rows,
-    shelf::Entry,
-    webhooks,
+    rows, webhooks,
     writer::{After, Tx, Write},
 };
 use crate::{
@@ -305,7 +304,7 @@ pub(super) fn update(tx: &Tx<'_>, job: &Job, history: Option<&[u8]>, fence: Fenc
     Ok(changed == 1)
 }
 
-/// Updates the index after a job that was not on a shelf was changed.
+/// Updates the index after a job that was not in a cache was changed.
 pub(super) fn reindex(after: &mut After<'_>, row: Row, was: &Job, job: &Job) {
     after.index.recount(&job.lane, was.live_stage(), job.live_stage(), Load::of(job));
     if let Some(at) = job.alarm_at() {

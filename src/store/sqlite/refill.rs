@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::{
     index::{Index, LaneId, lane_and_vendor},
+    lane_cache::{Entry, MOST, Place},
     rows,
-    shelf::{Entry, MOST, Place},
     steady::Now,
     turns::{LaneState, requeue},
     writer::{After, Tx, Write},
@@ -30,7 +30,7 @@ impl Index {
     /// A lane with jobs in the table that have not been read.
     pub(super) fn add_unread(&mut self, id: LaneId, lane: &Lane, stage: Stage) {
         let vendor = self.vendor_id(&lane.vendor);
-        self.lanes.entry(id).or_insert_with(|| LaneState::empty(vendor, lane)).shelf(stage).set_unread();
+        self.lanes.entry(id).or_insert_with(|| LaneState::empty(vendor, lane)).cache(stage).set_unread();
         self.unread.insert(id);
     }
 
@@ -39,9 +39,9 @@ impl Index {
         let mut refills = Vec::new();
         for lane in lanes {
             let Some(state) = self.lanes.get_mut(&lane) else { continue };
-            for (stage, shelf) in [(Stage::Call, &mut state.calls), (Stage::Poll, &mut state.polls)] {
-                if let Some(from) = shelf.refill_from() {
-                    shelf.refilling = true;
+            for (stage, cache) in [(Stage::Call, &mut state.calls), (Stage::Poll, &mut state.polls)] {
+                if let Some(from) = cache.refill_from() {
+                    cache.refilling = true;
                     refills.push(Refill { lane, stage, from });
                 }
             }
@@ -58,15 +58,15 @@ impl Index {
     /// The writer's queue was full: the lane is read later.
     pub(super) fn not_refilling(&mut self, refill: Refill) {
         if let Some(state) = self.lanes.get_mut(&refill.lane) {
-            state.shelf(refill.stage).refilling = false;
+            state.cache(refill.stage).refilling = false;
             self.unread.insert(refill.lane);
         }
     }
 
     /// The lane could not be read.
-    pub(super) fn could_not_refill(&mut self, refill: Refill) {
+    fn could_not_refill(&mut self, refill: Refill) {
         if let Some(state) = self.lanes.get_mut(&refill.lane) {
-            state.shelf(refill.stage).refilling = false;
+            state.cache(refill.stage).refilling = false;
             self.unreadable.insert(refill.lane);
         }
     }
@@ -82,15 +82,15 @@ impl Index {
         &mut self,
         refill: Refill,
         rows: Vec<Entry>,
-        reaches: Option<Place>,
+        complete_to: Option<Place>,
         now: Now,
     ) -> Option<Arc<str>> {
         let (state, vendor) = lane_and_vendor(&mut self.lanes, &mut self.vendors, refill.lane)?;
         // The row of a leased job still says that it waits for a call; it must not be leased twice.
         let free = rows.into_iter().filter(|entry| !self.leases.contains_key(&entry.id));
-        let shelf = state.shelf(refill.stage);
-        shelf.refill(refill.from, free.map(|entry| entry.timed(&self.steady, now)), reaches);
-        if shelf.is_drained() {
+        let cache = state.cache(refill.stage);
+        cache.refill(refill.from, free.map(|entry| entry.timed(&self.steady, now)), complete_to);
+        if cache.is_drained() {
             self.unread.insert(refill.lane);
         }
         requeue(refill.lane, state, vendor, now.steady);
@@ -103,12 +103,12 @@ pub(super) struct ReadLane {
     refill: Refill,
     rows: Vec<Entry>,
     /// How far it has read; `None` is to the end of the lane.
-    reaches: Option<Place>,
+    complete_to: Option<Place>,
 }
 
 impl ReadLane {
     pub(super) fn new(refill: Refill) -> ReadLane {
-        ReadLane { refill, rows: Vec::new(), reaches: None }
+        ReadLane { refill, rows: Vec::new(), complete_to: None }
     }
 }
 
@@ -126,7 +126,7 @@ impl Write for ReadLane {
             (read, last) = (read + 1, (row.get(0)?, row.get(1)?));
             self.rows.extend(rows::skip_unreadable(last.1, entry(row, last))?);
         }
-        self.reaches = (read == MOST_READ).then_some(last);
+        self.complete_to = (read == MOST_READ).then_some(last);
         Ok(())
     }
 
@@ -135,7 +135,7 @@ impl Write for ReadLane {
             return after.index.could_not_refill(self.refill);
         }
         let (has_jobs, now) = (!self.rows.is_empty(), after.now);
-        let vendor = after.index.refill(self.refill, self.rows, self.reaches, now);
+        let vendor = after.index.refill(self.refill, self.rows, self.complete_to, now);
         if let Some(vendor) = vendor.filter(|_| has_jobs) {
             after.ring(&vendor);
         }

@@ -55,8 +55,8 @@ impl Index {
         // Lanes whose first job is due later, but not later than the job itself.
         let due_by = self.steady.of(due_by);
         for (_, lane) in state.later.range(..=(due_by, LaneId::MAX)).filter(|(_, lane)| *lane != own.lane).take(MOST) {
-            let Some(asleep) = self.lanes.get(lane) else { continue };
-            others.lanes[asleep.priority].push(Other { lane: *lane, leased: leased(*lane), goes_first: false });
+            let Some(later) = self.lanes.get(lane) else { continue };
+            others.lanes[later.priority].push(Other { lane: *lane, leased: leased(*lane), goes_first: false });
         }
         others
     }

@@ -17,18 +17,7 @@ async fn most_pages(store: &Sqlite, pages: u32) {
 
 fn job(payload: Vec<u8>) -> NewJob {
     let lane = Lane { vendor: "v".into(), priority: Priority::Normal, tenant: "t".into() };
-    let (id, due_at) = (crate::job::JobIds::new().next(Time(0)), Time(0));
-    NewJob {
-        id,
-        lane,
-        payload: payload.into(),
-        due_at,
-        deadline: None,
-        tags: Vec::new(),
-        idempotency: None,
-        webhook: None,
-        caller: None,
-    }
+    NewJob::new(crate::job::JobIds::new().next(Time(0)), lane, payload, Time(0))
 }
 
 fn claim(most: usize, lease: Duration) -> Claim {

@@ -1,13 +1,13 @@
 //! The queues of a vendor's lanes: those with a due job take turns, by priority; the others wait for the time of their first job.
 //!
-//! Never reads the table: which job of a lane is first comes from its shelves.
+//! Never reads the table: which job of a lane is first comes from its caches.
 
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::Arc,
 };
 
-use super::{index::LaneId, shelf::Shelf};
+use super::{index::LaneId, lane_cache::LaneCache};
 use crate::{
     clock::Time,
     job::{Lane, Priority, Stage, turn},
@@ -18,8 +18,8 @@ pub(super) struct LaneState {
     pub(super) vendor: usize,
     pub(super) priority: usize,
     pub(super) tenant: Arc<str>,
-    pub(super) calls: Shelf,
-    pub(super) polls: Shelf,
+    pub(super) calls: LaneCache,
+    pub(super) polls: LaneCache,
     /// Its tenant is over its own limit until then. All times here are the index's steady time.
     pub(super) rests_until: i64,
     pub(super) queued: Queued,
@@ -62,15 +62,15 @@ impl LaneState {
             vendor,
             priority: lane.priority as usize,
             tenant: lane.tenant.clone(),
-            calls: Shelf::default(),
-            polls: Shelf::default(),
+            calls: LaneCache::default(),
+            polls: LaneCache::default(),
             rests_until: i64::MIN,
             queued: Queued::Nowhere,
             poll_at: None,
         }
     }
 
-    pub(super) fn shelf(&mut self, stage: Stage) -> &mut Shelf {
+    pub(super) fn cache(&mut self, stage: Stage) -> &mut LaneCache {
         if stage == Stage::Poll { &mut self.polls } else { &mut self.calls }
     }
 

@@ -424,14 +424,14 @@ async fn over_the_bounds_no_stream_is_opened_until_another_is_closed() {
         (stream.status() == "200").then_some(())
     })
     .await;
-    let places = &app.app.events.places;
-    wait_until("the others are closed", LONG, async || (places.available_permits() == 901).then_some(())).await;
-    let taken = places.try_acquire_many(u32::try_from(places.available_permits()).expect("hundreds"));
+    let free = &app.app.events.free_streams;
+    wait_until("the others are closed", LONG, async || (free.available_permits() == 901).then_some(())).await;
+    let taken = free.try_acquire_many(u32::try_from(free.available_permits()).expect("hundreds"));
     let full = ask(&app, &keys[1], Method::GET, "/events", "").await;
     assert_eq!((full.status.as_u16(), full.code().as_str()), (503, "over_capacity"));
     assert_eq!(full.header("retry-after"), "5");
     drop((taken, open));
-    wait_until("places", LONG, async || (places.available_permits() > 900).then_some(())).await;
+    wait_until("room for more", LONG, async || (free.available_permits() > 900).then_some(())).await;
     app.stop().await;
 }
 

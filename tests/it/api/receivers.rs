@@ -13,7 +13,8 @@ use std::{
 use fetchgate::{
     clock::nanos,
     config::Tenants,
-    result_webhooks::{Context, Deliverer, Parts, guard::Guard, secrets::Secrets},
+    guard::Guard,
+    result_webhooks::{Context, Deliverer, Parts, secrets::Secrets},
 };
 use futures_util::FutureExt as _;
 use hyper::Method;

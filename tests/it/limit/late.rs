@@ -29,7 +29,7 @@ async fn backlog(limiter: &dyn Limiter, clock: &Clock, random: &mut fastrand::Rn
                 // The machine may stand still after the last look too.
                 advance(clock, if random.u8(..50) == 0 { random.i64(0..=4 * GUARD) } else { 0 });
                 let sent = clock.nanos();
-                limiter.left(&permit, sent);
+                limiter.call_left(&permit, sent);
                 let jitter = if is_late { GUARD / 2 } else { random.i64(0..=MS) };
                 arrived.push(sent + jitter);
             }

@@ -174,7 +174,7 @@ impl World {
             if self.local.check(&permit, permit.at + late).is_err() {
                 continue;
             }
-            self.local.left(&permit, permit.at + late);
+            self.local.call_left(&permit, permit.at + late);
             let jitter = self.up_to(jitter);
             self.fired.push(Call { at: permit.at, arrived: permit.at + late + jitter, tenant: permit.tenant });
         }

@@ -112,17 +112,8 @@ impl TestStore {
 
     /// A job that is due now.
     fn job(&self, vendor: &str, priority: Priority, tenant: &str) -> NewJob {
-        NewJob {
-            id: self.ids.next(self.now()),
-            lane: Lane { vendor: vendor.into(), priority, tenant: tenant.into() },
-            payload: "null".into(),
-            due_at: self.now(),
-            deadline: None,
-            tags: Vec::new(),
-            idempotency: None,
-            webhook: None,
-            caller: None,
-        }
+        let lane = Lane { vendor: vendor.into(), priority, tenant: tenant.into() };
+        NewJob::new(self.ids.next(self.now()), lane, "null", self.now())
     }
 
     async fn submit_all(&self, jobs: Vec<NewJob>) -> Vec<JobId> {

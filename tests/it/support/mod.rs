@@ -126,7 +126,7 @@ impl Turned {
     fn is_due(&self, now: Nanos) -> bool {
         let rang = self.bell.notified().now_or_never().is_some();
         rang || match self.waits_for {
-            Tick::Ran => true,
+            Tick::Again => true,
             Tick::WaitUntil(at) => at <= now,
             Tick::Idle => false,
         }
@@ -264,7 +264,7 @@ impl TestApp {
         let app = Self::run(config, listener, vendors, folder, clock).await;
         for vendor in &app.config.vendors {
             app.app.limiter.outlook(&vendor.pool, 0, 1).await.expect("the limiter works");
-            app.app.limiter.places(&vendor.name, vendor.concurrency, 1).await.expect("the limiter works");
+            app.app.limiter.share_in_flight(&vendor.name, vendor.concurrency, 1).await.expect("the limiter works");
         }
         app.clock.advance(cold);
         app
@@ -283,7 +283,7 @@ impl TestApp {
         let (dispatchers, janitor) = pool.into_parts();
         let turned = |(dispatcher, vendor): (Dispatcher, &Arc<Vendor>)| {
             let bell = app.store.signals().bell(vendor.name()).expect("each vendor has a bell");
-            Turned { dispatcher, bell, waits_for: Tick::Ran }
+            Turned { dispatcher, bell, waits_for: Tick::Again }
         };
         let dispatchers = dispatchers.into_iter().zip(app.vendors.iter()).map(turned).collect();
         let (mut server, stop) = (JoinSet::new(), CancellationToken::new());
@@ -504,7 +504,7 @@ impl TestApp {
             }
             let times = self.dispatchers.iter().filter_map(|turned| match turned.waits_for {
                 Tick::WaitUntil(at) => Some(at),
-                Tick::Ran | Tick::Idle => None,
+                Tick::Again | Tick::Idle => None,
             });
             let next = times.min();
             let to = match (next, end) {
@@ -523,7 +523,7 @@ impl TestApp {
 
     /// Lets the janitor do all that is due now.
     pub(crate) async fn run_janitor(&mut self) {
-        while self.janitor.tick().await.expect("the store works") == Tick::Ran {}
+        while self.janitor.tick().await.expect("the store works") == Tick::Again {}
     }
 
     /// Announces all ends that are due now.

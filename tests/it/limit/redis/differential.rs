@@ -130,8 +130,8 @@ impl Pair {
         let (rust, lua) = self.held.remove(self.random.usize(0..self.held.len()));
         let most = rust.late_after.saturating_sub(rust.on_time_until).clamp(0, SECOND);
         let now = rust.on_time_until.saturating_add(self.random.i64(0..=most) / MICRO * MICRO);
-        self.lua.left(&lua, now);
-        self.rust.left(&rust, now);
+        self.lua.call_left(&lua, now);
+        self.rust.call_left(&rust, now);
         // At once: of several that Redis hears of together it knows less.
         let rust = self.rust.outlook("acme", self.scene.in_ms(9), 9).await.unwrap();
         assert_eq!(self.lua.outlook("acme", self.scene.in_ms(9), 9).await.unwrap(), rust);

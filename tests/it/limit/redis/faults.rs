@@ -162,7 +162,7 @@ impl Storm {
             let most = guards.min().map_or(SECOND, |guard| (guard - 2 * MS).max(0));
             let late = self.random.i64(0..=(permit.late_after.min(now).max(permit.at) - permit.at).min(most));
             if self.processes[who].check(&permit, permit.at + late).is_ok() {
-                self.processes[who].left(&permit, permit.at + late);
+                self.processes[who].call_left(&permit, permit.at + late);
                 let arrived = permit.at + late + self.random.i64(0..=MS);
                 self.fired.push(Call { at: permit.at, arrived, tenant: permit.tenant });
             }
@@ -412,13 +412,13 @@ fn a_late_call_is_reported_until_that_succeeds_and_delays_once() {
         let (pace, late) = (10_080_000, 2 * MS);
         let mut given = reserve(&limiter, &clock, 2).await;
         // The question that carries it does not arrive.
-        limiter.left(&given[0], given[0].late_after);
+        limiter.call_left(&given[0], given[0].late_after);
         server.say("CLIENT KILL TYPE normal");
         limiter.outlook("acme", 0, 1).await.unwrap_err();
         given.extend(reserve(&limiter, &clock, 1).await);
         assert_eq!(given[2].at - given[1].at, pace + late);
         // It arrives, and the answer does not.
-        limiter.left(&given[2], given[2].late_after);
+        limiter.call_left(&given[2], given[2].late_after);
         server.freeze();
         limiter.outlook("acme", 0, 1).await.unwrap_err();
         server.thaw();

@@ -3,7 +3,7 @@
 use super::*;
 
 async fn places(limiter: &RedisLimiter, most: usize, busy: usize) -> usize {
-    limiter.places("acme", most, busy).await.unwrap()
+    limiter.share_in_flight("acme", most, busy).await.unwrap()
 }
 
 /// The first three seconds are for those who lived through a loss.

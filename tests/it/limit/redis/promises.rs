@@ -173,7 +173,7 @@ fn all_keys_of_a_pool_lie_in_one_slot_and_only_those_of_tenants_expire() {
         let limiter = scene.warm().await;
         let given = reserve(&limiter, &scene, 5).await;
         limiter.give_back(given).await;
-        limiter.places("acme", 10, 1).await.unwrap();
+        limiter.share_in_flight("acme", 10, 1).await.unwrap();
         let mut keys = ::redis::cmd("KEYS");
         keys.arg(format!("{}:*", scene.prefix));
         let keys: Vec<String> = scene.redis.command(&keys).await.unwrap();

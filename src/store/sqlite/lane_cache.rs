@@ -1,7 +1,7 @@
-//! A shelf: the part of a lane that is in memory, the keys of its first jobs in order. The other jobs are only in the table.
+//! The part of a lane that is in memory: the keys of its first jobs, in order. The other jobs are only in the table.
 //!
-//! Never has a payload, and never more than `MOST` keys. The invariant: a waiting job is on the shelf if and only if its place is at or before
-//! `reaches`. Exceptions are leased jobs and rows that cannot be read. `reaches` unset means that the whole lane is on the shelf.
+//! Never has a payload, and never more than `MOST` keys. The invariant: a waiting job is in the cache if and only if its place is at or before
+//! `complete_to`. Exceptions are leased jobs and rows that cannot be read. If `complete_to` is unset, the whole lane is in the cache.
 
 use std::collections::VecDeque;
 
@@ -14,9 +14,9 @@ use crate::{
 /// A job's place in its lane, as the table orders it: due time, then row number.
 pub(super) type Place = (i64, i64);
 
-/// Jobs on a shelf at most.
+/// Jobs in a cache at most.
 pub(super) const MOST: usize = 2048;
-/// A shelf with fewer than this is refilled, if the table has more.
+/// A cache with fewer than this is refilled, if the table has more.
 const FEW: usize = 512;
 
 /// The key of a waiting job; the rest is read when it is claimed.
@@ -75,22 +75,22 @@ impl Entry {
 
 /// The first jobs of a lane (for calls, or for polls).
 #[derive(Default)]
-pub(super) struct Shelf {
+pub(super) struct LaneCache {
     /// Sorted by `order`, which is the order of places unless the clock was set.
     jobs: VecDeque<Entry>,
-    reaches: Option<Place>,
+    complete_to: Option<Place>,
     pub(super) refilling: bool,
 }
 
-impl Shelf {
-    /// To be called on an empty shelf whose lane has jobs in the table.
+impl LaneCache {
+    /// To be called on an empty cache whose lane has jobs in the table.
     pub(super) fn set_unread(&mut self) {
-        self.reaches = Some((i64::MIN, i64::MIN));
+        self.complete_to = Some((i64::MIN, i64::MIN));
     }
 
-    /// Adds a job, if its place is at or before `reaches`. A full shelf drops the job that is last in the lane.
+    /// Adds a job, if its place is at or before `complete_to`. A full cache drops the job that is last in the lane.
     pub(super) fn put(&mut self, entry: Entry) {
-        if self.reaches.is_some_and(|reaches| entry.place > reaches) {
+        if self.complete_to.is_some_and(|complete_to| entry.place > complete_to) {
             return;
         }
         self.insert(entry);
@@ -110,16 +110,16 @@ impl Shelf {
     fn drop_last(&mut self) {
         let last = self.jobs.iter().enumerate().max_by_key(|(_, entry)| entry.place).map(|(at, _)| at);
         last.and_then(|at| self.jobs.remove(at));
-        self.reaches = self.jobs.iter().map(|entry| entry.place).max();
+        self.complete_to = self.jobs.iter().map(|entry| entry.place).max();
     }
 
-    /// Adds the jobs that were read from the table: those after `from`, up to `reaches` (`None`: up to the end of the lane).
-    pub(super) fn refill(&mut self, from: Place, rows: impl Iterator<Item = Entry>, reaches: Option<Place>) {
+    /// Adds the jobs that were read from the table: those after `from`, up to `complete_to` (`None`: up to the end of the lane).
+    pub(super) fn refill(&mut self, from: Place, rows: impl Iterator<Item = Entry>, complete_to: Option<Place>) {
         self.refilling = false;
-        if self.reaches != Some(from) {
-            return; // The shelf has dropped jobs meanwhile, so there would be a gap before these rows.
+        if self.complete_to != Some(from) {
+            return; // The cache has dropped jobs meanwhile, so there would be a gap before these rows.
         }
-        self.reaches = reaches;
+        self.complete_to = complete_to;
         rows.for_each(|entry| self.insert(entry));
     }
 
@@ -167,18 +167,18 @@ impl Shelf {
         any
     }
 
-    /// The place after which to read the table, if the shelf is to be refilled.
+    /// The place after which to read the table, if the cache is to be refilled.
     pub(super) fn refill_from(&self) -> Option<Place> {
-        self.reaches.filter(|_| self.jobs.len() < FEW && !self.refilling)
+        self.complete_to.filter(|_| self.jobs.len() < FEW && !self.refilling)
     }
 
     /// Nothing is in memory, something may be in the table, and nobody is reading it.
     pub(super) fn is_drained(&self) -> bool {
-        self.jobs.is_empty() && self.reaches.is_some() && !self.refilling
+        self.jobs.is_empty() && self.complete_to.is_some() && !self.refilling
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.jobs.is_empty() && self.reaches.is_none()
+        self.jobs.is_empty() && self.complete_to.is_none()
     }
 
     /// How many jobs there is memory for.
