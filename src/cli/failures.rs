@@ -57,7 +57,8 @@ pub(super) async fn run(args: &FailuresArgs) -> Result<(), Failure> {
     args.talk.ask(Call::get(path), |answer| view(answer, &times)).await
 }
 
-fn view(answer: &RawValue, times: &Times) -> Result<String, Failure> {
+/// The groups as a table, and what to do next.
+pub(super) fn view(answer: &RawValue, times: &Times) -> Result<String, Failure> {
     let Failures { since, more, count, failures, omitted } = client::read(answer)?;
     let Some(first) = failures.first() else { return Ok(format!("no job has failed since {}", times.exact(&since))) };
     let next = format!(

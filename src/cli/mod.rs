@@ -2,7 +2,7 @@
 //!
 //! Never decides anything about jobs or vendors: it reads arguments, makes requests, and prints answers.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{fmt, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -30,6 +30,7 @@ mod submit;
 mod syntax;
 mod system;
 mod times;
+mod top;
 mod vendor_words;
 mod vendors;
 mod watch;
@@ -80,6 +81,8 @@ enum Command {
     Events(events::EventsArgs),
     /// Shows why jobs failed lately: how many for each reason, with an example
     Failures(failures::FailuresArgs),
+    /// Shows all vendors, again each second: why each waits, what is sent, what waits
+    Top(top::TopArgs),
     /// Vendors of a running service
     #[command(subcommand)]
     Vendors(vendors::VendorsCommand),
@@ -143,6 +146,13 @@ impl Failure {
     }
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Failure::No(error) | Failure::Usage(error) | Failure::Unreachable(error)) = self;
+        write!(f, "{error:#}")
+    }
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Failure {
         Failure::No(error)
@@ -184,6 +194,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
         Command::Init(args) => init::run(args),
         Command::Doctor(args) => doctor::run(&args).await,
         Command::Jobs(command) => jobs::run(command).await,
+        Command::Top(args) => top::run(&args).await,
         Command::Vendors(command) => vendors::run(command).await,
         Command::Webhooks(command) => webhooks::run(command).await,
         Command::Keys(command) => keys::run(command).await,

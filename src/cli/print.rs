@@ -129,8 +129,27 @@ pub(super) fn table<const N: usize>(
     spare: &[&str],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
-    let rows: Vec<[String; N]> = rows.into_iter().map(|row| row.map(|cell| shown(&cell))).collect();
-    fitted(head, spare, &rows, width())
+    fitted(head, spare, &shown_rows(rows), width()).join("\n")
+}
+
+/// The lines of a table that is drawn again and again, `most` characters wide: columns of `spare` are left out in their order until the rest
+/// fits, whatever is in them.
+pub(super) fn steady<const N: usize>(
+    head: [&str; N],
+    spare: &[&str],
+    rows: impl IntoIterator<Item = [String; N]>,
+    most: usize,
+) -> Vec<String> {
+    let rows = shown_rows(rows);
+    let mut columns = Columns::of(head, &rows, most);
+    // Whatever is in it now.
+    columns.least_last = LEAST_LAST;
+    columns.drop_spare(spare);
+    columns.lines()
+}
+
+fn shown_rows<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> Vec<[String; N]> {
+    rows.into_iter().map(|row| row.map(|cell| shown(&cell))).collect()
 }
 
 /// The characters of a line: those of the terminal, or as COLUMNS says; no bound for output that goes elsewhere.
@@ -140,39 +159,79 @@ fn width() -> usize {
     said.or_else(real).filter(|columns| *columns > 0).unwrap_or(usize::MAX)
 }
 
-fn fitted<const N: usize>(head: [&str; N], spare: &[&str], rows: &[[String; N]], most: usize) -> String {
-    let widths: [usize; N] = std::array::from_fn(|i| {
-        let cells = rows.iter().map(|row| measure_text_width(&row[i]));
-        cells.max().unwrap_or(0).max(head[i].len())
-    });
-    let mut kept: Vec<usize> = (0..N).collect();
-    // All columns but the last, with their gaps.
-    let before = |kept: &[usize]| kept.iter().rev().skip(1).map(|i| widths[*i] + GAP).sum::<usize>();
-    let last = |kept: &[usize]| kept.last().map_or(0, |i| widths[*i]);
-    let is_same = |i: usize| rows.len() > 1 && rows.iter().all(|row| row[i] == rows[0][i]);
-    for name in spare {
-        if before(&kept) + last(&kept) > most {
-            kept.retain(|i| head[*i] != *name || !is_same(*i));
-        }
-    }
-    for name in spare {
-        if before(&kept) + last(&kept).min(LEAST_LAST) > most {
-            kept.retain(|i| head[*i] != *name);
-        }
-    }
-    let room = most.saturating_sub(before(&kept)).max(1);
-    let lines = std::iter::once(head.map(str::to_owned)).chain(rows.iter().cloned()).enumerate().map(|(n, row)| {
-        let cells = kept.iter().enumerate().map(|(place, i)| {
-            let is_last = place + 1 == kept.len();
-            let text = if is_last { truncate_str(&row[*i], room, "…") } else { Cow::Borrowed(&*row[*i]) };
-            let fill = if is_last { 0 } else { widths[*i] + GAP - measure_text_width(&text) };
-            let is_state = n > 0 && ["STATUS", "STATE", "OUTCOME"].contains(&head[*i]);
-            let text: Cow<'_, str> = if is_state { state(&text).into() } else { text };
-            format!("{text}{:fill$}", "")
+fn fitted<const N: usize>(head: [&str; N], spare: &[&str], rows: &[[String; N]], most: usize) -> Vec<String> {
+    let mut columns = Columns::of(head, rows, most);
+    columns.drop_same(spare);
+    columns.drop_spare(spare);
+    columns.lines()
+}
+
+/// A table that is being made to fit.
+struct Columns<'a, const N: usize> {
+    head: [&'a str; N],
+    rows: &'a [[String; N]],
+    widths: [usize; N],
+    kept: Vec<usize>,
+    most: usize,
+    least_last: usize,
+}
+
+impl<'a, const N: usize> Columns<'a, N> {
+    fn of(head: [&'a str; N], rows: &'a [[String; N]], most: usize) -> Self {
+        let widths: [usize; N] = std::array::from_fn(|i| {
+            let cells = rows.iter().map(|row| measure_text_width(&row[i]));
+            cells.max().unwrap_or(0).max(head[i].len())
         });
-        cells.collect::<String>().trim_end().to_owned()
-    });
-    lines.collect::<Vec<_>>().join("\n")
+        let least_last = widths.last().map_or(0, |width| *width.min(&LEAST_LAST));
+        Columns { head, rows, widths, kept: (0..N).collect(), most, least_last }
+    }
+
+    /// The width of all columns but the last, with their gaps.
+    fn before(&self) -> usize {
+        self.kept.iter().rev().skip(1).map(|i| self.widths[*i] + GAP).sum()
+    }
+
+    fn last(&self) -> usize {
+        self.kept.last().map_or(0, |i| self.widths[*i])
+    }
+
+    /// Drops columns that say the same in each row.
+    fn drop_same(&mut self, spare: &[&str]) {
+        let rows = self.rows;
+        let is_same = |i: usize| rows.len() > 1 && rows.iter().all(|row| row[i] == rows[0][i]);
+        for name in spare {
+            if self.before() + self.last() > self.most {
+                self.kept.retain(|i| self.head[*i] != *name || !is_same(*i));
+            }
+        }
+    }
+
+    /// Drops columns until the rest fits with its last column cut.
+    fn drop_spare(&mut self, spare: &[&str]) {
+        for name in spare {
+            if self.before() + self.least_last > self.most {
+                self.kept.retain(|i| self.head[*i] != *name);
+            }
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let Columns { head, rows, widths, kept, most, .. } = self;
+        let room = most.saturating_sub(self.before()).max(1);
+        let rows = std::iter::once(head.map(str::to_owned)).chain(rows.iter().cloned()).enumerate();
+        let lines = rows.map(|(n, row)| {
+            let cells = kept.iter().enumerate().map(|(place, i)| {
+                let is_last = place + 1 == kept.len();
+                let text = if is_last { truncate_str(&row[*i], room, "…") } else { Cow::Borrowed(&*row[*i]) };
+                let fill = if is_last { 0 } else { widths[*i] + GAP - measure_text_width(&text) };
+                let is_state = n > 0 && ["STATUS", "STATE", "OUTCOME"].contains(&head[*i]);
+                let text: Cow<'_, str> = if is_state { state(&text).into() } else { text };
+                format!("{text}{:fill$}", "")
+            });
+            cells.collect::<String>().trim_end().to_owned()
+        });
+        lines.collect()
+    }
 }
 
 /// JSON with a line for each member and element; every token as it was written.
@@ -281,7 +340,7 @@ mod tests {
     fn a_table_leaves_out_what_is_the_same_everywhere_before_it_cuts_the_last_column() {
         let row = |id: &str, error: &str| [id, "failed", "acme", error].map(str::to_owned);
         let rows = [row("one", "no connection to the vendor"), row("two", "none")];
-        let table = |most| fitted(["ID", "STATUS", "TENANT", "ERROR"], &["TENANT", "STATUS"], &rows, most);
+        let table = |most| fitted(["ID", "STATUS", "TENANT", "ERROR"], &["TENANT", "STATUS"], &rows, most).join("\n");
         assert_eq!(
             table(usize::MAX),
             "ID   STATUS  TENANT  ERROR\none  failed  acme    no connection to the vendor\ntwo  failed  acme    none"
@@ -295,6 +354,6 @@ mod tests {
     #[test]
     fn a_wide_character_takes_two_places() {
         let rows = [["東京".to_owned(), "x".to_owned()], ["abc".to_owned(), "y".to_owned()]];
-        assert_eq!(fitted(["A", "B"], &[], &rows, usize::MAX), "A     B\n東京  x\nabc   y");
+        assert_eq!(fitted(["A", "B"], &[], &rows, usize::MAX), ["A     B", "東京  x", "abc   y"]);
     }
 }

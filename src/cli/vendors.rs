@@ -70,41 +70,43 @@ pub(super) struct AuditArgs {
     until: Option<Time>,
 }
 
+/// A vendor, as the service shows it.
 #[derive(Deserialize)]
-struct Row {
-    name: String,
+pub(super) struct Row {
+    pub(super) name: String,
     kind: String,
     pool: String,
-    paused: bool,
+    pub(super) paused: bool,
     paused_until: Option<String>,
     paused_since: Option<String>,
     paused_by: Option<String>,
     breaker: String,
-    blocked_on: Option<String>,
+    pub(super) blocked_on: Option<String>,
     since: Option<String>,
     until: Option<String>,
     last_error: Option<why::Error>,
-    concurrency: u64,
-    open: u64,
-    waiting: u64,
-    oldest_waiting_s: Option<f64>,
-    drain_eta: Option<String>,
+    pub(super) concurrency: u64,
+    pub(super) open: u64,
+    pub(super) waiting: u64,
+    pub(super) oldest_waiting_s: Option<f64>,
+    pub(super) drain_eta: Option<String>,
     /// These are only for callers that see all tenants.
-    in_flight: Option<i64>,
-    calls_total: Option<u64>,
-    throttled_total: Option<u64>,
-    breaches_total: Option<u64>,
-    limits: Vec<LimitRow>,
+    pub(super) in_flight: Option<i64>,
+    pub(super) calls_total: Option<u64>,
+    pub(super) throttled_total: Option<u64>,
+    pub(super) breaches_total: Option<u64>,
+    pub(super) limits: Vec<LimitRow>,
 }
 
+/// One of its limits.
 #[derive(Deserialize)]
-struct LimitRow {
-    id: String,
-    calls: u64,
+pub(super) struct LimitRow {
+    pub(super) id: String,
+    pub(super) calls: u64,
     per: String,
     shape: String,
     key: String,
-    used: Option<u64>,
+    pub(super) used: Option<u64>,
     next_at: String,
 }
 
@@ -128,7 +130,7 @@ pub(super) async fn run(command: VendorsCommand) -> Result<(), Failure> {
         }
         VendorsCommand::Show(vendor) => {
             let times = vendor.talk.times();
-            vendor.talk.ask(Call::get(vendor.path()), |vendor| show(&client::read(vendor)?, &times)).await
+            vendor.talk.ask(Call::get(vendor.path()), |vendor| Ok(show(&client::read(vendor)?, &times))).await
         }
         VendorsCommand::Limits(args) => limits::run(args).await,
         VendorsCommand::Resume(vendor) => {
@@ -224,7 +226,8 @@ fn list(answer: &RawValue, times: &Times) -> Result<String, Failure> {
     Ok(print::table(head, &["KIND", "BREACHES", "429S", "OPEN", "IN FLIGHT", "CALLS", "OLDEST"], rows))
 }
 
-fn show(row: &Row, times: &Times) -> Result<String, Failure> {
+/// All of a vendor: why it is not called, its last error, what waits, and the use of each limit.
+pub(super) fn show(row: &Row, times: &Times) -> String {
     let mut lines = vec![
         ("name", shown(&row.name)),
         ("kind", shown(&row.kind)),
@@ -253,7 +256,7 @@ fn show(row: &Row, times: &Times) -> Result<String, Failure> {
     }
     let lines = print::pairs(lines);
     if row.limits.is_empty() {
-        return Ok(format!("{lines}\n\nno limits"));
+        return format!("{lines}\n\nno limits");
     }
     let head = ["LIMIT", "USED", "CALLS", "PER", "SHAPE", "KEY", "NEXT CALL"];
     let rows = row.limits.iter().map(|limit| {
@@ -261,7 +264,7 @@ fn show(row: &Row, times: &Times) -> Result<String, Failure> {
         let [id, per, shape, key] = [id, per, shape, key].map(Clone::clone);
         [id, or_unknown(*used), calls.to_string(), per, shape, key, times.soonest(next_at)]
     });
-    Ok(format!("{lines}\n\n{}", print::table(head, &["KEY", "SHAPE"], rows)))
+    format!("{lines}\n\n{}", print::table(head, &["KEY", "SHAPE"], rows))
 }
 
 /// How many jobs wait, for how long, and when the last of them is called.
@@ -301,18 +304,22 @@ fn or_unknown(number: Option<impl ToString>) -> String {
     number.map_or_else(|| "unknown".to_owned(), |number| number.to_string())
 }
 
-fn seconds(secs: f64) -> String {
+pub(super) fn seconds(secs: f64) -> String {
     span(Duration::try_from_secs_f64(secs).unwrap_or_default())
 }
 
-fn state(row: &Row, times: &Times) -> String {
-    let until = || row.until.as_deref().map(|until| format!(", {}", times.until(until))).unwrap_or_default();
+/// Whether it is called; if not, why, and until when.
+pub(super) fn state(row: &Row, times: &Times) -> String {
+    let until = |words: fn(&Times, &str) -> String| {
+        row.until.as_deref().map(|until| format!(", {}", words(times, until))).unwrap_or_default()
+    };
+    let probe = |times: &Times, at: &str| format!("next try {}", times.soonest(at));
     match row.blocked_on.as_deref() {
         _ if row.paused && row.paused_until.is_none() => "paused until resumed".to_owned(),
-        _ if row.paused => format!("paused{}", until()),
-        Some("credentials") => "credentials refused".to_owned(),
-        Some("slowed_by_vendor") => format!("slowed by the vendor{}", until()),
-        _ if row.breaker != "closed" => format!("breaker {}", row.breaker.replace('_', " ")),
+        _ if row.paused => format!("paused{}", until(Times::until)),
+        Some("credentials") => format!("credentials refused{}", until(probe)),
+        Some("slowed_by_vendor") => format!("slowed by the vendor{}", until(Times::until)),
+        _ if row.breaker != "closed" => format!("breaker {}{}", row.breaker.replace('_', " "), until(probe)),
         _ => "running".to_owned(),
     }
 }

@@ -46,5 +46,7 @@ mod rounds;
 mod scaled;
 /// The store's promises that HTTP cannot show.
 mod store;
+/// `top` in a terminal, and without one.
+mod top;
 /// The worker is woken for all that it has to do.
 mod worker;
