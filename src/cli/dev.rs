@@ -53,7 +53,10 @@ pub(super) async fn run(args: DevArgs) -> Result<(), Failure> {
     let config =
         config::parse(&text, "the built-in config of dev", variables).map_err(|error| Failure::Usage(error.into()))?;
     let service = Service::build(&config, Roles::Both, Clock::system()).await?;
-    greet(listen, &vendors.url());
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    greet(listen, &vendors.url(), args.quiet);
     let listeners = Listeners { api: Some(api), ..Listeners::default() };
     let outcome = tokio::select! {
         outcome = serve::run_until_stopped(service, listeners, &config, None) => outcome,
@@ -178,7 +181,15 @@ webhook = {{ verify = "none" }}
     )
 }
 
-fn greet(listen: SocketAddr, vendors: &str) {
+fn greet(listen: SocketAddr, vendors: &str, is_quiet: bool) {
+    let showcase = if is_quiet {
+        String::new()
+    } else {
+        format!(
+            "\n  bureau fails now and then, prices asks for fewer calls, and reports calls back after 4 s: they get jobs all the\n  time. Watch all vendors: fetchgate top --url http://{}",
+            healthcheck::reachable(listen)
+        )
+    };
     println!(
         r#"Fetchgate is running: http://{listen}      (try the API: http://{listen}/docs, stop: Ctrl-C)
 
@@ -187,7 +198,7 @@ fn greet(listen: SocketAddr, vendors: &str) {
   curl http://{listen}/jobs/REQUEST_ID
 
   Vendors: sync answers in the reply, async calls back, polling answers when polled, and faulty answers with the
-  status in its payload: fetchgate jobs submit --vendor faulty --payload '{{"status": 503}}'
+  status in its payload: fetchgate jobs submit --vendor faulty --payload '{{"status": 503}}'{showcase}
   They are mocks at {vendors}. Query parameters of a vendor's URL bring every fault (docs/mock-vendors.md), such as
   curl -i -X POST '{vendors}/sync/shaky?status=429&retry_after=5', and this takes them down for a minute:
   curl -X POST '{vendors}/refuse?for_ms=60000'

@@ -12,6 +12,7 @@ use std::{
 use super::{
     Config,
     error::{ConfigError, Place, Problem},
+    fill::{self, Piece},
     read, root,
     source::{Env, PREFIX, layered},
 };
@@ -42,16 +43,30 @@ pub fn load(path: Option<&Path>, env: impl IntoIterator<Item = (String, String)>
     }
 }
 
-/// The files that the same config names as `${file:/run/secrets/x}`, comments left out; none if it cannot be read.
+/// The files that the texts of the same config name as `${file:/run/secrets/x}`; none if it cannot be read.
 pub fn secret_files(path: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> BTreeSet<PathBuf> {
     let env = Env(env.into_iter().collect());
     let by_variable = env.0.get("FETCHGATE_CONFIG").filter(|path| !path.is_empty());
     let path = path.or(by_variable.map(Path::new)).unwrap_or(Path::new(HERE));
-    let text = read_file(path).unwrap_or_default();
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let table: toml::Table = read_file(path).ok().and_then(|text| text.parse().ok()).unwrap_or_default();
     let overrides = env.0.iter().filter(|(name, _)| name.starts_with(PREFIX)).map(|(_, value)| &**value);
-    let named = lines.chain(overrides).flat_map(|text| text.split("${file:").skip(1));
-    named.filter_map(|rest| Some(PathBuf::from(rest.split_once('}')?.0))).collect()
+    let filled = texts(table.values()).into_iter().chain(overrides).filter_map(|text| fill::pieces(text, &env).ok());
+    let file = |piece| match piece {
+        Piece::File(path) => Some(PathBuf::from(path)),
+        Piece::Text(_) => None,
+    };
+    filled.flat_map(|(pieces, _)| pieces).filter_map(file).collect()
+}
+
+/// All texts in these values.
+fn texts<'a>(values: impl IntoIterator<Item = &'a toml::Value>) -> Vec<&'a str> {
+    let inside = |value: &'a toml::Value| match value {
+        toml::Value::String(text) => vec![&**text],
+        toml::Value::Array(values) => texts(values),
+        toml::Value::Table(table) => texts(table.values()),
+        _ => Vec::new(),
+    };
+    values.into_iter().flat_map(inside).collect()
 }
 
 /// Reads a configuration from a text; `source_name` is what errors call it.

@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cli::{Run, read_line};
+use crate::cli::{Run, canned, read_line};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_fetchgate");
 
@@ -69,7 +69,7 @@ fn init_overwrites_nothing_and_writes_nothing_that_check_refuses() {
 fn config(listen: &str) -> String {
     format!(
         "[server]\nlisten = \"{listen}\"\n[vendors.v]\nkind = \"sync\"\nurl = \"http://127.0.0.1:1/\"\nlimits = []\n\
-         headers = {{ x-key = \"${{file:key}}\" }}\n"
+         headers = {{ x-key = \"${{file:key}}\" }} # or \"${{file:/nowhere}}\"\n"
     )
 }
 
@@ -147,4 +147,30 @@ fn dev_prints_its_address_first_and_takes_a_port_a_name_and_the_variables_of_a_c
         assert!(url.starts_with("http://127.0.0.1:") && limits.contains("7/s"), "{first}{limits}");
     }
     run_in(&folder(), &["dev", "--listen", "here"], "").fails(2, &["write a port such as 8000"]);
+}
+
+#[test]
+fn dev_names_all_its_vendors_and_sends_traces_where_the_usual_variables_say() {
+    let (collector, receiving) = canned("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
+    let folder = folder();
+    let mut dev = Command::new(BINARY);
+    dev.args(["dev", "--listen", "0", "--persist"]).arg(folder.path());
+    dev.env("RUST_LOG", "error").env("OTEL_EXPORTER_OTLP_ENDPOINT", collector);
+    let mut child = dev.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the binary starts");
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+    let mut banner = String::new();
+    while !banner.contains("/refuse?") {
+        banner.push_str(&read_line(&mut stdout).expect("a line"));
+    }
+    let head = receiving.join().expect("no panic");
+    let url = banner.split_whitespace().nth(3).expect("the address");
+    let vendors = crate::cli::run(url, &["vendors", "list", "-o", "json"]).succeeds().json()["vendors"].clone();
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{head}");
+    for vendor in vendors.as_array().expect("a list") {
+        let name = vendor["name"].as_str().expect("a name");
+        assert!(banner.contains(&format!(" {name} ")), "{name} is not in: {banner}");
+    }
+    assert!(banner.contains(&format!("fetchgate top --url {url}\n")), "{banner}");
 }
