@@ -181,8 +181,8 @@ fn no_line_of_the_documents_is_too_long_to_read() {
     }
 }
 
-/// The first cells and the cells with defaults of the tables under a heading of docs/config.md, by key.
-fn keys_on_page(page: &str, heading: &str) -> BTreeMap<String, String> {
+/// The keys in the tables under a heading of docs/config.md, each with its type and its default.
+fn keys_on_page(page: &str, heading: &str) -> BTreeMap<String, [String; 2]> {
     let from =
         page.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("docs/config.md has no {heading}")).1;
     let rows = from.lines().take_while(|line| !line.starts_with('#')).filter(|line| line.starts_with("| `"));
@@ -191,14 +191,14 @@ fn keys_on_page(page: &str, heading: &str) -> BTreeMap<String, String> {
         let cells: Vec<&str> = row.split(" | ").collect();
         assert!(cells.len() >= 4, "key, type, default, meaning: {row}");
         for key in cells[0].split('`').skip(1).step_by(2) {
-            keys.insert(key.to_owned(), cells[2].trim().to_owned());
+            keys.insert(key.to_owned(), [cells[1], cells[2]].map(|cell| cell.trim().to_owned()));
         }
     }
     keys
 }
 
-/// The keys that may be written, by the struct that reads them: `raw/mod.rs Server`.
-fn keys_in_source() -> BTreeMap<String, BTreeSet<String>> {
+/// The keys that may be written, with their types, by the struct that reads them: `raw/mod.rs Server`.
+fn keys_in_source() -> BTreeMap<String, BTreeMap<String, String>> {
     let mut structs = BTreeMap::new();
     for file in ["mod.rs", "vendor.rs", "webhook.rs"] {
         let source = read(&format!("src/config/raw/{file}"));
@@ -208,11 +208,11 @@ fn keys_in_source() -> BTreeMap<String, BTreeSet<String>> {
             };
             let fields = fields.split("\n}").next().expect("its end");
             let mut renamed = None;
-            let mut keys = BTreeSet::new();
+            let mut keys = BTreeMap::new();
             for line in fields.lines() {
                 renamed = line.split_once("rename = \"").map(|(_, rest)| rest.trim_end_matches("\")]")).or(renamed);
-                if let Some((field, _)) = line.split_once(") ").and_then(|(_, rest)| rest.split_once(": ")) {
-                    keys.insert(renamed.take().unwrap_or(field).to_owned());
+                if let Some((field, kind)) = line.split_once(") ").and_then(|(_, rest)| rest.split_once(": ")) {
+                    keys.insert(renamed.take().unwrap_or(field).to_owned(), kind.trim_end_matches(',').to_owned());
                 }
             }
             structs.insert(format!("{file} {name}"), keys);
@@ -254,14 +254,40 @@ const SECTIONS: [(&str, &str, &str); 29] = [
     ("webhook.rs ChallengeTable", "### `webhook.challenge`", ""),
 ];
 
+/// Whether the page's word for a type fits the type of the field.
+fn fits(kind: &str, written: &str) -> bool {
+    let is = |words: &[&str]| words.iter().any(|word| written.starts_with(word));
+    match kind.replace("Option<", "").replace("Spanned<", "").trim_end_matches('>') {
+        "Number" | "f64" => is(&["number"]),
+        "bool" => is(&["boolean"]),
+        "Text" => !is(&["number", "boolean", "list", "table"]),
+        list if list.starts_with("Vec<") => is(&["list"]),
+        map if map.starts_with("BTreeMap<") => is(&["table"]),
+        // A table, or one of several forms.
+        _ => !is(&["number", "boolean"]),
+    }
+}
+
 #[test]
-fn the_config_page_has_every_key_and_no_other() {
+fn the_config_page_has_every_key_with_its_type_and_no_other() {
     let page = read("docs/config.md");
     let mut in_source = keys_in_source();
     for (name, heading, _) in SECTIONS {
         let keys = in_source.remove(name).unwrap_or_else(|| panic!("there is no struct {name}"));
-        let on_page: BTreeSet<String> = keys_on_page(&page, heading).into_keys().collect();
-        assert_eq!(on_page, keys, "docs/config.md, {heading}");
+        let on_page = keys_on_page(&page, heading);
+        assert!(
+            on_page.keys().eq(keys.keys()),
+            "docs/config.md, {heading}: {:?}, not {:?}",
+            on_page.keys(),
+            keys.keys()
+        );
+        for (key, [written, _]) in on_page {
+            assert!(
+                fits(&keys[&key], &written),
+                "docs/config.md, {heading}: {key} is no {written}, but {}",
+                keys[&key]
+            );
+        }
     }
     assert!(in_source.is_empty(), "docs/config.md has no section for {in_source:?}");
 }
@@ -279,7 +305,7 @@ fn the_config_page_has_the_defaults_of_the_example() {
         for part in path.split('.') {
             table = table.and_then(|table| table.get(part)).and_then(toml::Value::as_table);
         }
-        for (key, cell) in keys_on_page(&page, heading) {
+        for (key, [_, cell]) in keys_on_page(&page, heading) {
             let default = table.and_then(|table| table.get(&key)).cloned();
             assert_eq!(literal(&cell), default, "docs/config.md, {heading}: {key}");
         }
@@ -292,7 +318,7 @@ fn the_config_page_has_the_defaults_of_the_example() {
         ("sync", "at_most_once"),
         ("async", "answer_within"),
     ] {
-        assert_eq!(literal(&vendor[key]).as_ref(), example["vendors"][name].get(key), "docs/config.md: {key}");
+        assert_eq!(literal(&vendor[key][1]).as_ref(), example["vendors"][name].get(key), "docs/config.md: {key}");
     }
 }
 
