@@ -16,8 +16,6 @@ use crate::{json, shown::push_shown};
 const GAP: usize = 2;
 /// The last column of a table is cut to no less than this before other columns are left out.
 const LEAST_LAST: usize = 30;
-/// The same of a table that is drawn again and again, whatever is in its last column now.
-const STEADY_LAST: usize = 24;
 
 /// One line, or several, on stdout.
 pub(super) fn line(text: &str) -> Result<(), Failure> {
@@ -145,7 +143,8 @@ pub(super) fn steady<const N: usize>(
 ) -> Vec<String> {
     let rows = shown_rows(rows);
     let mut columns = Columns::of(head, &rows, most);
-    columns.least_last = STEADY_LAST;
+    // Whatever is in it now.
+    columns.least_last = LEAST_LAST;
     columns.drop_spare(spare);
     columns.lines()
 }
