@@ -13,8 +13,6 @@ use crate::{
 /// A walk through lanes begins at so many places at most, each of which costs about as much as looking at a job. One tenant's are fewer.
 const MOST_STARTS: usize = 2 * Slice::OF_LIST;
 
-const OF_TENANT: &str = "lanes l INDEXED BY lanes_of_tenant";
-
 /// The jobs of some lanes with some statuses: of each lane and status the newest comes first, then the next one. Of all these the newest is
 /// looked at first. SQLite would drop the order of a `walk` without a limit.
 fn walk(lanes: &str, of_these: &str) -> String {
@@ -33,6 +31,52 @@ fn walk(lanes: &str, of_these: &str) -> String {
         next("l.lane", "s.value", ":below"),
         next("walk.lane", "walk.status", "walk.id"),
     )
+}
+
+/// How a list finds its jobs.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// Through the lanes of one tenant, of one vendor, of both, or of all, and only those with some statuses.
+    Lanes {
+        of_tenant: bool,
+        of_vendor: bool,
+    },
+    /// Through all jobs without a result, which have an index of their own.
+    WithoutResult,
+    All,
+}
+
+impl Way {
+    fn of(conn: &Connection, filter: &Filter, tenant: Option<&str>, statuses: usize) -> rusqlite::Result<Way> {
+        let vendor = filter.vendor.as_deref();
+        let lanes = Way::Lanes { of_tenant: tenant.is_some(), of_vendor: vendor.is_some() };
+        let is_narrow = vendor.is_some() || (statuses < Status::ALL.len() && !filter.wants_no_result());
+        Ok(match () {
+            () if tenant.is_some() || (is_narrow && are_few(conn, vendor, statuses)?) => lanes,
+            () if filter.wants_no_result() => Way::WithoutResult,
+            () => Way::All,
+        })
+    }
+
+    fn sql(self) -> String {
+        const RANGE: &str = "j.id < :below AND j.id >= :from ORDER BY j.id DESC LIMIT :examine";
+        const OF_TENANT: &str = "lanes l INDEXED BY lanes_of_tenant";
+        let columns = rows::columns(With::NEITHER);
+        let walk = match self {
+            Way::All => return format!("{} WHERE {RANGE}", rows::select_from("jobs j", &columns)),
+            Way::WithoutResult => {
+                let select = rows::select_from("jobs j INDEXED BY jobs_without_result", &columns);
+                return format!("{select} WHERE j.status > 2 AND {RANGE}");
+            }
+            Way::Lanes { of_tenant: true, of_vendor: true } => {
+                walk(OF_TENANT, "WHERE l.tenant = :tenant AND l.vendor = :vendor")
+            }
+            Way::Lanes { of_tenant: true, of_vendor: false } => walk(OF_TENANT, "WHERE l.tenant = :tenant"),
+            Way::Lanes { of_tenant: false, of_vendor: true } => walk("lanes l", "WHERE l.vendor = :vendor"),
+            Way::Lanes { of_tenant: false, of_vendor: false } => walk("lanes l", ""),
+        };
+        format!("{walk} {}", rows::select_from("walk CROSS JOIN jobs j ON j.id = walk.id", &columns))
+    }
 }
 
 /// Whether a walk through the lanes of a vendor, or of all, begins at few places.
@@ -73,28 +117,13 @@ pub(super) fn list(
         (":below", &below as &dyn ToSql),
         (":examine", &slice.examine as &dyn ToSql),
     ];
-    let columns = rows::columns(With::NEITHER);
-    const RANGE: &str = "j.id < :below AND j.id >= :from ORDER BY j.id DESC LIMIT :examine";
-    // Jobs without a result have an index of their own, for any number of lanes.
-    let is_narrow = vendor.is_some() || (statuses.len() < Status::ALL.len() && !filter.wants_no_result());
-    let sql = if tenant.is_some() || (is_narrow && are_few(conn, vendor, statuses.len())?) {
+    let way = Way::of(conn, filter, tenant, statuses.len())?;
+    if let Way::Lanes { .. } = way {
         values.extend([(":statuses", &numbers as &dyn ToSql), (":leased", &leased as &dyn ToSql)]);
         values.extend(tenant.iter().map(|tenant| (":tenant", tenant as &dyn ToSql)));
         values.extend(vendor.iter().map(|vendor| (":vendor", vendor as &dyn ToSql)));
-        let walk = match (tenant, vendor) {
-            (Some(_), Some(_)) => walk(OF_TENANT, "WHERE l.tenant = :tenant AND l.vendor = :vendor"),
-            (Some(_), None) => walk(OF_TENANT, "WHERE l.tenant = :tenant"),
-            (None, Some(_)) => walk("lanes l", "WHERE l.vendor = :vendor"),
-            (None, None) => walk("lanes l", ""),
-        };
-        format!("{walk} {}", rows::select_from("walk CROSS JOIN jobs j ON j.id = walk.id", &columns))
-    } else if filter.wants_no_result() {
-        let select = rows::select_from("jobs j INDEXED BY jobs_without_result", &columns);
-        format!("{select} WHERE j.status > 2 AND {RANGE}")
-    } else {
-        format!("{} WHERE {RANGE}", rows::select_from("jobs j", &columns))
-    };
-    let mut statement = conn.prepare_cached(&sql)?;
+    }
+    let mut statement = conn.prepare_cached(&way.sql())?;
     let mut found = statement.query(&*values)?;
     let (mut page, mut last) = (Page::default(), None);
     while let Some(row) = found.next()? {
@@ -123,6 +152,7 @@ pub(super) fn list(
 
 #[cfg(test)]
 mod tests {
+    use super::Way;
     use crate::{
         clock::{Clock, Time},
         job::lifecycle::{Change, Next},
@@ -202,6 +232,31 @@ mod tests {
         assert_found_at_once(&listed(&store, &Sees::All, statuses(&[Status::Processing])).await, 0, "processing");
         let refused = Filter { code: Some(FailureCode::Timeout), ..of_rare() };
         assert_found_at_once(&listed(&store, &Sees::All, refused).await, 0, "of a vendor, with an error");
+        store.close().await;
+    }
+
+    /// SQLite plans with the statistics that it wrote when the store was closed the last time.
+    #[tokio::test]
+    async fn no_list_sorts_jobs_or_passes_by_others_in_an_index() {
+        let (store, folder) = store(20, 5000).await;
+        let path = folder.path().join("jobs.db");
+        rusqlite::Connection::open(&path).unwrap().execute_batch("ANALYZE").unwrap();
+        let conn = rusqlite::Connection::open(&path).unwrap();
+        crate::store::sqlite::schema::keep_plans(&conn).unwrap();
+        let lanes = [(true, true), (true, false), (false, true), (false, false)];
+        let lanes = lanes.map(|(of_tenant, of_vendor)| Way::Lanes { of_tenant, of_vendor });
+        for way in lanes.into_iter().chain([Way::WithoutResult, Way::All]) {
+            let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {}", way.sql())).unwrap();
+            let steps = explain.query_map([], |row| row.get::<_, String>(3)).unwrap();
+            let plan: Vec<String> = steps.map(Result::unwrap).collect();
+            let wanted = match way {
+                Way::Lanes { .. } => "jobs_of_lane (lane=? AND status=? AND id>? AND id<?)",
+                Way::WithoutResult => "jobs_without_result (id>? AND id<?)",
+                Way::All => "sqlite_autoindex_jobs_1 (id>? AND id<?)",
+            };
+            assert!(plan.iter().any(|step| step.contains(wanted)), "{way:?}: {plan:?}");
+            assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{way:?}: {plan:?}");
+        }
         store.close().await;
     }
 

@@ -137,7 +137,7 @@ pub(super) fn restore(conn: &Connection, index: &mut Index, clock: &Clock) -> ru
     let until = clock.nanos().saturating_add(nanos(STILL_IN_FLIGHT));
     let mut called = conn.prepare(
         "SELECT j.due_at, j.n, j.id, j.updated_at, length(j.payload), c.attempt - 1, j.lane, l.vendor
-         FROM called c JOIN jobs j ON j.id = c.id JOIN lanes l ON l.lane = j.lane",
+         FROM called c CROSS JOIN jobs j ON j.id = c.id CROSS JOIN lanes l ON l.lane = j.lane",
     )?;
     let mut found = called.query([])?;
     while let Some(row) = found.next()? {

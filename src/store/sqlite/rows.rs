@@ -45,9 +45,12 @@ pub(super) fn select_to_decide() -> String {
     select_from("jobs j", &all_columns("NULL, j.unanswered, j.fetch, j.traceparent", "NULL"))
 }
 
-/// The same for some columns of jobs `j`, with an index, or a join before them.
+/// The same for some columns of jobs `j`, with an index, or a join before them. Lanes come last: SQLite might go through them first and sort all
+/// jobs.
 pub(super) fn select_from(jobs: &str, columns: &str) -> String {
-    format!("SELECT {columns}, l.vendor, l.priority, l.tenant FROM {jobs} {WEBHOOKS} JOIN lanes l ON l.lane = j.lane")
+    format!(
+        "SELECT {columns}, l.vendor, l.priority, l.tenant FROM {jobs} {WEBHOOKS} CROSS JOIN lanes l ON l.lane = j.lane"
+    )
 }
 
 /// Reads a job and its lane.
