@@ -19,6 +19,7 @@ use super::{
     dto,
     error::{ApiError, FieldError},
     path::NamedVendor,
+    vendors,
 };
 use crate::{
     clock::Time,
@@ -97,6 +98,7 @@ async fn change(
         return Err(ApiError::new(StatusCode::PRECONDITION_FAILED, "version_mismatch", detail));
     }
     app.wake_pool(pool).await;
+    app.overview.answers.forget(vendors::LIST);
     match limits.map(crate::config::write_limits) {
         Some(limits) => tracing::info!(by = %caller.by, %pool, limits, "live limits were set"),
         None => tracing::info!(by = %caller.by, %pool, "live limits were removed"),

@@ -1,10 +1,10 @@
-//! What `GET /stats`, `/failures` and `/system` share: answers that are made at most once a second, however many ask.
+//! What `GET /stats`, `/failures`, `/system` and `/vendors` share: answers that are made at most once a second, however many ask.
 //!
 //! Never mixes up whom an answer is for: that is part of its name.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -58,7 +58,9 @@ impl Overview {
 
 /// Answers, by what was asked and for whom.
 #[derive(Default)]
-pub(super) struct Answers(Mutex<HashMap<String, Arc<tokio::sync::Mutex<Option<Kept>>>>>);
+pub(super) struct Answers(Mutex<Places>);
+
+type Places = HashMap<String, Arc<tokio::sync::Mutex<Option<Kept>>>>;
 
 struct Kept {
     until: Nanos,
@@ -100,9 +102,13 @@ impl Answers {
         Ok(dto::json_response(StatusCode::OK, answer?))
     }
 
+    /// Has the answers made anew whose names begin like this: somebody has changed what they say. One that is being made goes to those who wait for it.
+    pub(super) fn forget(&self, what: &str) {
+        self.places().retain(|name, _| !name.starts_with(what));
+    }
+
     fn place(&self, name: String, now: Nanos) -> Arc<tokio::sync::Mutex<Option<Kept>>> {
-        // A panic under the lock leaves at worst an answer that is made anew.
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = self.places();
         if places.len() >= MOST_KEPT && !places.contains_key(&name) {
             // One that is being made is locked.
             places.retain(|_, place| {
@@ -113,6 +119,11 @@ impl Answers {
             }
         }
         places.entry(name).or_default().clone()
+    }
+
+    /// A panic under the lock leaves at worst an answer that is made anew.
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,6 +151,8 @@ mod tests {
         assert_eq!((ask("a").await, ask("a").await, ask("b").await), ("0".into(), "0".into(), "1".into()));
         clock.advance(Duration::from_secs(1));
         assert_eq!(ask("a").await, "2");
+        answers.forget("a");
+        assert_eq!((ask("a").await, ask("b").await), ("3".into(), "4".into()), "b has become old");
     }
 
     #[tokio::test]

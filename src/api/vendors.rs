@@ -19,6 +19,7 @@ use super::{
     body::{self, NoParams},
     credentials, dto,
     error::ApiError,
+    overview,
     path::NamedVendor,
     standing,
 };
@@ -77,17 +78,24 @@ struct LimitView {
     next_at: Time,
 }
 
+/// What the shared answers to `GET /vendors` are called: pages read them every two seconds, and each vendor in them takes some reads of the
+/// store. Whatever a caller changes of a vendor makes this process forget them.
+pub(super) const LIST: &str = "vendors";
+
 /// `GET /vendors`
 pub(super) async fn list(State(app): State<Arc<App>>, by: By, _: NoParams) -> Result<Response, ApiError> {
     #[derive(Serialize)]
     struct List {
         vendors: Vec<VendorView>,
     }
-    let mut vendors = Vec::new();
-    for vendor in app.vendors.iter() {
-        vendors.push(view(&app, by.sees(), vendor).await);
-    }
-    Ok(dto::json(StatusCode::OK, &List { vendors }))
+    let making = async {
+        let mut vendors = Vec::new();
+        for vendor in app.vendors.iter() {
+            vendors.push(view(&app, by.sees(), vendor).await);
+        }
+        Ok(List { vendors })
+    };
+    app.overview.answers.get(&app.clock, overview::name(LIST, by.sees()), making).await
 }
 
 /// `GET /vendors/{name}`
@@ -136,6 +144,7 @@ pub(super) async fn pause(
         .pause(Pause { vendor: vendor.name().to_string(), until, since: Some(now), by: Some(by.to_string()) })
         .await?;
     app.store.signals().ring(vendor.name());
+    app.overview.answers.forget(LIST);
     tracing::info!(%by, vendor = %vendor.name(), until = until.map(Time::rfc3339), "a vendor was paused");
     Ok(dto::json(StatusCode::OK, &view(&app, &caller.sees, &vendor).await))
 }
@@ -157,6 +166,7 @@ pub(super) async fn resume(
         app.store.wake(of_pool.name()).await?;
         app.store.signals().ring(of_pool.name());
     }
+    app.overview.answers.forget(LIST);
     tracing::info!(by = %caller.by, vendor = %vendor.name(), "a vendor was resumed");
     Ok(dto::json(StatusCode::OK, &view(&app, &caller.sees, &vendor).await))
 }
