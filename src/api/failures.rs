@@ -79,7 +79,7 @@ pub(super) async fn failures(State(app): State<Arc<App>>, by: By, request: Reque
         let since = wanted.max(ago(app.overview.retention));
         app.store.failures(&sees, vendor.as_deref(), since).await.map(FailuresView::of)
     };
-    app.overview.answers.get(&app.clock, name, making).await
+    app.overview.answers.get(&app.clock, overview::GOOD_FOR, name, making).await
 }
 
 impl FailuresView {

@@ -1,4 +1,4 @@
-//! What `GET /stats`, `/failures`, `/system` and `/vendors` share: answers that are made at most once a second, however many ask.
+//! What `GET /stats`, `/failures`, `/system` and `/vendors` share: answers that are made only now and then, however many ask.
 //!
 //! Never mixes up whom an answer is for: that is part of its name.
 
@@ -21,8 +21,8 @@ use crate::{
     store::{Sees, StoreError},
 };
 
-/// An answer is good for so long.
-const GOOD_FOR: Duration = Duration::from_secs(1);
+/// How long most answers are good for.
+pub(super) const GOOD_FOR: Duration = Duration::from_secs(1);
 /// One that took long to make is good for this many times as long, so that making it never keeps the service busy.
 const TIMES_ITS_MAKING: Nanos = 10;
 /// Answers that are kept. Those of many tenants may be more; then they are made anew.
@@ -82,10 +82,12 @@ pub(super) fn name(what: &str, sees: &Sees) -> String {
 }
 
 impl Answers {
-    /// The answer of this name, made now if there is none that is good. Whoever asks meanwhile waits for it.
+    /// The answer of this name, made now if there is none that is good. Whoever asks meanwhile waits for it. It is good for `good_for`, or longer
+    /// if it took long to make.
     pub(super) async fn get<T: Serialize>(
         &self,
         clock: &Clock,
+        good_for: Duration,
         name: String,
         make: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<Response, ApiError> {
@@ -95,7 +97,7 @@ impl Answers {
         if kept.as_ref().is_none_or(|kept| !kept.is_good(began)) {
             let made = make.await.map(|view| serde_json::to_vec(&view).expect("our own answers are plain data").into());
             let now = clock.nanos();
-            let good_for = nanos(GOOD_FOR).max((now - began).saturating_mul(TIMES_ITS_MAKING));
+            let good_for = nanos(good_for).max((now - began).saturating_mul(TIMES_ITS_MAKING));
             *kept = Some(Kept { until: began.saturating_add(good_for), answer: made });
         }
         let answer = kept.as_ref().expect("it was just made").answer.clone();
@@ -146,7 +148,9 @@ mod tests {
         let (answers, clock, made) = (Answers::default(), Clock::manual(Time(0)), AtomicUsize::new(0));
         let ask = |name: &str| {
             let (answers, clock, made, name) = (&answers, &clock, &made, name.to_owned());
-            async move { text(answers.get(clock, name, async { Ok(made.fetch_add(1, Ordering::Relaxed)) }).await).await }
+            async move {
+                text(answers.get(clock, GOOD_FOR, name, async { Ok(made.fetch_add(1, Ordering::Relaxed)) }).await).await
+            }
         };
         assert_eq!((ask("a").await, ask("a").await, ask("b").await), ("0".into(), "0".into(), "1".into()));
         clock.advance(Duration::from_secs(1));
@@ -165,21 +169,21 @@ mod tests {
                 Ok(value)
             }
         };
-        assert_eq!(text(answers.get(&clock, "a".into(), slow(1)).await).await, "1");
+        assert_eq!(text(answers.get(&clock, GOOD_FOR, "a".into(), slow(1)).await).await, "1");
         clock.advance(Duration::from_secs(8));
-        assert_eq!(text(answers.get(&clock, "a".into(), slow(2)).await).await, "1");
+        assert_eq!(text(answers.get(&clock, GOOD_FOR, "a".into(), slow(2)).await).await, "1");
         clock.advance(Duration::from_secs(1));
-        assert_eq!(text(answers.get(&clock, "a".into(), slow(3)).await).await, "3");
+        assert_eq!(text(answers.get(&clock, GOOD_FOR, "a".into(), slow(3)).await).await, "3");
         let fails = async { Err::<u8, _>(StoreError::Unavailable("the test says so".into())) };
-        assert!(answers.get(&clock, "b".into(), fails).await.is_err());
-        assert!(answers.get(&clock, "b".into(), async { Ok(1_u8) }).await.is_err());
+        assert!(answers.get(&clock, GOOD_FOR, "b".into(), fails).await.is_err());
+        assert!(answers.get(&clock, GOOD_FOR, "b".into(), async { Ok(1_u8) }).await.is_err());
     }
 
     #[tokio::test]
     async fn answers_are_bounded_in_number() {
         let (answers, clock) = (Answers::default(), Clock::manual(Time(0)));
         for n in 0..1_000 {
-            assert!(answers.get(&clock, n.to_string(), async { Ok(n) }).await.is_ok());
+            assert!(answers.get(&clock, GOOD_FOR, n.to_string(), async { Ok(n) }).await.is_ok());
         }
         assert!(answers.0.lock().unwrap().len() <= MOST_KEPT);
     }

@@ -69,7 +69,7 @@ pub(super) async fn stats(State(app): State<Arc<App>>, by: By, _: NoParams) -> R
             Sees::Tenant(tenant) => of_tenant(&app, tenant).await,
         })
     };
-    app.overview.answers.get(&app.clock, overview::name("stats", by.sees()), making).await
+    app.overview.answers.get(&app.clock, overview::GOOD_FOR, overview::name("stats", by.sees()), making).await
 }
 
 async fn of_all(app: &App) -> StatsView {

@@ -39,7 +39,10 @@ struct RedisView {
 
 /// `GET /system`
 pub(super) async fn system(State(app): State<Arc<App>>, _: NoParams) -> Result<Response, ApiError> {
-    app.overview.answers.get(&app.clock, "system".to_owned(), async { Ok(view(&app).await) }).await
+    app.overview
+        .answers
+        .get(&app.clock, super::overview::GOOD_FOR, "system".to_owned(), async { Ok(view(&app).await) })
+        .await
 }
 
 async fn view(app: &App) -> SystemView<'_> {
