@@ -3,7 +3,7 @@
 //! Never reads the store while nobody listens, and knows nothing of HTTP (see `api::events`).
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,7 +12,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Nanos, nanos},
     job::JobId,
     store::{
         StoreError,
@@ -29,6 +29,8 @@ const MOST_KEPT: usize = 16;
 /// Streams in all, and of one key.
 const MOST_STREAMS: usize = 1000;
 const MOST_OF_A_KEY: usize = 100;
+/// A client that reconnects gets so many times the overlap again: nobody knows whether the store stood still before it left.
+const STOOD_STILL: u32 = 10;
 /// Streams that read the store at the same time; others wait.
 const MOST_READING: usize = 8;
 
@@ -58,6 +60,8 @@ pub struct Events {
 /// How far the store has been read.
 struct Reader {
     reached: EventId,
+    /// When looks ended, and what they had reached: the newest that is as old as the overlap, and those since.
+    looks: VecDeque<(Nanos, EventId)>,
     /// Events before `reached` that will be read again.
     recent: BTreeSet<EventId>,
 }
@@ -123,7 +127,7 @@ impl Events {
             // An error means that the last listener has just gone.
             let _ = self.live.send(Arc::new(Batch { events, reached }));
         };
-        reader.read(&*self.log, send).await?;
+        reader.read(&*self.log, &self.clock, send).await?;
         Ok(true)
     }
 
@@ -131,7 +135,7 @@ impl Events {
     pub async fn listen(&self) -> Result<(broadcast::Receiver<Arc<Batch>>, EventId), StoreError> {
         let mut kept = self.reader.lock().await;
         if kept.is_none() {
-            *kept = Some(Reader::at_the_end(&*self.log).await?);
+            *kept = Some(Reader::at_the_end(&*self.log, &self.clock).await?);
             self.wanted.notify_one();
         }
         // While the reader is locked: what it reads next is sent to this listener too.
@@ -158,9 +162,9 @@ impl Events {
         self.log.after(place, most).await
     }
 
-    /// Where to begin for all events after this place: see [`EventLog::overlap`].
+    /// Where to begin for all events after this place, also if the store stood still for a while: see [`EventLog::overlap`].
     pub fn before(&self, place: EventId) -> EventId {
-        place.earlier_by(self.log.overlap())
+        place.earlier_by(self.log.overlap() * STOOD_STILL)
     }
 
     /// How many events are after this place, counted up to `most`.
@@ -195,19 +199,29 @@ impl Events {
 
 impl Reader {
     /// A reader that has read everything.
-    async fn at_the_end(log: &dyn EventLog) -> Result<Reader, StoreError> {
-        let mut reader = Reader { reached: log.end().await?, recent: BTreeSet::new() };
-        reader.read(log, |_, _| {}).await?;
+    async fn at_the_end(log: &dyn EventLog, clock: &Clock) -> Result<Reader, StoreError> {
+        let mut reader = Reader { reached: log.end().await?, looks: VecDeque::new(), recent: BTreeSet::new() };
+        reader.read(log, clock, |_, _| {}).await?;
         Ok(reader)
+    }
+
+    /// Where the next look begins: before whatever may have been stored late since the last one. If the store stood still, the look that waited for
+    /// it does not count until it is as old as the overlap.
+    fn from(&mut self, overlap: Duration, now: Nanos) -> EventId {
+        while self.looks.get(1).is_some_and(|(ended, _)| now.saturating_sub(*ended) >= nanos(overlap)) {
+            self.looks.pop_front();
+        }
+        self.looks.front().map_or(self.reached, |(_, reached)| *reached).earlier_by(overlap)
     }
 
     /// Passes on the events that are new, each time with the place up to which all have been read.
     async fn read(
         &mut self,
         log: &dyn EventLog,
+        clock: &Clock,
         mut pass_on: impl FnMut(Vec<Event>, EventId) + Send,
     ) -> Result<(), StoreError> {
-        let mut from = self.reached.earlier_by(log.overlap());
+        let mut from = self.from(log.overlap(), clock.nanos());
         loop {
             let page = log.after(from, BATCH).await?;
             self.reached = self.reached.max(page.reached);
@@ -220,7 +234,9 @@ impl Reader {
             }
             from = page.reached;
         }
-        self.recent = self.recent.split_off(&self.reached.earlier_by(log.overlap()));
+        self.looks.push_back((clock.nanos(), self.reached));
+        let next = self.from(log.overlap(), clock.nanos());
+        self.recent = self.recent.split_off(&next);
         Ok(())
     }
 }
@@ -234,6 +250,86 @@ impl Drop for OpenStream {
             if *open == 0 {
                 of_keys.remove(key);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::{clock::Time, job::Status};
+
+    const SECOND: i64 = 1_000_000;
+
+    /// Events by their numbers, as a store has them.
+    #[derive(Default)]
+    struct Stored(Mutex<BTreeSet<EventId>>);
+
+    impl Stored {
+        fn add(&self, number: i64) {
+            self.0.lock().unwrap().insert(EventId { number, job: JobId::MIN });
+        }
+    }
+
+    #[async_trait]
+    impl EventLog for Stored {
+        fn overlap(&self) -> Duration {
+            Duration::from_secs(1)
+        }
+
+        async fn end(&self) -> Result<EventId, StoreError> {
+            Ok(self.0.lock().unwrap().last().copied().unwrap_or(EventId::FIRST))
+        }
+
+        async fn after(&self, place: EventId, _most: usize) -> Result<EventPage, StoreError> {
+            let ids: Vec<EventId> = self.0.lock().unwrap().iter().filter(|id| **id > place).copied().collect();
+            let reached = ids.last().copied().unwrap_or(place);
+            let event = |id| Event {
+                id,
+                vendor: "v".into(),
+                tenant: "t".into(),
+                status: Status::Complete,
+                tags: Vec::new(),
+                at: Time(0),
+            };
+            Ok(EventPage { events: ids.into_iter().map(event).collect(), reached, more: false })
+        }
+
+        async fn count_after(&self, _: EventId, _: u64) -> Result<u64, StoreError> {
+            Ok(0)
+        }
+
+        async fn of_job(&self, _: JobId) -> Result<Option<Event>, StoreError> {
+            Ok(None)
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_that_is_as_late_as_the_store_stood_still_is_passed_on_once() {
+        let (stored, clock) = (Stored::default(), Clock::manual(Time(0)));
+        stored.add(10 * SECOND);
+        let mut reader = Reader::at_the_end(&stored, &clock).await.unwrap();
+        let mut look = async || {
+            let mut seen = Vec::new();
+            let pass_on = |events: Vec<Event>, _| seen.extend(events.iter().map(|event| event.id.number));
+            reader.read(&stored, &clock, pass_on).await.unwrap();
+            seen
+        };
+        clock.advance(Duration::from_millis(500));
+        assert_eq!(look().await, [0; 0]);
+        // The store stands still for six seconds. The first look that it answers finds what was stored after the pause.
+        clock.advance(Duration::from_secs(6));
+        stored.add(16 * SECOND);
+        assert_eq!(look().await, [16 * SECOND]);
+        // What got its number before the pause comes only now.
+        stored.add(10 * SECOND + 1);
+        clock.advance(Duration::from_millis(500));
+        assert_eq!(look().await, [10 * SECOND + 1]);
+        for _ in 0..4 {
+            clock.advance(Duration::from_millis(500));
+            assert_eq!(look().await, [0; 0]);
         }
     }
 }

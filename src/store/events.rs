@@ -65,8 +65,8 @@ pub struct EventPage {
 /// The events of all jobs, as long as their jobs are kept.
 #[async_trait]
 pub trait EventLog: Send + Sync {
-    /// An event may be stored with a number that is lower, by at most this, than one that can be read already. Whoever wants to miss nothing reads
-    /// so much again.
+    /// An event may be stored with a number that is lower, by this as a rule, than one that can be read already. Whoever wants to miss nothing reads
+    /// so much again, and more after the store has stood still: what was being stored then may be late by as long as that.
     fn overlap(&self) -> Duration;
 
     /// A place after all events that can be read now.

@@ -27,7 +27,7 @@ use crate::{
 /// The field with the time, and its index. Only documents that have an event have it.
 pub(crate) const EVENT_AT: &str = "event_at";
 /// How far the times of events may be out of order: statements under way at the same time, and a new primary whose clock is behind.
-const OVERLAP: Duration = Duration::from_secs(2);
+const OVERLAP: Duration = Duration::from_secs(1);
 
 /// What a change of a job does to its event: adds the operators to an update.
 pub(crate) fn note(was: &Job, job: &Job, update: &mut Document) {
