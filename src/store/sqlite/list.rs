@@ -247,8 +247,10 @@ mod tests {
         let lanes = lanes.map(|(of_tenant, of_vendor)| Way::Lanes { of_tenant, of_vendor });
         for way in lanes.into_iter().chain([Way::WithoutResult, Way::All]) {
             let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {}", way.sql())).unwrap();
-            let steps = explain.query_map([], |row| row.get::<_, String>(3)).unwrap();
-            let plan: Vec<String> = steps.map(Result::unwrap).collect();
+            let (mut steps, mut plan) = (explain.raw_query(), Vec::new());
+            while let Some(step) = steps.next().unwrap() {
+                plan.push(step.get::<_, String>(3).unwrap());
+            }
             let wanted = match way {
                 Way::Lanes { .. } => "jobs_of_lane (lane=? AND status=? AND id>? AND id<?)",
                 Way::WithoutResult => "jobs_without_result (id>? AND id<?)",
