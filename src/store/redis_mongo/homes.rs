@@ -349,7 +349,7 @@ mod tests {
         home.note_quiet(&all[0], 0, 0);
         assert!(!home.is_quiet("v0", 1), "not before it is known who is there");
         call(&home, &[(&home, 1)], &all, 0);
-        home.note_quiet(&all[0], 0, 0);
+        home.note_quiet(&all[0], home.changes("v0"), 0);
         assert!(home.is_quiet("v0", 299 * SECOND) && !home.is_quiet("v0", 600 * SECOND));
         home.note_change("v0");
         assert!(!home.is_quiet("v0", 1));
