@@ -162,7 +162,7 @@ impl Deliverer {
         self.finish_turns().await;
     }
 
-    /// Looks at a page of receivers and begins the turns of those that something is due for, up to [`MOST_TURNS`]: whoever has waited
+    /// Looks at a page of receivers and begins the turns of those that something is due for, up to `MOST_TURNS`: whoever has waited
     /// longest comes first. Says when to look again, unless woken or a turn ends.
     pub async fn tick(&mut self) -> Result<Nanos, StoreError> {
         while let Some(ended) = self.turns.try_join_next_with_id() {
