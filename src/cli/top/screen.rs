@@ -329,7 +329,7 @@ mod tests {
         top.note_failures("reports", "2  the vendor answered 503".into());
         let text = screen(&top, 80, 30);
         for words in [
-            "most calls to reports failed",
+            "nearly all calls to reports fail",
             "the vendor answered 503 (try_again",
             "503 sorry\\u{1b}[2J",
             "2  the vendor",
