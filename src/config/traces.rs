@@ -213,16 +213,10 @@ mod tests {
     fn the_sampler_takes_its_part_of_the_traces_and_follows_the_caller_where_it_should() {
         let job = |id: u128, is_sampled: Option<bool>| {
             let lane = Lane { vendor: "v".into(), priority: Priority::Normal, tenant: "t".into() };
+            let caller = is_sampled.map(|is_sampled| Trace { id, span: 1, is_sampled });
             Job::from(NewJob {
-                id: JobId::from_bytes(id.to_be_bytes()),
-                lane,
-                payload: Bytes::new(),
-                due_at: Time(0),
-                deadline: None,
-                tags: vec![],
-                idempotency: None,
-                webhook: None,
-                caller: is_sampled.map(|is_sampled| Trace { id, span: 1, is_sampled }),
+                caller,
+                ..NewJob::new(JobId::from_bytes(id.to_be_bytes()), lane, Bytes::new(), Time(0))
             })
         };
         // The second half of a job's id begins with two bits that are always the same.

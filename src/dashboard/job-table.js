@@ -33,7 +33,7 @@ export function jobTable(jobs) {
   return table("Jobs", head, classes, jobs.map(row), "jobs");
 }
 
-/** The code of a job's last error says what it would end with, so it is not for a job that goes on. */
+/** How the last call of a job that goes on went. The vendor's status says more than the code of the error. */
 function lastCall({ vendor }) {
   return vendor ? `last answered ${vendor.status}` : "last call failed";
 }

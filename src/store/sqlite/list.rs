@@ -156,8 +156,11 @@ mod tests {
     use crate::{
         clock::{Clock, Time},
         job::lifecycle::{Change, Next},
-        job::{Attempt, AttemptKind, AttemptOutcome, FailureCode, JobIds, Lane, NewJob, Priority, Status},
-        store::{Claim, Filter, Page, Sees, Slice, Store, sqlite::Sqlite},
+        job::{FailureCode, JobIds, Lane, NewJob, Priority, Status},
+        store::{
+            Claim, Filter, Page, Sees, Slice, Store,
+            sqlite::{Sqlite, tests::done},
+        },
     };
 
     /// A store with jobs that wait, the first of them of the vendor `rare`.
@@ -167,20 +170,13 @@ mod tests {
         let vendors = ["rare".into(), "v".into()];
         let store = Sqlite::open(&folder.path().join("jobs.db"), clock, vendors, 100_000).unwrap();
         let ids = JobIds::new();
-        let job = |n: usize| NewJob {
-            id: ids.next(Time(0)),
-            lane: Lane {
+        let job = |n: usize| {
+            let lane = Lane {
                 vendor: if n == 0 { "rare" } else { "v" }.into(),
                 priority: Priority::Normal,
                 tenant: format!("t{}", n % tenants).into(),
-            },
-            payload: "1".into(),
-            due_at: Time(0),
-            deadline: None,
-            tags: Vec::new(),
-            idempotency: None,
-            webhook: None,
-            caller: None,
+            };
+            NewJob::new(ids.next(Time(0)), lane, "1", Time(0))
         };
         store.submit((0..jobs).map(job).collect()).await.unwrap();
         (store, folder)
@@ -215,19 +211,8 @@ mod tests {
         assert_eq!((processing.jobs[0].id, processing.jobs[0].status), (lease.job.id, Status::Processing));
         let all_live = listed(&store, &Sees::All, statuses(&[Status::Pending, Status::Processing])).await;
         assert!(all_live.jobs.len() == 5 && all_live.next.is_some(), "each once: {all_live:?}");
-        let attempt = Attempt {
-            n: 1,
-            kind: AttemptKind::Call,
-            sent_at: Some(0),
-            permit_at: 0,
-            status: Some(200),
-            latency_ms: 1,
-            outcome: AttemptOutcome::Done,
-            detail: None,
-            response: None,
-        };
         let change = Change::of(&lease.job, Next::Complete { result: "1".into() });
-        store.settle(lease, change, attempt).await.unwrap();
+        store.settle(lease, change, done()).await.unwrap();
         assert_found_at_once(&listed(&store, &Sees::All, statuses(&[Status::Complete])).await, 1, "complete");
         assert_found_at_once(&listed(&store, &Sees::All, statuses(&[Status::Processing])).await, 0, "processing");
         let refused = Filter { code: Some(FailureCode::Timeout), ..of_rare() };

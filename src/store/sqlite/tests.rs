@@ -20,6 +20,21 @@ fn job(payload: Vec<u8>) -> NewJob {
     NewJob::new(crate::job::JobIds::new().next(Time(0)), lane, payload, Time(0))
 }
 
+/// A call that the vendor has answered.
+pub(super) fn done() -> Attempt {
+    Attempt {
+        n: 1,
+        kind: AttemptKind::Call,
+        sent_at: Some(0),
+        permit_at: 0,
+        status: Some(200),
+        latency_ms: 1,
+        outcome: AttemptOutcome::Done,
+        detail: None,
+        response: None,
+    }
+}
+
 fn claim(most: usize, lease: Duration) -> Claim {
     Claim { vendor: "v".into(), most, calls: most, now: Time(0), lease }
 }
@@ -78,19 +93,8 @@ async fn outcome_waits_for_the_disk(is_on_record: bool) {
     }
     most_pages(&store, 1).await;
     let next = Next::Complete { result: vec![b'1'; 100_000].into() };
-    let attempt = Attempt {
-        n: 1,
-        kind: AttemptKind::Call,
-        sent_at: Some(0),
-        permit_at: 0,
-        status: Some(200),
-        latency_ms: 1,
-        outcome: AttemptOutcome::Done,
-        detail: None,
-        response: None,
-    };
     let change = Change::of(&lease.job, next);
-    let settled = store.settle(lease, change, attempt).await;
+    let settled = store.settle(lease, change, done()).await;
     let Err(Unsettled { lease, change, attempt, .. }) = settled else { panic!("it fits: {settled:?}") };
     clock.advance(lasts);
     assert_eq!(store.reclaim().await.unwrap(), 0, "the vendor would be called again");
